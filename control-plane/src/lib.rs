@@ -1,0 +1,21 @@
+//! Weft's control plane: turns manifests into what sidecars need to know, and vouches for who they
+//! are.
+//!
+//! Data flows downhill: a module uses only what stands below it in this list.
+//!
+//! * [`app`]: the command line, settings, start and end.
+//! * [`serve`]: the gRPC services and their streams.
+//! * [`compile`]: pure: (model, who asks, what) → wire message.
+//! * [`index`]: the one model of services, endpoints, workloads and policies.
+//! * [`source`]: where the model's objects come from.
+//! * [`identity`]: the certificate authority and the tokens that it believes.
+//! * [`policy`]: `TrafficPolicy` and its rules.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod compile;
+pub mod identity;
+pub mod index;
+pub mod policy;
+pub mod serve;
+pub mod source;

@@ -1,0 +1,38 @@
+//! The contracts between Weft's processes.
+//!
+//! * [`discovery`]: what a sidecar knows, and the stream that tells it.
+//! * [`identity`]: how a sidecar gets its certificate.
+//! * [`names`]: every label, annotation, port, header, metric and environment variable that more
+//!   than one crate or a user spells.
+//! * [`spiffe`]: the one parser of SPIFFE ids.
+//!
+//! The messages are generated at build time from the `.proto` files beside this crate, which carry
+//! the documentation of every field.
+#![forbid(unsafe_code)]
+
+pub mod names;
+pub mod spiffe;
+
+/// The discovery stream (`weft.discovery.v1`).
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic
+)]
+pub mod discovery {
+    tonic::include_proto!("weft.discovery.v1");
+}
+
+/// The certificate service (`weft.identity.v1`).
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic
+)]
+pub mod identity {
+    tonic::include_proto!("weft.identity.v1");
+}

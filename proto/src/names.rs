@@ -1,0 +1,128 @@
+//! Names that users see or that two crates must spell alike. They are spelled only here.
+
+/// API group of Weft's resources.
+pub const API_GROUP: &str = "weft.dev";
+/// API version of `TrafficPolicy` as manifests carry it.
+pub const API_VERSION: &str = "weft.dev/v1alpha1";
+/// Kind of the policy resource.
+pub const TRAFFIC_POLICY_KIND: &str = "TrafficPolicy";
+/// Label on a namespace or pod: [`INJECT_ENABLED`] or [`INJECT_DISABLED`].
+pub const INJECT_LABEL: &str = "weft.dev/inject";
+/// Asks for a sidecar.
+pub const INJECT_ENABLED: &str = "enabled";
+/// Asks for none.
+pub const INJECT_DISABLED: &str = "disabled";
+/// Prefix of the annotations that configure one workload's sidecar.
+pub const CONFIG_ANNOTATION_PREFIX: &str = "config.weft.dev/";
+
+/// uid that the sidecar runs as in a pod; the redirect exempts it.
+pub const PROXY_UID: u32 = 2140;
+/// Packet mark on the sidecar's own connections where redirection is exempt by mark.
+pub const PROXY_MARK: u32 = 0x2140;
+
+/// Ports.
+pub mod ports {
+    /// The sidecar's listener for connections that the application makes.
+    pub const OUTBOUND: u16 = 15140;
+    /// The sidecar's listener for connections made to the application.
+    pub const INBOUND: u16 = 15143;
+    /// The control plane's gRPC listener.
+    pub const CONTROL_PLANE: u16 = 15180;
+    /// Admin endpoint of any Weft process.
+    pub const ADMIN: u16 = 15190;
+    /// The admission webhook.
+    pub const WEBHOOK: u16 = 15443;
+}
+
+/// Destination that the ruleset sends to the outbound listener before any exemption: a connection
+/// to it proves that interception works (TEST-NET-1 and the documentation prefix, RFC 5737 and
+/// RFC 3849: addresses that nobody has).
+pub mod sentinel {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+    /// The IPv4 sentinel.
+    pub const V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 214)), 2140);
+    /// The IPv6 sentinel.
+    pub const V6: SocketAddr = SocketAddr::new(
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x2140)),
+        2140,
+    );
+}
+
+/// ALPN protocol ids between sidecars.
+pub mod alpn {
+    /// HTTP/1.x inside mesh TLS.
+    pub const HTTP1: &[u8] = b"weft/1/h1";
+    /// HTTP/2 inside mesh TLS.
+    pub const HTTP2: &[u8] = b"weft/1/h2";
+    /// Bytes inside mesh TLS.
+    pub const TCP: &[u8] = b"weft/1/tcp";
+}
+
+/// Header names, lower case. `x-weft-*` are believed only on connections whose mesh identity was
+/// verified, and stripped from what applications send.
+pub mod headers {
+    /// Prefix of all headers of ours.
+    pub const PREFIX: &str = "x-weft-";
+    /// The outcome's word, on every response that a sidecar makes itself.
+    pub const OUTCOME: &str = "x-weft-outcome";
+    /// `outbound` or `inbound`: which sidecar made the response.
+    pub const ORIGIN: &str = "x-weft-origin";
+    /// Remaining milliseconds of the caller's deadline.
+    pub const DEADLINE_MS: &str = "x-weft-deadline-ms";
+    /// Number of the try, from 1.
+    pub const ATTEMPT: &str = "x-weft-attempt";
+    /// `true` on a response that a fallback made.
+    pub const FALLBACK: &str = "x-weft-fallback";
+    /// Request id, made where missing.
+    pub const REQUEST_ID: &str = "x-request-id";
+}
+
+/// Environment variables of the processes.
+pub mod env {
+    /// Sidecar: the workload's name.
+    pub const WORKLOAD: &str = "WEFT_WORKLOAD";
+    /// Sidecar: the workload's namespace (for metrics before a certificate is there).
+    pub const NAMESPACE: &str = "WEFT_NAMESPACE";
+    /// Sidecar: the zone.
+    pub const ZONE: &str = "WEFT_ZONE";
+    /// Sidecar: `host:port` of the control plane.
+    pub const CONTROL_PLANE_ADDR: &str = "WEFT_CONTROL_PLANE_ADDR";
+    /// Sidecar: SPIFFE id that the control plane must prove.
+    pub const CONTROL_PLANE_ID: &str = "WEFT_CONTROL_PLANE_ID";
+    /// Sidecar: PEM file with the trust roots to meet the control plane with.
+    pub const TRUST_BUNDLE_FILE: &str = "WEFT_TRUST_BUNDLE_FILE";
+    /// Sidecar: file with the token.
+    pub const TOKEN_FILE: &str = "WEFT_TOKEN_FILE";
+    /// Sidecar: comma-separated ports that the application declares.
+    pub const INBOUND_PORTS: &str = "WEFT_INBOUND_PORTS";
+    /// Sidecar: comma-separated addresses of the workload itself.
+    pub const WORKLOAD_ADDRESSES: &str = "WEFT_WORKLOAD_ADDRESSES";
+    /// Sidecar: `Redirect` (connections are intercepted) or `Explicit` (a listener per service).
+    pub const INTERCEPTION: &str = "WEFT_INTERCEPTION";
+    /// Sidecar: packet mark for its own connections; empty where a uid exempts it.
+    pub const MARK: &str = "WEFT_MARK";
+    /// Sidecar: data-path worker threads.
+    pub const WORKERS: &str = "WEFT_WORKERS";
+    /// Sidecar: how long closing may take, as `30s`.
+    pub const DRAIN_TIMEOUT: &str = "WEFT_DRAIN_TIMEOUT";
+    /// Sidecar: `native` (the application ends first) or `legacy` (both are told at once).
+    pub const SIDECAR_MODE: &str = "WEFT_SIDECAR_MODE";
+    /// Sidecar: addresses of its listeners, where the default ports are not wanted.
+    pub const OUTBOUND_ADDR: &str = "WEFT_OUTBOUND_ADDR";
+    /// See [`OUTBOUND_ADDR`].
+    pub const INBOUND_ADDR: &str = "WEFT_INBOUND_ADDR";
+    /// Any process: address of its admin listener.
+    pub const ADMIN_ADDR: &str = "WEFT_ADMIN_ADDR";
+    /// Any process: `error`, `warn`, `info`, `debug` or `trace`.
+    pub const LOG_LEVEL: &str = "WEFT_LOG_LEVEL";
+    /// Any process: `json` or `plain`.
+    pub const LOG_FORMAT: &str = "WEFT_LOG_FORMAT";
+}
+
+/// Trust domain where mesh.yaml names none.
+pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+/// Namespace and service account of the control plane, which its SPIFFE id is made of.
+pub const CONTROL_PLANE_NAMESPACE: &str = "weft";
+/// See [`CONTROL_PLANE_NAMESPACE`].
+pub const CONTROL_PLANE_SERVICE_ACCOUNT: &str = "control-plane";
