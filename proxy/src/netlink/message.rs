@@ -200,9 +200,9 @@ pub struct Attribute<'a> {
     pub payload: &'a [u8],
 }
 
-impl Attribute<'_> {
+impl<'a> Attribute<'a> {
     /// The value as text, up to the first NUL; `None` where it is not UTF-8.
-    pub fn text(&self) -> Option<&str> {
+    pub fn text(&self) -> Option<&'a str> {
         let end = self.payload.iter().position(|byte| *byte == 0);
         std::str::from_utf8(&self.payload[..end.unwrap_or(self.payload.len())]).ok()
     }
