@@ -234,22 +234,44 @@ fn without_the_capability_the_error_says_which() {
 }
 
 #[test]
-fn a_refused_rule_is_named_and_nothing_has_changed() {
+fn a_refused_step_is_named_and_nothing_has_changed() {
     in_pod(|pod| {
-        let mut ruleset = rules(&InterceptionPlan::by_mark(PROXY_MARK));
-        // The kernel wants a port range that begins somewhere: an IPv6 address in an IPv4 table
-        // reads beyond what a comparison may hold, but a chain made twice is the plainest error.
-        let chain = ruleset.tables[0].chains[0].clone();
-        ruleset.tables[0].chains.push(Chain {
-            rules: vec![Rule::new(
-                Match::Destination("fd00::/8".parse().expect("a literal")),
-                Action::Redirect(1),
-            )],
-            ..chain
-        });
-        let result = apply(&ruleset);
-        assert!(result.is_err(), "{result:?}");
-        let _ = pod;
+        apply(&rules(&InterceptionPlan::by_mark(PROXY_MARK))).expect("applies");
+        let mut socket = Socket::netfilter().expect("a socket");
+        // Deleting twice: the first would have worked.
+        let [_, delete] = nftables::removal(Family::V4);
+        let [_, again] = nftables::removal(Family::V4);
+        let error = nftables::commit(&mut socket, vec![delete, again]).expect_err("refused");
+        assert!(
+            error
+                .to_string()
+                .starts_with("delete table ip weft: No such file"),
+            "{error}"
+        );
+        let family = pod.families()[0];
+        let sidecar = Listener::bind(family.loopback, ports::OUTBOUND);
+        let destination = SocketAddr::new(family.client, 9000);
+        let _stream = connect(destination).expect("still redirected");
+        assert_eq!(sidecar.accept_redirected(), destination);
+    });
+}
+
+#[test]
+fn rules_that_are_not_as_sent_are_an_error() {
+    in_pod(|_| {
+        let mut ruleset = rules(&InterceptionPlan::default());
+        // The same chain once more: the kernel has one with the rules of both.
+        let chain = ruleset.tables[1].chains[0].clone();
+        let expected = chain.rules.len();
+        ruleset.tables[1].chains.push(chain);
+        let error = apply(&ruleset).expect_err("not as sent");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "chain ip6 weft output has {} rules of {expected}: does another program change it?",
+                2 * expected
+            )
+        );
     });
 }
 
