@@ -97,8 +97,8 @@ impl Authority {
             }
         };
 
-        let (authority, root_pem) =
-            load(&secret, trust_domain, leaf_lifetime, now).map_err(|e| corrupt(&secret_path, e))?;
+        let (authority, root_pem) = load(&secret, trust_domain, leaf_lifetime, now)
+            .map_err(|e| corrupt(&secret_path, e))?;
         match bundle {
             Some(bundle) if bundle != root_pem.as_bytes() => {
                 return Err(corrupt(
@@ -133,10 +133,7 @@ impl Authority {
     }
 
     /// Makes a key and a certificate for the control plane itself.
-    pub fn issue_own(
-        &self,
-        now: SystemTime,
-    ) -> Result<(Leaf, PrivateKeyDer<'static>), IssueError> {
+    pub fn issue_own(&self, now: SystemTime) -> Result<(Leaf, PrivateKeyDer<'static>), IssueError> {
         let id = SpiffeId::new(
             &self.trust_domain,
             CONTROL_PLANE_NAMESPACE,

@@ -44,7 +44,11 @@ impl WorkloadKey {
 
         let info = &csr.certification_request_info;
         let key = &info.subject_pki;
-        let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+        let curve = key
+            .algorithm
+            .parameters
+            .as_ref()
+            .and_then(|p| p.as_oid().ok());
         if key.algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY
             || curve != Some(OID_EC_P256)
             || csr.signature_algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256

@@ -81,7 +81,11 @@ impl JoinTokens {
         hashes.extend(self.hashes(namespace, workload)?);
         hashes.truncate(MAX_TOKENS);
         let content = hashes.join("\n") + "\n";
-        state::replace(&self.path(namespace, workload), content.as_bytes(), SECRET_MODE)?;
+        state::replace(
+            &self.path(namespace, workload),
+            content.as_bytes(),
+            SECRET_MODE,
+        )?;
         Ok(token)
     }
 
@@ -112,7 +116,9 @@ impl JoinTokens {
         if matches {
             Ok((namespace, workload))
         } else {
-            Err(ReviewError::Invalid("no such token was issued, or it was rotated away"))
+            Err(ReviewError::Invalid(
+                "no such token was issued, or it was rotated away",
+            ))
         }
     }
 

@@ -113,7 +113,11 @@ impl Admin {
     fn health(&self) -> Response<Full<Bytes>> {
         let ready = self.is_ready();
         let model = self.model();
-        let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let code = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
         json_response(
             code,
             &json!({
@@ -151,9 +155,15 @@ impl Admin {
 }
 
 fn workload(connected: &ConnectedWorkload) -> Value {
-    let since = connected.since.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut resources: Vec<(String, &Acknowledgement)> =
-        connected.acks.iter().map(|(key, ack)| (describe(key), ack)).collect();
+    let since = connected
+        .since
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let mut resources: Vec<(String, &Acknowledgement)> = connected
+        .acks
+        .iter()
+        .map(|(key, ack)| (describe(key), ack))
+        .collect();
     resources.sort_by(|a, b| a.0.cmp(&b.0));
     let resources: Vec<Value> = resources
         .into_iter()
@@ -183,7 +193,11 @@ fn describe(key: &ResourceKey) -> String {
         Some(Kind::Outbound(key)) => format!("outbound {}", address(&key.ip, key.port)),
         Some(Kind::Authority(key)) => format!("authority {}", key.authority),
         Some(Kind::Endpoints(key)) => {
-            let ServiceRef { namespace, name, port } = key.service.clone().unwrap_or_default();
+            let ServiceRef {
+                namespace,
+                name,
+                port,
+            } = key.service.clone().unwrap_or_default();
             format!("endpoints {namespace}/{name}:{port}")
         }
         Some(Kind::Inbound(key)) => format!("inbound {}", key.port),

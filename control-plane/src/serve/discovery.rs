@@ -1,6 +1,5 @@
 //! One discovery stream from hello to end. The decisions are in [`super::session`].
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,7 +84,9 @@ impl Service<Request<Streaming<ClientMessage>>> for Discovery {
             let peer = peer.ok_or_else(|| Status::internal("a stream without a connection"))?;
             let Some(id) = peer.identity else {
                 discovery.metrics.streams_refused.increment(1);
-                return Err(Status::unauthenticated("discovery needs a workload certificate"));
+                return Err(Status::unauthenticated(
+                    "discovery needs a workload certificate",
+                ));
             };
             let (outgoing, messages) = mpsc::channel(PIPE_DEPTH);
             let incoming = request.into_inner();
@@ -139,7 +140,9 @@ impl Discovery {
             return Err(Status::invalid_argument("the first message is no Hello"));
         };
         if hello.zone.len() > MAX_TEXT_LEN || hello.proxy_version.len() > MAX_TEXT_LEN {
-            return Err(Status::invalid_argument("zone or version longer than 253 bytes"));
+            return Err(Status::invalid_argument(
+                "zone or version longer than 253 bytes",
+            ));
         }
         self.admit(id, &hello.workload).await?;
 
@@ -149,7 +152,12 @@ impl Discovery {
             workload: hello.workload.clone(),
             zone: hello.zone.clone(),
         };
-        let Hello { held, zone, proxy_version, workload } = hello;
+        let Hello {
+            held,
+            zone,
+            proxy_version,
+            workload,
+        } = hello;
         let patience = std::time::Instant::now() + CATCH_UP_PATIENCE;
         let session = Session::new(held, patience)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
@@ -291,7 +299,11 @@ impl Stream {
                 self.discovery.metrics.acks.increment(1);
                 self.answered(key, version, None);
             }
-            Some(client_message::Kind::Nack(Nack { key, version, reason })) => {
+            Some(client_message::Kind::Nack(Nack {
+                key,
+                version,
+                reason,
+            })) => {
                 self.discovery.metrics.nacks.increment(1);
                 let reason: String = reason.chars().take(MAX_TEXT_LEN).collect();
                 tracing::warn!(
@@ -318,7 +330,8 @@ impl Stream {
             return;
         };
         if self.session.has(&key) {
-            self.membership.acknowledged(key, Acknowledgement { version, refused });
+            self.membership
+                .acknowledged(key, Acknowledgement { version, refused });
         }
     }
 
@@ -332,7 +345,9 @@ impl Stream {
         // certificate says. One that became somebody else does not.
         let workload = model.workload(&self.client.namespace, &self.client.workload);
         if workload.is_some_and(|w| w.service_account != self.client.service_account) {
-            return Err(Status::permission_denied("the workload's service account has changed"));
+            return Err(Status::permission_denied(
+                "the workload's service account has changed",
+            ));
         }
         let hello = compile::hello(&model, &self.client);
         if hello != self.hello {

@@ -46,7 +46,6 @@ pub(super) struct Compiled {
     pub(super) full: Bytes,
     /// The same as a change of the content before; only for endpoints.
     pub(super) delta: Option<Delta>,
-    version: Version,
     endpoints: Option<Endpoints>,
 }
 
@@ -153,7 +152,7 @@ impl Generations {
 
 impl Compiled {
     /// Encodes a content; `None` where it is the previous one.
-    fn new(
+    pub(super) fn new(
         key: &ResourceKey,
         resource: Resource,
         revision: u64,
@@ -189,15 +188,8 @@ impl Compiled {
             hash,
             full,
             delta,
-            version,
             endpoints,
         })
-    }
-
-    /// Which source revision this content appeared in.
-    #[cfg(test)]
-    pub(super) fn source_revision(&self) -> u64 {
-        self.version.source_revision
     }
 }
 
@@ -268,7 +260,9 @@ pub(super) fn encode(kind: server_message::Kind) -> Bytes {
 
 fn content_hash(content: &[u8]) -> ContentHash {
     let digest = digest(&SHA256, content);
-    let mut hash = ContentHash::default();
-    hash.copy_from_slice(&digest.as_ref()[..hash.len()]);
-    hash
+    let (hash, _) = digest
+        .as_ref()
+        .split_first_chunk()
+        .expect("SHA-256 is longer than its half");
+    *hash
 }

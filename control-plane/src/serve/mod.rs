@@ -182,7 +182,9 @@ impl Server {
         loop {
             let model = models.borrow_and_update().clone();
             self.metrics.model_revision.set(model.revision() as f64);
-            self.metrics.objects_refused.set(model.refusals().len() as f64);
+            self.metrics
+                .objects_refused
+                .set(model.refusals().len() as f64);
             if model.trust_domain() != self.authority.trust_domain() {
                 tracing::error!(
                     configured = model.trust_domain(),
@@ -193,8 +195,11 @@ impl Server {
             for refusal in model.refusals() {
                 if !known.contains(refusal) {
                     tracing::warn!(
-                        file = refusal.file, line = refusal.line, object = refusal.object,
-                        reason = refusal.reason, mend = refusal.mend,
+                        file = refusal.file,
+                        line = refusal.line,
+                        object = refusal.object,
+                        reason = refusal.reason,
+                        mend = refusal.mend,
                         "refused; the last good version stays in force",
                     );
                 }

@@ -222,7 +222,10 @@ impl Membership {
     pub(super) fn acknowledged(&self, key: ResourceKey, answer: Acknowledgement) {
         let mut connected = self.streams.connected.lock();
         let Connected { workloads, acks } = &mut *connected;
-        let Some(entry) = workloads.get_mut(&self.workload).filter(|e| e.id == self.id) else {
+        let Some(entry) = workloads
+            .get_mut(&self.workload)
+            .filter(|e| e.id == self.id)
+        else {
             return;
         };
         if let Some(known) = entry.acks.get_mut(&key) {
@@ -239,7 +242,9 @@ impl Membership {
     pub(super) fn unsubscribed(&self, key: &ResourceKey) {
         let mut connected = self.streams.connected.lock();
         let Connected { workloads, acks } = &mut *connected;
-        let entry = workloads.get_mut(&self.workload).filter(|e| e.id == self.id);
+        let entry = workloads
+            .get_mut(&self.workload)
+            .filter(|e| e.id == self.id);
         if entry.is_some_and(|entry| entry.acks.remove(key).is_some()) {
             *acks -= 1;
         }
@@ -293,7 +298,11 @@ impl Entry {
             zone: introduction.zone,
             proxy_version: introduction.proxy_version,
             since: self.since,
-            acks: self.acks.iter().map(|(k, a)| (k.clone(), a.clone())).collect(),
+            acks: self
+                .acks
+                .iter()
+                .map(|(k, a)| (k.clone(), a.clone()))
+                .collect(),
             report: self.report.clone(),
         }
     }
