@@ -1,1 +1,3 @@
-//! To come.
+//! Where the model's objects come from.
+
+pub mod files;
