@@ -1,7 +1,7 @@
 //! The rules in a real kernel: a pod and a client outside, each in a network namespace of its
 //! own, joined by a veth pair.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -199,6 +199,28 @@ fn applying_twice_is_applying_once_and_undo_removes_all() {
 }
 
 #[test]
+fn established_connections_stay_as_they_are() {
+    in_pod(|pod| {
+        let opened = families().map(|family| {
+            let outside = pod.client_listens(SocketAddr::new(family.client, 9000));
+            let inside = Listener::bind(family.pod, 9000);
+            let out = connect(outside.address).expect("nothing is redirected yet");
+            let into = pod.client_connects(inside.address).expect("nor here");
+            [(out, outside.accept()), (inside.accept(), into)]
+        });
+        apply(&rules(&InterceptionPlan::by_mark(PROXY_MARK))).expect("applies");
+        // Whichever side speaks first after the change.
+        for (near, far) in opened.iter().flatten() {
+            for (mut from, mut to) in [(near, far), (far, near)] {
+                to.set_read_timeout(Some(PATIENCE)).expect("settable");
+                from.write_all(b"x").expect("open");
+                to.read_exact(&mut [0]).expect("arrives");
+            }
+        }
+    });
+}
+
+#[test]
 fn the_longest_lists_fit_into_one_transaction() {
     in_pod(|_| {
         let mut plan = InterceptionPlan::by_mark(PROXY_MARK);
@@ -208,11 +230,10 @@ fn the_longest_lists_fit_into_one_transaction() {
         plan.inbound_ports = (201..=264).collect();
         for n in 1..=64 {
             let subnet = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, n, 0, 0, 0, 0, 0));
-            plan.skip_subnets.push(ipnet::IpNet::new_assert(subnet, 64));
-            plan.skip_source_subnets
-                .push(ipnet::IpNet::new_assert(subnet, 63));
+            let subnet = ipnet::IpNet::new_assert(subnet, 64);
+            plan.skip_subnets.push(subnet);
+            plan.skip_source_subnets.push(subnet);
         }
-        // Two /64 are one /63, so that half of the source subnets are doubles.
         let applied = apply(&rules(&plan)).expect("fits");
         assert!(applied.rules > 64 * 8, "{applied:?}");
     });
@@ -399,9 +420,13 @@ impl Listener {
         }
     }
 
+    fn accept(&self) -> TcpStream {
+        self.inner.accept().expect("a connection").0
+    }
+
     /// The destination that the connection had before it was redirected here.
     fn accept_redirected(&self) -> SocketAddr {
-        let (stream, _) = self.inner.accept().expect("a connection");
+        let stream = self.accept();
         original_destination(&stream)
             .expect("a redirect is behind it")
             .as_socket()
@@ -410,7 +435,7 @@ impl Listener {
 
     /// A connection that was made to this listener itself.
     fn accept_direct(&self) {
-        let (stream, _) = self.inner.accept().expect("a connection");
+        let stream = self.accept();
         let local = stream.local_addr().expect("has one");
         // Without a redirect conntrack knows nothing else, or nothing at all.
         match original_destination(&stream) {
