@@ -1,7 +1,7 @@
 //! The rules in a real kernel: a pod and a client outside, each in a network namespace of its
 //! own, joined by a veth pair.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -20,10 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn connections_of_the_application_reach_the_outbound_listener() {
-    in_pod(|pod| {
+    in_pod(|_| {
         let applied = apply(&rules(&InterceptionPlan::by_mark(PROXY_MARK))).expect("applies");
         assert!(applied.ipv6);
-        for family in pod.families() {
+        for family in families() {
             let sidecar = Listener::bind(family.loopback, ports::OUTBOUND);
             for ip in [family.elsewhere, family.client] {
                 let destination = SocketAddr::new(ip, 8080);
@@ -38,7 +38,7 @@ fn connections_of_the_application_reach_the_outbound_listener() {
 fn the_sidecar_passes_by_mark_but_not_to_the_sentinel() {
     in_pod(|pod| {
         apply(&rules(&InterceptionPlan::by_mark(PROXY_MARK))).expect("applies");
-        for (family, sentinel) in pod.families().into_iter().zip([sentinel::V4, sentinel::V6]) {
+        for (family, sentinel) in families().into_iter().zip([sentinel::V4, sentinel::V6]) {
             let destination = SocketAddr::new(family.client, 9000);
             let direct = pod.client_listens(destination);
             let _stream = connect_marked(destination, PROXY_MARK).expect("passes");
@@ -58,7 +58,7 @@ fn the_sidecar_passes_by_uid_but_not_to_the_sentinel() {
     in_pod(|pod| {
         let uid = rustix::process::getuid().as_raw();
         apply(&rules(&InterceptionPlan::by_uid(uid))).expect("applies");
-        for (family, sentinel) in pod.families().into_iter().zip([sentinel::V4, sentinel::V6]) {
+        for (family, sentinel) in families().into_iter().zip([sentinel::V4, sentinel::V6]) {
             let destination = SocketAddr::new(family.client, 9000);
             let direct = pod.client_listens(destination);
             let _stream = connect(destination).expect("passes");
@@ -73,9 +73,9 @@ fn the_sidecar_passes_by_uid_but_not_to_the_sentinel() {
 
 #[test]
 fn loopback_and_the_own_address_pass() {
-    in_pod(|pod| {
+    in_pod(|_| {
         apply(&rules(&InterceptionPlan::by_mark(PROXY_MARK))).expect("applies");
-        for family in pod.families() {
+        for family in families() {
             for ip in [family.loopback, family.pod] {
                 let application = Listener::bind(ip, 8080);
                 for mark in [0, PROXY_MARK] {
@@ -90,7 +90,7 @@ fn loopback_and_the_own_address_pass() {
 #[test]
 fn skipped_ports_and_subnets_pass() {
     in_pod(|pod| {
-        let families = pod.families();
+        let families = families();
         let mut plan = InterceptionPlan::by_mark(PROXY_MARK);
         plan.skip_outbound_ports.insert(5432);
         apply(&rules(&plan)).expect("applies");
@@ -124,7 +124,7 @@ fn connections_from_outside_reach_the_inbound_listener() {
         let mut plan = InterceptionPlan::by_mark(PROXY_MARK);
         plan.skip_inbound_ports.insert(7000);
         apply(&rules(&plan)).expect("applies");
-        for family in pod.families() {
+        for family in families() {
             let sidecar = Listener::bind(family.any, ports::INBOUND);
             let destination = SocketAddr::new(family.pod, 8080);
             let _stream = pod.client_connects(destination).expect("redirected");
@@ -148,7 +148,7 @@ fn listed_inbound_ports_and_clients_alone_decide() {
         let mut plan = InterceptionPlan::by_mark(PROXY_MARK);
         plan.inbound_ports.insert(8080);
         apply(&rules(&plan)).expect("applies");
-        for family in pod.families() {
+        for family in families() {
             let sidecar = Listener::bind(family.any, ports::INBOUND);
             let listed = SocketAddr::new(family.pod, 8080);
             let _stream = pod.client_connects(listed).expect("redirected");
@@ -158,7 +158,7 @@ fn listed_inbound_ports_and_clients_alone_decide() {
             other.accept_direct();
         }
 
-        for family in pod.families() {
+        for family in families() {
             plan.skip_source_subnets = vec![family.client.into()];
             apply(&rules(&plan)).expect("applies");
             let application = Listener::bind(family.pod, 8080);
@@ -187,13 +187,35 @@ fn applying_twice_is_applying_once_and_undo_removes_all() {
         for _ in 0..2 {
             undo().expect("removes");
         }
-        for family in pod.families() {
+        for family in families() {
             let direct = pod.client_listens(SocketAddr::new(family.client, 9000));
             let _stream = connect(direct.address).expect("not redirected");
             direct.accept_direct();
             let direct = Listener::bind(family.pod, 9000);
             let _stream = pod.client_connects(direct.address).expect("not redirected");
             direct.accept_direct();
+        }
+    });
+}
+
+#[test]
+fn established_connections_stay_as_they_are() {
+    in_pod(|pod| {
+        let opened = families().map(|family| {
+            let outside = pod.client_listens(SocketAddr::new(family.client, 9000));
+            let inside = Listener::bind(family.pod, 9000);
+            let out = connect(outside.address).expect("nothing is redirected yet");
+            let into = pod.client_connects(inside.address).expect("nor here");
+            [(out, outside.accept()), (inside.accept(), into)]
+        });
+        apply(&rules(&InterceptionPlan::by_mark(PROXY_MARK))).expect("applies");
+        // Whichever side speaks first after the change.
+        for (near, far) in opened.iter().flatten() {
+            for (mut from, mut to) in [(near, far), (far, near)] {
+                to.set_read_timeout(Some(PATIENCE)).expect("settable");
+                from.write_all(b"x").expect("open");
+                to.read_exact(&mut [0]).expect("arrives");
+            }
         }
     });
 }
@@ -208,11 +230,10 @@ fn the_longest_lists_fit_into_one_transaction() {
         plan.inbound_ports = (201..=264).collect();
         for n in 1..=64 {
             let subnet = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, n, 0, 0, 0, 0, 0));
-            plan.skip_subnets.push(ipnet::IpNet::new_assert(subnet, 64));
-            plan.skip_source_subnets
-                .push(ipnet::IpNet::new_assert(subnet, 63));
+            let subnet = ipnet::IpNet::new_assert(subnet, 64);
+            plan.skip_subnets.push(subnet);
+            plan.skip_source_subnets.push(subnet);
         }
-        // Two /64 are one /63, so that half of the source subnets are doubles.
         let applied = apply(&rules(&plan)).expect("fits");
         assert!(applied.rules > 64 * 8, "{applied:?}");
     });
@@ -235,7 +256,7 @@ fn without_the_capability_the_error_says_which() {
 
 #[test]
 fn a_refused_step_is_named_and_nothing_has_changed() {
-    in_pod(|pod| {
+    in_pod(|_| {
         apply(&rules(&InterceptionPlan::by_mark(PROXY_MARK))).expect("applies");
         let mut socket = Socket::netfilter().expect("a socket");
         // Deleting twice: the first would have worked.
@@ -248,7 +269,7 @@ fn a_refused_step_is_named_and_nothing_has_changed() {
                 .starts_with("delete table ip weft: No such file"),
             "{error}"
         );
-        let family = pod.families()[0];
+        let family = families()[0];
         let sidecar = Listener::bind(family.loopback, ports::OUTBOUND);
         let destination = SocketAddr::new(family.client, 9000);
         let _stream = connect(destination).expect("still redirected");
@@ -297,25 +318,6 @@ struct Addresses {
 }
 
 impl Pod {
-    fn families(&self) -> [Addresses; 2] {
-        let ip = |text: &str| -> IpAddr { text.parse().expect("a literal") };
-        let v4 = Addresses {
-            loopback: Ipv4Addr::LOCALHOST.into(),
-            any: Ipv4Addr::UNSPECIFIED.into(),
-            pod: ip("10.77.0.2"),
-            client: ip("10.77.0.1"),
-            elsewhere: ip("203.0.113.7"),
-        };
-        let v6 = Addresses {
-            loopback: Ipv6Addr::LOCALHOST.into(),
-            any: Ipv6Addr::UNSPECIFIED.into(),
-            pod: ip("fd77::2"),
-            client: ip("fd77::1"),
-            elsewhere: ip("2001:db8::7"),
-        };
-        [v4, v6]
-    }
-
     /// The client outside connects.
     fn client_connects(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let (answer, answers) = mpsc::channel();
@@ -331,6 +333,25 @@ impl Pod {
         self.orders.send(order).expect("the client lives");
         answers.recv().expect("the client lives")
     }
+}
+
+fn families() -> [Addresses; 2] {
+    let ip = |text: &str| -> IpAddr { text.parse().expect("a literal") };
+    let v4 = Addresses {
+        loopback: Ipv4Addr::LOCALHOST.into(),
+        any: Ipv4Addr::UNSPECIFIED.into(),
+        pod: ip("10.77.0.2"),
+        client: ip("10.77.0.1"),
+        elsewhere: ip("203.0.113.7"),
+    };
+    let v6 = Addresses {
+        loopback: Ipv6Addr::LOCALHOST.into(),
+        any: Ipv6Addr::UNSPECIFIED.into(),
+        pod: ip("fd77::2"),
+        client: ip("fd77::1"),
+        elsewhere: ip("2001:db8::7"),
+    };
+    [v4, v6]
 }
 
 /// Runs `test` in a pod of its own, or says that this machine allows none (in CI: fails).
@@ -399,9 +420,13 @@ impl Listener {
         }
     }
 
+    fn accept(&self) -> TcpStream {
+        self.inner.accept().expect("a connection").0
+    }
+
     /// The destination that the connection had before it was redirected here.
     fn accept_redirected(&self) -> SocketAddr {
-        let (stream, _) = self.inner.accept().expect("a connection");
+        let stream = self.accept();
         original_destination(&stream)
             .expect("a redirect is behind it")
             .as_socket()
@@ -410,7 +435,7 @@ impl Listener {
 
     /// A connection that was made to this listener itself.
     fn accept_direct(&self) {
-        let (stream, _) = self.inner.accept().expect("a connection");
+        let stream = self.accept();
         let local = stream.local_addr().expect("has one");
         // Without a redirect conntrack knows nothing else, or nothing at all.
         match original_destination(&stream) {

@@ -82,6 +82,13 @@ const NFT_CMP_EQ: u32 = 0;
 const NFT_PAYLOAD_NETWORK: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT: u32 = 2;
 const IPPROTO_TCP: u8 = 6;
+/// Of the destination port and of the flags in the TCP header.
+const TCP_PORT_OFFSET: u32 = 2;
+const TCP_FLAGS_OFFSET: u32 = 13;
+const TCP_FIN: u8 = 0x01;
+const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
+const TCP_ACK: u8 = 0x10;
 /// `struct nfgenmsg`, which opens every message.
 const FAMILY_HEADER: usize = 4;
 /// Interface names are compared whole, zeros included.
@@ -338,13 +345,15 @@ fn new_rule(family: Family, hook: Hook, rule: &Rule) -> Message {
 /// Loads what is looked at into register 1 and compares it; a rule ends where one differs.
 fn condition(expressions: &mut Message, matched: Match) {
     match matched {
-        Match::Tcp => {
-            load_meta(expressions, meta::L4PROTO);
-            compare(expressions, &[IPPROTO_TCP]);
+        Match::TcpOpening => {
+            is_tcp(expressions);
+            load_payload(expressions, NFT_PAYLOAD_TRANSPORT, TCP_FLAGS_OFFSET, 1);
+            mask(expressions, &[TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK]);
+            compare(expressions, &[TCP_SYN]);
         }
         Match::DestinationPort(port) => {
-            condition(expressions, Match::Tcp);
-            load_payload(expressions, NFT_PAYLOAD_TRANSPORT, 2, 2);
+            is_tcp(expressions);
+            load_payload(expressions, NFT_PAYLOAD_TRANSPORT, TCP_PORT_OFFSET, 2);
             compare(expressions, &port.to_be_bytes());
         }
         Match::Source(subnet @ IpNet::V4(_)) => address(expressions, 12, subnet),
@@ -370,9 +379,14 @@ fn condition(expressions: &mut Message, matched: Match) {
     }
 }
 
+fn is_tcp(expressions: &mut Message) {
+    load_meta(expressions, meta::L4PROTO);
+    compare(expressions, &[IPPROTO_TCP]);
+}
+
 /// Compares the address at `offset` of the network header, or the prefix of it.
 fn address(expressions: &mut Message, offset: u32, subnet: IpNet) {
-    let (value, mask) = match subnet.trunc() {
+    let (value, netmask) = match subnet.trunc() {
         IpNet::V4(net) => (
             net.network().octets().to_vec(),
             net.netmask().octets().to_vec(),
@@ -382,16 +396,9 @@ fn address(expressions: &mut Message, offset: u32, subnet: IpNet) {
             net.netmask().octets().to_vec(),
         ),
     };
-    let length = value.len() as u32;
-    load_payload(expressions, NFT_PAYLOAD_NETWORK, offset, length);
+    load_payload(expressions, NFT_PAYLOAD_NETWORK, offset, value.len() as u32);
     if subnet.prefix_len() < subnet.max_prefix_len() {
-        expression(expressions, "bitwise", |data| {
-            data.u32_be(attribute::BITWISE_SOURCE, NFT_REG_1);
-            data.u32_be(attribute::BITWISE_DESTINATION, NFT_REG_1);
-            data.u32_be(attribute::BITWISE_LENGTH, length);
-            value_of(data, attribute::BITWISE_MASK, &mask);
-            value_of(data, attribute::BITWISE_XOR, &vec![0; mask.len()]);
-        });
+        mask(expressions, &netmask);
     }
     compare(expressions, &value);
 }
@@ -431,6 +438,17 @@ fn load_payload(expressions: &mut Message, base: u32, offset: u32, length: u32) 
         data.u32_be(attribute::PAYLOAD_BASE, base);
         data.u32_be(attribute::PAYLOAD_OFFSET, offset);
         data.u32_be(attribute::PAYLOAD_LENGTH, length);
+    });
+}
+
+/// Keeps the bits of register 1 that are set in `bits`.
+fn mask(expressions: &mut Message, bits: &[u8]) {
+    expression(expressions, "bitwise", |data| {
+        data.u32_be(attribute::BITWISE_SOURCE, NFT_REG_1);
+        data.u32_be(attribute::BITWISE_DESTINATION, NFT_REG_1);
+        data.u32_be(attribute::BITWISE_LENGTH, bits.len() as u32);
+        value_of(data, attribute::BITWISE_MASK, bits);
+        value_of(data, attribute::BITWISE_XOR, &vec![0; bits.len()]);
     });
 }
 

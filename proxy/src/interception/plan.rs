@@ -65,6 +65,9 @@ impl Default for InterceptionPlan {
 }
 
 /// The rules for both address families.
+///
+/// Only a packet that opens a connection is redirected: conntrack, which starts with the rules,
+/// takes the next packet of an older connection for its first, and a redirect would cut it.
 pub fn rules(plan: &InterceptionPlan) -> Ruleset {
     Ruleset {
         tables: [Family::V4, Family::V6]
@@ -102,7 +105,10 @@ fn output(plan: &InterceptionPlan, family: Family) -> Chain {
     for subnet in of(&plan.skip_subnets, family) {
         pass(Match::Destination(subnet));
     }
-    rules.push(Rule::new(Match::Tcp, Action::Redirect(plan.outbound_port)));
+    rules.push(Rule::new(
+        Match::TcpOpening,
+        Action::Redirect(plan.outbound_port),
+    ));
     Chain {
         hook: Hook::Output,
         rules,
@@ -126,10 +132,13 @@ fn prerouting(plan: &InterceptionPlan, family: Family) -> Chain {
     }
     let redirect = Action::Redirect(plan.inbound_port);
     if plan.inbound_ports.is_empty() {
-        rules.push(Rule::new(Match::Tcp, redirect));
+        rules.push(Rule::new(Match::TcpOpening, redirect));
     }
     for port in &plan.inbound_ports {
-        rules.push(Rule::new(Match::DestinationPort(*port), redirect));
+        rules.push(Rule {
+            matches: vec![Match::TcpOpening, Match::DestinationPort(*port)],
+            action: redirect,
+        });
     }
     Chain {
         hook: Hook::Prerouting,

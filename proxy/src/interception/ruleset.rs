@@ -146,8 +146,8 @@ impl Rule {
 /// A condition on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// It is TCP.
-    Tcp,
+    /// It is TCP's first: SYN alone of FIN, SYN, RST and ACK.
+    TcpOpening,
     /// It is TCP to this port.
     DestinationPort(u16),
     /// It goes there. Of the table's family.
@@ -167,7 +167,7 @@ pub enum Match {
 impl Match {
     fn text(&self, family: Family) -> String {
         match self {
-            Self::Tcp => "meta l4proto tcp".to_owned(),
+            Self::TcpOpening => "tcp flags & (fin | syn | rst | ack) == syn".to_owned(),
             Self::DestinationPort(port) => format!("tcp dport {port}"),
             Self::Destination(subnet) => format!("{family} daddr {}", short(*subnet)),
             Self::Source(subnet) => format!("{family} saddr {}", short(*subnet)),

@@ -72,7 +72,7 @@ impl NetError {
 
 impl From<NetError> for io::Error {
     fn from(error: NetError) -> Self {
-        let kind = error.errno().map_or(io::ErrorKind::Other, |e| e.kind());
+        let kind = error.errno().map_or(io::ErrorKind::Other, Errno::kind);
         Self::new(kind, error)
     }
 }

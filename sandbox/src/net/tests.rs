@@ -1,12 +1,17 @@
 //! Against the kernel, in namespaces of the tests' own.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use super::*;
+
+const ADDRESSES: [&str; 2] = ["10.99.0.2:8080", "[fd99::2]:8080"];
+/// Only a failing test waits this long.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs `test` in a new network namespace, or says that this machine allows none (in CI: fails).
 fn in_namespace(test: impl FnOnce(OwnedFd) + Send + 'static) {
@@ -35,33 +40,36 @@ fn two_namespaces_talk_over_a_bridge() {
         add_address("br0", ip("10.99.0.1"), 24).expect("v4");
         add_address("br0", ip("fd99::1"), 64).expect("v6");
 
-        let (handles, handle) = mpsc::channel();
-        let (go, ready) = mpsc::channel::<()>();
+        let (made, handle) = mpsc::channel();
+        let (linked, link) = mpsc::channel();
+        let (listening, listens) = mpsc::channel();
         let pod = thread::spawn(move || {
-            handles
-                .send(unshare_net().expect("second namespace"))
-                .expect("hub waits");
-            ready.recv().expect("hub has made the link");
+            let namespace = unshare_net().expect("second namespace");
+            made.send(namespace).expect("the hub waits");
+            link.recv().expect("the hub has made the link");
             set_loopback_up().expect("lo");
             set_up("eth0").expect("eth0");
             add_address("eth0", ip("10.99.0.2"), 24).expect("v4");
             add_address("eth0", ip("fd99::2"), 64).expect("v6");
             add_default_route(ip("10.99.0.1")).expect("v4 route");
             add_default_route(ip("fd99::1")).expect("v6 route");
-            for address in ["10.99.0.2:8080", "[fd99::2]:8080"] {
+            for address in ADDRESSES {
                 let listener = TcpListener::bind(address).expect("usable at once");
-                handles_ready(&listener);
+                listening.send(()).expect("the hub waits");
+                let (mut stream, _) = listener.accept().expect("a client");
+                stream.write_all(b"hello").expect("greet");
             }
         });
-        let namespace = handle.recv().expect("pod lives");
+        let namespace = handle.recv().expect("the pod lives");
         create_veth("pod0", "eth0", namespace.as_fd()).expect("veth");
         set_master("pod0", "br0").expect("port");
         set_up("pod0").expect("up");
-        go.send(()).expect("pod waits");
+        linked.send(()).expect("the pod waits");
 
-        for address in ["10.99.0.2:8080", "[fd99::2]:8080"] {
-            let address: SocketAddr = address.parse().expect("a literal");
-            let mut stream = connect(address);
+        for address in ADDRESSES {
+            listens.recv().expect("the pod listens");
+            let address = address.parse().expect("a literal");
+            let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connects");
             let mut greeting = String::new();
             stream.read_to_string(&mut greeting).expect("greeting");
             assert_eq!(greeting, "hello");
@@ -75,26 +83,6 @@ fn two_namespaces_talk_over_a_bridge() {
             "delete pod0: No such device (os error 19)"
         );
     });
-}
-
-fn handles_ready(listener: &TcpListener) {
-    let (mut stream, _) = listener.accept().expect("a client");
-    stream.write_all(b"hello").expect("greet");
-}
-
-/// The pod binds a moment after the link is there.
-fn connect(address: SocketAddr) -> TcpStream {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    loop {
-        match TcpStream::connect_timeout(&address, std::time::Duration::from_secs(1)) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(
-                std::time::Instant::now() < deadline,
-                "connect {address}: {error}"
-            ),
-        }
-        thread::sleep(std::time::Duration::from_millis(10));
-    }
 }
 
 #[test]
