@@ -67,6 +67,35 @@ pub async fn read_more<R: AsyncRead + Unpin>(
     reader.read_buf(buffer).await
 }
 
+/// Who speaks first, where the client has been silent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Speaker {
+    /// The client: its bytes are in its buffer; none where it only ended its direction.
+    Client,
+    /// The server, with these bytes; none where it only ended its direction.
+    Server(BytesMut),
+}
+
+/// Waits for whoever speaks first: the client, into `heard`, or the server.
+pub async fn first_speaker<C, S>(
+    client: &mut C,
+    heard: &mut BytesMut,
+    server: &mut S,
+) -> io::Result<Speaker>
+where
+    C: AsyncRead + Unpin,
+    S: AsyncRead + Unpin,
+{
+    let mut greeting = BytesMut::new();
+    tokio::select! {
+        // A client that speaks is heard first: only a server that really comes first proves that
+        // the protocol is one in which it does.
+        biased;
+        read = read_more(client, heard) => read.map(|_| Speaker::Client),
+        read = read_more(server, &mut greeting) => read.map(|_| Speaker::Server(greeting)),
+    }
+}
+
 /// A record header: handshake, major version 3, then the type of the first message: ClientHello.
 fn classify_tls(bytes: &[u8]) -> Verdict {
     match bytes {
