@@ -1,1 +1,423 @@
-//! To come.
+//! The life of a connection that is made to the application.
+//!
+//! [`Inbound::connection`] is the way in: original destination, policy, TLS, detection, then either
+//! requests ([`request`]) or bytes. Promises:
+//!
+//! * Nothing is decided before the port's policy is known, and nothing is dialled before the caller
+//!   is authorized.
+//! * Under Strict nothing of a plaintext connection reaches the application but the declared probes.
+//! * The ALPN of mesh TLS saves detection but grants nothing: a byte stream to a port whose policy
+//!   looks into requests is detected again.
+//! * What could not be handed to the application is answered in a way that says so, and the
+//!   client's sidecar may try another endpoint for every method.
+
+pub mod app;
+pub mod authorize;
+pub mod request;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use metrics::Counter;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use weft_proto::spiffe::SpiffeId;
+
+use crate::detect::{self, Speaker, Verdict};
+use crate::discovery::{Discovery, Watched};
+use crate::http::Version;
+use crate::http::server::{self, ServerOptions};
+use crate::identity::Identity;
+use crate::identity::tls::{Alpn, HelloVerdict, is_mesh_client_hello};
+use crate::net::closing::{Closing, Phase};
+use crate::net::socket::is_own;
+use crate::net::{Dialer, Io, OriginalDestination, Rewind, Stream};
+use crate::outcome::{Failure, Origin, Outcome};
+use crate::policy::{InboundPolicy, MtlsMode, Protocol};
+use crate::tcp::{self, Progress, RelayError};
+use crate::telemetry::{HandshakeResult, TcpConnection, TcpLabels, Telemetry, Tls};
+use app::Apps;
+use authorize::{Decision, Wish, authorize, has_request_rules};
+
+/// How long a connection waits for its port's policy before it is closed.
+const POLICY_WAIT: Duration = Duration::from_secs(5);
+/// How long a client may take to say what it speaks, its TLS handshake included.
+const OPENING_LIMIT: Duration = Duration::from_secs(10);
+/// After this much silence the application is asked whether it speaks first.
+const SILENCE: Duration = Duration::from_millis(100);
+/// Connecting to the own application: it is on this very machine.
+const APP_CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// What stands in labels for a caller who proved nothing, and for a port behind no service.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// What all inbound connections share.
+pub struct Inbound {
+    pub(crate) discovery: Discovery,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) apps: Apps,
+    own_addresses: Vec<IpAddr>,
+    dialer: Dialer,
+    limits: Limits,
+}
+
+/// Bounds that were hit.
+struct Limits {
+    spare_source: Counter,
+}
+
+/// One port of the application, as a connection sees it.
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
+    pub(crate) policy: Watched<InboundPolicy>,
+}
+
+/// Who is at the other end, as far as proved.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) id: Option<SpiffeId>,
+    pub(crate) label: Arc<str>,
+}
+
+/// Who spoke first.
+enum FirstWords {
+    Client(Verdict),
+    /// The application, on this connection.
+    Server(Io),
+    Nobody,
+}
+
+/// What a connection turned out to be.
+enum Opened {
+    Bytes(Io, Peer),
+    /// The application spoke first, on a connection that is made already.
+    Greeted(Io, Io),
+    Http(Io, Version, Peer),
+    /// Nobody is there any more.
+    Nothing,
+}
+
+impl Inbound {
+    /// Inbound connections for the workload at `own_addresses`.
+    pub fn new(
+        discovery: Discovery,
+        identity: Arc<Identity>,
+        telemetry: Arc<Telemetry>,
+        own_addresses: Vec<IpAddr>,
+        dialer: Dialer,
+        workers: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            apps: Apps::new(dialer, workers, telemetry.limit("inbound_app_pools")),
+            limits: Limits { spare_source: telemetry.limit("source_ports") },
+            discovery,
+            identity,
+            telemetry,
+            own_addresses,
+            dialer,
+        })
+    }
+
+    /// The whole life of one accepted connection.
+    pub async fn connection(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        original: &dyn OriginalDestination,
+        closing: Closing,
+    ) {
+        // Without a redirect behind it, a connection was made to this listener itself.
+        let Some(address) = original.of(&tcp) else { return };
+        if !is_own(address.ip(), &self.own_addresses) {
+            tracing::warn!(%address, "inbound connection to an address that is not this workload's");
+            return;
+        }
+        let policy = self.discovery.inbound(address.port());
+        let port = Port { address, policy };
+        if port.policy.ready(POLICY_WAIT).await.is_none() {
+            tracing::warn!(port = address.port(), "no policy for this port yet: closed");
+            self.count_refused(&port, &Peer::unknown(), Tls::None, Outcome::ConfigUnavailable);
+            return;
+        }
+
+        let opened = match timeout(OPENING_LIMIT, self.open(tcp, &port)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(refused)) => {
+                tracing::info!(port = address.port(), %refused, "inbound connection refused");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(port = address.port(), "client said too little for too long");
+                self.count_refused(&port, &Peer::unknown(), Tls::None, Outcome::IdleTimeout);
+                return;
+            }
+        };
+        match opened {
+            Opened::Bytes(io, peer) => self.bytes(io, None, &port, &peer, closing).await,
+            Opened::Greeted(io, app) => {
+                self.bytes(io, Some(app), &port, &Peer::unknown(), closing).await;
+            }
+            Opened::Http(io, version, peer) => {
+                let handler = Arc::new(request::Requests::new(self, port, peer));
+                let options = ServerOptions { announce: true, ..ServerOptions::MESH };
+                server::serve(io, version, handler, closing, options).await;
+            }
+            Opened::Nothing => {}
+        }
+    }
+
+    /// Finds out what the client speaks and who it is. A client that may not have what it wants is
+    /// refused here, unless HTTP can tell it so.
+    async fn open(&self, mut tcp: TcpStream, port: &Port) -> Result<Opened, Failure> {
+        let mut buffer = BytesMut::new();
+        let verdict = match self.first_words(&mut tcp, &mut buffer, port).await? {
+            FirstWords::Client(verdict) => verdict,
+            FirstWords::Server(app) => return Ok(Opened::Greeted(tcp.into(), app)),
+            FirstWords::Nobody => return Ok(Opened::Nothing),
+        };
+        if verdict == Verdict::Tls {
+            match read_hello(&mut tcp, &mut buffer).await? {
+                HelloVerdict::Mesh => return self.open_mesh(tcp, buffer, port).await,
+                HelloVerdict::NeedMore => return Ok(Opened::Nothing),
+                HelloVerdict::Foreign { .. } | HelloVerdict::NotTls => {}
+            }
+        }
+        let io = Io::new(Stream::Tcp(Rewind::with_prefix(buffer, tcp)));
+        self.open_plain(io, verdict, port)
+    }
+
+    /// Reads until it is clear what the client speaks.
+    ///
+    /// Where a port takes plaintext bytes from anybody, a silent client may be waiting for the
+    /// server's greeting: then the application is dialled, and whoever speaks first decides.
+    async fn first_words(
+        &self,
+        tcp: &mut TcpStream,
+        buffer: &mut BytesMut,
+        port: &Port,
+    ) -> Result<FirstWords, Failure> {
+        let first = timeout(SILENCE, detect::read_more(tcp, buffer)).await;
+        let mut read = match first {
+            Ok(read) => read.map_err(client_broke)?,
+            Err(_) if self.may_be_greeted(port) => match self.dial_app(port.address).await {
+                Ok(mut app) => {
+                    let speaker = detect::first_speaker(tcp, buffer, &mut app).await;
+                    match speaker.map_err(client_broke)? {
+                        Speaker::Client => buffer.len(),
+                        Speaker::Server(greeting) => {
+                            let app = Stream::Tcp(Rewind::with_prefix(greeting, app));
+                            return Ok(FirstWords::Server(Io::new(app)));
+                        }
+                    }
+                }
+                // Nobody there to greet; what the client says may still be answered.
+                Err(_) => detect::read_more(tcp, buffer).await.map_err(client_broke)?,
+            },
+            Err(_) => detect::read_more(tcp, buffer).await.map_err(client_broke)?,
+        };
+        while read > 0 {
+            match detect::classify(buffer) {
+                Verdict::NeedMore => {}
+                verdict => return Ok(FirstWords::Client(verdict)),
+            }
+            read = detect::read_more(tcp, buffer).await.map_err(client_broke)?;
+        }
+        if buffer.is_empty() {
+            return Ok(FirstWords::Nobody);
+        }
+        Ok(FirstWords::Client(Verdict::Opaque))
+    }
+
+    /// Whether a plaintext client that says nothing may be connected to the application: the port
+    /// takes plaintext, nobody has to prove anything, and no request could hide in the bytes.
+    fn may_be_greeted(&self, port: &Port) -> bool {
+        port.policy.load().is_some_and(|policy| {
+            policy.mtls != MtlsMode::Strict
+                && matches!(policy.protocol, Protocol::Opaque | Protocol::Detect)
+                && authorize(&policy.authorization, None, Wish::Bytes) != Decision::Deny
+        })
+    }
+
+    /// Mesh TLS: the ALPN says what is inside, unless policy wants to see for itself.
+    async fn open_mesh(
+        &self,
+        tcp: TcpStream,
+        hello: BytesMut,
+        port: &Port,
+    ) -> Result<Opened, Failure> {
+        let accepted = self.identity.accept(Rewind::with_prefix(hello, tcp)).await;
+        let result = accepted.as_ref().map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
+        self.telemetry.tls_handshake(Origin::Inbound, result);
+        let (tls, id, alpn) = accepted.inspect_err(|failure| {
+            self.count_refused(port, &Peer::unknown(), Tls::None, failure.outcome);
+        })?;
+        let peer = Peer::verified(id);
+        let mut stream = Stream::TlsServer(Box::new(tls));
+        match alpn {
+            Alpn::Http1 => Ok(Opened::Http(Io::new(stream), Version::Http1, peer)),
+            Alpn::Http2 => Ok(Opened::Http(Io::new(stream), Version::Http2, peer)),
+            Alpn::Tcp if !self.looks_into_requests(port) => {
+                Ok(Opened::Bytes(Io::new(stream), peer))
+            }
+            Alpn::Tcp => {
+                let mut buffer = BytesMut::new();
+                loop {
+                    if detect::read_more(&mut stream, &mut buffer).await.map_err(client_broke)? == 0
+                    {
+                        break;
+                    }
+                    let version = match detect::classify(&buffer) {
+                        Verdict::NeedMore => continue,
+                        Verdict::Http1 => Version::Http1,
+                        Verdict::Http2 => Version::Http2,
+                        Verdict::Opaque | Verdict::Tls => break,
+                    };
+                    return Ok(Opened::Http(Rewind::with_prefix(buffer, stream), version, peer));
+                }
+                Ok(Opened::Bytes(Rewind::with_prefix(buffer, stream), peer))
+            }
+        }
+    }
+
+    /// Plaintext, or TLS of the application's own.
+    fn open_plain(&self, io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> {
+        let policy = port.policy.load();
+        let strict = policy.as_ref().is_none_or(|policy| policy.mtls == MtlsMode::Strict);
+        let opaque = policy.is_some_and(|policy| policy.protocol == Protocol::Opaque);
+        match verdict {
+            // Under Strict, HTTP clients are told so, and probes pass: per request.
+            Verdict::Http1 if strict || !opaque => {
+                Ok(Opened::Http(io, Version::Http1, Peer::unknown()))
+            }
+            Verdict::Http2 if strict || !opaque => {
+                Ok(Opened::Http(io, Version::Http2, Peer::unknown()))
+            }
+            _ if strict => {
+                self.count_refused(port, &Peer::unknown(), Tls::None, Outcome::MtlsRequired);
+                Err(Failure::never(Outcome::MtlsRequired, "plaintext to a port that takes mesh TLS"))
+            }
+            _ => Ok(Opened::Bytes(io, Peer::unknown())),
+        }
+    }
+
+    /// Bytes both ways between the client and the application.
+    async fn bytes(
+        &self,
+        mut io: Io,
+        app: Option<Io>,
+        port: &Port,
+        peer: &Peer,
+        mut closing: Closing,
+    ) {
+        let tls = peer.tls();
+        let connection = self.tcp_connection(port, peer, tls);
+        let allowed = port.policy.load().is_some_and(|policy| {
+            authorize(&policy.authorization, peer.id.as_ref(), Wish::Bytes) != Decision::Deny
+        });
+        if !allowed {
+            tracing::info!(port = port.address.port(), peer = &*peer.label, "unauthorized");
+            return connection.end(Outcome::Unauthorized);
+        }
+        let app = match app {
+            Some(app) => Ok(app),
+            None => self.dial_app(port.address).await.map(Io::from),
+        };
+        let mut app = match app {
+            Ok(app) => app,
+            Err(failure) => {
+                tracing::debug!(port = port.address.port(), %failure, "application not reached");
+                return connection.end(failure.outcome);
+            }
+        };
+
+        let progress = Progress::default();
+        let outcome = tokio::select! {
+            end = tcp::relay(&mut io, &mut app, &progress) => match end {
+                Ok(()) => Outcome::Ok,
+                Err(RelayError::Client(_)) => Outcome::ClientGone,
+                Err(RelayError::Server(_)) => Outcome::Reset,
+            },
+            _ = closing.reached(Phase::Over) => Outcome::Shed,
+        };
+        connection.read(progress.upstream.into_inner());
+        connection.wrote(progress.downstream.into_inner());
+        connection.end(outcome);
+    }
+
+    async fn dial_app(&self, address: SocketAddr) -> Result<TcpStream, Failure> {
+        let (connection, spare) = app::dial(self.dialer, address, APP_CONNECT_LIMIT).await?;
+        if spare {
+            self.limits.spare_source.increment(1);
+        }
+        Ok(connection)
+    }
+
+    fn looks_into_requests(&self, port: &Port) -> bool {
+        port.policy.load().is_none_or(|policy| has_request_rules(&policy.authorization))
+    }
+
+    fn tcp_connection(&self, port: &Port, peer: &Peer, tls: Tls) -> TcpConnection {
+        let service = port.service_label();
+        self.telemetry
+            .tcp_scope(TcpLabels {
+                direction: Origin::Inbound,
+                service: Arc::clone(&service),
+                backend: service,
+                peer: Arc::clone(&peer.label),
+                tls,
+            })
+            .open()
+    }
+
+    fn count_refused(&self, port: &Port, peer: &Peer, tls: Tls, outcome: Outcome) {
+        self.tcp_connection(port, peer, tls).end(outcome);
+    }
+}
+
+impl Port {
+    /// The service that leads here, as a label.
+    pub(crate) fn service_label(&self) -> Arc<str> {
+        let service = self.policy.load().and_then(|policy| policy.services.first().cloned());
+        service.map_or_else(|| UNKNOWN.into(), |service| service.to_string().into())
+    }
+}
+
+impl Peer {
+    fn unknown() -> Self {
+        Self { id: None, label: UNKNOWN.into() }
+    }
+
+    fn verified(id: SpiffeId) -> Self {
+        let label = format!("{}/{}", id.namespace(), id.service_account()).into();
+        Self { id: Some(id), label }
+    }
+
+    pub(crate) fn tls(&self) -> Tls {
+        if self.id.is_some() { Tls::Mutual } else { Tls::None }
+    }
+}
+
+/// Reads a ClientHello until it is clear whose it is; `NeedMore` when it never becomes so.
+async fn read_hello(tcp: &mut TcpStream, buffer: &mut BytesMut) -> Result<HelloVerdict, Failure> {
+    loop {
+        match is_mesh_client_hello(buffer) {
+            HelloVerdict::NeedMore => {}
+            verdict => return Ok(verdict),
+        }
+        if detect::read_more(tcp, buffer).await.map_err(client_broke)? == 0 {
+            return Ok(HelloVerdict::NeedMore);
+        }
+    }
+}
+
+fn client_broke(error: std::io::Error) -> Failure {
+    Failure::never(Outcome::ClientGone, "the client's connection broke").because(error)
+}
+
+/// Ends a connection that cannot be told why.
+pub(crate) async fn close(mut io: Io) {
+    // The peer may be gone already; there is nobody to tell.
+    let _ = io.shutdown().await;
+}

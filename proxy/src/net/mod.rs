@@ -1,1 +1,24 @@
-//! To come.
+//! Addresses, sockets and closing: what every direction stands on.
+//!
+//! * [`closing`]: the phases in which a sidecar ends.
+//! * [`io`]: the one stream type of the data path.
+//! * [`socket`]: listening, dialling, original destinations.
+
+pub mod closing;
+pub mod io;
+pub mod socket;
+
+pub use io::{Io, Rewind, Stream};
+pub use socket::{Dialer, OriginalDestination, Redirected};
+
+use std::net::{IpAddr, SocketAddr};
+
+/// An IPv4 address that came in as IPv4-mapped IPv6 (`::ffff:a.b.c.d`) is the IPv4 address.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(canonical_ip(address.ip()), address.port())
+}
+
+/// See [`canonical`].
+pub fn canonical_ip(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}

@@ -1,0 +1,118 @@
+//! One request and its response, as they are accounted for: in the metrics and in the log.
+//!
+//! Every exchange is counted exactly once, whatever becomes of it. Whoever answers it calls
+//! [`Exchange::finish`], or hands the exchange to the response's body with [`Exchange::follow`]; one
+//! that is dropped before (the client went away, and with it the whole future) is `client_gone`.
+
+use std::sync::Arc;
+
+use ::http::{HeaderMap, Method};
+use tokio::time::Instant;
+
+use crate::http::body::{Ending, ExchangeEnd};
+use crate::outcome::{Failure, Outcome};
+use crate::telemetry::{PeerScopes, Tls};
+
+/// The status in log and metric of an exchange whose client went away first.
+const CLIENT_GONE_STATUS: u16 = 499;
+
+/// What an exchange is counted under.
+#[derive(Clone)]
+pub struct Account {
+    /// The metrics of its route and backend.
+    pub scopes: Arc<PeerScopes>,
+    /// The other side, as the `peer` label.
+    pub peer: Arc<str>,
+    /// How the bytes between the sidecars were protected.
+    pub tls: Tls,
+}
+
+/// One exchange in flight.
+pub struct Exchange {
+    account: Account,
+    method: Method,
+    started: Instant,
+    counted: bool,
+}
+
+impl Exchange {
+    /// An exchange whose request head has just come.
+    pub fn begin(account: Account, method: Method) -> Self {
+        Self { account, method, started: Instant::now(), counted: false }
+    }
+
+    /// When the request head came.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// What it is counted under from now on, as its route, backend and endpoint become known.
+    pub fn account(&mut self) -> &mut Account {
+        &mut self.account
+    }
+
+    /// It is over: `status` went to the client.
+    pub fn finish(mut self, status: u16, grpc_status: Option<u8>, outcome: Outcome) {
+        self.count(status, grpc_status, outcome);
+    }
+
+    /// It is over: this sidecar answered it.
+    pub fn fail(self, failure: &Failure, is_grpc: bool) {
+        let (status, grpc_status) = if is_grpc {
+            (200, Some(failure.outcome.grpc_code()))
+        } else {
+            (failure.http_status().as_u16(), None)
+        };
+        tracing::debug!(
+            outcome = failure.outcome.as_str(),
+            method = %self.method,
+            detail = %failure.detail,
+            source = failure.source.as_ref().map(tracing::field::display),
+            "request failed"
+        );
+        self.finish(status, grpc_status, failure.outcome);
+    }
+
+    /// It goes on until the response's body ends. `head` is the response's.
+    ///
+    /// `outcome` is what holds when the body ends as it should: `ok`, or what the other sidecar
+    /// said of an answer that it made itself.
+    pub fn follow(
+        self,
+        status: u16,
+        head: &HeaderMap,
+        outcome: Outcome,
+    ) -> impl FnOnce(ExchangeEnd) + Send + use<> {
+        let head_grpc_status = grpc_status(head);
+        move |end| {
+            let grpc_status = end.grpc_status.map(|code| code as u8).or(head_grpc_status);
+            match end.ending {
+                Ending::Complete => self.finish(status, grpc_status, outcome),
+                Ending::Failed(outcome) => self.finish(status, grpc_status, outcome),
+                Ending::Dropped => self.finish(status, grpc_status, Outcome::ClientGone),
+            }
+        }
+    }
+
+    fn count(&mut self, status: u16, grpc_status: Option<u8>, outcome: Outcome) {
+        self.counted = true;
+        let elapsed = self.started.elapsed();
+        let account = &self.account;
+        account.scopes.with(&account.peer, account.tls, |scope| {
+            scope.record(&self.method, status, grpc_status, outcome, elapsed);
+        });
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.counted {
+            self.count(CLIENT_GONE_STATUS, None, Outcome::ClientGone);
+        }
+    }
+}
+
+/// The `grpc-status` of a head (trailers-only responses carry it there).
+pub fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,150 @@
+//! Connections to the own application: plaintext, at the address that the client dialled.
+//!
+//! One pool per worker, address and HTTP version. An application may close an idle connection at
+//! any moment, so connections are not kept for long, and a request that must not be sent twice takes
+//! one that was used just now, or a fresh one.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Method, Request, Response};
+use metrics::Counter;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::APP_CONNECT_LIMIT;
+use crate::http::Version;
+use crate::http::body::{RequestBody, UpstreamBody};
+use crate::http::client::{
+    BoxFuture, Connect, H1Pool, H2Pool, PoolOptions, SendOptions, TryError, tcp_peer_has_closed,
+};
+use crate::net::{Dialer, Io, Stream};
+use crate::outcome::{Failure, Outcome};
+use crate::worker::PerWorker;
+
+/// Pools per worker. An application has few ports; what asks for more is a scanner.
+const MAX_POOLS: usize = 1_024;
+/// The oldest idle connection that a request takes which must not be sent twice.
+const FRESH_ENOUGH: Duration = Duration::from_millis(500);
+
+/// The pools of all workers.
+pub(crate) struct Apps {
+    dialer: Dialer,
+    pools: PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>,
+    pools_dropped: Counter,
+}
+
+#[derive(Clone)]
+enum AppPool {
+    Http1(H1Pool<AppConnector>),
+    Http2(H2Pool<AppConnector>),
+}
+
+struct AppConnector {
+    dialer: Dialer,
+    address: SocketAddr,
+}
+
+impl Apps {
+    pub(crate) fn new(dialer: Dialer, workers: usize, pools_dropped: Counter) -> Self {
+        Self { dialer, pools: PerWorker::new(workers, |_| Mutex::default()), pools_dropped }
+    }
+
+    /// Sends a request to the application.
+    pub(crate) async fn send(
+        &self,
+        address: SocketAddr,
+        version: Version,
+        request: Request<RequestBody>,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        let must_be_sent_once = !is_idempotent(request.method());
+        let options = SendOptions {
+            max_idle_age: must_be_sent_once.then_some(FRESH_ENOUGH),
+            probe_before_write: must_be_sent_once,
+            progress: None,
+        };
+        match self.pool(address, version) {
+            AppPool::Http1(pool) => pool.send(request, options).await,
+            AppPool::Http2(pool) => pool.send(request, options).await,
+        }
+    }
+
+    fn pool(&self, address: SocketAddr, version: Version) -> AppPool {
+        let mut pools = self.pools.here().lock();
+        if pools.len() >= MAX_POOLS && !pools.contains_key(&(address, version)) {
+            self.pools_dropped.increment(1);
+            pools.clear();
+        }
+        let pool = pools.entry((address, version)).or_insert_with(|| {
+            let connector = AppConnector { dialer: self.dialer, address };
+            match version {
+                Version::Http1 => AppPool::Http1(H1Pool::new(connector, PoolOptions::PLAIN)),
+                Version::Http2 => AppPool::Http2(H2Pool::new(connector, PoolOptions::PLAIN)),
+            }
+        });
+        pool.clone()
+    }
+}
+
+impl Connect for AppConnector {
+    type Io = Io;
+
+    fn connect(&self) -> BoxFuture<Result<Io, Failure>> {
+        let (dialer, address) = (self.dialer, self.address);
+        Box::pin(async move {
+            let (connection, _spare) = dial(dialer, address, APP_CONNECT_LIMIT).await?;
+            Ok(connection.into())
+        })
+    }
+
+    fn check_before_reuse(&self) -> bool {
+        true
+    }
+
+    fn peer_has_closed(io: &Io) -> bool {
+        match io.inner() {
+            Stream::Tcp(tcp) => tcp_peer_has_closed(tcp.inner()),
+            _ => false,
+        }
+    }
+}
+
+/// Connects to the application. Returns whether the spare source address was needed.
+pub(crate) async fn dial(
+    dialer: Dialer,
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<(TcpStream, bool), Failure> {
+    match timeout(limit, dialer.dial_app(address)).await {
+        Ok(Ok(dialled)) => Ok(dialled),
+        Ok(Err(error)) => Err(refused(error)),
+        Err(_) => {
+            Err(Failure::never(Outcome::ConnectTimeout, "the application took no connection"))
+        }
+    }
+}
+
+/// Methods whose repetition does no harm (RFC 9110 section 9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::OPTIONS
+            | Method::TRACE
+            | Method::PUT
+            | Method::DELETE
+    )
+}
+
+fn refused(error: io::Error) -> Failure {
+    let detail = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens on the application's port",
+        _ => "the application could not be reached",
+    };
+    Failure::never(Outcome::ConnectRefused, detail).because(error)
+}
