@@ -178,7 +178,7 @@ impl Member {
         }
     }
 
-    fn check_alive(&self, process: &Process) -> anyhow::Result<()> {
+    fn check_alive(&self, process: &Arc<Process>) -> anyhow::Result<()> {
         match process.ended()? {
             None => Ok(()),
             Some(status) => anyhow::bail!(

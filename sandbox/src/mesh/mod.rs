@@ -578,7 +578,7 @@ impl Drop for Mesh {
     }
 }
 
-async fn end(process: &Process) -> anyhow::Result<()> {
+async fn end(process: &Arc<Process>) -> anyhow::Result<()> {
     process.terminate()?;
     wait_for_end(process).await
 }
