@@ -9,6 +9,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use weft_proto::discovery::update::Resource;
@@ -25,6 +26,8 @@ use super::harness::{
 use crate::identity::Authority;
 use crate::index::Name;
 use crate::serve::admin::Admin;
+use crate::serve::connection;
+use crate::serve::tls::server_config;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -53,7 +56,11 @@ async fn a_sidecar_joins_and_is_told() {
     assert!(expires > SystemTime::now() + DAY - Duration::from_secs(60));
 
     let credentials = Credentials {
-        chain: certified.chain.into_iter().map(CertificateDer::from).collect(),
+        chain: certified
+            .chain
+            .into_iter()
+            .map(CertificateDer::from)
+            .collect(),
         key: private_key(&key),
     };
     let connection = mesh.connect(Some(credentials)).await.unwrap();
@@ -81,7 +88,10 @@ async fn a_sidecar_joins_and_is_told() {
         version: update.version.clone(),
     };
     stream.say(client_message::Kind::Ack(ack)).await;
-    until("acknowledged", || acks().iter().any(|(_, ack)| ack.refused.is_none())).await;
+    until("acknowledged", || {
+        acks().iter().any(|(_, ack)| ack.refused.is_none())
+    })
+    .await;
     let nack = Nack {
         key: update.key,
         version: update.version,
@@ -92,7 +102,10 @@ async fn a_sidecar_joins_and_is_told() {
         acks()[0].1.refused.as_deref() == Some("not to my taste")
     })
     .await;
-    assert_eq!(mesh.streams.snapshot()[0].workload, Name::new("shop", "web-1"));
+    assert_eq!(
+        mesh.streams.snapshot()[0].workload,
+        Name::new("shop", "web-1")
+    );
 
     drop(stream);
     until("gone", || mesh.streams.snapshot().is_empty()).await;
@@ -169,7 +182,10 @@ async fn a_changed_greeting_is_said_again() {
 async fn a_stream_needs_a_certificate() {
     let mesh = Mesh::start().await;
     let connection = mesh.connect(None).await.unwrap();
-    let refused = Stream::open(connection, say_hello("web-1")).await.err().unwrap();
+    let refused = Stream::open(connection, say_hello("web-1"))
+        .await
+        .err()
+        .unwrap();
     assert_eq!(refused.code(), Code::Unauthenticated);
 }
 
@@ -198,7 +214,10 @@ async fn a_workload_may_come_a_moment_after_its_process() {
 
     mesh.change(|objects| objects.workloads.push(workload("late", "web", 78)));
     let greeting = stream.next().await;
-    assert!(matches!(greeting, Ok(Some(server_message::Kind::HelloReply(_)))));
+    assert!(matches!(
+        greeting,
+        Ok(Some(server_message::Kind::HelloReply(_)))
+    ));
     assert_eq!(
         mesh.certify(&token, csr).await.unwrap().spiffe_id,
         "spiffe://mesh.test/ns/shop/sa/web"
@@ -252,14 +271,29 @@ async fn bad_requests_for_certificates_are_refused() {
     let token = mesh.token("web-1");
     let code = |result: Result<CertifyResponse, Status>| result.err().map(|status| status.code());
     let forged = token.replace("web-1", "cart-1");
-    assert_eq!(code(mesh.certify("", good.clone()).await), Some(Code::Unauthenticated));
-    assert_eq!(code(mesh.certify(&forged, good.clone()).await), Some(Code::Unauthenticated));
+    assert_eq!(
+        code(mesh.certify("", good.clone()).await),
+        Some(Code::Unauthenticated)
+    );
+    assert_eq!(
+        code(mesh.certify(&forged, good.clone()).await),
+        Some(Code::Unauthenticated)
+    );
     let unknown = mesh.token("nobody");
-    assert_eq!(code(mesh.certify(&unknown, good.clone()).await), Some(Code::Unavailable));
+    assert_eq!(
+        code(mesh.certify(&unknown, good.clone()).await),
+        Some(Code::Unavailable)
+    );
 
     let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-    assert_eq!(code(mesh.certify(&token, csr(&p384)).await), Some(Code::InvalidArgument));
-    assert_eq!(code(mesh.certify(&token, vec![1, 2, 3]).await), Some(Code::InvalidArgument));
+    assert_eq!(
+        code(mesh.certify(&token, csr(&p384)).await),
+        Some(Code::InvalidArgument)
+    );
+    assert_eq!(
+        code(mesh.certify(&token, vec![1, 2, 3]).await),
+        Some(Code::InvalidArgument)
+    );
     assert_eq!(code(mesh.certify(&token, good).await), None);
     let metrics = mesh.metrics.render();
     assert!(metrics.contains("weft_control_plane_certificates_total{result=\"refused\"} 5"));
@@ -331,19 +365,21 @@ async fn the_end_comes_within_a_second_and_is_said() {
     ended.expect("within a second").unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_silent_handshake_is_cut_off() {
     let mesh = Mesh::start().await;
-    let mut silent = TcpStream::connect(mesh.address).await.unwrap();
-    let mut byte = [0];
-    let closed = tokio::time::timeout(Duration::from_secs(7), silent.read(&mut byte)).await;
-    assert_eq!(closed.expect("within 5 s").unwrap_or(0), 0);
+    let (mut silent, accepted) = tokio::io::duplex(1024);
+    let config = server_config(&mesh.authority).unwrap().0;
+    let begin = Instant::now();
+    connection::serve(accepted, mesh.address, config, mesh.services.clone()).await;
+    assert_eq!(begin.elapsed().as_secs(), 5);
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn the_own_certificate_is_renewed() {
-    let mesh = Mesh::start_with(Duration::from_secs(3), DAY).await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let mesh = Mesh::start_with(Duration::from_secs(2), DAY).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     // The client checks the server's certificate against its clock.
     mesh.connect(None).await.unwrap();
 }
@@ -359,7 +395,10 @@ async fn admin_pages_say_how_it_is() {
         version: update.version,
     };
     stream.say(client_message::Kind::Ack(ack)).await;
-    until("acknowledged", || !mesh.streams.snapshot()[0].acks.is_empty()).await;
+    until("acknowledged", || {
+        !mesh.streams.snapshot()[0].acks.is_empty()
+    })
+    .await;
 
     let (synced, models) = watch::channel(None);
     let end = CancellationToken::new();
@@ -374,8 +413,9 @@ async fn admin_pages_say_how_it_is() {
     tokio::spawn(admin.run(listener));
     let page = |path: &'static str| async move {
         let tcp = TcpStream::connect(address).await.unwrap();
-        let (mut requests, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.unwrap();
+        let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
+            .await
+            .unwrap();
         tokio::spawn(connection);
         let request = http::Request::get(path)
             .header("host", "admin")
@@ -383,7 +423,10 @@ async fn admin_pages_say_how_it_is() {
             .unwrap();
         let (head, body) = requests.send_request(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        (head.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
+        (
+            head.status.as_u16(),
+            String::from_utf8(body.to_vec()).unwrap(),
+        )
     };
 
     assert_eq!(page("/live").await.0, 200);
@@ -394,13 +437,22 @@ async fn admin_pages_say_how_it_is() {
     assert!(page("/health").await.1.contains("\"status\": \"ok\""));
     assert_eq!(page("/nothing").await.0, 404);
     let (_, metrics) = page("/metrics").await;
-    assert!(metrics.contains("weft_control_plane_streams 1"), "{metrics}");
-    assert!(metrics.contains("weft_control_plane_updates_sent_total 1"), "{metrics}");
+    assert!(
+        metrics.contains("weft_control_plane_streams 1"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("weft_control_plane_updates_sent_total 1"),
+        "{metrics}"
+    );
 
     let (code, status) = page("/status").await;
     assert_eq!(code, 200);
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["trustDomain"], DOMAIN);
     assert_eq!(status["workloads"][0]["name"], "web-1");
-    assert_eq!(status["workloads"][0]["resources"][0]["resource"], "trust-bundle");
+    assert_eq!(
+        status["workloads"][0]["resources"][0]["resource"],
+        "trust-bundle"
+    );
 }

@@ -16,9 +16,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -45,6 +43,7 @@ use crate::index::{
     MeshSettings, Model, Name, Objects, Origin, Service as MeshService, ServiceEndpoint,
     ServicePort, Sourced, Workload,
 };
+use crate::serve::connection::Services;
 use crate::serve::streams::Streams;
 use crate::serve::{Metrics, Server};
 
@@ -62,6 +61,7 @@ pub(super) struct Mesh {
     pub(super) metrics: Arc<Metrics>,
     pub(super) address: SocketAddr,
     pub(super) end: CancellationToken,
+    pub(super) services: Arc<Services>,
     pub(super) server: JoinHandle<()>,
 }
 
@@ -94,7 +94,9 @@ impl Mesh {
             let models = models.clone();
             move |namespace: &str, workload: &str| {
                 let model = models.borrow();
-                model.workload(namespace, workload).map(|w| w.service_account.clone())
+                model
+                    .workload(namespace, workload)
+                    .map(|w| w.service_account.clone())
             }
         };
         let metrics = Arc::new(Metrics::new());
@@ -121,6 +123,7 @@ impl Mesh {
             metrics,
             address,
             end: end.clone(),
+            services: server.services.clone(),
             server: tokio::spawn(server.run(listener, end)),
         }
     }
@@ -152,14 +155,21 @@ impl Mesh {
         connect(self.address, root, credentials).await
     }
 
-    pub(super) async fn certify(&self, token: &str, csr: Vec<u8>) -> Result<CertifyResponse, Status> {
+    pub(super) async fn certify(
+        &self,
+        token: &str,
+        csr: Vec<u8>,
+    ) -> Result<CertifyResponse, Status> {
         let connection = self.connect(None).await.unwrap();
         let mut client = IdentityClient::with_origin(connection, origin());
         let request = CertifyRequest {
             token: token.to_owned(),
             csr,
         };
-        client.certify(request).await.map(tonic::Response::into_inner)
+        client
+            .certify(request)
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     /// A stream of workload `web-1`, up to the server's greeting.
@@ -182,12 +192,18 @@ impl Stream {
         let (say, messages) = mpsc::channel(16);
         say.send(ClientMessage { kind: Some(first) }).await.unwrap();
         let mut client = DiscoveryClient::with_origin(connection, origin());
-        let hear = client.stream(ReceiverStream::new(messages)).await?.into_inner();
+        let hear = client
+            .stream(ReceiverStream::new(messages))
+            .await?
+            .into_inner();
         Ok(Self { say, hear })
     }
 
     pub(super) async fn say(&self, kind: client_message::Kind) {
-        self.say.send(ClientMessage { kind: Some(kind) }).await.unwrap();
+        self.say
+            .send(ClientMessage { kind: Some(kind) })
+            .await
+            .unwrap();
     }
 
     pub(super) async fn subscribe(&self, key: ResourceKey) {
@@ -266,7 +282,9 @@ async fn connect(
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
 
-    let tcp = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    let tcp = TcpStream::connect(address)
+        .await
+        .map_err(|e| e.to_string())?;
     let name = ServerName::try_from("control-plane").unwrap();
     let tls = TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
@@ -328,7 +346,9 @@ impl ServerCertVerifier for ControlPlaneVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::update::Resource;
 use weft_proto::discovery::{
@@ -99,8 +99,14 @@ impl Sidecar {
                 self.deltas += 1;
                 let set = self.has.get_mut(&key).expect("a delta builds on something");
                 let changed = |address: &Option<SocketAddress>| {
-                    delta.upsert.iter().any(|endpoint| endpoint.address == *address)
-                        || delta.remove.iter().any(|gone| Some(gone) == address.as_ref())
+                    delta
+                        .upsert
+                        .iter()
+                        .any(|endpoint| endpoint.address == *address)
+                        || delta
+                            .remove
+                            .iter()
+                            .any(|gone| Some(gone) == address.as_ref())
                 };
                 set.retain(|endpoint| !changed(&endpoint.address));
                 set.extend(delta.upsert);
@@ -205,7 +211,11 @@ fn a_small_change_travels_as_a_delta() {
     let mut session = Session::new(Vec::new(), now).unwrap();
     let mut sidecar = Sidecar::default();
     session.subscribe(key(0)).unwrap();
-    for content in [&[(1, 1), (2, 1), (3, 1)][..], &[(1, 1), (3, 1)], &[(1, 1), (3, 2)]] {
+    for content in [
+        &[(1, 1), (2, 1), (3, 1)][..],
+        &[(1, 1), (3, 1)],
+        &[(1, 1), (3, 2)],
+    ] {
         contents.put(0, content);
         session.touch_all();
         let Step::Send(message) = session.next(now, |key| contents.look_up(key)) else {
@@ -224,14 +234,20 @@ fn who_missed_a_version_gets_everything() {
     let mut session = Session::new(Vec::new(), now).unwrap();
     contents.put(0, &[(1, 1), (2, 1), (3, 1)]);
     session.subscribe(key(0)).unwrap();
-    assert!(matches!(session.next(now, |key| contents.look_up(key)), Step::Send(_)));
+    assert!(matches!(
+        session.next(now, |key| contents.look_up(key)),
+        Step::Send(_)
+    ));
     contents.put(0, &[(1, 1), (2, 1)]);
     contents.put(0, &[(1, 1)]);
     session.touch_all();
     let Step::Send(message) = session.next(now, |key| contents.look_up(key)) else {
         panic!("a change is sent");
     };
-    assert!(matches!(decode(&message).resource, Some(Resource::Endpoints(_))));
+    assert!(matches!(
+        decode(&message).resource,
+        Some(Resource::Endpoints(_))
+    ));
 }
 
 fn held(index: usize, version: Option<Version>) -> Held {
@@ -257,7 +273,10 @@ fn what_is_held_already_is_not_sent_again() {
     let Step::Send(message) = session.next(now, |key| contents.look_up(key)) else {
         panic!("a change is sent");
     };
-    assert!(matches!(decode(&message).resource, Some(Resource::Endpoints(_))));
+    assert!(matches!(
+        decode(&message).resource,
+        Some(Resource::Endpoints(_))
+    ));
 }
 
 #[test]
@@ -285,7 +304,10 @@ fn a_replica_that_lags_is_given_time() {
     let mut caught_up = contents.look_up(&key(0));
     caught_up.1 = 5;
     session.touch_all();
-    assert!(matches!(session.next(start, |_| caught_up.clone()), Step::Send(_)));
+    assert!(matches!(
+        session.next(start, |_| caught_up.clone()),
+        Step::Send(_)
+    ));
     assert_eq!(session.patience_ends(), None);
 }
 
@@ -304,7 +326,10 @@ fn a_replica_that_never_catches_up_is_followed() {
     session.subscribe(key(0)).unwrap();
     assert_eq!(session.next(start, |key| contents.look_up(key)), Step::Idle);
     assert_eq!(session.lose_patience(), 1);
-    assert!(matches!(session.next(patience, |key| contents.look_up(key)), Step::Send(_)));
+    assert!(matches!(
+        session.next(patience, |key| contents.look_up(key)),
+        Step::Send(_)
+    ));
 }
 
 #[test]
@@ -318,7 +343,9 @@ fn subscriptions_are_bounded() {
     assert_eq!(session.subscribe(key(MAX_SUBSCRIPTIONS)), Err(TooMany));
     session.unsubscribe(&key(7));
     assert_eq!(session.subscribe(key(MAX_SUBSCRIPTIONS)), Ok(true));
-    let held = (0..=MAX_SUBSCRIPTIONS).map(|index| held(index, None)).collect();
+    let held = (0..=MAX_SUBSCRIPTIONS)
+        .map(|index| held(index, None))
+        .collect();
     assert_eq!(Session::new(held, now).err(), Some(TooMany));
 }
 
@@ -328,6 +355,9 @@ fn keys_that_nobody_knows_are_ignored() {
     assert_eq!(session.subscribe(ResourceKey::default()), Ok(false));
     let authority = "x".repeat(MAX_KEY_LEN);
     let kind = Kind::Authority(weft_proto::discovery::AuthorityKey { authority });
-    assert_eq!(session.subscribe(ResourceKey { kind: Some(kind) }), Ok(false));
+    assert_eq!(
+        session.subscribe(ResourceKey { kind: Some(kind) }),
+        Ok(false)
+    );
     assert!(!session.has_pending());
 }
