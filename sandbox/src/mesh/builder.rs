@@ -202,12 +202,18 @@ impl Mesh {
             .node
             .pod(&workload.name)
             .with_context(|| format!("making the pod {}", workload.name))?;
-        let namespace = workload.namespace.as_ref().unwrap_or(&self.common.namespace);
+        let namespace = workload
+            .namespace
+            .as_ref()
+            .unwrap_or(&self.common.namespace);
         let key = format!("{namespace}/{}", workload.name);
         let namespace = namespace.clone();
         let member = Arc::new(Member::new(workload, namespace, pod, &self.common.dir));
         let members: &mut BTreeMap<_, _> = &mut self.state.lock().members;
-        anyhow::ensure!(!members.contains_key(&key), "two workloads are called {key}");
+        anyhow::ensure!(
+            !members.contains_key(&key),
+            "two workloads are called {key}"
+        );
         members.insert(key, Arc::clone(&member));
         Ok(member)
     }

@@ -178,7 +178,7 @@ impl Member {
         }
     }
 
-    fn check_alive(&self, process: &Process) -> anyhow::Result<()> {
+    fn check_alive(&self, process: &Arc<Process>) -> anyhow::Result<()> {
         match process.ended()? {
             None => Ok(()),
             Some(status) => anyhow::bail!(
@@ -218,7 +218,10 @@ impl Member {
         command
             .env(env::WORKLOAD, &self.spec.name)
             .env(env::NAMESPACE, &self.namespace)
-            .env(env::CONTROL_PLANE_ADDR, common.control_plane_address.to_string())
+            .env(
+                env::CONTROL_PLANE_ADDR,
+                common.control_plane_address.to_string(),
+            )
             .env(env::CONTROL_PLANE_ID, common.control_plane_id.as_str())
             .env(env::TRUST_BUNDLE_FILE, common.trust_bundle())
             .env(env::TOKEN_FILE, &self.token)

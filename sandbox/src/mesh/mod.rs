@@ -238,7 +238,11 @@ impl Mesh {
         let file = MeshFile {
             trust_domain: self.common.trust_domain.clone(),
             networks: NETWORKS.map(str::to_owned).to_vec(),
-            workloads: state.members.values().map(|member| member.entry()).collect(),
+            workloads: state
+                .members
+                .values()
+                .map(|member| member.entry())
+                .collect(),
             services: state.services.values().map(RunningService::entry).collect(),
         };
         let json = serde_json::to_vec_pretty(&file)?;
@@ -578,7 +582,7 @@ impl Drop for Mesh {
     }
 }
 
-async fn end(process: &Process) -> anyhow::Result<()> {
+async fn end(process: &Arc<Process>) -> anyhow::Result<()> {
     process.terminate()?;
     wait_for_end(process).await
 }

@@ -88,7 +88,10 @@ impl Pod {
 
     /// Runs the future that `make` makes on a new thread with a current-thread runtime in the pod's
     /// network namespace; everything it spawns runs there too, until it ends.
-    pub fn spawn_runtime<F>(&self, make: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
+    pub fn spawn_runtime<F>(
+        &self,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + 'static,
     {
