@@ -1,0 +1,211 @@
+//! Counting requests: everything that can be resolved before a request comes is resolved before.
+//!
+//! A [`RequestScope`] holds the labels that do not change from request to request; recording in it
+//! takes no lock, no `String` and no shared map. [`PeerScopes`] does the same where only the peer is
+//! found out per request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use metrics::Counter;
+
+use super::labels::{MAX_PEERS, OVERFLOW, Tls, method_index, method_word};
+use super::table::Table;
+use super::{LatencyHistogram, Telemetry, families};
+use crate::outcome::{Origin, Outcome};
+
+/// Distinct (method, status, gRPC status, outcome) per scope; more are counted as `overflow`.
+pub const MAX_CELLS: usize = 64;
+
+/// The labels of a scope.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ScopeLabels {
+    /// Seen from the workload.
+    pub direction: Origin,
+    /// The service that the client addressed, as `namespace/name:port`.
+    pub service: Arc<str>,
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The service that the request went to, as `namespace/name:port`.
+    pub backend: Arc<str>,
+    /// The other side, as `namespace/service-account`; `unknown` without a verified identity.
+    pub peer: Arc<str>,
+    /// How the bytes were protected on the mesh's side.
+    pub tls: Tls,
+}
+
+/// Counts the requests of one set of labels. Shared by all workers.
+pub struct RequestScope {
+    telemetry: Arc<Telemetry>,
+    labels: ScopeLabels,
+    cells: Table<u64, Counter>,
+    latency: Option<Arc<LatencyHistogram>>,
+}
+
+/// Scopes that differ only in peer and TLS, as a route's backend has them.
+pub struct PeerScopes {
+    telemetry: Arc<Telemetry>,
+    direction: Origin,
+    service: Arc<str>,
+    route: Arc<str>,
+    backend: Arc<str>,
+    scopes: Table<(Arc<str>, Tls), Arc<RequestScope>>,
+}
+
+impl RequestScope {
+    pub(super) fn new(telemetry: Arc<Telemetry>, labels: ScopeLabels) -> Self {
+        let latency = telemetry.recorder.histogram(
+            &families::REQUEST_DURATION,
+            &[
+                ("direction", labels.direction.as_str()),
+                ("workload", &telemetry.process.workload),
+                ("namespace", &telemetry.process.namespace),
+                ("service", &labels.service),
+                ("route", &labels.route),
+                ("backend", &labels.backend),
+            ],
+        );
+        Self {
+            telemetry,
+            labels,
+            cells: Table::new(MAX_CELLS),
+            latency,
+        }
+    }
+
+    /// Counts one request. `status` is what the client got (499 where it went away first),
+    /// `grpc_status` the code from header or trailer of a gRPC response.
+    pub fn record(
+        &self,
+        method: &Method,
+        status: u16,
+        grpc_status: Option<u8>,
+        outcome: Outcome,
+        duration: Duration,
+    ) {
+        let cell = Cell {
+            method: method_index(method),
+            status,
+            grpc_status,
+            outcome,
+        };
+        let packed = cell.pack();
+        self.cells.with(
+            |key| *key == packed,
+            |room| (packed, self.counter(room.then_some(cell))),
+            |counter| counter.increment(1),
+        );
+        if let Some(latency) = &self.latency {
+            latency.record(duration);
+        }
+    }
+
+    /// The labels that requests are counted under.
+    pub fn labels(&self) -> &ScopeLabels {
+        &self.labels
+    }
+
+    fn counter(&self, cell: Option<Cell>) -> Counter {
+        let words = cell.map(|cell| {
+            (
+                method_word(cell.method),
+                cell.status.to_string(),
+                cell.grpc_status.map(|code| code.to_string()),
+                cell.outcome.as_str(),
+            )
+        });
+        let (method, status, grpc_status, outcome) = match &words {
+            Some((method, status, grpc_status, outcome)) => (
+                *method,
+                status.as_str(),
+                grpc_status.as_deref().unwrap_or_default(),
+                *outcome,
+            ),
+            None => {
+                self.telemetry.limit("request_cells").increment(1);
+                (OVERFLOW, OVERFLOW, OVERFLOW, OVERFLOW)
+            }
+        };
+        self.telemetry.recorder.counter(
+            &families::REQUESTS,
+            &[
+                ("direction", self.labels.direction.as_str()),
+                ("workload", &self.telemetry.process.workload),
+                ("namespace", &self.telemetry.process.namespace),
+                ("service", &self.labels.service),
+                ("route", &self.labels.route),
+                ("backend", &self.labels.backend),
+                ("peer", &self.labels.peer),
+                ("method", method),
+                ("status", status),
+                ("grpc_status", grpc_status),
+                ("outcome", outcome),
+                ("tls", self.labels.tls.as_str()),
+            ],
+        )
+    }
+}
+
+impl PeerScopes {
+    /// No scope yet: each is made when its peer first comes.
+    pub fn new(
+        telemetry: Arc<Telemetry>,
+        direction: Origin,
+        service: Arc<str>,
+        route: Arc<str>,
+        backend: Arc<str>,
+    ) -> Self {
+        Self {
+            telemetry,
+            direction,
+            service,
+            route,
+            backend,
+            scopes: Table::new(MAX_PEERS),
+        }
+    }
+
+    /// Calls `then` with the scope of this peer; past [`MAX_PEERS`] all share one.
+    pub fn with<R>(&self, peer: &Arc<str>, tls: Tls, then: impl FnOnce(&RequestScope) -> R) -> R {
+        self.scopes.with(
+            |(known, with)| *with == tls && (Arc::ptr_eq(known, peer) || known == peer),
+            |room| {
+                let peer = if room {
+                    Arc::clone(peer)
+                } else {
+                    super::labels::OTHER_PEER.into()
+                };
+                let scope = self.telemetry.request_scope(ScopeLabels {
+                    direction: self.direction,
+                    service: Arc::clone(&self.service),
+                    route: Arc::clone(&self.route),
+                    backend: Arc::clone(&self.backend),
+                    peer: Arc::clone(&peer),
+                    tls,
+                });
+                ((peer, tls), scope)
+            },
+            |scope| then(scope),
+        )
+    }
+}
+
+/// What differs from request to request.
+#[derive(Clone, Copy)]
+struct Cell {
+    method: u8,
+    status: u16,
+    grpc_status: Option<u8>,
+    outcome: Outcome,
+}
+
+impl Cell {
+    fn pack(self) -> u64 {
+        let grpc = self.grpc_status.map_or(0, |code| 0x100 | u64::from(code));
+        u64::from(self.status) << 32
+            | grpc << 16
+            | u64::from(self.method) << 8
+            | u64::from(self.outcome as u8)
+    }
+}
