@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use metrics::Counter;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use weft_proto::spiffe::SpiffeId;
@@ -30,8 +29,7 @@ use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
 use crate::http::server::{self, ServerOptions};
-use crate::identity::Identity;
-use crate::identity::tls::{Alpn, HelloVerdict, is_mesh_client_hello};
+use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::closing::{Closing, Phase};
 use crate::net::socket::is_own;
 use crate::net::{Dialer, Io, OriginalDestination, Rewind, Stream};
@@ -56,7 +54,7 @@ pub(crate) const UNKNOWN: &str = "unknown";
 /// What all inbound connections share.
 pub struct Inbound {
     pub(crate) discovery: Discovery,
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) identity: Identity,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) apps: Apps,
     own_addresses: Vec<IpAddr>,
@@ -104,7 +102,7 @@ impl Inbound {
     /// Inbound connections for the workload at `own_addresses`.
     pub fn new(
         discovery: Discovery,
-        identity: Arc<Identity>,
+        identity: Identity,
         telemetry: Arc<Telemetry>,
         own_addresses: Vec<IpAddr>,
         dialer: Dialer,
@@ -160,8 +158,9 @@ impl Inbound {
                 self.bytes(io, Some(app), &port, &Peer::unknown(), closing).await;
             }
             Opened::Http(io, version, peer) => {
-                let handler = Arc::new(request::Requests::new(self, port, peer));
-                let options = ServerOptions { announce: true, ..ServerOptions::MESH };
+                let requests = request::Requests::new(self, port, peer, closing.clone());
+                let handler = Arc::new(requests);
+                let options = ServerOptions::default();
                 server::serve(io, version, handler, closing, options).await;
             }
             Opened::Nothing => {}
@@ -416,8 +415,3 @@ fn client_broke(error: std::io::Error) -> Failure {
     Failure::never(Outcome::ClientGone, "the client's connection broke").because(error)
 }
 
-/// Ends a connection that cannot be told why.
-pub(crate) async fn close(mut io: Io) {
-    // The peer may be gone already; there is nobody to tell.
-    let _ = io.shutdown().await;
-}
