@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 use metrics::Counter;
 
-use super::labels::{MAX_PEERS, OVERFLOW, Tls, method_index, method_word};
+use super::labels::{MAX_PEERS, OTHER_PEER, OVERFLOW, Tls, method_index, method_word};
 use super::table::Table;
 use super::{LatencyHistogram, Telemetry, families};
 use crate::outcome::{Origin, Outcome};
@@ -50,7 +50,8 @@ pub struct PeerScopes {
     service: Arc<str>,
     route: Arc<str>,
     backend: Arc<str>,
-    scopes: Table<(Arc<str>, Tls), Arc<RequestScope>>,
+    /// By [`Tls`]; past the bound each has one more scope for all other peers.
+    scopes: [Table<Arc<str>, Arc<RequestScope>>; Tls::COUNT],
 }
 
 impl RequestScope {
@@ -162,29 +163,29 @@ impl PeerScopes {
             service,
             route,
             backend,
-            scopes: Table::new(MAX_PEERS),
+            scopes: std::array::from_fn(|_| Table::new(MAX_PEERS)),
         }
     }
 
     /// Calls `then` with the scope of this peer; past [`MAX_PEERS`] all share one.
     pub fn with<R>(&self, peer: &Arc<str>, tls: Tls, then: impl FnOnce(&RequestScope) -> R) -> R {
-        self.scopes.with(
-            |(known, with)| *with == tls && (Arc::ptr_eq(known, peer) || known == peer),
+        self.scopes[tls as usize].with(
+            |known| Arc::ptr_eq(known, peer) || known == peer,
             |room| {
-                let peer = if room {
+                let label = if room {
                     Arc::clone(peer)
                 } else {
-                    super::labels::OTHER_PEER.into()
+                    OTHER_PEER.into()
                 };
                 let scope = self.telemetry.request_scope(ScopeLabels {
                     direction: self.direction,
                     service: Arc::clone(&self.service),
                     route: Arc::clone(&self.route),
                     backend: Arc::clone(&self.backend),
-                    peer: Arc::clone(&peer),
+                    peer: label,
                     tls,
                 });
-                ((peer, tls), scope)
+                (Arc::clone(peer), scope)
             },
             |scope| then(scope),
         )

@@ -174,9 +174,10 @@ pub(super) fn host_port(text: &str) -> Option<HostPort> {
     Some(HostPort { host, port })
 }
 
-/// A path; whether there is such a file is seen when it is read.
+/// A path; whether there is such a file is seen when it is read. The replacement character stands
+/// for what was not Unicode.
 pub(super) fn path(text: &str) -> Option<PathBuf> {
-    (!text.contains(['\0', '\n'])).then(|| PathBuf::from(text))
+    (!text.contains(['\0', '\n', char::REPLACEMENT_CHARACTER])).then(|| PathBuf::from(text))
 }
 
 /// A port, never 0.

@@ -32,6 +32,9 @@ use crate::telemetry::Telemetry;
 
 pub use quota::default_workers;
 
+/// What the control thread gets to end in, even when stuck workers have used the time up.
+pub const CONTROL_GRACE: Duration = Duration::from_secs(1);
+
 thread_local! {
     static WORKER: Cell<Option<usize>> = const { Cell::new(None) };
 }
@@ -132,8 +135,8 @@ impl Threads {
         &self.control
     }
 
-    /// Ends all threads, workers first, and waits at most `deadline`. Blocks: call it from none of
-    /// these threads.
+    /// Ends all threads, workers first, and waits at most `deadline`, or [`CONTROL_GRACE`] longer
+    /// where workers used it up. Blocks: call it from none of these threads.
     pub fn join(mut self, deadline: Duration) -> Result<(), Stuck> {
         let until = Instant::now() + deadline;
         let running = std::mem::take(&mut self.running);
@@ -146,7 +149,7 @@ impl Threads {
             stuck.extend(thread.wait(until));
         }
         control.stop.cancel();
-        stuck.extend(control.wait(until));
+        stuck.extend(control.wait(until.max(Instant::now() + CONTROL_GRACE)));
         if stuck.is_empty() {
             Ok(())
         } else {
@@ -174,8 +177,8 @@ impl Workers {
             .expect("there is a worker")
     }
 
-    /// Gives a connection to the worker with the fewest, and counts it at once: two accept loops do
-    /// not both choose the one that is free.
+    /// Gives a connection to the worker with the fewest, and counts it at once, so that the next
+    /// accept sees it even if the worker has not yet taken it over.
     pub fn assign(&self) -> (&WorkerHandle, ConnectionCount) {
         let worker = self.least_loaded();
         (worker, worker.count_connection())
