@@ -9,8 +9,8 @@ pub(in crate::http) enum Lease {
     /// Nothing any more.
     None,
     /// A connection of its own.
-    H1(Box<H1Lease>),
-    /// One of several streams.
+    H1(H1Lease),
+    /// One of several streams; counted until dropped.
     H2(H2Lease),
 }
 

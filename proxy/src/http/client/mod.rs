@@ -31,6 +31,7 @@ mod h1;
 mod h2;
 mod io;
 mod lease;
+mod proof;
 mod sent;
 
 /// How long a response that has ended waits for the rest of its request body before the HTTP/1
