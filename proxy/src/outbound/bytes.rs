@@ -4,16 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
 use super::backend::{Backend, Chosen};
 use super::destination::Service;
-use super::{Outbound, Shared};
+use super::Outbound;
+use super::endpoint::Endpoint;
 use crate::inbound::UNKNOWN;
 use crate::net::Io;
 use crate::net::closing::{Closing, Phase};
 use crate::outcome::{Failure, Origin, Outcome};
-use crate::resilience::{ProbeEligibility, TryVerdict};
+use crate::resilience::attempt::{TryResult, TryVerdict};
+use crate::resilience::balance::ProbeEligibility;
 use crate::tcp::{self, Progress, RelayError};
 use crate::telemetry::{TcpConnection, TcpLabels, Tls};
 
@@ -79,22 +82,23 @@ impl Outbound {
     /// Connects to an endpoint of the service; another one where the first takes no connection.
     pub(crate) async fn dial_bytes(&self, service: &Service) -> Result<Upstream, Failure> {
         let backend = service.backend_for_bytes()?;
-        let mut tried = smallvec::SmallVec::<[usize; 4]>::new();
+        let mut tried = SmallVec::<[Arc<Endpoint>; MAX_TRIES]>::new();
         let mut last = None;
         while tried.len() < MAX_TRIES {
-            let chosen = match backend.choose(ProbeEligibility::Yes, &tried, false).await {
+            let mut chosen = match backend.choose(ProbeEligibility::Yes, &tried, false).await {
                 Ok(chosen) => chosen,
                 Err(failure) => return Err(last.unwrap_or(failure)),
             };
             let started = Instant::now();
             match chosen.endpoint.connect_bytes().await {
                 Ok(io) => {
-                    chosen.permit.observe(Instant::now().into_std(), started.elapsed(), TryVerdict::Success);
+                    chosen.permits.observe(started.elapsed(), TryVerdict::Success);
                     return Ok(Upstream { io, chosen, backend });
                 }
                 Err(failure) => {
-                    chosen.permit.observe(Instant::now().into_std(), started.elapsed(), TryVerdict::Failure);
-                    tried.push(chosen.index);
+                    let verdict = backend.verdict(&TryResult::failed(&failure));
+                    chosen.permits.observe(started.elapsed(), verdict);
+                    tried.push(chosen.endpoint);
                     last = Some(failure);
                 }
             }
@@ -125,12 +129,6 @@ impl Upstream {
         let (_, stream) = self.io.into_parts();
         self.io = Io::with_prefix(greeting, stream);
         self
-    }
-}
-
-impl Shared {
-    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
-        self.own_addresses.contains(&address.ip())
     }
 }
 

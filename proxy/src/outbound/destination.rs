@@ -19,6 +19,7 @@ use crate::exchange::Account;
 use crate::inbound::UNKNOWN;
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{EndpointTarget, OutboundTarget, ServiceRef, ServiceTarget};
+use crate::resilience::split;
 use crate::telemetry::{PeerScopes, RetryCounters, Tls};
 
 /// Destinations that are remembered; beyond, those that nobody uses are forgotten.
@@ -250,6 +251,17 @@ impl Service {
     /// The counters of a route's retries to a backend.
     pub(crate) fn retry_counters(&self, route: usize, backend: usize) -> &RetryCounters {
         &self.routes[route].backends[backend].1
+    }
+
+    /// The backend of a connection that is bytes to us: by weight, of the last route, which matches
+    /// everything.
+    pub(crate) fn backend_for_bytes(&self) -> Result<Arc<Backend>, Failure> {
+        let no_route = || Failure::never(Outcome::NoRoute, "the destination has no route");
+        let split = &self.target.routes.last().ok_or_else(no_route)?.split;
+        let side = split::choose(&split.backends, fastrand::u64(..)).ok_or_else(|| {
+            Failure::never(Outcome::NoEndpoints, "every backend of this split has weight 0")
+        })?;
+        Ok(Arc::clone(&self.backends[split.backends[side].backend]))
     }
 
     fn account_of(&self, scopes: &Arc<PeerScopes>) -> Account {

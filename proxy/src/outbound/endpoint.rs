@@ -24,14 +24,15 @@ use crate::inbound::UNKNOWN;
 use crate::net::{Io, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::EndpointInfo;
-use crate::resilience::{Candidate, EndpointHealth};
+use crate::resilience::balance::Candidate;
+use crate::resilience::health::EndpointHealth;
 use crate::telemetry::{HandshakeResult, Tls};
 use crate::worker::PerWorker;
 
 /// One address behind a backend.
 pub(crate) struct Endpoint {
     info: EndpointInfo,
-    health: EndpointHealth,
+    health: Arc<EndpointHealth>,
     link: Link,
     /// The other side, as the `peer` label.
     peer: Arc<str>,
@@ -60,7 +61,7 @@ impl Endpoint {
     /// An endpoint that nothing is known of yet. `limit` is shared with its backend.
     pub(crate) fn new(
         info: EndpointInfo,
-        health: EndpointHealth,
+        health: Arc<EndpointHealth>,
         limit: Arc<AtomicU64>,
         shared: &Arc<Shared>,
     ) -> Self {
@@ -125,8 +126,8 @@ impl Endpoint {
     }
 }
 
-impl Candidate for Endpoint {
-    fn health(&self) -> &EndpointHealth {
+impl Candidate for Arc<Endpoint> {
+    fn health(&self) -> &Arc<EndpointHealth> {
         &self.health
     }
 

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
 
-use super::backend::{Backend, Chosen};
+use super::backend::{Backend, Chosen, Permits};
 use super::destination::Service;
 use super::endpoint::Endpoint;
 use crate::exchange::{Account, Exchange, grpc_status};
@@ -26,9 +26,8 @@ use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::RetryPolicy;
 use crate::resilience::retry::{self, RetryDecision, StopReason};
-use crate::resilience::{
-    Answer, Permit, PickKind, ProbeEligibility, Pushback, TryResult, TryVerdict, parse_retry_after,
-};
+use crate::resilience::attempt::{Answer, Pushback, TryResult, TryVerdict, parse_retry_after};
+use crate::resilience::balance::{PickKind, ProbeEligibility};
 use crate::telemetry::{RetryResult, Tls};
 
 const ATTEMPT: HeaderName = HeaderName::from_static(names::ATTEMPT);
@@ -59,9 +58,9 @@ pub(crate) struct Reply {
     pub(crate) permit: TryPermit,
 }
 
-/// The breaker's permit of the try that answered, until the response's body has ended.
+/// The breakers' permits of the try that answered, until the response's body has ended.
 pub(crate) struct TryPermit {
-    permit: Permit,
+    permits: Permits,
     /// A gRPC response whose verdict stands in its trailers: to be judged with this latency.
     undecided: Option<(Duration, Arc<Backend>)>,
 }
@@ -94,13 +93,15 @@ impl Tries<'_> {
         let mut closed_only = false;
         loop {
             // Balance, breaker: the endpoint.
-            let probe = if idempotent && replay.is_some() {
+            let probe = if free_used {
+                ProbeEligibility::No
+            } else if idempotent && replay.as_ref().is_some_and(can_repeat) {
                 ProbeEligibility::Yes
             } else {
                 ProbeEligibility::Late
             };
-            let choosing = self.backend.choose_avoiding(probe, &tried, closed_only);
-            let chosen = before(self.deadline, choosing).await.map_err(|_| self.out_of_time())??;
+            let choosing = self.backend.choose(probe, &tried, closed_only);
+            let mut chosen = before(self.deadline, choosing).await.map_err(|_| self.out_of_time())??;
             *exchange.account() = self.account(&chosen.endpoint);
 
             // The try itself, within its own time.
@@ -147,7 +148,7 @@ impl Tries<'_> {
             };
 
             // Again: on another endpoint where there is one.
-            chosen.judge(&result, started.elapsed());
+            chosen.permits.observe(started.elapsed(), self.backend.verdict(&result));
             tried.push(Arc::clone(&chosen.endpoint));
             drop(chosen);
             next_body = match tried_now {
@@ -225,30 +226,32 @@ impl Tries<'_> {
     fn settle(
         &self,
         tried: Tried,
-        chosen: Chosen,
+        mut chosen: Chosen,
         started: Instant,
         result: &TryResult,
     ) -> Result<Reply, Failure> {
         let (response, answer) = match tried {
             Tried::Failed(error) => {
-                chosen.judge(result, started.elapsed());
+                chosen.permits.observe(started.elapsed(), self.backend.verdict(result));
                 return Err(error.failure);
             }
             Tried::Answered(response, answer) => (response, answer),
         };
         let awaits_trailers =
             headers::is_grpc(response.headers()) && answer.grpc_status.is_none();
+        let latency = started.elapsed();
         let undecided = if awaits_trailers {
-            Some((started.elapsed(), Arc::clone(self.backend)))
+            chosen.permits.head_received(latency);
+            Some((latency, Arc::clone(self.backend)))
         } else {
-            chosen.judge(result, started.elapsed());
+            chosen.permits.observe(latency, self.backend.verdict(result));
             None
         };
         Ok(Reply {
             response,
             trusted: chosen.endpoint.tls() == Tls::Mutual,
             outcome: answer.inbound.unwrap_or(Outcome::Ok),
-            permit: TryPermit { permit: chosen.permit, undecided },
+            permit: TryPermit { permits: chosen.permits, undecided },
         })
     }
 
@@ -297,24 +300,21 @@ impl Tries<'_> {
 
 impl TryPermit {
     /// The response's body has ended.
-    pub(crate) fn ended(self, end: &ExchangeEnd) {
+    pub(crate) fn ended(mut self, end: &ExchangeEnd) {
         let Some((latency, backend)) = self.undecided else {
             return;
         };
-        let now = Instant::now().into_std();
-        let result = match end.ending {
-            Ending::Complete => TryResult::Answered(Answer {
+        let verdict = match end.ending {
+            Ending::Complete => backend.verdict(&TryResult::Answered(Answer {
                 grpc_status: end.grpc_status.map(|code| code as u8),
                 ..Answer::plain(::http::StatusCode::OK)
-            }),
+            })),
             Ending::Failed(outcome) => {
-                TryResult::Failed { outcome, processed: Processed::Maybe }
+                backend.verdict(&TryResult::Failed { outcome, processed: Processed::Maybe })
             }
-            Ending::Dropped => {
-                return self.permit.observe(now, latency, TryVerdict::Neutral);
-            }
+            Ending::Dropped => TryVerdict::Neutral,
         };
-        self.permit.observe(now, latency, backend.verdict(&result));
+        self.permits.observe(latency, verdict);
     }
 }
 

@@ -17,7 +17,6 @@ mod quota;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,15 +33,6 @@ pub use quota::default_workers;
 
 /// What the control thread gets to end in, even when stuck workers have used the time up.
 pub const CONTROL_GRACE: Duration = Duration::from_secs(1);
-
-thread_local! {
-    static WORKER: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-/// The number of the data worker that this thread is; `None` elsewhere.
-pub fn current_worker() -> Option<usize> {
-    WORKER.get()
-}
 
 /// All threads of a sidecar. Dropped without [`Threads::join`], they are told to end.
 pub struct Threads {
@@ -263,7 +253,9 @@ fn start_thread(
     let (alive, ended) = mpsc::channel();
     thread::Builder::new().name(name.clone()).spawn(move || {
         let _alive: mpsc::Sender<()> = alive;
-        WORKER.set(worker);
+        if let Some(worker) = worker {
+            crate::worker::enter(worker);
+        }
         run(runtime, stopped);
     })?;
     Ok((handle, Running { name, stop, ended }))
