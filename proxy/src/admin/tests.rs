@@ -231,6 +231,15 @@ async fn operating_is_for_loopback() {
 }
 
 #[tokio::test]
+async fn web_pages_operate_nothing() {
+    let state = Arc::<State>::default();
+    let request = "POST /drain HTTP/1.1\r\nhost: localhost\r\norigin: http://evil.example\r\n\
+                   connection: close\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(exchange(&state, LOOPBACK, request).await.status, 403);
+    assert_eq!(*state.drained.lock(), 0);
+}
+
+#[tokio::test]
 async fn breakers_are_operated() {
     let state = Arc::<State>::default();
     let cart = ServiceRef {

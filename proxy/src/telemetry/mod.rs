@@ -88,8 +88,11 @@ pub struct Telemetry {
     config_current_until: Mutex<Option<Instant>>,
     scopes: Mutex<Scopes>,
     collectors: Mutex<Vec<Collector>>,
-    retained: Mutex<BTreeMap<(&'static str, String), (&'static Family, f64)>>,
+    retained: Mutex<RetainedCounters>,
 }
+
+/// By family name and label text.
+type RetainedCounters = BTreeMap<(&'static str, String), (&'static Family, f64)>;
 
 struct Scopes {
     peers: Bounded<Arc<str>>,

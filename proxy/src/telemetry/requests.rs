@@ -4,6 +4,7 @@
 //! takes no lock, no `String` and no shared map. [`PeerScopes`] does the same where only the peer is
 //! found out per request.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +76,8 @@ impl RequestScope {
         }
     }
 
-    /// Counts one request. `status` is what the client got (499 where it went away first),
+    /// Counts one request: one snapshot load, a scan of at most [`MAX_CELLS`] numbers, atomic adds;
+    /// it allocates only when a combination comes for the first time. `status` is what the client got (499 where it went away first),
     /// `grpc_status` the code from header or trailer of a gRPC response.
     pub fn record(
         &self,
@@ -108,25 +110,12 @@ impl RequestScope {
     }
 
     fn counter(&self, cell: Option<Cell>) -> Counter {
-        let words = cell.map(|cell| {
-            (
-                method_word(cell.method),
-                cell.status.to_string(),
-                cell.grpc_status.map(|code| code.to_string()),
-                cell.outcome.as_str(),
-            )
-        });
-        let (method, status, grpc_status, outcome) = match &words {
-            Some((method, status, grpc_status, outcome)) => (
-                *method,
-                status.as_str(),
-                grpc_status.as_deref().unwrap_or_default(),
-                *outcome,
-            ),
-            None => {
-                self.telemetry.limit("request_cells").increment(1);
-                (OVERFLOW, OVERFLOW, OVERFLOW, OVERFLOW)
-            }
+        if cell.is_none() {
+            self.telemetry.limit("request_cells").increment(1);
+        }
+        let [method, status, grpc_status, outcome] = match cell {
+            Some(cell) => cell.words(),
+            None => [const { Cow::Borrowed(OVERFLOW) }; 4],
         };
         self.telemetry.recorder.counter(
             &families::REQUESTS,
@@ -138,10 +127,10 @@ impl RequestScope {
                 ("route", &self.labels.route),
                 ("backend", &self.labels.backend),
                 ("peer", &self.labels.peer),
-                ("method", method),
-                ("status", status),
-                ("grpc_status", grpc_status),
-                ("outcome", outcome),
+                ("method", &method),
+                ("status", &status),
+                ("grpc_status", &grpc_status),
+                ("outcome", &outcome),
                 ("tls", self.labels.tls.as_str()),
             ],
         )
@@ -202,6 +191,17 @@ struct Cell {
 }
 
 impl Cell {
+    /// The labels `method`, `status`, `grpc_status` (empty where there is none) and `outcome`.
+    fn words(self) -> [Cow<'static, str>; 4] {
+        [
+            method_word(self.method).into(),
+            self.status.to_string().into(),
+            self.grpc_status
+                .map_or(Cow::Borrowed(""), |code| code.to_string().into()),
+            self.outcome.as_str().into(),
+        ]
+    }
+
     fn pack(self) -> u64 {
         let grpc = self.grpc_status.map_or(0, |code| 0x100 | u64::from(code));
         u64::from(self.status) << 32

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::float_cmp,
+    reason = "the samples compared are whole numbers, which f64 holds exactly"
+)]
+
 use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;

@@ -192,7 +192,7 @@ pub(super) fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// A number from `least` to `most`, digits only.
-pub(super) fn within<T: FromStr + PartialOrd>(text: &str, least: T, most: T) -> Option<T> {
+pub(super) fn within<T: Copy + FromStr + PartialOrd>(text: &str, least: T, most: T) -> Option<T> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

@@ -24,7 +24,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Telemetry;
@@ -256,13 +256,9 @@ fn start_thread(
         if let Some(worker) = worker {
             crate::worker::enter(worker);
         }
-        run(runtime, stopped);
+        // Runs whatever is spawned. What is left then is dropped with the runtime, on this thread.
+        runtime.block_on(stopped);
+        drop(runtime);
     })?;
     Ok((handle, Running { name, stop, ended }))
-}
-
-/// Runs whatever is spawned until `stopped`. Then what is left is dropped with the runtime, on its
-/// own thread.
-fn run(runtime: Runtime, stopped: impl Future<Output = ()>) {
-    runtime.block_on(stopped);
 }

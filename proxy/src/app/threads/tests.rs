@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::quota::workers_of;
 use super::*;
 use crate::telemetry::ProcessLabels;
+use crate::worker::current as current_worker;
 
 const SOON: Duration = Duration::from_secs(10);
 
