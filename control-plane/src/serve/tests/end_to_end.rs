@@ -329,6 +329,24 @@ async fn a_stream_ends_of_age_with_its_connection() {
 }
 
 #[tokio::test]
+async fn many_small_messages_are_no_attack() {
+    const COUNT: usize = 30_000;
+    let mesh = Mesh::start().await;
+    let (mut stream, _) = mesh.stream(hello("web-1")).await.unwrap();
+    let ack = || Ack {
+        key: Some(trust_bundle()),
+        version: None,
+    };
+    for _ in 0..COUNT {
+        stream.say(client_message::Kind::Ack(ack())).await;
+    }
+    stream.subscribe(trust_bundle()).await;
+    stream.update().await;
+    let all = format!("answer=\"ack\"}} {COUNT}");
+    until("all are heard", || mesh.metrics.render().contains(&all)).await;
+}
+
+#[tokio::test]
 async fn commands_reach_their_sidecar() {
     let mesh = Mesh::start().await;
     let (mut stream, _) = mesh.stream(hello("web-1")).await.unwrap();
