@@ -135,6 +135,32 @@ async fn changes_of_endpoints_travel_as_deltas() {
 }
 
 #[tokio::test]
+async fn a_change_reaches_every_stream() {
+    const STREAMS: usize = 100;
+    let mut mesh = Mesh::start().await;
+    let mut streams = Vec::new();
+    for index in 0..STREAMS {
+        let name = format!("many-{index}");
+        mesh.change(|objects| {
+            let mut new = workload(&name, "web", 0);
+            new.object.addresses = vec![[10, 1, 0, index as u8].into()];
+            objects.workloads.push(new);
+        });
+        let (mut stream, _) = mesh.stream(hello(&name)).await.unwrap();
+        stream.subscribe(endpoints_of("cart")).await;
+        stream.update().await;
+        streams.push(stream);
+    }
+    assert_eq!(mesh.streams.snapshot().len(), STREAMS);
+
+    mesh.change(|objects| drop(objects.services[0].object.endpoints.pop()));
+    for stream in &mut streams {
+        let update = stream.update().await;
+        assert!(matches!(update.resource, Some(Resource::EndpointsDelta(_))));
+    }
+}
+
+#[tokio::test]
 async fn what_is_held_is_not_sent_again() {
     let mesh = Mesh::start().await;
     let (mut stream, _) = mesh.stream(hello("web-1")).await.unwrap();
