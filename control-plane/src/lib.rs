@@ -6,8 +6,8 @@
 //! * [`app`]: the command line, settings, start and end.
 //! * [`serve`]: the gRPC services and their streams.
 //! * [`compile`]: pure: (model, who asks, what) → wire message.
-//! * [`index`]: the one model of services, endpoints, workloads and policies.
 //! * [`source`]: where the model's objects come from.
+//! * [`index`]: the one model of services, endpoints, workloads and policies.
 //! * [`identity`]: the certificate authority and the tokens that it believes.
 //! * [`policy`]: `TrafficPolicy` and its rules.
 #![forbid(unsafe_code)]

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The control plane's process; see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_control_plane::app::main(std::env::args_os())
+}

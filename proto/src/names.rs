@@ -112,6 +112,14 @@ pub mod env {
     pub const OUTBOUND_ADDR: &str = "WEFT_OUTBOUND_ADDR";
     /// See [`OUTBOUND_ADDR`].
     pub const INBOUND_ADDR: &str = "WEFT_INBOUND_ADDR";
+    /// Control plane: directory of manifests.
+    pub const MANIFEST_DIR: &str = "WEFT_MANIFEST_DIR";
+    /// Control plane: directory of the authority's state.
+    pub const STATE_DIR: &str = "WEFT_STATE_DIR";
+    /// Control plane: address of its gRPC listener.
+    pub const LISTEN_ADDR: &str = "WEFT_LISTEN_ADDR";
+    /// Control plane: how long workload certificates live, as `24h`.
+    pub const LEAF_LIFETIME: &str = "WEFT_LEAF_LIFETIME";
     /// Any process: address of its admin listener.
     pub const ADMIN_ADDR: &str = "WEFT_ADMIN_ADDR";
     /// Any process: `error`, `warn`, `info`, `debug` or `trace`.

@@ -1,1 +1,30 @@
-//! To come.
+//! `TrafficPolicy` `weft.dev/v1alpha1`: its types, defaults and rules.
+//!
+//! The types are the source of truth for the YAML that people write. Reading is strict: an unknown
+//! field is an error, and so is a field that Weft knows but this version does not enforce
+//! ([`NotEnforced`]): nothing that somebody asked for is silently left undone.
+//!
+//! Reading has two steps. Serde checks shapes, words and durations; [`TrafficPolicy::check`] checks
+//! bounds and what fields ask of each other, and names every violation by its path, with a mend.
+
+mod duration;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod traffic;
+mod validate;
+
+pub use duration::{DurationError, PATTERN as DURATION_PATTERN, PolicyDuration};
+pub use spec::{
+    AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, Metadata, Mtls, MtlsMode,
+    NotEnforced, Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy,
+    TrafficPolicySpec,
+};
+pub use traffic::{
+    Backoff, BalancerPolicy, BreakerScope, Budget, CircuitBreaker, ConsecutiveFailures, ErrorRate,
+    GrpcCode, HalfOpen, HeaderMatch, HeaderMatchType, Limits, LoadBalancer, Locality, Method,
+    PathMatch, PathMatchType, Retries, RetryAfter, RetryCondition, Rule, RuleMatch, Split,
+    SplitBackend, SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
+};
+pub use validate::Violation;
+pub(crate) use validate::is_label;

@@ -1,0 +1,166 @@
+//! The command line and the environment. Flags win over variables.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weft_proto::names::{env, ports};
+
+use crate::identity::{DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
+
+/// Tells sidecars what they need to know, and vouches for who they are.
+#[derive(Debug, Parser)]
+#[command(name = "weft-control-plane", version)]
+pub(super) struct Settings {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serves a directory of manifests to sidecars.
+    Serve(Serve),
+    /// Makes a join token for a workload and prints it, this once.
+    Token(Token),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Directory with mesh.yaml and policies; watched.
+    #[arg(long, env = env::MANIFEST_DIR, value_name = "DIR")]
+    pub(super) dir: PathBuf,
+    /// Directory of the certificate authority's state; made at first start.
+    #[arg(long, env = env::STATE_DIR, value_name = "DIR")]
+    pub(super) state: PathBuf,
+    /// Where sidecars connect.
+    #[arg(long, env = env::LISTEN_ADDR, value_name = "ADDR",
+          default_value_t = any_address(ports::CONTROL_PLANE))]
+    pub(super) listen: SocketAddr,
+    /// Where health, metrics and status are.
+    #[arg(long, env = env::ADMIN_ADDR, value_name = "ADDR",
+          default_value_t = any_address(ports::ADMIN))]
+    pub(super) admin: SocketAddr,
+    /// How long workload certificates live, as 24h, 90m or 30s.
+    #[arg(long, env = env::LEAF_LIFETIME, value_name = "DURATION",
+          value_parser = leaf_lifetime, default_value = "24h")]
+    pub(super) leaf_lifetime: Duration,
+    /// Writes the ports that are listened on here, gRPC's and admin's, a line each.
+    #[arg(long, value_name = "FILE")]
+    pub(super) port_file: Option<PathBuf>,
+    /// How much is logged.
+    #[arg(long, env = env::LOG_LEVEL, value_enum, default_value_t)]
+    pub(super) log_level: LogLevel,
+    /// How logs look.
+    #[arg(long, env = env::LOG_FORMAT, value_enum, default_value_t)]
+    pub(super) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Token {
+    /// The workload, as NAMESPACE/WORKLOAD.
+    #[arg(value_name = "NAMESPACE/WORKLOAD", value_parser = workload)]
+    pub(super) workload: (String, String),
+    /// Directory of the certificate authority's state.
+    #[arg(long, env = env::STATE_DIR, value_name = "DIR")]
+    pub(super) state: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    #[default]
+    Json,
+    Plain,
+}
+
+fn any_address(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
+}
+
+fn leaf_lifetime(text: &str) -> Result<Duration, String> {
+    let life = duration(text)?;
+    if life < MIN_LEAF_LIFETIME {
+        return Err(format!("at least {} s", MIN_LEAF_LIFETIME.as_secs()));
+    }
+    // A longer one would outlive its reason: nothing but its end takes a certificate back.
+    if life > 30 * DEFAULT_LEAF_LIFETIME {
+        return Err("at most 720h".to_owned());
+    }
+    Ok(life)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration such as 24h, 90m or 30s");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        _ => return Err(wrong()),
+    };
+    let count: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    count
+        .checked_mul(seconds)
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
+}
+
+fn workload(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("not NAMESPACE/WORKLOAD".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn leaf_lifetimes_have_units_and_bounds() {
+        assert_eq!(leaf_lifetime("24h"), Ok(DEFAULT_LEAF_LIFETIME));
+        assert_eq!(leaf_lifetime("5s"), Ok(Duration::from_secs(5)));
+        for wrong in [
+            "",
+            "s",
+            "5",
+            "5d",
+            "-5s",
+            "1s",
+            "721h",
+            "99999999999999999999h",
+            "5é",
+        ] {
+            assert!(leaf_lifetime(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn workloads_have_two_parts() {
+        assert_eq!(
+            workload("shop/web"),
+            Ok(("shop".to_owned(), "web".to_owned()))
+        );
+        for wrong in ["", "web", "/web", "shop/"] {
+            assert!(workload(wrong).is_err(), "{wrong}");
+        }
+    }
+}

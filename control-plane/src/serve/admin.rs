@@ -1,0 +1,234 @@
+//! The admin listener: health and metrics for everybody, status for loopback only.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use weft_proto::discovery::resource_key::Kind;
+use weft_proto::discovery::{ResourceKey, ServiceRef};
+
+use super::metrics::Metrics;
+use super::streams::{Acknowledgement, ConnectedWorkload, Streams};
+use crate::identity::hex;
+use crate::index::Model;
+
+const MAX_CONNECTIONS: usize = 64;
+/// A connection is for a few requests: scrapers come back.
+const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// What the admin listener shows.
+pub struct Admin {
+    /// The model that is served; `None` until the source has synced.
+    pub models: watch::Receiver<Option<watch::Receiver<Arc<Model>>>>,
+    /// Who is connected.
+    pub streams: Arc<Streams>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Set when the process is about to end: not ready any more.
+    pub end: CancellationToken,
+}
+
+impl Admin {
+    /// Serves until the process ends.
+    pub async fn run(self, listener: TcpListener) {
+        let admin = Arc::new(self);
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = admin.end.cancelled() => return,
+            };
+            let Ok((tcp, peer)) = accepted else {
+                sleep(ACCEPT_BACKOFF).await;
+                continue;
+            };
+            // Over the limit: closed at once, which a scraper sees as a failed scrape.
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                continue;
+            };
+            let admin = admin.clone();
+            tokio::spawn(async move {
+                // However it ends, there is nobody to tell.
+                let _ = timeout(CONNECTION_LIFE, admin.serve(tcp, peer)).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn serve(&self, tcp: TcpStream, peer: SocketAddr) -> Result<(), hyper::Error> {
+        let service = service_fn(|request| async move {
+            Ok::<_, Infallible>(self.answer(peer, request.method(), request.uri().path()))
+        });
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(tcp), service)
+            .await
+    }
+
+    fn answer(&self, peer: SocketAddr, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        }
+        match path {
+            "/live" => text(StatusCode::OK, "live\n"),
+            "/ready" if self.is_ready() => text(StatusCode::OK, "ready\n"),
+            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/health" => self.health(),
+            "/metrics" => {
+                let content_type = "text/plain; version=0.0.4";
+                respond(StatusCode::OK, content_type, self.metrics.render())
+            }
+            "/status" if peer.ip().to_canonical().is_loopback() => {
+                json_response(StatusCode::OK, &self.status())
+            }
+            "/status" => text(StatusCode::FORBIDDEN, "from loopback only\n"),
+            _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.model().is_some() && !self.end.is_cancelled()
+    }
+
+    fn model(&self) -> Option<Arc<Model>> {
+        let models = self.models.borrow();
+        models.as_ref().map(|model| model.borrow().clone())
+    }
+
+    fn health(&self) -> Response<Full<Bytes>> {
+        let ready = self.is_ready();
+        let model = self.model();
+        let code = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        json_response(
+            code,
+            &json!({
+                "status": if ready { "ok" } else { "unavailable" },
+                "version": env!("CARGO_PKG_VERSION"),
+                "modelRevision": model.as_ref().map(|model| model.revision()),
+                "objectsRefused": model.as_ref().map(|model| model.refusals().len()),
+            }),
+        )
+    }
+
+    fn status(&self) -> Value {
+        let model = self.model();
+        let refused: Vec<Value> = model
+            .iter()
+            .flat_map(|model| model.refusals())
+            .map(|refusal| {
+                json!({
+                    "file": refusal.file,
+                    "line": refusal.line,
+                    "object": refusal.object,
+                    "reason": refusal.reason,
+                    "mend": refusal.mend,
+                })
+            })
+            .collect();
+        let workloads: Vec<Value> = self.streams.snapshot().iter().map(workload).collect();
+        json!({
+            "trustDomain": model.as_ref().map(|model| model.trust_domain()),
+            "modelRevision": model.as_ref().map(|model| model.revision()),
+            "refused": refused,
+            "workloads": workloads,
+        })
+    }
+}
+
+fn workload(connected: &ConnectedWorkload) -> Value {
+    let since = connected
+        .since
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let mut resources: Vec<(String, &Acknowledgement)> = connected
+        .acks
+        .iter()
+        .map(|(key, ack)| (describe(key), ack))
+        .collect();
+    resources.sort_by(|a, b| a.0.cmp(&b.0));
+    let resources: Vec<Value> = resources
+        .into_iter()
+        .map(|(resource, ack)| {
+            json!({
+                "resource": resource,
+                "contentHash": hex(&ack.version.content_hash),
+                "sourceRevision": ack.version.source_revision,
+                "refused": ack.refused,
+            })
+        })
+        .collect();
+    json!({
+        "namespace": connected.workload.namespace,
+        "name": connected.workload.name,
+        "serviceAccount": connected.service_account,
+        "zone": connected.zone,
+        "proxyVersion": connected.proxy_version,
+        "connectedSince": since.as_secs(),
+        "resources": resources,
+    })
+}
+
+/// A resource's key for people.
+fn describe(key: &ResourceKey) -> String {
+    match &key.kind {
+        Some(Kind::Outbound(key)) => format!("outbound {}", address(&key.ip, key.port)),
+        Some(Kind::Authority(key)) => format!("authority {}", key.authority),
+        Some(Kind::Endpoints(key)) => {
+            let ServiceRef {
+                namespace,
+                name,
+                port,
+            } = key.service.clone().unwrap_or_default();
+            format!("endpoints {namespace}/{name}:{port}")
+        }
+        Some(Kind::Inbound(key)) => format!("inbound {}", key.port),
+        Some(Kind::TrustBundle(_)) => "trust-bundle".to_owned(),
+        None => "unknown".to_owned(),
+    }
+}
+
+fn address(ip: &[u8], port: u32) -> String {
+    if let Ok(v4) = <[u8; 4]>::try_from(ip) {
+        format!("{}:{port}", std::net::Ipv4Addr::from(v4))
+    } else if let Ok(v6) = <[u8; 16]>::try_from(ip) {
+        format!("[{}]:{port}", std::net::Ipv6Addr::from(v6))
+    } else {
+        format!("{}:{port}", hex(ip))
+    }
+}
+
+fn json_response(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    respond(status, "application/json", format!("{value:#}\n"))
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain", text.to_owned())
+}
+
+fn respond(status: StatusCode, content_type: &str, body: String) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, content_type)
+        .body(Full::new(Bytes::from(body)))
+        .expect("a content type of ours is a header value")
+}

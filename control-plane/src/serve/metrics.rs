@@ -1,0 +1,134 @@
+//! The control plane's own metrics, as handles resolved once, from a recorder that is a value: no
+//! global registry.
+
+use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+const METADATA: Metadata<'static> = Metadata::new("weft", Level::INFO, None);
+
+/// Every metric of the process, and how to print them.
+pub struct Metrics {
+    exposition: PrometheusHandle,
+    pub(super) streams: Gauge,
+    pub(super) model_revision: Gauge,
+    pub(super) objects_refused: Gauge,
+    pub(super) updates_sent: Counter,
+    pub(super) acks: Counter,
+    pub(super) nacks: Counter,
+    pub(super) keys_ignored: Counter,
+    pub(super) followed_behind: Counter,
+    pub(super) certificates_issued: Counter,
+    pub(super) certificates_refused: Counter,
+    pub(super) streams_refused: Counter,
+    pub(super) connections_over_limit: Counter,
+    pub(super) handshakes_failed: Counter,
+    pub(super) acks_dropped: Counter,
+}
+
+impl Metrics {
+    /// Registers everything, so that each metric is there from the first scrape on.
+    pub fn new() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        Self {
+            exposition: recorder.handle(),
+            streams: gauge(
+                &recorder,
+                "weft_control_plane_streams",
+                "Sidecars with an open discovery stream.",
+            ),
+            model_revision: gauge(
+                &recorder,
+                "weft_control_plane_model_revision",
+                "Revision of the model that is served.",
+            ),
+            objects_refused: gauge(
+                &recorder,
+                "weft_control_plane_objects_refused",
+                "Objects of the source that are refused at the moment.",
+            ),
+            updates_sent: counter(
+                &recorder,
+                "weft_control_plane_updates_sent_total",
+                "Resource versions sent to sidecars.",
+                None,
+            ),
+            acks: answer(&recorder, "ack"),
+            nacks: answer(&recorder, "nack"),
+            keys_ignored: counter(
+                &recorder,
+                "weft_control_plane_keys_ignored_total",
+                "Subscriptions to keys of an unknown kind or over-long.",
+                None,
+            ),
+            followed_behind: counter(
+                &recorder,
+                "weft_control_plane_followed_behind_total",
+                "Resources sent although the sidecar held a newer version, after waiting.",
+                None,
+            ),
+            certificates_issued: certificate(&recorder, "issued"),
+            certificates_refused: certificate(&recorder, "refused"),
+            streams_refused: refusal(&recorder, "stream"),
+            connections_over_limit: refusal(&recorder, "connection_limit"),
+            handshakes_failed: refusal(&recorder, "handshake"),
+            acks_dropped: refusal(&recorder, "ack_limit"),
+        }
+    }
+
+    /// In Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.exposition.render()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn answer(recorder: &PrometheusRecorder, answer: &'static str) -> Counter {
+    counter(
+        recorder,
+        "weft_control_plane_answers_total",
+        "Sidecars' answers to updates.",
+        Some(("answer", answer)),
+    )
+}
+
+fn certificate(recorder: &PrometheusRecorder, result: &'static str) -> Counter {
+    counter(
+        recorder,
+        "weft_control_plane_certificates_total",
+        "Certificate requests by what became of them.",
+        Some(("result", result)),
+    )
+}
+
+fn refusal(recorder: &PrometheusRecorder, what: &'static str) -> Counter {
+    counter(
+        recorder,
+        "weft_control_plane_refusals_total",
+        "What was refused, by what or which limit it was.",
+        Some(("what", what)),
+    )
+}
+
+fn counter(
+    recorder: &PrometheusRecorder,
+    name: &'static str,
+    description: &'static str,
+    label: Option<(&'static str, &'static str)>,
+) -> Counter {
+    recorder.describe_counter(KeyName::from_const_str(name), None, description.into());
+    let labels: Vec<Label> = label
+        .map(|(key, value)| Label::from_static_parts(key, value))
+        .into_iter()
+        .collect();
+    recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+}
+
+fn gauge(recorder: &PrometheusRecorder, name: &'static str, description: &'static str) -> Gauge {
+    recorder.describe_gauge(KeyName::from_const_str(name), None, description.into());
+    recorder.register_gauge(&Key::from_name(name), &METADATA)
+}

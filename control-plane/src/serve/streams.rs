@@ -1,0 +1,321 @@
+//! Who is connected, what they acknowledged and reported, and a way to command them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use weft_proto::discovery::{Command, CommandReply, Report, ResourceKey, Version};
+
+use super::metrics::Metrics;
+use super::session::MAX_SUBSCRIPTIONS;
+use crate::index::Name;
+
+/// Workloads with an open stream.
+const MAX_WORKLOADS: usize = 10_000;
+/// Answers remembered over all workloads; beyond it the newest are counted and forgotten.
+const MAX_ACKS: usize = 1_000_000;
+/// Commands without an answer yet.
+const MAX_COMMANDS: usize = 1_024;
+/// Commands on their way to one sidecar.
+const MAX_COMMANDS_PER_STREAM: usize = 16;
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The open streams.
+pub struct Streams {
+    metrics: Arc<Metrics>,
+    connected: Mutex<Connected>,
+    commands: Mutex<HashMap<u64, WaitingCommand>>,
+    next_id: AtomicU64,
+}
+
+/// A sidecar as it is connected at the moment.
+#[derive(Clone, Debug)]
+pub struct ConnectedWorkload {
+    /// Which workload.
+    pub workload: Name,
+    /// Its service account.
+    pub service_account: String,
+    /// Its zone; empty when unknown.
+    pub zone: String,
+    /// Its sidecar's build.
+    pub proxy_version: String,
+    /// Since when the stream is open.
+    pub since: SystemTime,
+    /// Its last answer per resource.
+    pub acks: Vec<(ResourceKey, Acknowledgement)>,
+    /// Its last report, if there was one.
+    pub report: Option<Report>,
+}
+
+/// A sidecar's answer to an update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Acknowledgement {
+    /// The version that the answer is about.
+    pub version: Version,
+    /// Why it was refused; `None` where it is in force.
+    pub refused: Option<String>,
+}
+
+/// What a stream says of itself when it opens.
+#[derive(Clone, Debug)]
+pub(super) struct Introduction {
+    pub(super) workload: Name,
+    pub(super) service_account: String,
+    pub(super) zone: String,
+    pub(super) proxy_version: String,
+}
+
+/// Why a command has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// The workload's sidecar is not connected to this replica.
+    #[error("the workload's sidecar is not connected")]
+    NotConnected,
+    /// Too many commands wait for answers.
+    #[error("too many commands at once")]
+    Busy,
+    /// It did not answer within 5 s.
+    #[error("the sidecar did not answer in time")]
+    TimedOut,
+}
+
+/// No room for another workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {MAX_WORKLOADS} sidecars on one replica")]
+pub(super) struct Full;
+
+/// A stream's place in the table; leaving it is dropping this.
+pub(super) struct Membership {
+    streams: Arc<Streams>,
+    workload: Name,
+    id: u64,
+}
+
+#[derive(Default)]
+struct Connected {
+    workloads: HashMap<Name, Entry>,
+    acks: usize,
+}
+
+struct Entry {
+    id: u64,
+    introduction: Introduction,
+    since: SystemTime,
+    commands: mpsc::Sender<Command>,
+    acks: HashMap<ResourceKey, Acknowledgement>,
+    report: Option<Report>,
+}
+
+struct WaitingCommand {
+    stream: u64,
+    answer: oneshot::Sender<CommandReply>,
+}
+
+impl Streams {
+    /// No stream yet.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            connected: Mutex::default(),
+            commands: Mutex::default(),
+            next_id: AtomicU64::new(1),
+        }
+    }
+
+    /// Everybody who is connected, by name.
+    pub fn snapshot(&self) -> Vec<ConnectedWorkload> {
+        let mut all: Vec<_> = {
+            let connected = self.connected.lock();
+            connected.workloads.values().map(Entry::to_public).collect()
+        };
+        all.sort_by(|a, b| a.workload.cmp(&b.workload));
+        all
+    }
+
+    /// Sends a command to a workload's sidecar and waits for the answer, up to 5 s. The id is
+    /// chosen here.
+    pub async fn command(
+        &self,
+        workload: &Name,
+        mut command: Command,
+    ) -> Result<CommandReply, CommandError> {
+        let (stream, sender) = {
+            let connected = self.connected.lock();
+            let entry = connected.workloads.get(workload);
+            let entry = entry.ok_or(CommandError::NotConnected)?;
+            (entry.id, entry.commands.clone())
+        };
+        command.id = self.next_id();
+        let id = command.id;
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut commands = self.commands.lock();
+            if commands.len() >= MAX_COMMANDS {
+                return Err(CommandError::Busy);
+            }
+            commands.insert(id, WaitingCommand { stream, answer });
+        }
+        let _forget = Forget { streams: self, id };
+
+        sender.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CommandError::Busy,
+            mpsc::error::TrySendError::Closed(_) => CommandError::NotConnected,
+        })?;
+        match tokio::time::timeout(COMMAND_TIMEOUT, answered).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) => Err(CommandError::NotConnected),
+            Err(_) => Err(CommandError::TimedOut),
+        }
+    }
+
+    /// Takes a place; the newest stream of a workload is the one that counts.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        introduction: Introduction,
+    ) -> Result<(Membership, mpsc::Receiver<Command>), Full> {
+        let id = self.next_id();
+        let workload = introduction.workload.clone();
+        let (commands, receiver) = mpsc::channel(MAX_COMMANDS_PER_STREAM);
+        let entry = Entry {
+            id,
+            introduction,
+            since: SystemTime::now(),
+            commands,
+            acks: HashMap::new(),
+            report: None,
+        };
+
+        let mut connected = self.connected.lock();
+        if connected.workloads.len() >= MAX_WORKLOADS
+            && !connected.workloads.contains_key(&workload)
+        {
+            return Err(Full);
+        }
+        if let Some(former) = connected.workloads.insert(workload.clone(), entry) {
+            connected.acks -= former.acks.len();
+        }
+        self.metrics.streams.set(connected.workloads.len() as f64);
+        drop(connected);
+
+        let membership = Membership {
+            streams: self.clone(),
+            workload,
+            id,
+        };
+        Ok((membership, receiver))
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Membership {
+    pub(super) fn workload(&self) -> &Name {
+        &self.workload
+    }
+
+    /// Remembers an answer, which is about a resource that the stream has.
+    pub(super) fn acknowledged(&self, key: ResourceKey, answer: Acknowledgement) {
+        let mut connected = self.streams.connected.lock();
+        let Connected { workloads, acks } = &mut *connected;
+        let Some(entry) = workloads
+            .get_mut(&self.workload)
+            .filter(|e| e.id == self.id)
+        else {
+            return;
+        };
+        if let Some(known) = entry.acks.get_mut(&key) {
+            *known = answer;
+        } else if *acks < MAX_ACKS && entry.acks.len() < MAX_SUBSCRIPTIONS {
+            entry.acks.insert(key, answer);
+            *acks += 1;
+        } else {
+            self.streams.metrics.acks_dropped.increment(1);
+        }
+    }
+
+    /// Forgets the answers about a resource.
+    pub(super) fn unsubscribed(&self, key: &ResourceKey) {
+        let mut connected = self.streams.connected.lock();
+        let Connected { workloads, acks } = &mut *connected;
+        let entry = workloads
+            .get_mut(&self.workload)
+            .filter(|e| e.id == self.id);
+        if entry.is_some_and(|entry| entry.acks.remove(key).is_some()) {
+            *acks -= 1;
+        }
+    }
+
+    /// Keeps a report in the place of the one before.
+    pub(super) fn reported(&self, report: Report) {
+        let mut connected = self.streams.connected.lock();
+        let entry = connected.workloads.get_mut(&self.workload);
+        if let Some(entry) = entry.filter(|entry| entry.id == self.id) {
+            entry.report = Some(report);
+        }
+    }
+
+    /// Hands an answer to whoever waits for it; one to a command of another stream is nobody's.
+    pub(super) fn replied(&self, reply: CommandReply) {
+        let mut commands = self.streams.commands.lock();
+        if commands.get(&reply.id).is_some_and(|c| c.stream == self.id)
+            && let Some(waiting) = commands.remove(&reply.id)
+        {
+            // The one who asked may have gone.
+            let _ = waiting.answer.send(reply);
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        {
+            let mut connected = self.streams.connected.lock();
+            let current = connected.workloads.get(&self.workload);
+            if current.is_some_and(|entry| entry.id == self.id)
+                && let Some(entry) = connected.workloads.remove(&self.workload)
+            {
+                connected.acks -= entry.acks.len();
+            }
+            let count = connected.workloads.len();
+            self.streams.metrics.streams.set(count as f64);
+        }
+        let mut commands = self.streams.commands.lock();
+        commands.retain(|_, waiting| waiting.stream != self.id);
+    }
+}
+
+impl Entry {
+    fn to_public(&self) -> ConnectedWorkload {
+        let introduction = self.introduction.clone();
+        ConnectedWorkload {
+            workload: introduction.workload,
+            service_account: introduction.service_account,
+            zone: introduction.zone,
+            proxy_version: introduction.proxy_version,
+            since: self.since,
+            acks: self
+                .acks
+                .iter()
+                .map(|(k, a)| (k.clone(), a.clone()))
+                .collect(),
+            report: self.report.clone(),
+        }
+    }
+}
+
+/// Removes a waiting command however its caller goes.
+struct Forget<'s> {
+    streams: &'s Streams,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.streams.commands.lock().remove(&self.id);
+    }
+}

@@ -1,0 +1,7 @@
+//! The bookkeeping of streams under random histories, and the services end to end.
+
+mod end_to_end;
+mod harness;
+mod memo;
+mod session;
+mod streams;
