@@ -254,10 +254,10 @@ fn check_targets(found: &mut Findings, targets: &[TargetRef]) {
             continue;
         };
         let path = format!("{path}.sectionName");
-        if target.kind != TargetKind::Service {
-            found.add(path, "sectionName needs kind Service", "");
-        } else {
+        if target.kind == TargetKind::Service {
             check_label(found, &path, section);
+        } else {
+            found.add(path, "sectionName needs kind Service", "");
         }
     }
 }
