@@ -62,6 +62,22 @@ pub struct Inbound {
     limits: Limits,
 }
 
+/// What inbound connections stand on.
+pub struct InboundParts {
+    /// What this sidecar knows.
+    pub discovery: Discovery,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it counts.
+    pub telemetry: Arc<Telemetry>,
+    /// How it connects.
+    pub dialer: Dialer,
+    /// The workload's own addresses.
+    pub own_addresses: Vec<IpAddr>,
+    /// Data-path workers.
+    pub workers: usize,
+}
+
 /// Bounds that were hit.
 struct Limits {
     spare_source: Counter,
@@ -99,23 +115,17 @@ enum Opened {
 }
 
 impl Inbound {
-    /// Inbound connections for the workload at `own_addresses`.
-    pub fn new(
-        discovery: Discovery,
-        identity: Identity,
-        telemetry: Arc<Telemetry>,
-        own_addresses: Vec<IpAddr>,
-        dialer: Dialer,
-        workers: usize,
-    ) -> Arc<Self> {
+    /// The inbound direction of one workload.
+    pub fn new(parts: InboundParts) -> Arc<Self> {
+        let pools_dropped = parts.telemetry.limit("inbound_app_pools");
         Arc::new(Self {
-            apps: Apps::new(dialer, workers, telemetry.limit("inbound_app_pools")),
-            limits: Limits { spare_source: telemetry.limit("source_ports") },
-            discovery,
-            identity,
-            telemetry,
-            own_addresses,
-            dialer,
+            apps: Apps::new(parts.dialer, parts.workers, pools_dropped),
+            limits: Limits { spare_source: parts.telemetry.limit("source_ports") },
+            discovery: parts.discovery,
+            identity: parts.identity,
+            telemetry: parts.telemetry,
+            own_addresses: parts.own_addresses,
+            dialer: parts.dialer,
         })
     }
 
