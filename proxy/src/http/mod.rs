@@ -22,6 +22,8 @@ pub mod headers;
 pub mod replay;
 pub mod server;
 mod settings;
+#[cfg(test)]
+mod testing;
 pub mod upgrade;
 
 /// Which HTTP a connection speaks.

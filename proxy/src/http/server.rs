@@ -387,3 +387,5 @@ impl Body for Served {
     }
 }
 
+#[cfg(test)]
+mod tests;

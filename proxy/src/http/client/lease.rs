@@ -17,8 +17,10 @@ pub(in crate::http) enum Lease {
 impl Lease {
     /// The response has ended as it should.
     pub(in crate::http) fn give_back(&mut self) {
-        if let Self::H1(lease) = std::mem::replace(self, Self::None) {
-            lease.give_back();
+        match std::mem::replace(self, Self::None) {
+            Self::H1(lease) => lease.give_back(),
+            Self::H2(lease) => drop(lease),
+            Self::None => {}
         }
     }
 

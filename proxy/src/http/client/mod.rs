@@ -151,3 +151,6 @@ pub fn tcp_peer_has_closed(stream: &tokio::net::TcpStream) -> bool {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     !matches!(recv(stream, &mut byte, flags), Err(rustix::io::Errno::AGAIN))
 }
+
+#[cfg(test)]
+mod tests;
