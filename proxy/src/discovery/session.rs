@@ -293,11 +293,13 @@ impl<'a> Session<'a> {
         }
         let same = {
             let mut record = slot.record.lock();
-            let same = record
-                .version
-                .as_ref()
-                .is_some_and(|held| held.content_hash == version.content_hash);
-            record.version = Some(version.clone());
+            let held = record.version.as_ref();
+            let same = held.is_some_and(|held| {
+                !held.content_hash.is_empty() && held.content_hash == version.content_hash
+            });
+            // Equal content from a replica that lags behind does not make what is held any older.
+            let newest = held.filter(|held| same && held.source_revision > version.source_revision);
+            record.version = Some(newest.unwrap_or(&version).clone());
             record.in_step = true;
             record.refused = None;
             record.by_default = matches!(value, Value::InboundByDefault);

@@ -6,6 +6,8 @@
 //! budget on every retry policy).
 
 pub mod decode;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
