@@ -120,10 +120,13 @@ impl Accepting {
 
     fn spawn(&self, worker: &WorkerHandle, count: ConnectionCount, connection: TcpStream) {
         let serving = (self.serve)(connection);
-        worker.spawn(self.name, self.connections.track_future(async move {
-            serving.await;
-            drop(count);
-        }));
+        worker.spawn(
+            self.name,
+            self.connections.track_future(async move {
+                serving.await;
+                drop(count);
+            }),
+        );
     }
 
     /// Another worker has fewer: the connection is registered with its runtime.
@@ -133,12 +136,15 @@ impl Accepting {
             Err(error) => return tracing::debug!(%error, "connection gone before it was served"),
         };
         let serve = Arc::clone(&self.serve);
-        worker.spawn(self.name, self.connections.track_future(async move {
-            match TcpStream::from_std(connection) {
-                Ok(connection) => serve(connection).await,
-                Err(error) => tracing::debug!(%error, "connection gone before it was served"),
-            }
-            drop(count);
-        }));
+        worker.spawn(
+            self.name,
+            self.connections.track_future(async move {
+                match TcpStream::from_std(connection) {
+                    Ok(connection) => serve(connection).await,
+                    Err(error) => tracing::debug!(%error, "connection gone before it was served"),
+                }
+                drop(count);
+            }),
+        );
     }
 }

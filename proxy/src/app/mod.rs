@@ -50,7 +50,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Nothing can be done about a closed terminal.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { EXIT_BAD_SETTINGS } else { 0 });
+            return ExitCode::from(if error.use_stderr() {
+                EXIT_BAD_SETTINGS
+            } else {
+                0
+            });
         }
     };
     match arguments.command {

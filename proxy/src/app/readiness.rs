@@ -65,7 +65,11 @@ impl Readiness {
                 missing.push(format!("inbound policy of port {port}"));
             }
         }
-        if self.intercepted.as_ref().is_some_and(|proved| !proved.load(Ordering::Relaxed)) {
+        if self
+            .intercepted
+            .as_ref()
+            .is_some_and(|proved| !proved.load(Ordering::Relaxed))
+        {
             missing.push("interception (no redirect rules in this network namespace)".to_owned());
         }
         missing
@@ -79,7 +83,9 @@ impl Readiness {
     /// Tries to prove the interception until it is proved. The connections carry no mark, as the
     /// application's do; the ruleset sends the sentinel to the sidecar before any exemption.
     pub async fn prove_interception(self: Arc<Self>) {
-        let Some(proved) = &self.intercepted else { return };
+        let Some(proved) = &self.intercepted else {
+            return;
+        };
         loop {
             for address in [sentinel::V4, sentinel::V6] {
                 if reaches_sidecar(address).await {
@@ -101,5 +107,7 @@ async fn reaches_sidecar(address: SocketAddr) -> bool {
         connection.read_exact(&mut heard).await.ok()?;
         (heard == SENTINEL_GREETING).then_some(())
     };
-    timeout(PROOF_LIMIT, greeted).await.is_ok_and(|greeted| greeted.is_some())
+    timeout(PROOF_LIMIT, greeted)
+        .await
+        .is_ok_and(|greeted| greeted.is_some())
 }

@@ -116,8 +116,11 @@ impl Sidecar {
             Arc::new(Marked(dialer)),
         );
         let identity = Identity::new();
-        let certifier =
-            Certifier::new(control_plane.clone(), identity.clone(), settings.token_file.clone());
+        let certifier = Certifier::new(
+            control_plane.clone(),
+            identity.clone(),
+            settings.token_file.clone(),
+        );
         let certify = certifier.status();
         let introduction = Introduction {
             workload: settings.workload.clone(),
@@ -183,7 +186,10 @@ impl Sidecar {
         let control = threads.control();
         control.spawn("certificates", certifier.run());
         control.spawn("discovery", stream.run());
-        control.spawn("interception proof", Arc::clone(&readiness).prove_interception());
+        control.spawn(
+            "interception proof",
+            Arc::clone(&readiness).prove_interception(),
+        );
         let drain = Arc::new(Notify::new());
         let state = Arc::new(State {
             settings: settings.clone(),
@@ -224,7 +230,14 @@ impl Sidecar {
             workers = workers.count(),
             "sidecar started"
         );
-        Ok(Self { settings, discovery, readiness, closing, connections, drain })
+        Ok(Self {
+            settings,
+            discovery,
+            readiness,
+            closing,
+            connections,
+            drain,
+        })
     }
 
     /// From start to end.
@@ -248,7 +261,11 @@ impl Sidecar {
     /// Begins closing when the control plane says that the workload is being removed. Never ends:
     /// what ends a sidecar is a signal.
     async fn announce_termination(&self) {
-        let ports = self.readiness.ports().iter().map(|(_, policy)| policy.clone());
+        let ports = self
+            .readiness
+            .ports()
+            .iter()
+            .map(|(_, policy)| policy.clone());
         // Without declared ports, the namespace's default says so too.
         let mut policies: Vec<Watched<InboundPolicy>> = ports.collect();
         policies.push(self.discovery.inbound(0));
@@ -318,8 +335,12 @@ impl Explicit {
                             Some(explicit.destination),
                             self.closing.clone(),
                         );
-                        let listener =
-                            Listener { name: "explicit", socket, serve, until: Phase::Over };
+                        let listener = Listener {
+                            name: "explicit",
+                            socket,
+                            serve,
+                            until: Phase::Over,
+                        };
                         let ran = listen::run(
                             &listener,
                             &self.workers,
@@ -376,7 +397,9 @@ fn serve_outbound(
         Box::pin(async move {
             match destination {
                 Some(destination) => {
-                    outbound.connection(connection, &Fixed(destination), closing).await;
+                    outbound
+                        .connection(connection, &Fixed(destination), closing)
+                        .await;
                 }
                 None => outbound.connection(connection, &Redirected, closing).await,
             }
@@ -385,8 +408,10 @@ fn serve_outbound(
 }
 
 fn bind(name: &'static str, address: ListenAddr) -> Result<std::net::TcpListener, Error> {
-    let candidates: Vec<SocketAddr> =
-        [Some(address.address()), address.fallback()].into_iter().flatten().collect();
+    let candidates: Vec<SocketAddr> = [Some(address.address()), address.fallback()]
+        .into_iter()
+        .flatten()
+        .collect();
     listen_first(&candidates).map_err(|source| Error::Listen {
         name,
         address: address.address(),
@@ -404,7 +429,11 @@ fn bind_outbound(settings: &Settings) -> Result<Vec<std::net::TcpListener>, Erro
                 tracing::warn!(%address, %error, "no outbound listener for IPv6");
             }
             Err(source) => {
-                return Err(Error::Listen { name: "outbound", address: *address, source });
+                return Err(Error::Listen {
+                    name: "outbound",
+                    address: *address,
+                    source,
+                });
             }
         }
     }

@@ -15,8 +15,8 @@ use crate::admin::{AdminState, BreakerAction, BreakerTarget};
 use crate::discovery::{self, Command, CommandHandler, Discovery};
 use crate::identity::Identity;
 use crate::identity::certify::CertifyStatus;
-use crate::net::closing::ClosingSender;
 use crate::net::Dialer;
+use crate::net::closing::ClosingSender;
 use crate::outbound::Outbound;
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::LogControl;
@@ -89,7 +89,12 @@ impl AdminState for State {
             .readiness
             .ports()
             .iter()
-            .map(|(port, policy)| (port.to_string(), json!(policy.load().map(|p| format!("{p:?}")))))
+            .map(|(port, policy)| {
+                (
+                    port.to_string(),
+                    json!(policy.load().map(|p| format!("{p:?}"))),
+                )
+            })
             .collect::<serde_json::Map<_, _>>()
             .into();
         json!({
@@ -118,7 +123,8 @@ impl AdminState for State {
     }
 
     fn render_metrics(&self) -> String {
-        self.telemetry.set_discovery_connected(self.discovery.connected());
+        self.telemetry
+            .set_discovery_connected(self.discovery.connected());
         if let Some(current) = self.identity.current() {
             self.telemetry.set_certificate_expiry(current.not_after());
         }
@@ -134,7 +140,10 @@ impl AdminState for State {
     }
 
     fn set_log_level(&self, level: &str) -> Result<String, String> {
-        let before = self.log.set_level(level).map_err(|error| error.to_string())?;
+        let before = self
+            .log
+            .set_level(level)
+            .map_err(|error| error.to_string())?;
         Ok(before.as_str().to_owned())
     }
 
@@ -155,7 +164,11 @@ impl AdminState for State {
 impl CommandHandler for State {
     fn handle(&self, command: Command) -> Result<String, String> {
         match command {
-            Command::Breaker { backend, endpoint, action } => {
+            Command::Breaker {
+                backend,
+                endpoint,
+                action,
+            } => {
                 let action = match action {
                     discovery::BreakerAction::ForceClosed => BreakerAction::ForceClosed,
                     discovery::BreakerAction::ForceOpen => BreakerAction::ForceOpen,
@@ -171,13 +184,15 @@ impl CommandHandler for State {
                 Ok(json!({ "breakers": met }).to_string())
             }
             Command::ConfigDump => Ok(self.config().to_string()),
-            Command::LogLevel(level) => {
-                self.set_log_level(&level).map(|before| json!(before).to_string())
-            }
+            Command::LogLevel(level) => self
+                .set_log_level(&level)
+                .map(|before| json!(before).to_string()),
         }
     }
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }

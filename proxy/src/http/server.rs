@@ -271,7 +271,9 @@ impl Driver {
             }
             // One that began while closing was announced already was meant: it is not sent away
             // before it must be.
-            Version::Http2 => announce && (self.born < Phase::Announcing || phase >= Phase::Draining),
+            Version::Http2 => {
+                announce && (self.born < Phase::Announcing || phase >= Phase::Draining)
+            }
         }
     }
 
@@ -294,7 +296,9 @@ impl Driver {
             let began = *self.head.get_or_insert(now);
             return began.checked_add(self.options.head_timeout);
         }
-        let idle = self.rest.and_then(|rest| rest.checked_add(self.options.idle_limit));
+        let idle = self
+            .rest
+            .and_then(|rest| rest.checked_add(self.options.idle_limit));
         super::deadline::earlier(idle, self.linger_until)
     }
 }
@@ -343,7 +347,10 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut response = ready!(self.response.as_mut().poll(cx));
-        let in_flight = self.in_flight.take().expect("polled once after it is ready");
+        let in_flight = self
+            .in_flight
+            .take()
+            .expect("polled once after it is ready");
         if self.http1 {
             let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS
                 || (self.connect && response.status().is_success());

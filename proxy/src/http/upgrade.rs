@@ -8,16 +8,51 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
+use ::http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::Instant;
 
 use super::deadline::before;
+use super::headers;
 use crate::net::closing::{Closing, Phase};
+use crate::outcome::Outcome;
 
 /// Bytes in hand, each way.
 const BUFFER: usize = 16 * 1024;
+
+/// A request's wish for what follows the exchange, with its client's side of it.
+#[derive(Debug)]
+pub struct Wanted {
+    connect: bool,
+    downstream: OnUpgrade,
+}
+
+impl Wanted {
+    /// Takes the wish of a request: an upgrade or CONNECT.
+    pub fn take<B>(request: &mut Request<B>) -> Option<Self> {
+        let connect = request.method() == Method::CONNECT;
+        if !connect && !headers::upgrade_wanted(request) {
+            return None;
+        }
+        Some(Self {
+            connect,
+            downstream: hyper::upgrade::on(request),
+        })
+    }
+
+    /// Whether `response` grants it: 101, or any success of CONNECT (RFC 9110 section 9.3.6).
+    pub fn is_granted<B>(&self, response: &Response<B>) -> bool {
+        let status = response.status();
+        status == StatusCode::SWITCHING_PROTOCOLS || (self.connect && status.is_success())
+    }
+
+    /// The client's side.
+    pub fn into_downstream(self) -> OnUpgrade {
+        self.downstream
+    }
+}
 
 /// How an upgraded connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +70,18 @@ pub enum Bridged {
     Deadline,
     /// This sidecar ends.
     Over,
+}
+
+impl Bridged {
+    /// The word for it.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Broken => Outcome::Reset,
+            Self::Complete { .. } => Outcome::Ok,
+            Self::Deadline => Outcome::RequestTimeout,
+            Self::Over => Outcome::Shed,
+        }
+    }
 }
 
 /// Copies both ways until both sides have ended, `deadline` passed or phase Over came. To be spawned

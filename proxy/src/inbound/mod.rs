@@ -120,7 +120,9 @@ impl Inbound {
         let pools_dropped = parts.telemetry.limit("inbound_app_pools");
         Arc::new(Self {
             apps: Apps::new(parts.dialer, parts.workers, pools_dropped),
-            limits: Limits { spare_source: parts.telemetry.limit("source_ports") },
+            limits: Limits {
+                spare_source: parts.telemetry.limit("source_ports"),
+            },
             discovery: parts.discovery,
             identity: parts.identity,
             telemetry: parts.telemetry,
@@ -137,7 +139,9 @@ impl Inbound {
         closing: Closing,
     ) {
         // Without a redirect behind it, a connection was made to this listener itself.
-        let Some(address) = original.of(&tcp) else { return };
+        let Some(address) = original.of(&tcp) else {
+            return;
+        };
         if !is_own(address.ip(), &self.own_addresses) {
             tracing::warn!(%address, "inbound connection to an address that is not this workload's");
             return;
@@ -146,7 +150,12 @@ impl Inbound {
         let port = Port { address, policy };
         if port.policy.ready(POLICY_WAIT).await.is_none() {
             tracing::warn!(port = address.port(), "no policy for this port yet: closed");
-            self.count_refused(&port, &Peer::unknown(), Tls::None, Outcome::ConfigUnavailable);
+            self.count_refused(
+                &port,
+                &Peer::unknown(),
+                Tls::None,
+                Outcome::ConfigUnavailable,
+            );
             return;
         }
 
@@ -165,7 +174,8 @@ impl Inbound {
         match opened {
             Opened::Bytes(io, peer) => self.bytes(io, None, &port, &peer, closing).await,
             Opened::Greeted(io, app) => {
-                self.bytes(io, Some(app), &port, &Peer::unknown(), closing).await;
+                self.bytes(io, Some(app), &port, &Peer::unknown(), closing)
+                    .await;
             }
             Opened::Http(io, version, peer) => {
                 let requests = request::Requests::new(self, port, peer, closing.clone());
@@ -257,7 +267,9 @@ impl Inbound {
         port: &Port,
     ) -> Result<Opened, Failure> {
         let accepted = self.identity.accept(Rewind::with_prefix(hello, tcp)).await;
-        let result = accepted.as_ref().map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
+        let result = accepted
+            .as_ref()
+            .map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
         self.telemetry.tls_handshake(Origin::Inbound, result);
         let (tls, id, alpn) = accepted.inspect_err(|failure| {
             self.count_refused(port, &Peer::unknown(), Tls::None, failure.outcome);
@@ -273,7 +285,10 @@ impl Inbound {
             Alpn::Tcp => {
                 let mut buffer = BytesMut::new();
                 loop {
-                    if detect::read_more(&mut stream, &mut buffer).await.map_err(client_broke)? == 0
+                    if detect::read_more(&mut stream, &mut buffer)
+                        .await
+                        .map_err(client_broke)?
+                        == 0
                     {
                         break;
                     }
@@ -283,7 +298,11 @@ impl Inbound {
                         Verdict::Http2 => Version::Http2,
                         Verdict::Opaque | Verdict::Tls => break,
                     };
-                    return Ok(Opened::Http(Rewind::with_prefix(buffer, stream), version, peer));
+                    return Ok(Opened::Http(
+                        Rewind::with_prefix(buffer, stream),
+                        version,
+                        peer,
+                    ));
                 }
                 Ok(Opened::Bytes(Rewind::with_prefix(buffer, stream), peer))
             }
@@ -293,7 +312,9 @@ impl Inbound {
     /// Plaintext, or TLS of the application's own.
     fn open_plain(&self, io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> {
         let policy = port.policy.load();
-        let strict = policy.as_ref().is_none_or(|policy| policy.mtls == MtlsMode::Strict);
+        let strict = policy
+            .as_ref()
+            .is_none_or(|policy| policy.mtls == MtlsMode::Strict);
         let opaque = policy.is_some_and(|policy| policy.protocol == Protocol::Opaque);
         match verdict {
             // Under Strict, HTTP clients are told so, and probes pass: per request.
@@ -305,7 +326,10 @@ impl Inbound {
             }
             _ if strict => {
                 self.count_refused(port, &Peer::unknown(), Tls::None, Outcome::MtlsRequired);
-                Err(Failure::never(Outcome::MtlsRequired, "plaintext to a port that takes mesh TLS"))
+                Err(Failure::never(
+                    Outcome::MtlsRequired,
+                    "plaintext to a port that takes mesh TLS",
+                ))
             }
             _ => Ok(Opened::Bytes(io, Peer::unknown())),
         }
@@ -326,7 +350,11 @@ impl Inbound {
             authorize(&policy.authorization, peer.id.as_ref(), Wish::Bytes) != Decision::Deny
         });
         if !allowed {
-            tracing::info!(port = port.address.port(), peer = &*peer.label, "unauthorized");
+            tracing::info!(
+                port = port.address.port(),
+                peer = &*peer.label,
+                "unauthorized"
+            );
             return connection.end(Outcome::Unauthorized);
         }
         let app = match app {
@@ -364,7 +392,9 @@ impl Inbound {
     }
 
     fn looks_into_requests(&self, port: &Port) -> bool {
-        port.policy.load().is_none_or(|policy| has_request_rules(&policy.authorization))
+        port.policy
+            .load()
+            .is_none_or(|policy| has_request_rules(&policy.authorization))
     }
 
     fn tcp_connection(&self, port: &Port, peer: &Peer, tls: Tls) -> TcpConnection {
@@ -388,23 +418,36 @@ impl Inbound {
 impl Port {
     /// The service that leads here, as a label.
     pub(crate) fn service_label(&self) -> Arc<str> {
-        let service = self.policy.load().and_then(|policy| policy.services.first().cloned());
+        let service = self
+            .policy
+            .load()
+            .and_then(|policy| policy.services.first().cloned());
         service.map_or_else(|| UNKNOWN.into(), |service| service.to_string().into())
     }
 }
 
 impl Peer {
     fn unknown() -> Self {
-        Self { id: None, label: UNKNOWN.into() }
+        Self {
+            id: None,
+            label: UNKNOWN.into(),
+        }
     }
 
     fn verified(id: SpiffeId) -> Self {
         let label = format!("{}/{}", id.namespace(), id.service_account()).into();
-        Self { id: Some(id), label }
+        Self {
+            id: Some(id),
+            label,
+        }
     }
 
     pub(crate) fn tls(&self) -> Tls {
-        if self.id.is_some() { Tls::Mutual } else { Tls::None }
+        if self.id.is_some() {
+            Tls::Mutual
+        } else {
+            Tls::None
+        }
     }
 }
 
@@ -424,4 +467,3 @@ async fn read_hello(tcp: &mut TcpStream, buffer: &mut BytesMut) -> Result<HelloV
 fn client_broke(error: std::io::Error) -> Failure {
     Failure::never(Outcome::ClientGone, "the client's connection broke").because(error)
 }
-

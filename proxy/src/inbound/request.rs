@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::http::request::Parts;
 use ::http::uri::Scheme;
-use ::http::{HeaderMap, HeaderName, Method, Request, Response};
+use ::http::{HeaderMap, HeaderName, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
@@ -17,7 +17,8 @@ use crate::http::body::{RequestBody, ResponseBody, UpstreamBody};
 use crate::http::client::BoxFuture;
 use crate::http::deadline::before;
 use crate::http::server::Handler;
-use crate::http::{Version, answer, headers, upgrade};
+use crate::http::upgrade::{self, Wanted};
+use crate::http::{Version, answer, headers};
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{InboundPolicy, MtlsMode, Probe};
@@ -49,19 +50,24 @@ impl Requests {
             peer: Arc::clone(&peer.label),
             tls: peer.tls(),
         };
-        Self { inbound, port, peer, account, closing }
+        Self {
+            inbound,
+            port,
+            peer,
+            account,
+            closing,
+        }
     }
 
     /// One request: whatever happens, an answer.
     async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
-        let version = Version::of(request.version());
         let is_grpc = headers::is_grpc(request.headers());
         let exchange = Exchange::begin(self.account.clone(), request.method().clone());
         match self.stack(&exchange, request).await {
             Ok(answered) => self.finish(exchange, answered),
             Err(failure) => {
                 exchange.fail(&failure, is_grpc);
-                answer::answer(&failure, Origin::Inbound, is_grpc, version)
+                answer::answer(&failure, Origin::Inbound, is_grpc)
             }
         }
     }
@@ -88,19 +94,25 @@ impl Requests {
         // Deadline: the caller's sidecar says how long it still waits.
         let deadline = self.deadline(exchange.started(), &head.headers);
         if deadline.is_some_and(|at| at <= Instant::now()) {
-            return Err(Failure::never(Outcome::RequestTimeout, "the caller waits no longer"));
+            return Err(Failure::never(
+                Outcome::RequestTimeout,
+                "the caller waits no longer",
+            ));
         }
 
         // Headers that concern one connection only, or that only a sidecar may say.
+        headers::authority(&head)?;
         let mut request = Request::from_parts(head, RequestBody::from(body));
-        let upgrading = headers::upgrade_wanted(&request) || request.method() == Method::CONNECT;
-        let downstream = upgrading.then(|| hyper::upgrade::on(&mut request));
+        let wanted = Wanted::take(&mut request);
         let streams = headers::request_streams(&request);
-        headers::strip_hop_by_hop(request.headers_mut(), upgrading);
+        headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
         headers::strip_ours(request.headers_mut());
         headers::ensure_request_id(request.headers_mut());
         match version {
-            Version::Http1 => headers::prepare_h1(&mut request),
+            Version::Http1 => {
+                headers::remember_form(&mut request);
+                headers::prepare_h1(&mut request);
+            }
             Version::Http2 => headers::prepare_h2(&mut request, &Scheme::HTTP)?,
         }
 
@@ -117,26 +129,38 @@ impl Requests {
             }
         };
         let until = if streams { None } else { deadline };
-        Ok(Answered { response, downstream, until })
+        Ok(Answered {
+            response,
+            wanted,
+            until,
+        })
     }
 
     /// The response on its way to the caller.
     fn finish(&self, exchange: Exchange, answered: Answered) -> Response<ResponseBody> {
-        let Answered { mut response, downstream, until } = answered;
+        let Answered {
+            mut response,
+            wanted,
+            until,
+        } = answered;
         let status = response.status();
-        let upgraded = headers::is_upgraded(&response, downstream.is_some());
-        let upstream = upgraded.then(|| hyper::upgrade::on(&mut response));
-        headers::strip_hop_by_hop(response.headers_mut(), upgraded);
+        let granted = wanted.filter(|wanted| wanted.is_granted(&response));
+        headers::strip_hop_by_hop(response.headers_mut(), granted.is_some());
         headers::strip_ours(response.headers_mut());
 
-        if let (Some(downstream), Some(upstream)) = (downstream, upstream) {
-            let bridge =
-                upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), None);
-            tokio::spawn(async move {
+        if let Some(granted) = granted {
+            let upstream = hyper::upgrade::on(&mut response);
+            let downstream = granted.into_downstream();
+            let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), None);
+            let bridging = async move {
                 let bridged = bridge.await;
-                let outcome = if bridged.complete { Outcome::Ok } else { Outcome::Reset };
-                exchange.finish(status.as_u16(), None, outcome);
-            });
+                exchange.finish(status.as_u16(), None, bridged.outcome());
+            };
+            tokio::spawn(
+                self.inbound
+                    .telemetry
+                    .supervise("upgraded connection", bridging),
+            );
             return response.map(|_| ResponseBody::Empty);
         }
         let (parts, mut body) = response.into_parts();
@@ -152,9 +176,8 @@ impl Requests {
         if self.peer.id.is_some() {
             return false;
         }
-        let is_probe = |probe: &Probe| {
-            *probe.path == *head.uri.path() && probe.method == head.method
-        };
+        let is_probe =
+            |probe: &Probe| *probe.path == *head.uri.path() && probe.method == head.method;
         let exempt = policy.probes.iter().any(is_probe);
         if exempt {
             self.inbound.telemetry.plaintext_exempt();
@@ -165,9 +188,15 @@ impl Requests {
     /// Whether the caller may make this request.
     fn admit(&self, policy: &InboundPolicy, head: &Parts) -> Result<(), Failure> {
         if policy.mtls == MtlsMode::Strict && self.peer.id.is_none() {
-            return Err(Failure::never(Outcome::MtlsRequired, "this port takes mesh TLS only"));
+            return Err(Failure::never(
+                Outcome::MtlsRequired,
+                "this port takes mesh TLS only",
+            ));
         }
-        let wish = Wish::Request { method: &head.method, path: head.uri.path() };
+        let wish = Wish::Request {
+            method: &head.method,
+            path: head.uri.path(),
+        };
         match authorize(&policy.authorization, self.peer.id.as_ref(), wish) {
             Decision::Allow => Ok(()),
             Decision::AllowAudited => {
@@ -199,6 +228,6 @@ impl Handler for Requests {
 /// A response, and what of its request still matters.
 struct Answered {
     response: Response<UpstreamBody>,
-    downstream: Option<hyper::upgrade::OnUpgrade>,
+    wanted: Option<Wanted>,
     until: Option<Instant>,
 }

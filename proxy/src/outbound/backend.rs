@@ -80,13 +80,18 @@ pub(crate) struct Permits {
 
 impl Backends {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, known: Mutex::default() }
+        Self {
+            shared,
+            known: Mutex::default(),
+        }
     }
 
     /// The backend of a route of `owner`, under `policy` from now on.
     pub(crate) fn of_service(&self, owner: &ServiceRef, policy: &BackendPolicy) -> Arc<Backend> {
         let owner = Owner::Service(owner.clone());
-        self.find(owner, policy, || self.shared.discovery.endpoints(&policy.service))
+        self.find(owner, policy, || {
+            self.shared.discovery.endpoints(&policy.service)
+        })
     }
 
     /// The backend that is one endpoint alone.
@@ -110,7 +115,10 @@ impl Backends {
         policy: &BackendPolicy,
         watch: impl FnOnce() -> Watched<Vec<EndpointInfo>>,
     ) -> Arc<Backend> {
-        let key = Key { owner, service: policy.service.clone() };
+        let key = Key {
+            owner,
+            service: policy.service.clone(),
+        };
         let mut known = self.known.lock();
         if let Some(backend) = known.get(&key) {
             backend.set_policy(policy);
@@ -154,7 +162,10 @@ impl Backend {
     ) -> Result<Chosen, Failure> {
         let endpoints = self.endpoints().await?;
         if endpoints.is_empty() {
-            return Err(Failure::never(Outcome::NoEndpoints, "the backend has no endpoint"));
+            return Err(Failure::never(
+                Outcome::NoEndpoints,
+                "the backend has no endpoint",
+            ));
         }
         let now = Instant::now().into_std();
         let entered = self.group.enter(now);
@@ -163,7 +174,12 @@ impl Backend {
 
         let position = |one: &Arc<Endpoint>| endpoints.iter().position(|e| Arc::ptr_eq(e, one));
         let tried: SmallVec<[usize; 4]> = tried.iter().filter_map(position).collect();
-        let mut request = PickRequest { now, probe, closed_only, tried: &tried };
+        let mut request = PickRequest {
+            now,
+            probe,
+            closed_only,
+            tried: &tried,
+        };
         let mut rng = fastrand::Rng::new();
         let mut pick = balance::pick(&self.group, &endpoints, &request, &mut rng);
         if pick.is_none() && closed_only {
@@ -173,18 +189,27 @@ impl Backend {
             pick = balance::pick(&self.group, &endpoints, &request, &mut rng);
         }
         let pick = pick.ok_or_else(|| {
-            Failure::never(Outcome::CircuitOpen, "every endpoint's breaker is forced open")
+            Failure::never(
+                Outcome::CircuitOpen,
+                "every endpoint's breaker is forced open",
+            )
         })?;
         Ok(Chosen {
             endpoint: Arc::clone(&endpoints[pick.index]),
             kind: pick.kind,
-            permits: Permits { endpoint: pick.permit, backend },
+            permits: Permits {
+                endpoint: pick.permit,
+                backend,
+            },
         })
     }
 
     /// Whether the backend is known to have no endpoint.
     pub(crate) fn is_empty(&self) -> bool {
-        self.endpoints.load().as_ref().is_some_and(|endpoints| endpoints.is_empty())
+        self.endpoints
+            .load()
+            .as_ref()
+            .is_some_and(|endpoints| endpoints.is_empty())
     }
 
     /// The endpoints now; none before discovery has said anything.
@@ -203,18 +228,21 @@ impl Backend {
         }
         let told = self.watched.ready(DISCOVERY_WAIT).await;
         // The listener that keeps the set is told before anybody who waits.
-        told.and_then(|_| self.endpoints.load_full()).ok_or_else(|| {
-            Failure::never(
-                Outcome::ConfigUnavailable,
-                "the endpoints are not known and the control plane cannot be asked",
-            )
-        })
+        told.and_then(|_| self.endpoints.load_full())
+            .ok_or_else(|| {
+                Failure::never(
+                    Outcome::ConfigUnavailable,
+                    "the endpoints are not known and the control plane cannot be asked",
+                )
+            })
     }
 
     fn set_policy(&self, policy: &BackendPolicy) {
         let now = Instant::now().into_std();
-        self.connect_limit.store(micros(policy.connect_timeout), Ordering::Relaxed);
-        self.group.set_policy(now, policy.circuit_breaker.clone(), policy.balancer);
+        self.connect_limit
+            .store(micros(policy.connect_timeout), Ordering::Relaxed);
+        self.group
+            .set_policy(now, policy.circuit_breaker.clone(), policy.balancer);
         self.policy.store(Arc::new(policy.clone()));
     }
 
@@ -233,17 +261,21 @@ impl Backend {
     fn set_endpoints(&self, infos: &[EndpointInfo], shared: &Arc<Shared>) {
         let healths = self.group.set_endpoints(Instant::now().into_std(), infos);
         let before = self.known_endpoints();
-        let before: HashMap<SocketAddr, &Arc<Endpoint>> =
-            before.iter().map(|endpoint| (endpoint.info().address, endpoint)).collect();
-        let endpoints = infos.iter().zip(healths).map(|(info, health)| {
-            match before.get(&info.address) {
-                Some(known) if known.info() == info => Arc::clone(known),
-                _ => {
-                    let limit = Arc::clone(&self.connect_limit);
-                    Arc::new(Endpoint::new(info.clone(), health, limit, shared))
-                }
-            }
-        });
+        let before: HashMap<SocketAddr, &Arc<Endpoint>> = before
+            .iter()
+            .map(|endpoint| (endpoint.info().address, endpoint))
+            .collect();
+        let endpoints =
+            infos
+                .iter()
+                .zip(healths)
+                .map(|(info, health)| match before.get(&info.address) {
+                    Some(known) if known.info() == info => Arc::clone(known),
+                    _ => {
+                        let limit = Arc::clone(&self.connect_limit);
+                        Arc::new(Endpoint::new(info.clone(), health, limit, shared))
+                    }
+                });
         self.endpoints.store(Some(Arc::new(endpoints.collect())));
     }
 }
@@ -266,7 +298,8 @@ impl Permits {
 
     /// The response's head came; the verdict comes with its trailers.
     pub(crate) fn head_received(&mut self, latency: Duration) {
-        self.endpoint.head_received(Instant::now().into_std(), latency);
+        self.endpoint
+            .head_received(Instant::now().into_std(), latency);
     }
 }
 

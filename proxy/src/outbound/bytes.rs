@@ -7,9 +7,9 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
+use super::Outbound;
 use super::backend::{Backend, Chosen};
 use super::destination::Service;
-use super::Outbound;
 use super::endpoint::Endpoint;
 use crate::inbound::UNKNOWN;
 use crate::net::Io;
@@ -35,7 +35,8 @@ pub(crate) struct Upstream {
 impl Outbound {
     /// Relays between the application and an address that is none of the mesh's.
     pub(crate) async fn pass(&self, mut io: Io, address: SocketAddr, closing: Closing) {
-        let connection = self.tcp_connection(UNKNOWN.into(), UNKNOWN.into(), UNKNOWN.into(), Tls::None);
+        let connection =
+            self.tcp_connection(UNKNOWN.into(), UNKNOWN.into(), UNKNOWN.into(), Tls::None);
         let dialled = timeout(OUTSIDE_CONNECT_LIMIT, self.shared().dialer.dial(address)).await;
         let mut upstream: Io = match dialled {
             Ok(Ok(upstream)) => upstream.into(),
@@ -92,8 +93,14 @@ impl Outbound {
             let started = Instant::now();
             match chosen.endpoint.connect_bytes().await {
                 Ok(io) => {
-                    chosen.permits.observe(started.elapsed(), TryVerdict::Success);
-                    return Ok(Upstream { io, chosen, backend });
+                    chosen
+                        .permits
+                        .observe(started.elapsed(), TryVerdict::Success);
+                    return Ok(Upstream {
+                        io,
+                        chosen,
+                        backend,
+                    });
                 }
                 Err(failure) => {
                     let verdict = backend.verdict(&TryResult::failed(&failure));
@@ -113,7 +120,13 @@ impl Outbound {
         peer: Arc<str>,
         tls: Tls,
     ) -> TcpConnection {
-        let labels = TcpLabels { direction: Origin::Outbound, service, backend, peer, tls };
+        let labels = TcpLabels {
+            direction: Origin::Outbound,
+            service,
+            backend,
+            peer,
+            tls,
+        };
         self.shared().telemetry.tcp_scope(labels).open()
     }
 }
@@ -132,12 +145,7 @@ impl Upstream {
     }
 }
 
-async fn relay(
-    client: &mut Io,
-    server: &mut Io,
-    connection: TcpConnection,
-    mut closing: Closing,
-) {
+async fn relay(client: &mut Io, server: &mut Io, connection: TcpConnection, mut closing: Closing) {
     let progress = Progress::default();
     let outcome = tokio::select! {
         end = tcp::relay(client, server, &progress) => match end {

@@ -93,7 +93,9 @@ impl Destinations {
         if let Some(known) = self.by_address.read().get(&address) {
             return Arc::clone(known);
         }
-        self.learn(&self.by_address, address, || self.shared.discovery.outbound(address))
+        self.learn(&self.by_address, address, || {
+            self.shared.discovery.outbound(address)
+        })
     }
 
     /// The destination that an authority means.
@@ -136,7 +138,9 @@ impl Destinations {
             if let (Some(destination), Some(destinations)) =
                 (weak.upgrade(), destinations.upgrade())
             {
-                destination.current.store(Some(Arc::new(destinations.compile(target))));
+                destination
+                    .current
+                    .store(Some(Arc::new(destinations.compile(target))));
             }
         }));
         map.insert(key, Arc::clone(&destination));
@@ -259,7 +263,10 @@ impl Service {
         let no_route = || Failure::never(Outcome::NoRoute, "the destination has no route");
         let split = &self.target.routes.last().ok_or_else(no_route)?.split;
         let side = split::choose(&split.backends, fastrand::u64(..)).ok_or_else(|| {
-            Failure::never(Outcome::NoEndpoints, "every backend of this split has weight 0")
+            Failure::never(
+                Outcome::NoEndpoints,
+                "every backend of this split has weight 0",
+            )
         })?;
         Ok(Arc::clone(&self.backends[split.backends[side].backend]))
     }

@@ -72,8 +72,15 @@ impl Endpoint {
             limit,
         };
         // A peer that is no sidecar may close an idle connection at any moment.
-        let options = if link.is_mesh() { PoolOptions::MESH } else { PoolOptions::PLAIN };
-        let connector = |alpn| Connector { link: link.clone(), alpn };
+        let options = if link.is_mesh() {
+            PoolOptions::MESH
+        } else {
+            PoolOptions::PLAIN
+        };
+        let connector = |alpn| Connector {
+            link: link.clone(),
+            alpn,
+        };
         let peer = info.identity.as_ref().map_or_else(
             || UNKNOWN.into(),
             |id| format!("{}/{}", id.namespace(), id.service_account()).into(),
@@ -157,9 +164,14 @@ impl Link {
             Ok(connected) => connected,
             Err(_) => {
                 if self.is_mesh() {
-                    self.shared.telemetry.tls_handshake(Origin::Outbound, HandshakeResult::Timeout);
+                    self.shared
+                        .telemetry
+                        .tls_handshake(Origin::Outbound, HandshakeResult::Timeout);
                 }
-                Err(Failure::never(Outcome::ConnectTimeout, "no connection in time"))
+                Err(Failure::never(
+                    Outcome::ConnectTimeout,
+                    "no connection in time",
+                ))
             }
         }
     }
@@ -173,8 +185,12 @@ impl Link {
             return Ok(tcp.into());
         };
         let connected = self.shared.identity.connect(tcp, expected, alpn).await;
-        let result = connected.as_ref().map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
-        self.shared.telemetry.tls_handshake(Origin::Outbound, result);
+        let result = connected
+            .as_ref()
+            .map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
+        self.shared
+            .telemetry
+            .tls_handshake(Origin::Outbound, result);
         Ok(Io::new(Stream::TlsClient(Box::new(connected?))))
     }
 }

@@ -119,7 +119,10 @@ impl Outbound {
             workers: parts.workers,
             limits,
         });
-        Arc::new(Self { destinations: Destinations::new(Arc::clone(&shared)), shared })
+        Arc::new(Self {
+            destinations: Destinations::new(Arc::clone(&shared)),
+            shared,
+        })
     }
 
     /// The whole life of one accepted connection.
@@ -130,7 +133,9 @@ impl Outbound {
         closing: Closing,
     ) {
         // Without a redirect behind it, a connection was made to this listener itself.
-        let Some(address) = original.of(&tcp) else { return };
+        let Some(address) = original.of(&tcp) else {
+            return;
+        };
         if address == sentinel::V4 || address == sentinel::V6 {
             // The prober may have heard enough already.
             let _ = tcp.write_all(SENTINEL_GREETING).await;
@@ -239,7 +244,9 @@ impl Outbound {
     async fn is_in_mesh(&self, ip: IpAddr) -> bool {
         let mesh = self.shared.discovery.mesh();
         // Without an answer the destination is asked for, which fails honestly.
-        mesh.ready(DISCOVERY_WAIT).await.is_none_or(|mesh| mesh.contains(ip))
+        mesh.ready(DISCOVERY_WAIT)
+            .await
+            .is_none_or(|mesh| mesh.contains(ip))
     }
 
     fn is_server_first(&self, port: u16) -> bool {
@@ -251,7 +258,10 @@ impl Outbound {
 /// The application's own connections are kept for an hour; it is not told of a pod's end, because it
 /// is the pod's application that ends.
 fn options() -> ServerOptions {
-    ServerOptions { announce: false, ..ServerOptions::default() }
+    ServerOptions {
+        announce: false,
+        ..ServerOptions::default()
+    }
 }
 
 /// Reads until it is clear what the client speaks; a client that ends before has sent bytes.

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use ::http::header::{HOST, SET_COOKIE};
 use ::http::request::Parts;
 use ::http::uri::Scheme;
-use ::http::{HeaderValue, Method, Request, Response, StatusCode};
+use ::http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::backend::Backend;
@@ -19,7 +18,8 @@ use crate::exchange::{Account, Exchange};
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::client::BoxFuture;
 use crate::http::server::Handler;
-use crate::http::{Version, answer, headers, upgrade};
+use crate::http::upgrade::{self, Wanted};
+use crate::http::{Version, answer, headers};
 use crate::inbound::UNKNOWN;
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome};
@@ -42,8 +42,6 @@ pub(crate) struct Refusal {
 
 /// Where a request goes.
 struct Choice {
-    /// Index into the target's routes.
-    route: usize,
     /// Index into the target's backends.
     backend: usize,
     /// A cookie to set, so that the user stays on this side.
@@ -56,12 +54,15 @@ impl Requests {
         destination: Arc<Destination>,
         closing: Closing,
     ) -> Self {
-        Self { outbound, destination, closing }
+        Self {
+            outbound,
+            destination,
+            closing,
+        }
     }
 
     /// One request: whatever happens, an answer.
     async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
-        let version = Version::of(request.version());
         let is_grpc = headers::is_grpc(request.headers());
         let (head, body) = request.into_parts();
         let service = match self.service(&head).await {
@@ -69,7 +70,7 @@ impl Requests {
             Err(failure) => {
                 let account = Refusal::account(self.outbound.shared());
                 Exchange::begin(account, head.method).fail(&failure, is_grpc);
-                return answer::answer(&failure, Origin::Outbound, is_grpc, version);
+                return answer::answer(&failure, Origin::Outbound, is_grpc);
             }
         };
         let mut exchange = Exchange::begin(service.account(), head.method.clone());
@@ -77,7 +78,7 @@ impl Requests {
             Ok(reply) => self.finish(exchange, reply),
             Err(failure) => {
                 exchange.fail(&failure, is_grpc);
-                answer::answer(&failure, Origin::Outbound, is_grpc, version)
+                answer::answer(&failure, Origin::Outbound, is_grpc)
             }
         }
     }
@@ -92,16 +93,21 @@ impl Requests {
     ) -> Result<Finished, Failure> {
         let version = Version::of(head.version);
 
+        // What two readers could understand in two ways is refused.
+        headers::authority(&head)?;
+
         // Request id; headers that concern one connection only, or that only a sidecar may say.
         let mut request = Request::from_parts(head, ());
-        let upgrading = headers::upgrade_wanted(&request) || request.method() == Method::CONNECT;
-        let downstream = upgrading.then(|| hyper::upgrade::on(&mut request));
+        let wanted = Wanted::take(&mut request);
         let streams = headers::request_streams(&request);
-        headers::strip_hop_by_hop(request.headers_mut(), upgrading);
+        headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
         headers::strip_ours(request.headers_mut());
         headers::ensure_request_id(request.headers_mut());
         match version {
-            Version::Http1 => headers::prepare_h1(&mut request),
+            Version::Http1 => {
+                headers::remember_form(&mut request);
+                headers::prepare_h1(&mut request);
+            }
             Version::Http2 => headers::prepare_h2(&mut request, &Scheme::HTTP)?,
         }
         (head, ()) = request.into_parts();
@@ -115,7 +121,9 @@ impl Requests {
         *exchange.account() = service.route_account(route);
 
         // Deadline: one for the whole exchange; of a stream only for the response's head.
-        let deadline = timeouts.request.and_then(|limit| exchange.started().checked_add(limit));
+        let deadline = timeouts
+            .request
+            .and_then(|limit| exchange.started().checked_add(limit));
 
         // Split.
         let choice = self.split(service, route, &head)?;
@@ -133,18 +141,35 @@ impl Requests {
             progress,
         };
         let reply = tries.run(exchange, head, body).await?;
-        Ok(Finished { reply, timeouts, deadline, streams, downstream, cookie: choice.cookie })
+        Ok(Finished {
+            reply,
+            timeouts,
+            deadline,
+            streams,
+            wanted,
+            cookie: choice.cookie,
+        })
     }
 
     /// The response on its way to the application.
     fn finish(&self, exchange: Exchange, finished: Finished) -> Response<ResponseBody> {
-        let Finished { reply, timeouts, deadline, streams, downstream, cookie } = finished;
-        let Reply { mut response, trusted, outcome, permit } = reply;
+        let Finished {
+            reply,
+            timeouts,
+            deadline,
+            streams,
+            wanted,
+            cookie,
+        } = finished;
+        let Reply {
+            mut response,
+            trusted,
+            outcome,
+            permit,
+        } = reply;
         let status = response.status();
-        let upstream = headers::is_upgraded(&response, downstream.is_some())
-            .then(|| hyper::upgrade::on(&mut response));
-
-        headers::strip_hop_by_hop(response.headers_mut(), upstream.is_some());
+        let granted = wanted.filter(|wanted| wanted.is_granted(&response));
+        headers::strip_hop_by_hop(response.headers_mut(), granted.is_some());
         if !trusted {
             headers::strip_ours(response.headers_mut());
         }
@@ -154,16 +179,23 @@ impl Requests {
 
         let streams = streams || headers::response_streams(status, response.headers());
         let until = if streams {
-            timeouts.stream.and_then(|limit| exchange.started().checked_add(limit))
+            timeouts
+                .stream
+                .and_then(|limit| exchange.started().checked_add(limit))
         } else {
             deadline
         };
-        if let (Some(downstream), Some(upstream)) = (downstream, upstream) {
-            let bridge = self.bridge(exchange, status, downstream, upstream, until);
-            tokio::spawn(async move {
-                bridge.await;
+        if let Some(granted) = granted {
+            let upstream = hyper::upgrade::on(&mut response);
+            let downstream = granted.into_downstream();
+            let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), until);
+            let bridging = async move {
+                let bridged = bridge.await;
+                exchange.finish(status.as_u16(), None, bridged.outcome());
                 drop(permit);
-            });
+            };
+            let telemetry = &self.outbound.shared().telemetry;
+            tokio::spawn(telemetry.supervise("upgraded connection", bridging));
             return response.map(|_| ResponseBody::Empty);
         }
 
@@ -177,22 +209,6 @@ impl Requests {
         Response::from_parts(parts, body.into())
     }
 
-    fn bridge(
-        &self,
-        exchange: Exchange,
-        status: StatusCode,
-        downstream: OnUpgrade,
-        upstream: OnUpgrade,
-        until: Option<Instant>,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), until);
-        async move {
-            let bridged = bridge.await;
-            let outcome = if bridged.complete { Outcome::Ok } else { Outcome::Reset };
-            exchange.finish(status.as_u16(), None, outcome);
-        }
-    }
-
     /// The service that a request is for: the connection's destination; where that is a workload's
     /// own address, the service that the request's authority names, if the workload backs it.
     async fn service(&self, head: &Parts) -> Result<Arc<Service>, Failure> {
@@ -203,7 +219,9 @@ impl Requests {
                 let Some(authority) = named_authority(head) else {
                     return Ok(Arc::clone(service));
                 };
-                let named = aliases.iter().any(|(_, names)| names.iter().any(|n| **n == *authority));
+                let named = aliases
+                    .iter()
+                    .any(|(_, names)| names.iter().any(|n| **n == *authority));
                 if !named {
                     return Ok(Arc::clone(service));
                 }
@@ -224,7 +242,6 @@ impl Requests {
     fn split(&self, service: &Service, route: usize, head: &Parts) -> Result<Choice, Failure> {
         let split = &service.target.routes[route].split;
         let chosen = |side: usize, cookie| Choice {
-            route,
             backend: split.backends[side].backend,
             cookie,
         };
@@ -232,7 +249,9 @@ impl Requests {
             return Ok(chosen(0, None));
         }
         let forced = split.backends.iter().position(|side| {
-            side.matches.iter().any(|rule| route::matches_header(rule, &head.headers))
+            side.matches
+                .iter()
+                .any(|rule| route::matches_header(rule, &head.headers))
         });
         if let Some(side) = forced {
             return Ok(chosen(side, None));
@@ -240,7 +259,10 @@ impl Requests {
 
         let (point, cookie) = self.point(service, split.sticky.as_ref(), head);
         let side = split::choose(&split.backends, point).ok_or_else(|| {
-            Failure::never(Outcome::NoEndpoints, "every backend of this split has weight 0")
+            Failure::never(
+                Outcome::NoEndpoints,
+                "every backend of this split has weight 0",
+            )
         })?;
         let has_endpoints = |backend: usize| !service.backends[backend].is_empty();
         if !split.next_when_empty || has_endpoints(split.backends[side].backend) {
@@ -261,9 +283,10 @@ impl Requests {
         let hasher = || split::KeyHasher::new(&service.target.service);
         match sticky {
             None => (fastrand::u64(..), None),
-            Some(Sticky::ClientIdentity) => {
-                (hasher().hash(self.outbound.shared().workload.as_bytes()), None)
-            }
+            Some(Sticky::ClientIdentity) => (
+                hasher().hash(self.outbound.shared().workload.as_bytes()),
+                None,
+            ),
             Some(Sticky::Header(name)) => match head.headers.get(name) {
                 Some(key) => (hasher().hash(key.as_bytes()), None),
                 None => (fastrand::u64(..), None),
@@ -272,10 +295,14 @@ impl Requests {
                 Some(key) => (hasher().hash(key.as_bytes()), None),
                 None => {
                     let key = format!("{:032x}", fastrand::u128(..));
-                    let age = ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
+                    let age =
+                        ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
                     let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{age}");
                     // A cookie's name is checked where policy is decoded.
-                    (hasher().hash(key.as_bytes()), HeaderValue::try_from(cookie).ok())
+                    (
+                        hasher().hash(key.as_bytes()),
+                        HeaderValue::try_from(cookie).ok(),
+                    )
                 }
             },
         }
@@ -291,7 +318,10 @@ impl Handler for Requests {
 
 impl Refusal {
     pub(crate) fn new(shared: &Arc<Shared>, failure: Failure) -> Self {
-        Self { account: Self::account(shared), failure }
+        Self {
+            account: Self::account(shared),
+            failure,
+        }
     }
 
     fn account(shared: &Arc<Shared>) -> Account {
@@ -313,9 +343,9 @@ impl Refusal {
 impl Handler for Refusal {
     fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
         let is_grpc = headers::is_grpc(request.headers());
-        let version = Version::of(request.version());
-        Exchange::begin(self.account.clone(), request.method().clone()).fail(&self.failure, is_grpc);
-        let response = answer::answer(&self.failure, Origin::Outbound, is_grpc, version);
+        Exchange::begin(self.account.clone(), request.method().clone())
+            .fail(&self.failure, is_grpc);
+        let response = answer::answer(&self.failure, Origin::Outbound, is_grpc);
         Box::pin(std::future::ready(response))
     }
 }
@@ -327,7 +357,7 @@ struct Finished {
     deadline: Option<Instant>,
     /// The request alone says that the exchange is a stream.
     streams: bool,
-    downstream: Option<OnUpgrade>,
+    wanted: Option<Wanted>,
     cookie: Option<HeaderValue>,
 }
 
@@ -337,7 +367,7 @@ fn named_authority(head: &Parts) -> Option<String> {
         Some(authority) => authority.as_str(),
         None => head.headers.get(HOST)?.to_str().ok()?,
     };
-    let is_address = authority.parse::<SocketAddr>().is_ok()
-        || authority.parse::<std::net::IpAddr>().is_ok();
+    let is_address =
+        authority.parse::<SocketAddr>().is_ok() || authority.parse::<std::net::IpAddr>().is_ok();
     (!is_address).then(|| authority.to_ascii_lowercase())
 }

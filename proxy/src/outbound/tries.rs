@@ -25,9 +25,9 @@ use crate::http::replay::{ReplayHandle, replayable};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::RetryPolicy;
-use crate::resilience::retry::{self, RetryDecision, StopReason};
 use crate::resilience::attempt::{Answer, Pushback, TryResult, TryVerdict, parse_retry_after};
 use crate::resilience::balance::{PickKind, ProbeEligibility};
+use crate::resilience::retry::{self, RetryDecision, StopReason};
 use crate::telemetry::{RetryResult, Tls};
 
 const ATTEMPT: HeaderName = HeaderName::from_static(names::ATTEMPT);
@@ -101,16 +101,25 @@ impl Tries<'_> {
                 ProbeEligibility::Late
             };
             let choosing = self.backend.choose(probe, &tried, closed_only);
-            let mut chosen = before(self.deadline, choosing).await.map_err(|_| self.out_of_time())??;
+            let mut chosen = before(self.deadline, choosing)
+                .await
+                .map_err(|_| self.out_of_time())??;
             *exchange.account() = self.account(&chosen.endpoint);
 
             // The try itself, within its own time.
-            let body = next_body.take().expect("a try is made only with a body at hand");
+            let body = next_body
+                .take()
+                .expect("a try is made only with a body at hand");
             let request = self.dress(&head, body, &chosen.endpoint, attempt);
             let started = Instant::now();
-            let try_deadline =
-                earlier(self.deadline, per_try.and_then(|limit| started.checked_add(limit)));
-            let options = SendOptions { progress: self.progress.clone(), ..SendOptions::default() };
+            let try_deadline = earlier(
+                self.deadline,
+                per_try.and_then(|limit| started.checked_add(limit)),
+            );
+            let options = SendOptions {
+                progress: self.progress.clone(),
+                ..SendOptions::default()
+            };
             let sending = chosen.endpoint.send(self.version, request, options);
             let tried_now = match before(try_deadline, sending).await {
                 Ok(Ok(response)) => {
@@ -124,37 +133,43 @@ impl Tries<'_> {
 
             // Judge it.
             let result = tried_now.result();
+            let verdict = self.backend.verdict(&result);
             let kept = tried_now.returns_the_request();
             let question = retry::Request {
                 method: &head.method,
                 idempotency_key,
                 replayable: kept || replay.as_ref().is_some_and(can_repeat),
                 attempt,
-                probe: chosen.kind == PickKind::Probe,
+                failed_probe: chosen.kind == PickKind::Probe && verdict.is_failure(),
                 free_used,
-                remaining: self.deadline.map(|at| at.saturating_duration_since(Instant::now())),
+                remaining: self
+                    .deadline
+                    .map(|at| at.saturating_duration_since(Instant::now())),
             };
             let decision =
                 RetryDecision::decide(policy, &question, &result, &mut fastrand::Rng::new());
             let (wait, free) = match decision {
-                RetryDecision::Retry { free, wait } if free || self.may_retry(policy) => (wait, free),
+                RetryDecision::Retry { free, wait } if free || self.may_retry(policy) => {
+                    (wait, free)
+                }
                 RetryDecision::Retry { .. } => {
-                    return self.settle(tried_now, chosen, started, &result);
+                    return self.settle(tried_now, chosen, started, verdict);
                 }
                 RetryDecision::Stop(reason) => {
                     self.count_stop(reason);
-                    return self.settle(tried_now, chosen, started, &result);
+                    return self.settle(tried_now, chosen, started, verdict);
                 }
             };
 
             // Again: on another endpoint where there is one.
-            chosen.permits.observe(started.elapsed(), self.backend.verdict(&result));
+            chosen.permits.observe(started.elapsed(), verdict);
             tried.push(Arc::clone(&chosen.endpoint));
             drop(chosen);
             next_body = match tried_now {
-                Tried::Failed(TryError { request: Some(request), .. }) => {
-                    Some(request.into_body())
-                }
+                Tried::Failed(TryError {
+                    request: Some(request),
+                    ..
+                }) => Some(request.into_body()),
                 // A response that is given up resets its stream, or closes its connection.
                 Tried::Answered(..) | Tried::Failed(_) => {
                     replay.as_ref().and_then(ReplayHandle::another)
@@ -194,7 +209,10 @@ impl Tries<'_> {
                 let body = RequestBody::from(body);
                 // A request without a body can always be sent again: a probe may need it.
                 let empty = matches!(body, RequestBody::Empty);
-                (body, empty.then(|| ReplayHandle::whole(::bytes::Bytes::new())))
+                (
+                    body,
+                    empty.then(|| ReplayHandle::whole(::bytes::Bytes::new())),
+                )
             }
         }
     }
@@ -216,7 +234,9 @@ impl Tries<'_> {
                 // Rounded up: the receiver must not give up before the sender does.
                 let left = deadline.saturating_duration_since(Instant::now());
                 let millis = left.as_nanos().div_ceil(1_000_000) as u64;
-                request.headers_mut().insert(DEADLINE_MS, HeaderValue::from(millis));
+                request
+                    .headers_mut()
+                    .insert(DEADLINE_MS, HeaderValue::from(millis));
             }
         }
         request
@@ -228,37 +248,41 @@ impl Tries<'_> {
         tried: Tried,
         mut chosen: Chosen,
         started: Instant,
-        result: &TryResult,
+        verdict: TryVerdict,
     ) -> Result<Reply, Failure> {
         let (response, answer) = match tried {
             Tried::Failed(error) => {
-                chosen.permits.observe(started.elapsed(), self.backend.verdict(result));
+                chosen.permits.observe(started.elapsed(), verdict);
                 return Err(error.failure);
             }
             Tried::Answered(response, answer) => (response, answer),
         };
-        let awaits_trailers =
-            headers::is_grpc(response.headers()) && answer.grpc_status.is_none();
+        let awaits_trailers = headers::is_grpc(response.headers()) && answer.grpc_status.is_none();
         let latency = started.elapsed();
         let undecided = if awaits_trailers {
             chosen.permits.head_received(latency);
             Some((latency, Arc::clone(self.backend)))
         } else {
-            chosen.permits.observe(latency, self.backend.verdict(result));
+            chosen.permits.observe(latency, verdict);
             None
         };
         Ok(Reply {
             response,
             trusted: chosen.endpoint.tls() == Tls::Mutual,
             outcome: answer.inbound.unwrap_or(Outcome::Ok),
-            permit: TryPermit { permits: chosen.permits, undecided },
+            permit: TryPermit {
+                permits: chosen.permits,
+                undecided,
+            },
         })
     }
 
     /// Asks the budget for one retry.
     fn may_retry(&self, policy: Option<&RetryPolicy>) -> bool {
         let allowed = policy.is_some_and(|policy| {
-            self.backend.budget.withdraw(Instant::now().into_std(), &policy.budget)
+            self.backend
+                .budget
+                .withdraw(Instant::now().into_std(), &policy.budget)
         });
         if !allowed {
             self.counters().record(RetryResult::BudgetExhausted);
@@ -288,7 +312,10 @@ impl Tries<'_> {
 
     fn timed_out(&self, try_deadline: Option<Instant>) -> Failure {
         if self.deadline.is_some() && try_deadline == self.deadline {
-            return Failure::maybe(Outcome::RequestTimeout, "no response within the request's time");
+            return Failure::maybe(
+                Outcome::RequestTimeout,
+                "no response within the request's time",
+            );
         }
         Failure::maybe(Outcome::TryTimeout, "no response within the try's time")
     }
@@ -309,9 +336,10 @@ impl TryPermit {
                 grpc_status: end.grpc_status.map(|code| code as u8),
                 ..Answer::plain(::http::StatusCode::OK)
             })),
-            Ending::Failed(outcome) => {
-                backend.verdict(&TryResult::Failed { outcome, processed: Processed::Maybe })
-            }
+            Ending::Failed(outcome) => backend.verdict(&TryResult::Failed {
+                outcome,
+                processed: Processed::Maybe,
+            }),
             Ending::Dropped => TryVerdict::Neutral,
         };
         self.permits.observe(latency, verdict);
@@ -327,13 +355,22 @@ impl Tried {
     }
 
     fn returns_the_request(&self) -> bool {
-        matches!(self, Self::Failed(TryError { request: Some(_), .. }))
+        matches!(
+            self,
+            Self::Failed(TryError {
+                request: Some(_),
+                ..
+            })
+        )
     }
 }
 
 fn can_repeat(handle: &ReplayHandle) -> bool {
     use crate::http::replay::ReplayState;
-    matches!(handle.state(), ReplayState::Replayable | ReplayState::InProgress { .. })
+    matches!(
+        handle.state(),
+        ReplayState::Replayable | ReplayState::InProgress { .. }
+    )
 }
 
 /// What of a response matters for judging it.
@@ -350,6 +387,8 @@ fn read(response: &Response<UpstreamBody>, trusted: bool) -> Answer {
         retry_after: headers
             .get(::http::header::RETRY_AFTER)
             .and_then(|value| parse_retry_after(value.as_bytes())),
-        pushback: headers.get(&GRPC_PUSHBACK).map(|value| Pushback::parse(value.as_bytes())),
+        pushback: headers
+            .get(&GRPC_PUSHBACK)
+            .map(|value| Pushback::parse(value.as_bytes())),
     }
 }

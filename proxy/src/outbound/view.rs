@@ -43,7 +43,11 @@ impl Outbound {
                 .collect();
             json!({ "backend": &*backend.label, "endpoints": endpoints })
         };
-        self.sorted_backends().iter().map(entry).collect::<Vec<_>>().into()
+        self.sorted_backends()
+            .iter()
+            .map(entry)
+            .collect::<Vec<_>>()
+            .into()
     }
 
     /// Does `action` on the breakers that `target` names; answers how many there were.
@@ -57,7 +61,10 @@ impl Outbound {
         let now = Instant::now();
         let mut met = 0;
         for backend in self.sorted_backends() {
-            if label.as_deref().is_some_and(|label| *label != *backend.label) {
+            if label
+                .as_deref()
+                .is_some_and(|label| *label != *backend.label)
+            {
                 continue;
             }
             let target = endpoint.map_or(Target::All, Target::Endpoint);
@@ -67,7 +74,11 @@ impl Outbound {
                 BreakerAction::ForceOpen => backend.group.force_open(now, target),
             };
             if done {
-                met += if endpoint.is_some() { 1 } else { backend.group.states().len() };
+                met += if endpoint.is_some() {
+                    1
+                } else {
+                    backend.group.states().len()
+                };
             }
         }
         met
@@ -84,15 +95,22 @@ impl Outbound {
                     by_state[view.state as usize] += 1;
                 }
                 for state in State::ALL {
-                    let labels =
-                        [("backend", label), ("endpoint", &endpoint), ("state", state.as_str())];
+                    let labels = [
+                        ("backend", label),
+                        ("endpoint", &endpoint),
+                        ("state", state.as_str()),
+                    ];
                     let value = f64::from(u8::from(view.state == state));
                     exposition.gauge(&families::BREAKER_STATE, &labels, value);
                 }
             }
             for state in State::ALL {
                 let labels = [("backend", label), ("state", state.as_str())];
-                exposition.gauge(&families::ENDPOINTS, &labels, f64::from(by_state[state as usize]));
+                exposition.gauge(
+                    &families::ENDPOINTS,
+                    &labels,
+                    f64::from(by_state[state as usize]),
+                );
             }
             for (state, count) in backend.group.transitions() {
                 let labels = [("backend", label), ("to", state.as_str())];

@@ -63,12 +63,12 @@ pub(super) fn connection_is_ending(error: &hyper::Error) -> bool {
 
 /// The body that should have gone upstream failed.
 fn request_broke(error: &hyper::Error) -> bool {
-    let chain = std::iter::successors(
-        Some(error as &(dyn std::error::Error + 'static)),
-        |error| error.source(),
-    );
+    let chain = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| {
+        error.source()
+    });
     if chain.into_iter().any(|error| error.is::<BodyError>()) {
         return true;
     }
-    h2_error(error).is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
+    h2_error(error)
+        .is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
 }
