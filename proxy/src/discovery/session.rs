@@ -343,9 +343,8 @@ impl<'a> Session<'a> {
 
     fn publish_default(&self, policy: &Arc<InboundPolicy>) {
         for (_, slot) in self.shared.table.all(None) {
-            if let AnyCell::Inbound(cell) = &slot.cell
-                && slot.record.lock().by_default
-            {
+            let by_default = slot.record.lock().by_default;
+            if let (AnyCell::Inbound(cell), true) = (&slot.cell, by_default) {
                 cell.store(Arc::clone(policy));
             }
         }
