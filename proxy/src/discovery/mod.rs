@@ -147,7 +147,7 @@ impl Discovery {
     pub fn outbound(&self, destination: SocketAddr) -> Watched<OutboundTarget> {
         let ip = destination.ip().to_canonical();
         let key = Key::Outbound(SocketAddr::new(ip, destination.port()));
-        self.0.table.outbound(key, self.0.connected())
+        self.0.table.outbound(key, || self.0.connected())
     }
 
     /// What the authority of an HTTP request means: `host:port`, in any case of letters.
@@ -156,20 +156,20 @@ impl Discovery {
             return Watched::fixed(OutboundTarget::NotFound);
         }
         let key = Key::Authority(authority.to_ascii_lowercase().into());
-        self.0.table.outbound(key, self.0.connected())
+        self.0.table.outbound(key, || self.0.connected())
     }
 
     /// The endpoints behind a service port. Empty means that there is none.
     pub fn endpoints(&self, service: &ServiceRef) -> Watched<Vec<EndpointInfo>> {
         let key = Key::Endpoints(service.clone());
-        self.0.table.endpoints(key, self.0.connected())
+        self.0.table.endpoints(key, || self.0.connected())
     }
 
     /// How the own workload is served on a port; 0 asks for the namespace's default, which is also
     /// what a port has that nobody declared.
     pub fn inbound(&self, port: u16) -> Watched<InboundPolicy> {
         let key = Key::Inbound(port);
-        self.0.table.inbound(key, self.0.connected())
+        self.0.table.inbound(key, || self.0.connected())
     }
 
     /// Has commands of the control plane done by `handler`.
@@ -213,7 +213,7 @@ impl Shared {
     ) {
         let (table, changes) = Table::new(capacity);
         table.trust_bundle();
-        let default_inbound = table.inbound(Key::Inbound(0), false);
+        let default_inbound = table.inbound(Key::Inbound(0), || false);
         let shared = Self {
             introduction,
             table,

@@ -195,7 +195,7 @@ impl<'a> Session<'a> {
             Ok(info) => {
                 let known = self.shared.mesh.load();
                 if known.is_none_or(|known| *known != info) {
-                    self.shared.mesh.store(Arc::new(info));
+                    self.shared.mesh.store(info);
                 }
             }
             // There is no nack for it; what was known before stays.
@@ -320,9 +320,9 @@ impl<'a> Session<'a> {
 
     fn publish(&self, key: &Key, slot: &Slot, value: Value) {
         match (&slot.cell, value) {
-            (AnyCell::Outbound(cell), Value::Outbound(target)) => cell.store(Arc::new(target)),
+            (AnyCell::Outbound(cell), Value::Outbound(target)) => cell.store(target),
             (AnyCell::Endpoints(cell), Value::Endpoints(set)) => {
-                cell.store(Arc::new(set.into_values().collect()));
+                cell.store(set.into_values().collect::<Vec<_>>());
             }
             (AnyCell::Inbound(cell), Value::Inbound(policy)) => {
                 let policy = Arc::new(policy);
@@ -343,9 +343,8 @@ impl<'a> Session<'a> {
 
     fn publish_default(&self, policy: &Arc<InboundPolicy>) {
         for (_, slot) in self.shared.table.all(None) {
-            if let AnyCell::Inbound(cell) = &slot.cell
-                && slot.record.lock().by_default
-            {
+            let by_default = slot.record.lock().by_default;
+            if let (AnyCell::Inbound(cell), true) = (&slot.cell, by_default) {
                 cell.store(Arc::clone(policy));
             }
         }

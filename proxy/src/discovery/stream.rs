@@ -151,3 +151,16 @@ fn reconnect_delay(failures: u32, random: f64) -> Duration {
     let bound = base.saturating_mul(1 << failures.min(16)).min(max);
     bound.mul_f64(random.clamp(0.0, 1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reconnecting_spreads_out() {
+        assert_eq!(reconnect_delay(0, 1.0), Duration::from_millis(100));
+        assert_eq!(reconnect_delay(3, 0.5), Duration::from_millis(400));
+        assert_eq!(reconnect_delay(60, 1.0), Duration::from_secs(5));
+        assert_eq!(reconnect_delay(60, 0.0), Duration::ZERO);
+    }
+}

@@ -105,7 +105,11 @@ impl Table {
     }
 
     /// The cell of an outbound destination or authority.
-    pub(super) fn outbound(&self, key: Key, may_evict: bool) -> Watched<OutboundTarget> {
+    pub(super) fn outbound(
+        &self,
+        key: Key,
+        may_evict: impl Fn() -> bool,
+    ) -> Watched<OutboundTarget> {
         let pick = |cell: &AnyCell| match cell {
             AnyCell::Outbound(cell) => Some(cell.clone()),
             _ => None,
@@ -114,7 +118,11 @@ impl Table {
     }
 
     /// The cell of a service port's endpoints.
-    pub(super) fn endpoints(&self, key: Key, may_evict: bool) -> Watched<Vec<EndpointInfo>> {
+    pub(super) fn endpoints(
+        &self,
+        key: Key,
+        may_evict: impl Fn() -> bool,
+    ) -> Watched<Vec<EndpointInfo>> {
         let pick = |cell: &AnyCell| match cell {
             AnyCell::Endpoints(cell) => Some(cell.clone()),
             _ => None,
@@ -123,7 +131,7 @@ impl Table {
     }
 
     /// The cell of an own port.
-    pub(super) fn inbound(&self, key: Key, may_evict: bool) -> Watched<InboundPolicy> {
+    pub(super) fn inbound(&self, key: Key, may_evict: impl Fn() -> bool) -> Watched<InboundPolicy> {
         let pick = |cell: &AnyCell| match cell {
             AnyCell::Inbound(cell) => Some(cell.clone()),
             _ => None,
@@ -134,7 +142,7 @@ impl Table {
     /// Subscribes to the trust bundle.
     pub(super) fn trust_bundle(&self) {
         let wrap = |_: Watched<()>| AnyCell::TrustBundle;
-        self.watched(Key::TrustBundle, wrap, |_| None, false);
+        self.watched(Key::TrustBundle, wrap, |_| None, || false);
     }
 
     /// The subscription of a key that has one.
@@ -177,7 +185,7 @@ impl Table {
         key: Key,
         wrap: impl FnOnce(Watched<T>) -> AnyCell,
         pick: impl Fn(&AnyCell) -> Option<Watched<T>>,
-        may_evict: bool,
+        may_evict: impl Fn() -> bool,
     ) -> Watched<T> {
         let now = self.uses.fetch_add(1, Ordering::Relaxed);
         let known = |slot: &Slot| {
@@ -193,7 +201,7 @@ impl Table {
             return known(slot);
         }
         let cell = Watched::empty();
-        if slots.len() >= self.capacity && may_evict {
+        if slots.len() >= self.capacity && may_evict() {
             self.evict(&mut slots);
         }
         if slots.len() >= self.capacity {

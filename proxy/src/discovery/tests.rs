@@ -1,3 +1,8 @@
+//! The conversation without its I/O. [`agreement`] plays at random, [`loopback`] goes all the way.
+
+mod agreement;
+mod loopback;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +19,7 @@ use weft_proto::discovery::update::Resource;
 use super::session::{Broken, Session};
 use super::table::Change;
 use super::*;
-use crate::identity::testing::{Ca, FakeControlPlane, FakeStream, control_plane_id, spiffe};
 use crate::policy::{MtlsMode, Protocol};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn introduction() -> Introduction {
     Introduction {
@@ -208,13 +210,13 @@ async fn values_are_waited_for_and_told() {
     watched.on_change(Box::new(move |value| log.lock().push(**value)));
     let waiting = tokio::spawn(watched.ready(Duration::from_secs(5)));
     tokio::task::yield_now().await;
-    watched.store(Arc::new(1));
+    watched.store(1);
     let first = waiting.await.unwrap().unwrap();
     assert_eq!(*first, 1);
 
     let log = Arc::clone(&told);
     watched.on_change(Box::new(move |value| log.lock().push(**value + 100)));
-    watched.store(Arc::new(2));
+    watched.store(2);
     // A change before the call is not missed.
     assert_eq!(*watched.changed(Some(&first)).await, 2);
     assert_eq!(*told.lock(), [1, 101, 2, 102]);
@@ -575,97 +577,4 @@ async fn age_counts_from_the_loss() {
     discovery.0.lost(Instant::now(), "still gone".into());
     assert!((discovery.config_age() - 30.0).abs() < 0.1);
     assert_eq!(discovery.state().last_error.as_deref(), Some("still gone"));
-}
-
-async fn heard_subscriptions(stream: &mut FakeStream, count: usize) -> Vec<Key> {
-    let mut keys = Vec::new();
-    while keys.len() < count {
-        if let Said::Subscribe(it) = stream.hear().await {
-            keys.push(Key::from_wire(&it.key.unwrap()).unwrap());
-        }
-    }
-    keys
-}
-
-/// The whole way over loopback: TLS with the workload's certificate, HTTP/2, gRPC, and back again
-/// after the control plane was lost.
-#[tokio::test]
-async fn over_the_wire_and_again_after_a_loss() {
-    let mut server = FakeControlPlane::start(Ca::new(), &control_plane_id()).await;
-    let identity = server.certify.ca.identity(&spiffe("web"));
-    let (discovery, task) = Discovery::new(introduction(), identity.clone(), server.reached());
-    let watched = discovery.endpoints(&cart());
-    let running = tokio::spawn(task.run());
-
-    let (mut stream, hello) = server.stream().await;
-    assert_eq!(stream.peer, spiffe("web"));
-    assert!(hello.held.is_empty());
-    let key = Key::Endpoints(cart());
-    let keys = heard_subscriptions(&mut stream, 3).await;
-    assert!(keys.contains(&key));
-    assert!(!discovery.connected());
-    stream.say(hello_reply()).await;
-    stream.say(update(&key, 1, 1, full(&[1, 2]))).await;
-    let bundle = [server.certify.ca.roots(), Ca::new().roots()].concat();
-    let bundle = Resource::TrustBundle(wire::TrustBundle {
-        roots: bundle.iter().map(|root| root.to_vec()).collect(),
-    });
-    stream.say(update(&Key::TrustBundle, 2, 1, bundle)).await;
-    let ready = watched.ready(PATIENCE).await.unwrap();
-    assert_eq!(ready.len(), 2);
-    for expected in [1, 2] {
-        match stream.hear().await {
-            Said::Ack(ack) => assert_eq!(ack.version, Some(version(expected, 1))),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(identity.current().unwrap().roots().len(), 2);
-    assert!(discovery.connected());
-
-    // A key that a worker asks for now.
-    let asking = discovery.clone();
-    let other = std::thread::spawn(move || asking.outbound(address(9)));
-    let target = other.join().unwrap();
-    let outbound = Key::Outbound(address(9));
-    assert_eq!(
-        heard_subscriptions(&mut stream, 1).await,
-        [outbound.clone()]
-    );
-    stream.say(update(&outbound, 3, 1, not_found())).await;
-    let target = target.ready(PATIENCE).await.unwrap();
-    assert_eq!(*target, OutboundTarget::NotFound);
-
-    // The stream ends; what was known is served on, and the next stream says so.
-    let away = tonic::Status::unavailable("rebalancing");
-    stream.outgoing.send(Err(away)).await.unwrap();
-    drop(stream);
-    let (mut stream, hello) = server.stream().await;
-    assert_eq!(hello.held.len(), 3);
-    assert_eq!(addresses(&watched), [address(1), address(2)]);
-    let error = discovery.state().last_error.unwrap();
-    assert!(error.contains("rebalancing"), "{error}");
-    assert_eq!(heard_subscriptions(&mut stream, 4).await.len(), 4);
-    stream.say(hello_reply()).await;
-    stream.say(update(&key, 4, 2, delta(&[3], &[1]))).await;
-    watched.changed(Some(&ready)).await;
-    assert_eq!(addresses(&watched), [address(2), address(3)]);
-    running.abort();
-}
-
-#[tokio::test]
-async fn another_control_plane_is_told_nothing() {
-    let mut impostor = FakeControlPlane::start(Ca::new(), &spiffe("impostor")).await;
-    let identity = impostor.certify.ca.identity(&spiffe("web"));
-    let (discovery, task) = Discovery::new(introduction(), identity, impostor.reached());
-    let running = tokio::spawn(task.run());
-    let waiting = async {
-        while discovery.state().last_error.is_none() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
-    let error = discovery.state().last_error.unwrap();
-    assert!(error.contains("impostor"), "{error}");
-    assert!(impostor.streams.try_recv().is_err());
-    running.abort();
 }

@@ -40,7 +40,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
     /// A handle on a value that never changes.
     pub fn fixed(value: T) -> Self {
         let watched = Self::empty();
-        watched.store(Arc::new(value));
+        watched.store(value);
         watched
     }
 
@@ -91,7 +91,8 @@ impl<T: Send + Sync + 'static> Watched<T> {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    pub(super) fn store(&self, value: Arc<T>) {
+    pub(super) fn store(&self, value: impl Into<Arc<T>>) {
+        let value = value.into();
         let listeners = self.0.listeners.lock();
         self.0.value.store(Some(Arc::clone(&value)));
         self.0.changed.notify_waiters();

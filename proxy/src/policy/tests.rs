@@ -7,21 +7,21 @@ use weft_proto::discovery as wire;
 
 use super::{MtlsMode, OutboundTarget, Principal, Protocol, Sticky, decode};
 
-fn duration(millis: u64) -> Option<prost_types::Duration> {
-    Some(Duration::from_millis(millis).try_into().unwrap())
+fn duration(millis: u64) -> prost_types::Duration {
+    Duration::from_millis(millis).try_into().unwrap()
 }
 
-fn service(name: &str) -> Option<wire::ServiceRef> {
-    Some(wire::ServiceRef {
+fn cart() -> wire::ServiceRef {
+    wire::ServiceRef {
         namespace: "shop".into(),
-        name: name.into(),
+        name: "cart".into(),
         port: 80,
-    })
+    }
 }
 
 fn target() -> wire::ServiceTarget {
     wire::ServiceTarget {
-        service: service("cart"),
+        service: Some(cart()),
         protocol: wire::Protocol::Unspecified.into(),
         routes: vec![wire::Route {
             name: "default".into(),
@@ -36,7 +36,7 @@ fn target() -> wire::ServiceTarget {
                 }],
             }],
             timeouts: Some(wire::Timeouts {
-                request: duration(3000),
+                request: Some(duration(3000)),
                 ..Default::default()
             }),
             retries: Some(wire::Retries {
@@ -46,12 +46,12 @@ fn target() -> wire::ServiceTarget {
                 grpc_codes: vec![14],
                 methods: vec!["GET".into()],
                 backoff: Some(wire::Backoff {
-                    base: duration(25),
-                    max: duration(250),
+                    base: Some(duration(25)),
+                    max: Some(duration(250)),
                 }),
                 budget: Some(wire::RetryBudget {
                     percent: 20,
-                    interval: duration(10_000),
+                    interval: Some(duration(10_000)),
                     min_retries_per_second: 10,
                 }),
                 body_limit_bytes: 65536,
@@ -73,12 +73,12 @@ fn target() -> wire::ServiceTarget {
             }),
         }],
         backends: vec![wire::Backend {
-            service: service("cart"),
-            connect_timeout: duration(1000),
+            service: Some(cart()),
+            connect_timeout: Some(duration(1000)),
             circuit_breaker: Some(wire::CircuitBreaker {
                 consecutive_failures: 5,
-                open_duration: duration(30_000),
-                max_open_duration: duration(60_000),
+                open_duration: Some(duration(30_000)),
+                max_open_duration: Some(duration(60_000)),
                 half_open_max_requests: 1,
                 half_open_success_threshold: 3,
                 max_ejection_percent: 50,
@@ -181,7 +181,7 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
         ),
         (
             "service.routes[0].timeouts.request: a duration of zero",
-            |it| it.routes[0].timeouts.as_mut().unwrap().request = duration(0),
+            |it| it.routes[0].timeouts.as_mut().unwrap().request = Some(duration(0)),
         ),
         (
             "service.routes[0].timeouts.request: a duration out of range",
@@ -309,7 +309,7 @@ fn an_endpoint_target_may_belong_to_no_service() {
         target: Some(wire::outbound::Target::Endpoint(wire::EndpointTarget {
             endpoint: Some(endpoint(&[10, 0, 0, 1], 8080)),
             aliases: vec![wire::AuthorityAlias {
-                service: service("cart"),
+                service: Some(cart()),
                 authorities: vec!["cart.shop:80".into(), "cart.shop".into()],
             }],
             policy: Some(policy),
