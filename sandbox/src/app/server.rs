@@ -1,0 +1,212 @@
+//! Listeners, connections and the end.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::http::AbortableIo;
+use super::{Behavior, Port, PortKind, Settings, Stats, control, http, tcp};
+
+/// How long what is in flight may take after SIGTERM.
+const FINISH_PATIENCE: Duration = Duration::from_secs(20);
+/// How long connections live on when the end has been announced, so that a request that is under
+/// way to an idle one is still answered.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Pause after a connection that could not be accepted, so that a full table is not asked at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// A running application, in this process.
+#[derive(Debug)]
+pub struct App {
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) behavior: Mutex<Behavior>,
+    pub(super) stats: Mutex<Stats>,
+    /// Ends the listeners.
+    accepting: CancellationToken,
+    listeners: TaskTracker,
+    /// Ends the connections, when what they have in flight is done.
+    pub(super) finish: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl App {
+    /// Listens and serves on the current runtime, in the current thread's network namespace.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared {
+            name: settings.name,
+            version: settings.version,
+            behavior: Mutex::default(),
+            stats: Mutex::default(),
+            accepting: CancellationToken::new(),
+            listeners: TaskTracker::new(),
+            finish: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        });
+        for port in settings.ports {
+            let at = SocketAddr::new(settings.bind, port.port);
+            let listener = listen(at).await?;
+            let app = Arc::clone(&shared);
+            shared.listeners.spawn(accept(app, listener, port));
+        }
+        // Last: whoever reaches it knows that the others listen.
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.control));
+        let listener = listen(at).await?;
+        tokio::spawn(accept_control(Arc::clone(&shared), listener));
+        Ok(Self { shared })
+    }
+
+    /// Closes the listeners, announces the end on connections, and waits for what is in flight.
+    pub async fn finish(&self) {
+        self.shared.stop_accepting().await;
+        self.shared.finish.cancel();
+        self.shared.connections.close();
+        self.shared.connections.wait().await;
+    }
+
+    /// What it has seen.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats.lock().clone()
+    }
+
+    /// Tells it what to do from now on.
+    pub fn behave(&self, behavior: Behavior) {
+        *self.shared.behavior.lock() = behavior;
+    }
+}
+
+impl Shared {
+    /// Closes the listeners; they are closed when this returns.
+    pub(super) async fn stop_accepting(&self) {
+        self.accepting.cancel();
+        self.listeners.close();
+        self.listeners.wait().await;
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, and then to the end of what is in flight.
+pub(super) fn run(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let app = App::start(settings).await?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // What is still in flight then will not end by itself: an open stream, a hanging request.
+        let _ = tokio::time::timeout(FINISH_PATIENCE, app.finish()).await;
+        Ok(())
+    })
+}
+
+async fn listen(at: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(at)
+        .await
+        .with_context(|| format!("listening on {at}"))
+}
+
+async fn accept(app: Arc<Shared>, listener: TcpListener, port: Port) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = app.accepting.cancelled() => return,
+        };
+        // Out of descriptors, or a connection that is gone already: others may work.
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        app.stats.lock().connections += 1;
+        let connection = serve(Arc::clone(&app), stream, port.kind);
+        app.connections.spawn(connection);
+    }
+}
+
+async fn serve(app: Arc<Shared>, stream: TcpStream, kind: PortKind) {
+    // Errors are the peer's business: what the application saw is in its stats.
+    let _ = stream.set_nodelay(true);
+    match kind {
+        PortKind::Http => serve_http(app, stream).await,
+        PortKind::Tcp => {
+            let _ = tcp::echo(stream, None).await;
+        }
+        PortKind::TcpServerFirst => {
+            let greeting = format!("220 {} {}\r\n", app.name, app.version);
+            let _ = tcp::echo(stream, Some(greeting)).await;
+        }
+    }
+}
+
+async fn serve_http(app: Arc<Shared>, stream: TcpStream) {
+    let io = AbortableIo::new(stream);
+    let reset = io.reset_handle();
+    let finish = app.finish.clone();
+    serve_connection(io, finish, move |request| {
+        http::handle(Arc::clone(&app), reset.clone(), request)
+    })
+    .await;
+}
+
+async fn accept_control(app: Arc<Shared>, listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let app = Arc::clone(&app);
+        // A command outlives the end of the application's own connections.
+        let never = CancellationToken::new();
+        tokio::spawn(serve_connection(stream, never, move |request| {
+            control::handle(Arc::clone(&app), request)
+        }));
+    }
+}
+
+/// Serves one connection, HTTP/1 or HTTP/2 by its preface, and ends it in order when `finish` says.
+async fn serve_connection<I, H, F, B, E>(io: I, finish: CancellationToken, handle: H)
+where
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    let server = auto::Builder::new(TokioExecutor::new());
+    let connection = server.serve_connection(TokioIo::new(io), service_fn(handle));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = finish.cancelled() => {}
+    }
+    // Answers announce the end now; only a connection that stays idle is closed unannounced.
+    if tokio::time::timeout(SETTLE, connection.as_mut())
+        .await
+        .is_ok()
+    {
+        return;
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}

@@ -1,0 +1,129 @@
+//! What the application has seen.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Different keys that a table has room for; what comes after is counted in `not_listed`.
+const MAX_ROUTES: usize = 1024;
+const MAX_IDS: usize = 200_000;
+const MAX_BODIES: usize = 10_000;
+/// FNV-1a, 64 bit: offset basis and prime.
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+/// What the application has seen since its start or the last reset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Connections that were accepted.
+    pub connections: u64,
+    /// Requests whose head came.
+    pub requests: u64,
+    /// Requests whose body came to its end.
+    pub read: u64,
+    /// Requests that are being worked on.
+    pub in_flight: u64,
+    /// Requests by method and path, as `GET /orders`.
+    pub routes: BTreeMap<String, u64>,
+    /// Answers by status; requests that got none under 0.
+    pub statuses: BTreeMap<u16, u64>,
+    /// How often each unique id ([`super::ID`]) was seen.
+    pub ids: BTreeMap<String, u64>,
+    /// Requests by [`body_hash`], where a body was not empty.
+    pub bodies: BTreeMap<String, u64>,
+    /// Entries that the tables had no room for.
+    pub not_listed: u64,
+}
+
+impl Stats {
+    /// Ids that were seen more than once.
+    pub fn repeated_ids(&self) -> usize {
+        self.ids.values().filter(|seen| **seen > 1).count()
+    }
+
+    pub(super) fn began(&mut self, route: String, id: Option<String>) {
+        self.requests += 1;
+        self.in_flight += 1;
+        count(&mut self.routes, route, MAX_ROUTES, &mut self.not_listed);
+        if let Some(id) = id {
+            count(&mut self.ids, id, MAX_IDS, &mut self.not_listed);
+        }
+    }
+
+    pub(super) fn body_ended(&mut self, hash: Hasher) {
+        self.read += 1;
+        if hash.length > 0 {
+            let text = hash.to_string();
+            count(&mut self.bodies, text, MAX_BODIES, &mut self.not_listed);
+        }
+    }
+
+    pub(super) fn ended(&mut self, status: u16) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        *self.statuses.entry(status).or_default() += 1;
+    }
+}
+
+/// Hash of a body as [`Stats::bodies`] has it: 16 hexadecimal digits.
+pub fn body_hash(body: &[u8]) -> String {
+    let mut hasher = Hasher::default();
+    hasher.update(body);
+    hasher.to_string()
+}
+
+/// A hash that is taken piece by piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hasher {
+    state: u64,
+    pub(super) length: u64,
+}
+
+impl Hasher {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.length += bytes.len() as u64;
+        for byte in bytes {
+            self.state = (self.state ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
+        }
+    }
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self {
+            state: FNV_BASIS,
+            length: 0,
+        }
+    }
+}
+
+impl std::fmt::Display for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.state)
+    }
+}
+
+fn count(table: &mut BTreeMap<String, u64>, key: String, room: usize, not_listed: &mut u64) {
+    if let Some(seen) = table.get_mut(&key) {
+        *seen += 1;
+    } else if table.len() < room {
+        table.insert(key, 1);
+    } else {
+        *not_listed += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_in_pieces_is_the_hash() {
+        let mut hasher = Hasher::default();
+        hasher.update(b"foo");
+        hasher.update(b"bar");
+        assert_eq!(hasher.to_string(), body_hash(b"foobar"));
+        // A published vector of FNV-1a.
+        assert_eq!(body_hash(b"foobar"), "85944171f73967e8");
+    }
+}

@@ -1,0 +1,247 @@
+//! From a description to a running mesh.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use parking_lot::Mutex;
+use weft_control_plane::policy::MtlsMode;
+use weft_proto::names;
+use weft_proto::spiffe::SpiffeId;
+
+use super::member::Member;
+use super::slots::Slot;
+use super::spec::{Programs, Service, Workload};
+use super::{Common, Mesh, RunningService, State};
+use crate::Sandbox;
+use crate::pod::Node;
+
+/// How long a mesh may take until everything is ready.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Host number of the first service's address.
+const FIRST_CLUSTER_IP: u16 = 10;
+/// Services that one mesh takes, well inside 10.96.0.0/16.
+const MAX_SERVICES: u16 = 4096;
+
+/// Describes a mesh. Made by [`Mesh::builder`].
+#[derive(Debug)]
+pub struct Builder {
+    name: String,
+    trust_domain: String,
+    namespace: String,
+    programs: Programs,
+    workloads: Vec<Workload>,
+    services: Vec<Service>,
+    manifests: Vec<(String, String)>,
+    control_plane_env: Vec<(String, String)>,
+    minimum_mtls: Option<MtlsMode>,
+    server_first_ports: Option<Vec<u16>>,
+    patience: Duration,
+}
+
+impl Builder {
+    pub(super) fn new(name: &str, programs: Programs) -> Self {
+        Self {
+            name: name.to_owned(),
+            trust_domain: "weft.local".to_owned(),
+            namespace: "default".to_owned(),
+            programs,
+            workloads: Vec::new(),
+            services: Vec::new(),
+            manifests: Vec::new(),
+            control_plane_env: Vec::new(),
+            minimum_mtls: None,
+            server_first_ports: None,
+            patience: START_PATIENCE,
+        }
+    }
+
+    /// The trust domain; `weft.local` without.
+    pub fn trust_domain(mut self, trust_domain: &str) -> Self {
+        trust_domain.clone_into(&mut self.trust_domain);
+        self
+    }
+
+    /// The namespace of workloads and services that name none; `default` without.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// One more workload.
+    pub fn workload(mut self, workload: Workload) -> Self {
+        self.workloads.push(workload);
+        self
+    }
+
+    /// One more service.
+    pub fn service(mut self, service: Service) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// One more manifest (a TrafficPolicy), in `policy-N.yaml`, counted from 1.
+    pub fn policy(self, yaml: &str) -> Self {
+        let number = self.manifests.len() + 1;
+        self.named_policy(&format!("policy-{number}"), yaml)
+    }
+
+    /// One more manifest, in `NAME.yaml`: what [`Mesh::apply_policy`] replaces by this name.
+    pub fn named_policy(mut self, name: &str, yaml: &str) -> Self {
+        self.manifests.push((name.to_owned(), yaml.to_owned()));
+        self
+    }
+
+    /// The mesh's minimum of mutual TLS.
+    pub fn minimum_mtls(mut self, mode: MtlsMode) -> Self {
+        self.minimum_mtls = Some(mode);
+        self
+    }
+
+    /// Ports on which servers speak first, where the control plane's defaults are not wanted.
+    pub fn server_first_ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        self.server_first_ports = Some(ports.into_iter().collect());
+        self
+    }
+
+    /// One more environment variable of the control plane.
+    pub fn control_plane_env(mut self, name: &str, value: &str) -> Self {
+        self.control_plane_env
+            .push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// How long the mesh, and later whatever is started again, may take to become ready; 30 s
+    /// without.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Starts control plane, sidecars and applications, and waits until all are ready. Waits for
+    /// its turn first: at most two meshes run at a time.
+    ///
+    /// # Errors
+    /// Names what could not be made or did not become ready, with the ends of the logs.
+    pub async fn start(self, sandbox: &Sandbox) -> anyhow::Result<Mesh> {
+        if !sandbox.mode().has_namespaces() {
+            anyhow::bail!(
+                "a mesh needs network namespaces, which this machine refuses: {}",
+                sandbox.mode()
+            );
+        }
+        let slot = Slot::take().await.context("waiting for a free slot")?;
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{}-", self.name))
+            .tempdir_in(sandbox.dir())
+            .context("making the mesh's directory")?;
+        for part in ["config", "state", "logs"] {
+            fs::create_dir(dir.path().join(part))?;
+        }
+        let node = Node::new(&self.name).context("making the node's network")?;
+        let control_plane = node
+            .pod("control-plane")
+            .context("making the control plane's pod")?;
+        let common = Common {
+            programs: self.programs,
+            control_plane_address: SocketAddr::new(
+                IpAddr::V4(control_plane.v4()),
+                names::ports::CONTROL_PLANE,
+            ),
+            control_plane_id: SpiffeId::new(
+                &self.trust_domain,
+                names::CONTROL_PLANE_NAMESPACE,
+                names::CONTROL_PLANE_SERVICE_ACCOUNT,
+            )
+            .context("the trust domain")?,
+            control_plane_env: self.control_plane_env,
+            trust_domain: self.trust_domain,
+            minimum_mtls: self.minimum_mtls,
+            server_first_ports: self.server_first_ports,
+            namespace: self.namespace,
+            patience: self.patience,
+            dir: dir.path().to_owned(),
+        };
+        let mesh = Mesh {
+            control_plane_pod: control_plane,
+            control_plane: Mutex::default(),
+            state: Mutex::new(State::default()),
+            common,
+            node,
+            _dir: dir,
+            _slot: slot,
+        };
+        mesh.add_services(self.services)?;
+        for (name, yaml) in &self.manifests {
+            mesh.apply_policy(name, yaml)?;
+        }
+        let mut members = Vec::new();
+        for workload in self.workloads {
+            members.push(mesh.make_member(workload)?);
+        }
+        mesh.within_patience(mesh.bring_up(&members))
+            .await
+            .with_context(|| format!("starting the mesh {}", self.name))?;
+        Ok(mesh)
+    }
+}
+
+impl Mesh {
+    fn add_services(&self, services: Vec<Service>) -> anyhow::Result<()> {
+        let mut state = self.state.lock();
+        for spec in services {
+            let number = state.services.len() as u16;
+            anyhow::ensure!(number < MAX_SERVICES, "a mesh has room for 4096 services");
+            let [high, low] = (FIRST_CLUSTER_IP + number).to_be_bytes();
+            let namespace = spec.namespace.as_ref().unwrap_or(&self.common.namespace);
+            let key = format!("{namespace}/{}", spec.name);
+            let service = RunningService {
+                namespace: namespace.clone(),
+                v4: Ipv4Addr::new(10, 96, high, low),
+                v6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, FIRST_CLUSTER_IP + number),
+                spec,
+            };
+            state.services.insert(key, service);
+        }
+        Ok(())
+    }
+
+    /// Makes a workload's pod and enters it into mesh.yaml; nothing runs in it yet.
+    pub(super) fn make_member(&self, workload: Workload) -> anyhow::Result<Arc<Member>> {
+        let pod = self
+            .node
+            .pod(&workload.name)
+            .with_context(|| format!("making the pod {}", workload.name))?;
+        let namespace = workload
+            .namespace
+            .as_ref()
+            .unwrap_or(&self.common.namespace);
+        let key = format!("{namespace}/{}", workload.name);
+        let namespace = namespace.clone();
+        let member = Arc::new(Member::new(workload, namespace, pod, &self.common.dir));
+        let members: &mut BTreeMap<_, _> = &mut self.state.lock().members;
+        anyhow::ensure!(
+            !members.contains_key(&key),
+            "two workloads are called {key}"
+        );
+        members.insert(key, Arc::clone(&member));
+        Ok(member)
+    }
+
+    async fn bring_up(&self, members: &[Arc<Member>]) -> anyhow::Result<()> {
+        self.write_file()?;
+        if members.iter().any(|member| member.spec.meshed) {
+            self.start_control_plane().await?;
+        }
+        for member in members {
+            self.start_member(member)?;
+        }
+        for member in members {
+            self.wait_for(member).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,650 @@
+//! A whole mesh on one machine.
+//!
+//! ```ignore
+//! let sandbox = Sandbox::enter()?;
+//! let mesh = Mesh::builder("demo", Programs::of_this_program())
+//!     .workload(Workload::new("web-1"))
+//!     .workload(Workload::new("checkout-1").port(8080, AppSpec::http()))
+//!     .service(Service::new("checkout").port(80, 8080).endpoints(["checkout-1"]))
+//!     .start(&sandbox)
+//!     .await?;
+//! let answer = mesh.pod("web-1").get(mesh.addr("checkout", 80), "/hello").await?;
+//! ```
+//!
+//! Each workload is a pod with the redirect rules, a sidecar and an application; the control plane
+//! has a pod of its own and reads a directory, as in file mode anywhere. Names mean the mesh's own
+//! namespace, or are written `namespace/name`. Asking for a name that is not there panics.
+//!
+//! Everything ends with the [`Mesh`]: processes are killed, the directory is removed, namespaces go
+//! with what was in them. Where it ends in a panic, the ends of all logs are shown.
+
+mod builder;
+mod member;
+mod slots;
+mod spec;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use parking_lot::Mutex;
+use weft_control_plane::identity::tokens::JoinTokens;
+use weft_control_plane::policy::MtlsMode;
+use weft_control_plane::source::mesh_file::{
+    Defaults, EndpointEntry, FILE_NAME, MeshFile, ServiceEntry, ServicePortEntry,
+};
+use weft_proto::names;
+use weft_proto::spiffe::SpiffeId;
+
+use crate::Pod;
+use crate::app::Control;
+use crate::client::Answer;
+use crate::pod::Node;
+use crate::process::{Process, write_atomically};
+use member::Member;
+use slots::Slot;
+
+pub use builder::Builder;
+pub use spec::{AppSpec, Endpoint, Programs, Service, Workload};
+
+/// Networks of the mesh: pods and services, both families.
+const NETWORKS: [&str; 4] = ["10.42.0.0/16", "10.96.0.0/16", "fd42::/64", "fd96::/64"];
+/// What one question whether a process is ready may take.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often readiness is asked for.
+const POLL: Duration = Duration::from_millis(20);
+/// How long a process that was asked to end may take; longer is an error.
+pub const END_PATIENCE: Duration = Duration::from_secs(40);
+/// Lines of the control plane's log that a message shows.
+const TAIL_LINES: usize = 20;
+
+/// A running mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    control_plane: Mutex<Option<Arc<Process>>>,
+    state: Mutex<State>,
+    control_plane_pod: Pod,
+    common: Common,
+    node: Node,
+    _dir: tempfile::TempDir,
+    _slot: Slot,
+}
+
+/// What does not change.
+#[derive(Debug)]
+struct Common {
+    programs: Programs,
+    control_plane_address: SocketAddr,
+    control_plane_id: SpiffeId,
+    control_plane_env: Vec<(String, String)>,
+    trust_domain: String,
+    minimum_mtls: Option<MtlsMode>,
+    server_first_ports: Option<Vec<u16>>,
+    namespace: String,
+    patience: Duration,
+    dir: PathBuf,
+}
+
+/// What mesh.yaml is written from; keys are `namespace/name`.
+#[derive(Debug, Default)]
+struct State {
+    members: BTreeMap<String, Arc<Member>>,
+    services: BTreeMap<String, RunningService>,
+}
+
+#[derive(Debug)]
+struct RunningService {
+    spec: Service,
+    namespace: String,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+}
+
+impl Common {
+    fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    fn trust_bundle(&self) -> PathBuf {
+        self.state_dir().join("trust-bundle.pem")
+    }
+
+    fn key(&self, name: &str) -> String {
+        if name.contains('/') {
+            name.to_owned()
+        } else {
+            format!("{}/{name}", self.namespace)
+        }
+    }
+}
+
+/// Places and addresses.
+impl Mesh {
+    /// Describes a mesh, to start it then.
+    pub fn builder(name: &str, programs: Programs) -> Builder {
+        Builder::new(name, programs)
+    }
+
+    /// A workload's pod.
+    #[track_caller]
+    pub fn pod(&self, workload: &str) -> Pod {
+        self.member(workload).pod.clone()
+    }
+
+    /// The control plane's pod.
+    pub fn control_plane_pod(&self) -> &Pod {
+        &self.control_plane_pod
+    }
+
+    /// A pod without workload, sidecar and interception: a stranger on the same network.
+    pub fn stranger(&self, name: &str) -> anyhow::Result<Pod> {
+        Ok(self.node.pod(name)?)
+    }
+
+    /// A service's cluster IPs: IPv4, IPv6. A headless service has them, but nobody knows.
+    #[track_caller]
+    pub fn cluster_ips(&self, service: &str) -> (Ipv4Addr, Ipv6Addr) {
+        let key = self.common.key(service);
+        let state = self.state.lock();
+        match state.services.get(&key) {
+            Some(service) => (service.v4, service.v6),
+            None => panic!("the mesh has no service {key}"),
+        }
+    }
+
+    /// A service's IPv4 cluster IP.
+    #[track_caller]
+    pub fn cluster_ip(&self, service: &str) -> Ipv4Addr {
+        self.cluster_ips(service).0
+    }
+
+    /// A service's IPv4 cluster IP with a port.
+    #[track_caller]
+    pub fn addr(&self, service: &str, port: u16) -> SocketAddr {
+        (self.cluster_ips(service).0, port).into()
+    }
+
+    /// A service's IPv6 cluster IP with a port.
+    #[track_caller]
+    pub fn addr_v6(&self, service: &str, port: u16) -> SocketAddr {
+        (self.cluster_ips(service).1, port).into()
+    }
+
+    /// The control plane's directory of manifests.
+    pub fn config_dir(&self) -> PathBuf {
+        self.common.dir.join("config")
+    }
+
+    /// The control plane's state: authority, tokens.
+    pub fn state_dir(&self) -> PathBuf {
+        self.common.state_dir()
+    }
+
+    /// The mesh's directory, with `config`, `state` and `logs`.
+    pub fn dir(&self) -> &Path {
+        &self.common.dir
+    }
+
+    #[track_caller]
+    fn member(&self, workload: &str) -> Arc<Member> {
+        let key = self.common.key(workload);
+        let state = self.state.lock();
+        match state.members.get(&key) {
+            Some(member) => Arc::clone(member),
+            None => panic!("the mesh has no workload {key}"),
+        }
+    }
+}
+
+/// Policies, services and what the control plane is told.
+impl Mesh {
+    /// Writes a manifest, at once, over the one with the same name.
+    pub fn apply_policy(&self, name: &str, yaml: &str) -> anyhow::Result<()> {
+        let file = self.config_dir().join(format!("{name}.yaml"));
+        write_atomically(&file, yaml).with_context(|| format!("writing the manifest {name}"))
+    }
+
+    /// Removes a manifest.
+    pub fn remove_policy(&self, name: &str) -> anyhow::Result<()> {
+        let file = self.config_dir().join(format!("{name}.yaml"));
+        fs::remove_file(file).with_context(|| format!("removing the manifest {name}"))
+    }
+
+    /// Marks a workload as terminating, or not.
+    #[track_caller]
+    pub fn set_draining(&self, workload: &str, draining: bool) -> anyhow::Result<()> {
+        *self.member(workload).draining.lock() = draining;
+        self.write_file()
+    }
+
+    /// Replaces what stands behind a service.
+    #[track_caller]
+    pub fn set_endpoints<E: Into<Endpoint>>(
+        &self,
+        service: &str,
+        endpoints: impl IntoIterator<Item = E>,
+    ) -> anyhow::Result<()> {
+        let key = self.common.key(service);
+        match self.state.lock().services.get_mut(&key) {
+            Some(service) => {
+                service.spec.endpoints = endpoints.into_iter().map(Into::into).collect();
+            }
+            None => panic!("the mesh has no service {key}"),
+        }
+        self.write_file()
+    }
+
+    /// Writes mesh.yaml from what is known.
+    fn write_file(&self) -> anyhow::Result<()> {
+        // The lock is held over the write: the file never goes back to an older state.
+        let state = self.state.lock();
+        let file = MeshFile {
+            trust_domain: Some(self.common.trust_domain.clone()),
+            networks: NETWORKS
+                .map(|text| text.parse().expect("a constant CIDR block"))
+                .to_vec(),
+            server_first_ports: self.common.server_first_ports.clone(),
+            defaults: self
+                .common
+                .minimum_mtls
+                .map(|mode| Defaults { mtls: Some(mode) }),
+            explicit_listeners: Vec::new(),
+            workloads: state
+                .members
+                .values()
+                .map(|member| member.entry())
+                .collect(),
+            services: state.services.values().map(RunningService::entry).collect(),
+        };
+        let yaml = file.to_yaml()?;
+        write_atomically(&self.config_dir().join(FILE_NAME), yaml).context("writing mesh.yaml")
+    }
+}
+
+impl RunningService {
+    fn entry(&self) -> ServiceEntry {
+        ServiceEntry {
+            name: self.spec.name.clone(),
+            namespace: self.namespace.clone(),
+            cluster_ips: if self.spec.headless {
+                Vec::new()
+            } else {
+                vec![IpAddr::V4(self.v4), IpAddr::V6(self.v6)]
+            },
+            ports: self
+                .spec
+                .ports
+                .iter()
+                .map(|port| ServicePortEntry {
+                    name: port.name.clone().unwrap_or_default(),
+                    port: port.port,
+                    target_port: Some(port.target),
+                    app_protocol: port.protocol.clone().unwrap_or_default(),
+                })
+                .collect(),
+            endpoints: self
+                .spec
+                .endpoints
+                .iter()
+                .map(|endpoint| match endpoint {
+                    Endpoint::Workload(name) => EndpointEntry::workload(name),
+                    Endpoint::Address(address) => EndpointEntry::address(*address),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Starting and ending.
+impl Mesh {
+    /// Starts the control plane and waits until it is ready.
+    pub async fn start_control_plane(&self) -> anyhow::Result<()> {
+        drop(self.control_plane.lock().take());
+        let mut command = self.common.programs.control_plane.command();
+        command
+            .arg("serve")
+            .arg("--dir")
+            .arg(self.config_dir())
+            .arg("--state")
+            .arg(self.state_dir())
+            .arg("--listen")
+            .arg(self.common.control_plane_address.to_string())
+            .arg("--admin")
+            .arg(format!("0.0.0.0:{}", names::ports::ADMIN))
+            .envs(self.common.control_plane_env.iter().map(|(n, v)| (n, v)));
+        let process = self
+            .control_plane_pod
+            .start("control-plane", command, &self.control_plane_log())
+            .context("starting the control plane")?;
+        *self.control_plane.lock() = Some(Arc::new(process));
+        self.within_patience(async {
+            while self.missing_of_control_plane().await?.is_some() {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Kills the control plane and waits for its end.
+    pub async fn kill_control_plane(&self) -> anyhow::Result<()> {
+        let process = self.control_plane()?;
+        process.kill()?;
+        wait_for_end(&process).await
+    }
+
+    /// Asks the control plane to end and waits for it.
+    pub async fn stop_control_plane(&self) -> anyhow::Result<()> {
+        let process = self.control_plane()?;
+        process.terminate()?;
+        wait_for_end(&process).await
+    }
+
+    /// Adds a workload, starts it and waits until it is ready. It stands behind a service only
+    /// when [`Self::set_endpoints`] says so.
+    pub async fn add_workload(&self, workload: Workload) -> anyhow::Result<()> {
+        let member = self.make_member(workload)?;
+        self.write_file()?;
+        self.start_member(&member)?;
+        self.wait_for(&member).await
+    }
+
+    /// Removes a workload as a rolling update does: marked terminating and taken out of its
+    /// services first; then the application ends, and after it the sidecar.
+    #[track_caller]
+    pub fn remove_workload(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        let key = self.common.key(workload);
+        async move {
+            *member.draining.lock() = true;
+            for service in self.state.lock().services.values_mut() {
+                let namespace = service.namespace.clone();
+                service.spec.endpoints.retain(|endpoint| match endpoint {
+                    Endpoint::Workload(name) => key != format!("{namespace}/{name}"),
+                    Endpoint::Address(_) => true,
+                });
+            }
+            self.write_file()?;
+            if member.spec.has_app() {
+                end(&member.app()?).await?;
+            }
+            if member.spec.meshed {
+                end(&member.sidecar()?).await?;
+            }
+            self.state.lock().members.remove(&key);
+            self.write_file()
+        }
+    }
+
+    /// Waits until a workload's application and sidecar are ready.
+    #[track_caller]
+    pub fn wait_ready(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move { self.wait_for(&member).await }
+    }
+
+    fn control_plane(&self) -> anyhow::Result<Arc<Process>> {
+        let running = self.control_plane.lock().clone();
+        running.context("the mesh has no control plane now")
+    }
+
+    fn start_member(&self, member: &Member) -> anyhow::Result<()> {
+        if member.spec.has_app() {
+            member.start_app(&self.common)?;
+        }
+        if member.spec.meshed {
+            let tokens = JoinTokens::open(&self.state_dir()).context("opening the tokens")?;
+            let token = tokens
+                .issue(&member.namespace, &member.spec.name)
+                .with_context(|| format!("a token for {}", member.spec.name))?;
+            member.write_token(&token)?;
+            member.intercept()?;
+            member.start_sidecar(&self.common)?;
+        }
+        Ok(())
+    }
+
+    async fn wait_for(&self, member: &Member) -> anyhow::Result<()> {
+        self.within_patience(async {
+            while member.missing().await?.is_some() {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Bounds a wait for readiness; where it takes too long, the error names what is missing.
+    async fn within_patience(
+        &self,
+        ready: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let patience = self.common.patience;
+        match tokio::time::timeout(patience, ready).await {
+            Ok(result) => result,
+            Err(_) => anyhow::bail!(
+                "the mesh is not ready after {patience:?}; missing:\n{}\n{}",
+                self.all_missing().await.join("\n"),
+                self.log_tails()
+            ),
+        }
+    }
+
+    async fn all_missing(&self) -> Vec<String> {
+        let members: Vec<_> = self.state.lock().members.values().cloned().collect();
+        let mut answers = vec![self.missing_of_control_plane().await];
+        for member in members {
+            answers.push(member.missing().await);
+        }
+        let missing = answers.into_iter().filter_map(|answer| match answer {
+            Ok(what) => what,
+            Err(error) => Some(format!("{error:#}")),
+        });
+        missing.collect()
+    }
+
+    /// As [`Member::missing`]; a control plane that was not started is not missing.
+    async fn missing_of_control_plane(&self) -> anyhow::Result<Option<String>> {
+        let Ok(process) = self.control_plane() else {
+            return Ok(None);
+        };
+        if let Some(status) = process.ended()? {
+            let tail = process.log_tail(TAIL_LINES);
+            anyhow::bail!("the control plane ended with {status}\n{tail}");
+        }
+        let missing = why_not_ready(&self.control_plane_pod).await;
+        Ok(missing.map(|why| format!("control plane: {why}")))
+    }
+}
+
+/// One workload's sidecar and application.
+impl Mesh {
+    /// The sidecar's process.
+    #[track_caller]
+    pub fn sidecar(&self, workload: &str) -> anyhow::Result<Arc<Process>> {
+        self.member(workload).sidecar()
+    }
+
+    /// The application's process.
+    #[track_caller]
+    pub fn app_process(&self, workload: &str) -> anyhow::Result<Arc<Process>> {
+        self.member(workload).app()
+    }
+
+    /// The application's control port.
+    #[track_caller]
+    pub fn app(&self, workload: &str) -> Control {
+        self.member(workload).control()
+    }
+
+    /// Asks the sidecar to end (SIGTERM) and waits for it.
+    #[track_caller]
+    pub fn stop_sidecar(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move { end(&member.sidecar()?).await }
+    }
+
+    /// Kills the sidecar and waits for its end.
+    #[track_caller]
+    pub fn kill_sidecar(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move {
+            let process = member.sidecar()?;
+            process.kill()?;
+            wait_for_end(&process).await
+        }
+    }
+
+    /// Starts a sidecar that has ended and waits until it is ready.
+    #[track_caller]
+    pub fn start_sidecar(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move {
+            member.start_sidecar(&self.common)?;
+            self.wait_for(&member).await
+        }
+    }
+
+    /// [`Self::stop_sidecar`], then [`Self::start_sidecar`].
+    #[track_caller]
+    pub fn restart_sidecar(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move {
+            end(&member.sidecar()?).await?;
+            member.start_sidecar(&self.common)?;
+            self.wait_for(&member).await
+        }
+    }
+
+    /// Asks the application to end (SIGTERM) and waits for it.
+    #[track_caller]
+    pub fn stop_app(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move { end(&member.app()?).await }
+    }
+
+    /// Kills the application and waits for its end.
+    #[track_caller]
+    pub fn kill_app(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move {
+            let process = member.app()?;
+            process.kill()?;
+            wait_for_end(&process).await
+        }
+    }
+
+    /// Starts an application that has ended and waits until it is ready.
+    #[track_caller]
+    pub fn start_app(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move {
+            member.start_app(&self.common)?;
+            self.wait_for(&member).await
+        }
+    }
+}
+
+/// Looking.
+impl Mesh {
+    /// The sidecar's metrics, as Prometheus would get them.
+    #[track_caller]
+    pub fn metrics(&self, workload: &str) -> impl Future<Output = anyhow::Result<String>> {
+        let pod = self.pod(workload);
+        async move {
+            let answer = pod.get_local(names::ports::ADMIN, "/metrics").await?;
+            anyhow::ensure!(answer.status.is_success(), "/metrics: {}", answer.status);
+            Ok(answer.text())
+        }
+    }
+
+    /// GETs from the sidecar's admin port, from inside the pod.
+    #[track_caller]
+    pub fn admin_get(
+        &self,
+        workload: &str,
+        target: &str,
+    ) -> impl Future<Output = anyhow::Result<Answer>> {
+        let (pod, target) = (self.pod(workload), target.to_owned());
+        async move { pod.get_local(names::ports::ADMIN, &target).await }
+    }
+
+    /// GETs from the control plane's admin port.
+    pub async fn control_plane_get(&self, target: &str) -> anyhow::Result<Answer> {
+        let pod = &self.control_plane_pod;
+        pod.get_local(names::ports::ADMIN, target).await
+    }
+
+    /// All that a workload's sidecar wrote.
+    #[track_caller]
+    pub fn sidecar_log(&self, workload: &str) -> String {
+        self.member(workload).logs("sidecar")
+    }
+
+    /// All that a workload's application wrote.
+    #[track_caller]
+    pub fn app_log(&self, workload: &str) -> String {
+        self.member(workload).logs("app")
+    }
+
+    /// The ends of all logs.
+    pub fn log_tails(&self) -> String {
+        let tail = crate::process::log_tail(&self.control_plane_log(), TAIL_LINES);
+        let mut text = format!("--- control plane\n{tail}\n");
+        for member in self.state.lock().members.values() {
+            text.push_str(&member.log_tails());
+        }
+        text
+    }
+
+    fn control_plane_log(&self) -> PathBuf {
+        self.common.dir.join("logs").join("control-plane.log")
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tails());
+        }
+        // All at once; each is then waited for when it is dropped.
+        for member in self.state.lock().members.values() {
+            member.kill();
+        }
+        if let Some(process) = &*self.control_plane.lock() {
+            // Fails only where it has ended already.
+            let _ = process.kill();
+        }
+    }
+}
+
+/// What the admin port of a pod's Weft process says, where it is not that it is ready.
+async fn why_not_ready(pod: &Pod) -> Option<String> {
+    let asked = pod.get_local(names::ports::ADMIN, "/ready");
+    match tokio::time::timeout(READY_TIMEOUT, asked).await {
+        Ok(Ok(answer)) if answer.status.is_success() => None,
+        Ok(Ok(answer)) => Some(answer.text()),
+        Ok(Err(error)) => Some(format!("{error:#}")),
+        Err(_) => Some(format!("/ready does not answer within {READY_TIMEOUT:?}")),
+    }
+}
+
+async fn end(process: &Arc<Process>) -> anyhow::Result<()> {
+    process.terminate()?;
+    wait_for_end(process).await
+}
+
+async fn wait_for_end(process: &Process) -> anyhow::Result<()> {
+    match process.wait(END_PATIENCE).await? {
+        Some(_) => Ok(()),
+        None => anyhow::bail!(
+            "{} runs {END_PATIENCE:?} after it was told to end\n{}",
+            process.name(),
+            process.log_tail(TAIL_LINES)
+        ),
+    }
+}

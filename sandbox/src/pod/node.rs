@@ -1,0 +1,81 @@
+//! The machine that pods are plugged into: one more namespace, with a bridge.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use super::{DEVICE, Pod, Worker};
+use crate::net;
+
+const BRIDGE: &str = "weft0";
+const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 1);
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd42, 0, 0, 0, 0, 0, 0, 1);
+const PREFIX_V4: u8 = 16;
+const PREFIX_V6: u8 = 64;
+/// Pods that one node takes over its life, well inside 10.42.0.0/16.
+const MAX_PODS: u16 = 4096;
+
+/// A bridge that connects pods. Pods have 10.42.0.0/16 and fd42::/64 addresses, and a default route
+/// through the bridge, which forwards nothing: addresses of services have a route, so that a
+/// connection to them can be made, but only redirection makes it arrive.
+#[derive(Debug)]
+pub struct Node {
+    worker: Worker,
+    pods: AtomicU16,
+}
+
+impl Node {
+    /// Makes the namespace and the bridge.
+    pub fn new(name: &str) -> io::Result<Self> {
+        let worker = Worker::start(&format!("{name}-node"))?;
+        worker.run(|| {
+            net::set_loopback_up()?;
+            net::create_bridge(BRIDGE)?;
+            net::add_address(BRIDGE, IpAddr::V4(GATEWAY_V4), PREFIX_V4)?;
+            net::add_address(BRIDGE, IpAddr::V6(GATEWAY_V6), PREFIX_V6)?;
+            net::set_up(BRIDGE)
+        })?;
+        Ok(Self {
+            worker,
+            pods: AtomicU16::new(0),
+        })
+    }
+
+    /// Makes a pod: the first has 10.42.0.2 and fd42::2, and so on.
+    pub fn pod(&self, name: &str) -> io::Result<Pod> {
+        let number = self.pods.fetch_add(1, Ordering::Relaxed);
+        if number >= MAX_PODS {
+            return Err(io::Error::other("a node has room for 4096 pods"));
+        }
+        let host = number + 2;
+        let [high, low] = host.to_be_bytes();
+        let pod = Pod::new(
+            name,
+            Ipv4Addr::new(10, 42, high, low),
+            Ipv6Addr::new(0xfd42, 0, 0, 0, 0, 0, 0, host),
+        )?;
+        self.attach(&pod, &format!("weft{host}"))?;
+        Ok(pod)
+    }
+
+    /// Plugs the pod into the bridge.
+    fn attach(&self, pod: &Pod, port: &str) -> io::Result<()> {
+        let namespace = pod.namespace()?;
+        let port = port.to_owned();
+        self.worker.run(move || {
+            net::create_veth(&port, DEVICE, namespace.as_fd())?;
+            net::set_master(&port, BRIDGE)?;
+            net::set_up(&port)
+        })?;
+        let [v4, v6] = pod.addresses();
+        pod.run(move || {
+            net::add_address(DEVICE, v4, PREFIX_V4)?;
+            net::add_address(DEVICE, v6, PREFIX_V6)?;
+            net::set_up(DEVICE)?;
+            net::add_default_route(IpAddr::V4(GATEWAY_V4))?;
+            net::add_default_route(IpAddr::V6(GATEWAY_V6))
+        })?;
+        Ok(())
+    }
+}
