@@ -120,7 +120,13 @@ pub(super) async fn handle(
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     counted.status = response.status().as_u16();
-    Ok(response.map(|body| CountedBody { body, counted }.boxed_unsync()))
+    Ok(response.map(|body| {
+        CountedBody {
+            body,
+            _counted: counted,
+        }
+        .boxed_unsync()
+    }))
 }
 
 async fn answer_grpc(
@@ -272,8 +278,8 @@ impl Drop for Counted {
 /// An answer's body, which keeps its request in flight.
 struct CountedBody {
     body: AnswerBody,
-    #[expect(dead_code, reason = "held for its drop")]
-    counted: Counted,
+    /// Held for its drop.
+    _counted: Counted,
 }
 
 impl Body for CountedBody {
