@@ -73,7 +73,7 @@ proptest! {
         let read = parse_grpc_timeout(text.as_bytes()).unwrap();
         prop_assert!(read <= timeout);
         // The finest unit that fits loses at most one part in a hundred thousand.
-        prop_assert!(timeout - read <= timeout / 100_000 + Duration::from_nanos(1));
+        prop_assert!(timeout <= read + timeout / 100_000 + Duration::from_nanos(1));
         prop_assert_eq!(format_grpc_timeout(read), text);
     }
 

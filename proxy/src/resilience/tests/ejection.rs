@@ -243,9 +243,9 @@ fn the_cap_holds_for_trips_at_the_same_instant() {
                     assert!(ejected(&group) <= 6);
                 }
             });
-            workers
-                .into_iter()
-                .for_each(|worker| worker.join().unwrap());
+            for worker in workers {
+                worker.join().unwrap();
+            }
             done.store(true, Ordering::Relaxed);
         });
         assert_eq!(ejected(&group), 6);
