@@ -174,10 +174,7 @@ impl Breaker {
         eligibility: ProbeEligibility,
         policy: &BreakerPolicy,
     ) -> (bool, Option<Transition>) {
-        if !self
-            .probe_at(eligibility, policy)
-            .is_some_and(|at| at <= now)
-        {
+        if self.probe_at(eligibility, policy).is_none_or(|at| at > now) {
             return (false, None);
         }
         let transition = (self.state == State::Open).then(|| self.enter(State::HalfOpen, now));
