@@ -45,10 +45,7 @@ pub fn answer_later(
         plain(failure.http_status(), sentence)
     };
     let headers = response.headers_mut();
-    headers.insert(
-        OUTCOME,
-        HeaderValue::from_static(failure.outcome.as_str()),
-    );
+    headers.insert(OUTCOME, HeaderValue::from_static(failure.outcome.as_str()));
     headers.insert(ORIGIN, HeaderValue::from_static(origin.as_str()));
     if let Some(after) = after {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
@@ -86,7 +83,10 @@ fn trailers_only(outcome: Outcome, sentence: &str) -> Response<ResponseBody> {
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/grpc"),
     );
-    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(outcome.grpc_code())));
+    headers.insert(
+        GRPC_STATUS,
+        HeaderValue::from(u16::from(outcome.grpc_code())),
+    );
     if let Ok(message) = HeaderValue::try_from(percent_encoded(sentence)) {
         headers.insert(GRPC_MESSAGE, message);
     }

@@ -28,10 +28,7 @@ pub struct Elapsed;
 
 /// Runs `future` until `deadline`, or for ever where there is none. The future is polled first: one
 /// that is ready costs no timer, even when the deadline has passed already.
-pub async fn before<F: Future>(
-    deadline: Option<Instant>,
-    future: F,
-) -> Result<F::Output, Elapsed> {
+pub async fn before<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
     let Some(deadline) = deadline else {
         return Ok(future.await);
     };

@@ -146,7 +146,11 @@ pub fn authority(head: &Parts) -> Result<Option<Authority>, Failure> {
         return Ok(target.cloned());
     };
     if let Some(target) = target {
-        if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) {
+        if !target
+            .as_str()
+            .as_bytes()
+            .eq_ignore_ascii_case(host.as_bytes())
+        {
             return Err(bad_request("the target and the host differ"));
         }
         return Ok(Some(target.clone()));
@@ -285,9 +289,9 @@ fn streaming_type(content_type: Option<&[u8]>) -> bool {
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::ACCEPT)
-        .is_some_and(|accept| strip_prefix_ignore_case(accept.as_bytes(), b"text/event-stream").is_some())
+    headers.get(header::ACCEPT).is_some_and(|accept| {
+        strip_prefix_ignore_case(accept.as_bytes(), b"text/event-stream").is_some()
+    })
 }
 
 fn is_watch(uri: &Uri) -> bool {

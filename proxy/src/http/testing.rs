@@ -108,7 +108,10 @@ impl Peer {
     }
 
     pub(super) async fn write(&mut self, bytes: &str) {
-        self.0.write_all(bytes.as_bytes()).await.expect("an open pipe");
+        self.0
+            .write_all(bytes.as_bytes())
+            .await
+            .expect("an open pipe");
     }
 
     /// Whether the other side has ended cleanly, within `time`.

@@ -91,7 +91,10 @@ impl<C: Connect> H1Pool<C> {
         let now = Instant::now();
         let dropped: Vec<_> = {
             let mut state = self.shared.state.lock();
-            state.idle.extract_if(.., |idle| !idle.usable(now)).collect()
+            state
+                .idle
+                .extract_if(.., |idle| !idle.usable(now))
+                .collect()
         };
         drop(dropped);
     }
@@ -125,8 +128,7 @@ impl<C: Connect> H1Pool<C> {
         let io = self.connect.connect().await?;
         let link = Arc::new(Link::new());
         let (meter, probe) = if self.connect.check_before_reuse() {
-            let (meter, probe) =
-                Meter::with_probe(io, Arc::clone(&link), slot, C::peer_has_closed);
+            let (meter, probe) = Meter::with_probe(io, Arc::clone(&link), slot, C::peer_has_closed);
             (meter, Some(probe))
         } else {
             (Meter::new(io, Arc::clone(&link), slot), None)
@@ -136,7 +138,9 @@ impl<C: Connect> H1Pool<C> {
             .max_header_size(MAX_HEAD)
             .handshake::<_, SentBody>(TokioIo::new(meter))
             .await
-            .map_err(|error| Failure::never(Outcome::Reset, "no HTTP/1 connection").because(error))?;
+            .map_err(|error| {
+                Failure::never(Outcome::Reset, "no HTTP/1 connection").because(error)
+            })?;
         let task = tokio::spawn(async move {
             // Whoever waits for a response is told; nobody else wants to know.
             let _ = driver.with_upgrades().await;
@@ -322,9 +326,8 @@ impl Shared {
         let mut state = self.state.lock();
         while let Some(waiting) = state.waiting.pop_front() {
             match waiting.send(Grant::Connection(connection)) {
-                Ok(()) => return,
                 Err(Grant::Connection(refused)) => connection = refused,
-                Err(Grant::Slot(_)) => return,
+                Ok(()) | Err(Grant::Slot(_)) => return,
             }
         }
         state.idle.push(connection);
@@ -419,5 +422,9 @@ fn announced_idle(headers: &HeaderMap) -> Option<Duration> {
         seconds.trim().trim_matches('"').parse().ok()
     })?;
     let announced = Duration::from_secs(seconds);
-    Some(announced.saturating_sub(ANNOUNCED_MARGIN).min(MAX_ANNOUNCED_IDLE))
+    Some(
+        announced
+            .saturating_sub(ANNOUNCED_MARGIN)
+            .min(MAX_ANNOUNCED_IDLE),
+    )
 }

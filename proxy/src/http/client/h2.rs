@@ -313,7 +313,10 @@ async fn make<C: Connect>(connect: Arc<C>, shared: Weak<Shared>) {
     // Whatever happens here, those who wait are told.
     let mut telling = Telling {
         shared,
-        made: Some(Err(Failure::never(Outcome::Reset, "connecting was given up"))),
+        made: Some(Err(Failure::never(
+            Outcome::Reset,
+            "connecting was given up",
+        ))),
     };
     telling.made = Some(open(connect.as_ref()).await);
 }

@@ -149,7 +149,10 @@ pub fn tcp_peer_has_closed(stream: &tokio::net::TcpStream) -> bool {
     use rustix::net::{RecvFlags, recv};
     let mut byte = [0_u8; 1];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    !matches!(recv(stream, &mut byte, flags), Err(rustix::io::Errno::AGAIN))
+    !matches!(
+        recv(stream, &mut byte, flags),
+        Err(rustix::io::Errno::AGAIN)
+    )
 }
 
 #[cfg(test)]

@@ -24,27 +24,44 @@ async fn the_deadline_is_kept_exactly() {
     let result = before(Some(start + SECOND), sleep(5 * SECOND)).await;
     assert_eq!(result, Err(Elapsed));
     let took = start.elapsed();
-    assert!(took >= SECOND && took <= SECOND + Duration::from_millis(2), "{took:?}");
+    assert!(
+        took >= SECOND && took <= SECOND + Duration::from_millis(2),
+        "{took:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pooled_timer_that_is_armed_earlier_does_not_end_a_later_deadline() {
     let start = Instant::now();
     // Leaves a timer armed for one second in the pool.
-    assert!(before(Some(start + SECOND), sleep(SECOND / 10)).await.is_ok());
+    assert!(
+        before(Some(start + SECOND), sleep(SECOND / 10))
+            .await
+            .is_ok()
+    );
     assert_eq!(pooled(), 1);
     let later = start + 3 * SECOND;
     let armed = POOL.with_borrow(|pool| pool[0].sleep.deadline());
     {
         let borrowed = Borrowed::new(later);
-        assert_eq!(borrowed.0.as_ref().map(|timer| timer.sleep.deadline()), Some(armed));
+        assert_eq!(
+            borrowed.0.as_ref().map(|timer| timer.sleep.deadline()),
+            Some(armed)
+        );
     }
     assert_eq!(before(Some(later), sleep(9 * SECOND)).await, Err(Elapsed));
     assert!(start.elapsed() >= 3 * SECOND && start.elapsed() < 4 * SECOND);
     // And one that is armed later than needed is armed anew.
     let next = Instant::now();
-    assert!(before(Some(next + 60 * SECOND), sleep(SECOND)).await.is_ok());
-    assert_eq!(before(Some(next + 2 * SECOND), sleep(9 * SECOND)).await, Err(Elapsed));
+    assert!(
+        before(Some(next + 60 * SECOND), sleep(SECOND))
+            .await
+            .is_ok()
+    );
+    assert_eq!(
+        before(Some(next + 2 * SECOND), sleep(9 * SECOND)).await,
+        Err(Elapsed)
+    );
     assert!(next.elapsed() >= 2 * SECOND && next.elapsed() < 3 * SECOND);
     assert_eq!(pooled(), 1, "one timer did it all");
 }

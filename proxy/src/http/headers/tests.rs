@@ -10,7 +10,12 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
-fn request(method: &str, uri: &str, version: Version, pairs: &[(&'static str, &str)]) -> Request<()> {
+fn request(
+    method: &str,
+    uri: &str,
+    version: Version,
+    pairs: &[(&'static str, &str)],
+) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = method.parse().unwrap();
     *request.uri_mut() = uri.parse().unwrap();
@@ -40,7 +45,10 @@ fn what_concerns_one_connection_is_stripped() {
         ("x-kept", "1"),
     ]);
     strip_hop_by_hop(&mut map, false);
-    assert_eq!(map, headers(&[("te", "trailers"), ("host", "a"), ("x-kept", "1")]));
+    assert_eq!(
+        map,
+        headers(&[("te", "trailers"), ("host", "a"), ("x-kept", "1")])
+    );
 }
 
 #[test]
@@ -51,12 +59,19 @@ fn an_upgrade_keeps_what_it_needs() {
         ("te", "gzip, trailers"),
     ]);
     strip_hop_by_hop(&mut map, true);
-    assert_eq!(map, headers(&[("connection", "upgrade"), ("upgrade", "websocket")]));
+    assert_eq!(
+        map,
+        headers(&[("connection", "upgrade"), ("upgrade", "websocket")])
+    );
 }
 
 #[test]
 fn ours_are_stripped_and_ids_are_made_once() {
-    let mut map = headers(&[("x-weft-outcome", "ok"), ("x-weft-anything", "1"), ("x-weftless", "1")]);
+    let mut map = headers(&[
+        ("x-weft-outcome", "ok"),
+        ("x-weft-anything", "1"),
+        ("x-weftless", "1"),
+    ]);
     strip_ours(&mut map);
     assert_eq!(map, headers(&[("x-weftless", "1")]));
     let id = ensure_request_id(&mut map);
@@ -68,9 +83,18 @@ fn ours_are_stripped_and_ids_are_made_once() {
 #[test]
 fn one_authority_or_none() {
     let h1 = Version::HTTP_11;
-    assert_eq!(named(request("GET", "/", h1, &[("host", "a:1")])), Ok(Some("a:1".into())));
-    assert_eq!(named(request("GET", "http://A/", h1, &[("host", "a")])), Ok(Some("A".into())));
-    assert_eq!(named(request("GET", "http://b/", Version::HTTP_2, &[])), Ok(Some("b".into())));
+    assert_eq!(
+        named(request("GET", "/", h1, &[("host", "a:1")])),
+        Ok(Some("a:1".into()))
+    );
+    assert_eq!(
+        named(request("GET", "http://A/", h1, &[("host", "a")])),
+        Ok(Some("A".into()))
+    );
+    assert_eq!(
+        named(request("GET", "http://b/", Version::HTTP_2, &[])),
+        Ok(Some("b".into()))
+    );
     assert_eq!(named(request("GET", "/", Version::HTTP_10, &[])), Ok(None));
     for bad in [
         request("GET", "/", h1, &[("host", "a"), ("host", "a")]),
@@ -149,12 +173,37 @@ fn requests_that_stream() {
     let h1 = Version::HTTP_11;
     let upgrade = [("connection", "Upgrade"), ("upgrade", "websocket")];
     assert!(request_streams(&request("GET", "/", h1, &upgrade)));
-    assert!(!request_streams(&request("GET", "/", Version::HTTP_10, &upgrade)));
+    assert!(!request_streams(&request(
+        "GET",
+        "/",
+        Version::HTTP_10,
+        &upgrade
+    )));
     assert!(request_streams(&request("CONNECT", "x:1", h1, &[])));
-    assert!(request_streams(&request("GET", "/pods?limit=1&watch=true", h1, &[])));
-    assert!(!request_streams(&request("GET", "/pods?watch=trueish", h1, &[])));
-    assert!(request_streams(&request("GET", "/", h1, &[("accept", "text/event-stream")])));
-    assert!(!request_streams(&request("GET", "/", h1, &[("accept", "*/*")])));
+    assert!(request_streams(&request(
+        "GET",
+        "/pods?limit=1&watch=true",
+        h1,
+        &[]
+    )));
+    assert!(!request_streams(&request(
+        "GET",
+        "/pods?watch=trueish",
+        h1,
+        &[]
+    )));
+    assert!(request_streams(&request(
+        "GET",
+        "/",
+        h1,
+        &[("accept", "text/event-stream")]
+    )));
+    assert!(!request_streams(&request(
+        "GET",
+        "/",
+        h1,
+        &[("accept", "*/*")]
+    )));
 }
 
 #[test]

@@ -7,7 +7,10 @@ use super::*;
 
 /// A body of given frames; `None` stands for nothing there yet.
 #[derive(Debug)]
-struct Frames(VecDeque<Option<Result<Frame<Bytes>, std::io::ErrorKind>>>, SizeHint);
+struct Frames(
+    VecDeque<Option<Result<Frame<Bytes>, std::io::ErrorKind>>>,
+    SizeHint,
+);
 
 impl Body for Frames {
     type Data = Bytes;
@@ -23,9 +26,11 @@ impl Body for Frames {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Some(Some(frame)) => Poll::Ready(Some(
-                frame.map_err(|kind| BodyError::Other(std::io::Error::from(kind).into())),
-            )),
+            Some(Some(frame)) => {
+                Poll::Ready(Some(frame.map_err(|kind| {
+                    BodyError::Other(std::io::Error::from(kind).into())
+                })))
+            }
         }
     }
 
@@ -34,7 +39,7 @@ impl Body for Frames {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.1.clone()
+        self.1
     }
 }
 
@@ -60,7 +65,9 @@ async fn a_whole_body_is_sent_again_with_its_trailers() {
     let mut source = data(&["one", "two"]);
     let mut trailers = HeaderMap::new();
     trailers.insert("x-end", http::HeaderValue::from_static("1"));
-    source.0.push_back(Some(Ok(Frame::trailers(trailers.clone()))));
+    source
+        .0
+        .push_back(Some(Ok(Frame::trailers(trailers.clone()))));
     let (first, tee) = ReplayBody::new(source, 6);
     assert_eq!(tee.lock().state(), ReplayState::InProgress { buffered: 0 });
     let expected = (Bytes::from_static(b"onetwo"), Some(trailers));
@@ -76,7 +83,9 @@ async fn a_whole_body_is_sent_again_with_its_trailers() {
 #[tokio::test]
 async fn trailers_alone_are_sent_again() {
     let mut source = data(&[]);
-    source.0.push_back(Some(Ok(Frame::trailers(HeaderMap::new()))));
+    source
+        .0
+        .push_back(Some(Ok(Frame::trailers(HeaderMap::new()))));
     let (first, tee) = ReplayBody::new(source, 6);
     assert!(!first.is_end_stream());
     assert_eq!(all(first).await.1, Some(HeaderMap::new()));
@@ -120,7 +129,9 @@ async fn another_try_reads_on_where_the_first_stopped() {
 #[tokio::test]
 async fn a_broken_source_has_no_replay() {
     let mut source = data(&["one"]);
-    source.0.push_back(Some(Err(std::io::ErrorKind::ConnectionReset)));
+    source
+        .0
+        .push_back(Some(Err(std::io::ErrorKind::ConnectionReset)));
     let (first, tee) = ReplayBody::new(source, 64);
     assert!(first.collect().await.is_err());
     assert_eq!(tee.lock().state(), ReplayState::Broken);
@@ -146,7 +157,11 @@ fn small_frames_do_not_pin_large_buffers() {
         tee.keep(&big.slice(start..=start));
     }
     tee.seal();
-    assert!(tee.pieces.len() <= 3 + 10_000 / COPY_STEP, "{}", tee.pieces.len());
+    assert!(
+        tee.pieces.len() <= 3 + 10_000 / COPY_STEP,
+        "{}",
+        tee.pieces.len()
+    );
     drop(big);
 }
 

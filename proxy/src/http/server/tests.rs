@@ -18,6 +18,10 @@ fn ok() -> Arc<impl Handler> {
     answers(|_| async { Response::new(ResponseBody::full("ok")) })
 }
 
+fn just_below(limit: Duration) -> Duration {
+    limit.saturating_sub(SECOND)
+}
+
 fn options() -> ServerOptions {
     ServerOptions::default()
 }
@@ -30,7 +34,11 @@ async fn announcing_closes_no_idle_connection() {
     closing.advance(Phase::Announcing);
     assert!(!peer.ends_within(600 * SECOND).await);
     peer.write(GET).await;
-    assert!(peer.read_until("ok").await.contains("connection: close\r\n"));
+    assert!(
+        peer.read_until("ok")
+            .await
+            .contains("connection: close\r\n")
+    );
     assert!(peer.ends_within(SECOND).await);
     drop(peer);
     task.await.unwrap();
@@ -44,7 +52,11 @@ async fn draining_waits_for_a_request_under_way() {
     closing.advance(Phase::Draining);
     tokio::time::sleep(SECOND * 9 / 10).await;
     peer.write(GET).await;
-    assert!(peer.read_until("ok").await.contains("connection: close\r\n"));
+    assert!(
+        peer.read_until("ok")
+            .await
+            .contains("connection: close\r\n")
+    );
     assert!(peer.ends_within(SECOND).await);
     drop(peer);
     task.await.unwrap();
@@ -80,7 +92,11 @@ async fn draining_finishes_what_is_in_flight() {
     peer.write(GET).await;
     tokio::time::sleep(SECOND).await;
     closing.advance(Phase::Draining);
-    assert!(peer.read_until("ok").await.contains("connection: close\r\n"));
+    assert!(
+        peer.read_until("ok")
+            .await
+            .contains("connection: close\r\n")
+    );
     assert!(peer.ends_within(SECOND).await);
     drop(peer);
     task.await.unwrap();
@@ -111,7 +127,7 @@ async fn heads_and_idleness_have_their_limits() {
         }
         tokio::time::sleep(60 * SECOND).await;
         peer.write("GET / HT").await;
-        tokio::time::sleep(options().head_timeout - SECOND).await;
+        tokio::time::sleep(just_below(options().head_timeout)).await;
         assert!(!task.is_finished());
         assert!(peer.ends_within(2 * SECOND).await);
         drop(peer);
@@ -121,10 +137,10 @@ async fn heads_and_idleness_have_their_limits() {
     let (mut peer, _closing, task) = serve_one(Version::Http1, ok(), options());
     peer.write(GET).await;
     peer.read_until("ok").await;
-    tokio::time::sleep(options().idle_limit - SECOND).await;
+    tokio::time::sleep(just_below(options().idle_limit)).await;
     peer.write(GET).await;
     peer.read_until("ok").await;
-    tokio::time::sleep(options().idle_limit - SECOND).await;
+    tokio::time::sleep(just_below(options().idle_limit)).await;
     assert!(!task.is_finished());
     assert!(peer.ends_within(2 * SECOND).await);
 }
@@ -155,9 +171,14 @@ async fn a_client_may_half_close_after_its_request() {
         Response::new(ResponseBody::full(body))
     });
     let (mut peer, _closing, _task) = serve_one(Version::Http1, slow, options());
-    peer.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody").await;
+    peer.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody")
+        .await;
     peer.0.shutdown().await.unwrap();
-    assert!(peer.read_until("\r\n\r\nbody").await.starts_with("HTTP/1.1 200"));
+    assert!(
+        peer.read_until("\r\n\r\nbody")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     assert!(peer.ends_within(SECOND).await);
 }
 
@@ -199,12 +220,30 @@ async fn responses_without_a_body_pass_as_they_are() {
     let (mut client, mut accepted) = hop().await;
     let mut upstream: Option<Peer> = None;
     for (method, answer, expected) in [
-        ("HEAD", "HTTP/1.1 200 OK\r\ncontent-length: 77\r\n\r\n", "content-length: 77\r\n"),
-        ("GET", "HTTP/1.1 204 No Content\r\n\r\n", "204 No Content\r\n"),
-        ("GET", "HTTP/1.1 304 Not Modified\r\netag: x\r\n\r\n", "etag: x\r\n"),
-        ("GET", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "content-length: 0\r\n"),
+        (
+            "HEAD",
+            "HTTP/1.1 200 OK\r\ncontent-length: 77\r\n\r\n",
+            "content-length: 77\r\n",
+        ),
+        (
+            "GET",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "204 No Content\r\n",
+        ),
+        (
+            "GET",
+            "HTTP/1.1 304 Not Modified\r\netag: x\r\n\r\n",
+            "etag: x\r\n",
+        ),
+        (
+            "GET",
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            "content-length: 0\r\n",
+        ),
     ] {
-        client.write(&format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        client
+            .write(&format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n"))
+            .await;
         let upstream = match &mut upstream {
             Some(upstream) => upstream,
             none => none.insert(accepted.next().await),
@@ -222,7 +261,9 @@ async fn responses_without_a_body_pass_as_they_are() {
 #[tokio::test]
 async fn chunks_stream_and_trailers_pass() {
     let (mut client, mut accepted) = hop().await;
-    client.write("GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\n\r\n").await;
+    client
+        .write("GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\n\r\n")
+        .await;
     let mut upstream = accepted.next().await;
     assert!(upstream.read_head().await.contains("te: trailers"));
     upstream
@@ -244,7 +285,9 @@ async fn a_client_that_expects_to_continue_is_told_to() {
     assert!(client.read_head().await.starts_with("HTTP/1.1 100"));
     client.write("body").await;
     upstream.read_until("body").await;
-    upstream.write("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    upstream
+        .write("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .await;
     assert!(client.read_head().await.starts_with("HTTP/1.1 200"));
 }
 
@@ -254,7 +297,9 @@ async fn a_broken_body_is_never_finished() {
     client.write(GET).await;
     let mut upstream = accepted.next().await;
     upstream.read_head().await;
-    upstream.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await;
+    upstream
+        .write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+        .await;
     client.read_until("1\r\na\r\n").await;
     drop(upstream);
     let mut rest = Vec::new();
@@ -270,7 +315,10 @@ async fn an_upgrade_is_bridged_with_half_closes() {
         .await;
     let mut upstream = accepted.next().await;
     let head = upstream.read_head().await;
-    assert!(head.contains("upgrade: echo") && head.contains("connection: upgrade"), "{head}");
+    assert!(
+        head.contains("upgrade: echo") && head.contains("connection: upgrade"),
+        "{head}"
+    );
     // The first bytes of the new protocol come with the head.
     upstream
         .write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\ndo")
@@ -299,7 +347,7 @@ async fn http2_is_told_to_leave_and_finishes() {
     });
     let task = tokio::spawn(serve(far, Version::Http2, slow, closing, options()));
     let (mut client, mut connection) = h2::client::handshake(near).await.unwrap();
-    let head = http::Request::get("http://a/").body(()).unwrap();
+    let head = Request::get("http://a/").body(()).unwrap();
     let (response, _) = client.send_request(head, true).unwrap();
     let connection = tokio::spawn(async move { Pin::new(&mut connection).await });
     tokio::time::sleep(SECOND).await;
@@ -319,7 +367,10 @@ fn wrappers_forward_what_hyper_asks() {
         body,
         _in_flight: State::take_request(&state),
     };
-    assert_eq!(served(ResponseBody::full("abc")).size_hint().exact(), Some(3));
+    assert_eq!(
+        served(ResponseBody::full("abc")).size_hint().exact(),
+        Some(3)
+    );
     assert!(!served(ResponseBody::full("abc")).is_end_stream());
     assert!(served(ResponseBody::Empty).is_end_stream());
     assert_eq!(state.in_flight(), 0);

@@ -61,12 +61,19 @@ async fn a_connection_comes_back_when_its_body_has_ended() {
     let first = send(&pool, get("/"));
     let mut one = peers.next().await;
     one.read_head().await;
-    one.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no").await;
+    one.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no")
+        .await;
     let mut body = first.await.unwrap().unwrap().into_body();
-    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "o");
+    assert_eq!(
+        body.frame().await.unwrap().unwrap().into_data().unwrap(),
+        "o"
+    );
     assert_eq!(pool.stats().idle, 0);
     one.write("k").await;
-    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "k");
+    assert_eq!(
+        body.frame().await.unwrap().unwrap().into_data().unwrap(),
+        "k"
+    );
     // hyper does not ask a body of known length for its end.
     assert_eq!(pool.stats().idle, 1);
 }
@@ -77,7 +84,8 @@ async fn a_body_that_is_given_up_closes_its_connection() {
     let first = send(&pool, get("/"));
     let mut one = peers.next().await;
     one.read_head().await;
-    one.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\no").await;
+    one.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\no")
+        .await;
     drop(first.await.unwrap().unwrap());
     assert!(one.ends_within(Duration::from_secs(1)).await);
     assert_eq!(pool.stats(), PoolStats::default());
@@ -136,7 +144,10 @@ async fn a_clean_close_without_an_answer_is_proof_from_a_sidecar_only() {
         assert_eq!(error.failure.outcome, Outcome::Reset);
         assert_eq!(error.failure.processed, Processed::Never);
         assert!(error.request.is_none());
-        assert_eq!(after("", false, reused).await.failure.processed, Processed::Maybe);
+        assert_eq!(
+            after("", false, reused).await.failure.processed,
+            Processed::Maybe
+        );
     }
 }
 
@@ -182,7 +193,10 @@ async fn waiting_is_bounded_and_first_come_first_served() {
     let second = send(&pool, get("/2"));
     settle().await;
     assert_eq!(pool.stats().pending, 1);
-    let error = pool.send(get("/3"), SendOptions::default()).await.unwrap_err();
+    let error = pool
+        .send(get("/3"), SendOptions::default())
+        .await
+        .unwrap_err();
     assert_eq!(error.failure.outcome, Outcome::Overflow);
     assert_eq!(error.failure.processed, Processed::Never);
     assert!(error.request.is_some());
@@ -302,7 +316,11 @@ async fn a_get_with_a_body_of_unknown_length_keeps_it() {
     let mut outer = endless_chunked().await;
     let sent = send(&pool, request("GET", "/", outer.0.into()));
     let mut peer = peers.next().await;
-    assert!(peer.read_head().await.contains("transfer-encoding: chunked"));
+    assert!(
+        peer.read_head()
+            .await
+            .contains("transfer-encoding: chunked")
+    );
     peer.read_until("5\r\nbegun\r\n").await;
     outer.1.write("0\r\n\r\n").await;
     peer.read_until("0\r\n\r\n").await;
@@ -342,7 +360,8 @@ async fn the_end_is_told_once() {
         let sent = send(&pool, get("/"));
         let mut peer = peers.next().await;
         peer.read_head().await;
-        peer.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no").await;
+        peer.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no")
+            .await;
         let mut body = sent.await.unwrap().unwrap().into_body();
         let told = Arc::clone(&ends);
         body.observe(move |end| told.lock().push(end));
@@ -379,7 +398,8 @@ async fn a_body_ends_at_its_deadline_and_when_nothing_moves() {
         };
         let mut peer = peers.next().await;
         peer.read_head().await;
-        peer.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no").await;
+        peer.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no")
+            .await;
         let mut body = sent.await.unwrap().unwrap().into_body();
         let start = tokio::time::Instant::now();
         body.limit(deadline.map(|d| start + seconds(d)), idle.map(seconds));
@@ -394,7 +414,11 @@ async fn a_body_ends_at_its_deadline_and_when_nothing_moves() {
         }
         let error = body.frame().await.unwrap().unwrap_err();
         assert_eq!(error.reset_reason(), Some(::h2::Reason::CANCEL));
-        let expected = if outcome == Outcome::IdleTimeout { 5 } else { 3 };
+        let expected = if outcome == Outcome::IdleTimeout {
+            5
+        } else {
+            3
+        };
         assert_eq!(start.elapsed().as_secs(), expected);
         assert_eq!(*ended.lock(), Some(Ending::Failed(outcome)));
         assert!(body.frame().await.is_none());
@@ -455,7 +479,10 @@ async fn the_kernel_knows_of_a_close_before_the_runtime() {
         probe_before_write: true,
         ..SendOptions::default()
     };
-    assert_eq!(whole(pool.send(post(), options.clone()).await.unwrap()).await, "ok");
+    assert_eq!(
+        whole(pool.send(post(), options.clone()).await.unwrap()).await,
+        "ok"
+    );
     assert_eq!(pool.stats().idle, 1);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(whole(pool.send(post(), options).await.unwrap()).await, "ok");

@@ -96,7 +96,9 @@ async fn refused_streams_were_never_processed() {
         (Reason::INTERNAL_ERROR, Processed::Maybe),
     ] {
         let (pool, accepted) = h2(PoolOptions::MESH);
-        play(accepted, 100, move |_, mut respond| respond.send_reset(reason));
+        play(accepted, 100, move |_, mut respond| {
+            respond.send_reset(reason);
+        });
         let error = pool
             .send(get(&url("/")), SendOptions::default())
             .await
@@ -122,9 +124,18 @@ async fn streams_above_a_goaway_were_never_processed() {
     let goaway = b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
     tokio::time::sleep(Duration::from_millis(20)).await;
     let mut space = [0; 4_096];
-    assert!(tokio::io::AsyncReadExt::read(&mut peer.0, &mut space).await.unwrap() > 0);
-    tokio::io::AsyncWriteExt::write_all(&mut peer.0, settings).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut peer.0, goaway).await.unwrap();
+    assert!(
+        tokio::io::AsyncReadExt::read(&mut peer.0, &mut space)
+            .await
+            .unwrap()
+            > 0
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut peer.0, settings)
+        .await
+        .unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut peer.0, goaway)
+        .await
+        .unwrap();
     let error = sending.await.unwrap().unwrap_err();
     assert_eq!(error.failure.processed, Processed::Never);
     assert_eq!(pool.stats().connections, 0, "it takes no more streams");
@@ -177,7 +188,9 @@ async fn reset_codes_pass_both_ways_and_so_do_trailers() {
     let (upstream, accepted) = h2(PoolOptions::MESH);
     play(accepted, 100, |count, mut respond| {
         let mut stream = respond.send_response(Response::new(()), false).unwrap();
-        stream.send_data(Bytes::from_static(b"data"), false).unwrap();
+        stream
+            .send_data(Bytes::from_static(b"data"), false)
+            .unwrap();
         if count == 0 {
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", http::HeaderValue::from_static("14"));
@@ -201,7 +214,10 @@ async fn reset_codes_pass_both_ways_and_so_do_trailers() {
         let (upstream, told) = (upstream.clone(), Arc::clone(&told));
         async move {
             let request = request.map(RequestBody::from);
-            let sent = upstream.send(request, SendOptions::default()).await.unwrap();
+            let sent = upstream
+                .send(request, SendOptions::default())
+                .await
+                .unwrap();
             sent.map(|mut body| {
                 body.observe(move |end| told.lock().push(end));
                 ResponseBody::from(body)
@@ -211,19 +227,34 @@ async fn reset_codes_pass_both_ways_and_so_do_trailers() {
     let (client, accepted) = h2(PoolOptions::MESH);
     let _closing = accepted.serve(Version::Http2, proxy);
 
-    let first = client.send(get(&url("/")), SendOptions::default()).await.unwrap();
+    let first = client
+        .send(get(&url("/")), SendOptions::default())
+        .await
+        .unwrap();
     let first = first.into_body().collect().await.unwrap();
     assert_eq!(first.trailers().unwrap()["grpc-status"], "14");
     assert_eq!(first.to_bytes(), "data");
     let end = ends.lock().pop().unwrap();
-    assert_eq!((end.ending, end.grpc_status, end.bytes), (Ending::Complete, Some(14), 4));
+    assert_eq!(
+        (end.ending, end.grpc_status, end.bytes),
+        (Ending::Complete, Some(14), 4)
+    );
 
-    let second = client.send(get(&url("/")), SendOptions::default()).await.unwrap();
+    let second = client
+        .send(get(&url("/")), SendOptions::default())
+        .await
+        .unwrap();
     let error = second.into_body().collect().await.unwrap_err();
     assert_eq!(error.reset_reason(), Some(Reason::ENHANCE_YOUR_CALM));
-    assert_eq!(ends.lock().pop().unwrap().ending, Ending::Failed(Outcome::Reset));
+    assert_eq!(
+        ends.lock().pop().unwrap().ending,
+        Ending::Failed(Outcome::Reset)
+    );
 
-    let third = client.send(get(&url("/")), SendOptions::default()).await.unwrap();
+    let third = client
+        .send(get(&url("/")), SendOptions::default())
+        .await
+        .unwrap();
     drop(third);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(ends.lock().pop().unwrap().ending, Ending::Dropped);
@@ -266,7 +297,7 @@ async fn a_reset_request_resets_upstream_with_its_code() {
     ));
     let (mut client, connection) = ::h2::client::handshake(near).await.unwrap();
     tokio::spawn(connection);
-    let head = http::Request::post(url("/")).body(()).unwrap();
+    let head = Request::post(url("/")).body(()).unwrap();
     let (_response, mut body) = client.send_request(head, false).unwrap();
     body.send_data(Bytes::from_static(b"begun"), false).unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -350,7 +381,7 @@ async fn small_messages() -> (::h2::SendStream<Bytes>, RequestBody) {
     });
     let (mut client, connection) = ::h2::client::handshake(near).await.unwrap();
     tokio::spawn(connection);
-    let head = http::Request::post(url("/")).body(()).unwrap();
+    let head = Request::post(url("/")).body(()).unwrap();
     let (response, body) = client.send_request(head, false).unwrap();
     tokio::spawn(response);
     (body, take.recv().await.unwrap().into())
