@@ -65,11 +65,12 @@ pub(super) fn connection_is_ending(error: &hyper::Error) -> bool {
 
 /// The body that should have gone upstream failed.
 fn request_broke(error: &hyper::Error) -> bool {
-    let chain = std::iter::successors(Some(error as &(dyn Error + 'static)), |error| {
-        error.source()
-    });
-    if chain.into_iter().any(<dyn Error>::is::<BodyError>) {
-        return true;
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<BodyError>() {
+            return true;
+        }
+        cause = error.source();
     }
     h2_error(error)
         .is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
