@@ -54,6 +54,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long an HTTP/2 ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long an idle connection may take to end gracefully.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
 /// Answers requests. Whatever goes wrong becomes a response here: a connection has no other way to
 /// say it.
 pub trait Handler: Send + Sync + 'static {
@@ -105,7 +108,7 @@ pub async fn serve<I, H>(
         http1: version == Version::Http1,
     };
     let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state)));
-    let driver = Driver::new(state, version, closing, options);
+    let driver = Driver::new(state, version, &closing, options);
     match version {
         Version::Http1 => {
             let connection = http1::Builder::new()
@@ -194,11 +197,18 @@ struct Driver {
     head: Option<Instant>,
     /// In phase Draining, until when a request may still come.
     linger_until: Option<Instant>,
-    shutting_down: bool,
+    /// When an idle connection was told to end.
+    shut_down: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Gracefully,
+    Cut,
 }
 
 impl Driver {
-    fn new(state: Arc<State>, version: Version, closing: Closing, options: ServerOptions) -> Self {
+    fn new(state: Arc<State>, version: Version, closing: &Closing, options: ServerOptions) -> Self {
         let phases = FuturesUnordered::new();
         phases.push(reached(closing.clone(), Phase::Announcing));
         Self {
@@ -213,7 +223,7 @@ impl Driver {
             rest: Some(Instant::now()),
             head: None,
             linger_until: None,
-            shutting_down: false,
+            shut_down: None,
         }
     }
 
@@ -244,14 +254,16 @@ impl Driver {
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if self.shutting_down {
-                return Poll::Pending;
-            }
-            let Some(at) = self.ends_at() else {
-                return Poll::Pending;
+            let (at, end) = match (self.shut_down, self.ends_at()) {
+                (Some(shut_down), _) => (shut_down + SHUTDOWN_LIMIT, End::Cut),
+                (None, Some(end)) => end,
+                (None, None) => return Poll::Pending,
             };
             ready!(self.alarm.poll_at(cx, at));
-            self.shutting_down = true;
+            if end == End::Cut {
+                return Poll::Ready(());
+            }
+            self.shut_down = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
         }
     }
@@ -277,8 +289,8 @@ impl Driver {
         }
     }
 
-    /// When the connection is to end, unless something happens first.
-    fn ends_at(&mut self) -> Option<Instant> {
+    /// When and how the connection is to end, unless something happens first.
+    fn ends_at(&mut self) -> Option<(Instant, End)> {
         if self.state.in_flight() > 0 {
             self.rest = None;
             self.head = None;
@@ -294,12 +306,15 @@ impl Driver {
         }
         if self.version == Version::Http1 && self.state.read() > self.rested_at {
             let began = *self.head.get_or_insert(now);
-            return began.checked_add(self.options.head_timeout);
+            // hyper does not end a connection gracefully that waits for the rest of a head.
+            let at = began.checked_add(self.options.head_timeout)?;
+            return Some((at, End::Cut));
         }
         let idle = self
             .rest
             .and_then(|rest| rest.checked_add(self.options.idle_limit));
-        super::deadline::earlier(idle, self.linger_until)
+        let at = super::deadline::earlier(idle, self.linger_until)?;
+        Some((at, End::Gracefully))
     }
 }
 

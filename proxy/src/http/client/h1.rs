@@ -326,9 +326,8 @@ impl Shared {
         let mut state = self.state.lock();
         while let Some(waiting) = state.waiting.pop_front() {
             match waiting.send(Grant::Connection(connection)) {
-                Ok(()) => return,
                 Err(Grant::Connection(refused)) => connection = refused,
-                Err(Grant::Slot(_)) => return,
+                Ok(()) | Err(Grant::Slot(_)) => return,
             }
         }
         state.idle.push(connection);

@@ -1,5 +1,7 @@
 //! Whether a request that got no response may have been processed.
 
+use std::error::Error;
+
 use super::super::body::{BodyError, h2_error};
 use crate::outcome::{Failure, Outcome, Processed};
 
@@ -63,11 +65,12 @@ pub(super) fn connection_is_ending(error: &hyper::Error) -> bool {
 
 /// The body that should have gone upstream failed.
 fn request_broke(error: &hyper::Error) -> bool {
-    let chain = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| {
-        error.source()
-    });
-    if chain.into_iter().any(|error| error.is::<BodyError>()) {
-        return true;
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<BodyError>() {
+            return true;
+        }
+        cause = error.source();
     }
     h2_error(error)
         .is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())

@@ -39,7 +39,7 @@ impl Body for Frames {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.1.clone()
+        self.1
     }
 }
 

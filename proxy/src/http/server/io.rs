@@ -25,8 +25,9 @@ pub(super) struct ServerIo<I> {
     lingering: Option<Lingering>,
 }
 
-/// Our end is closed; the peer's bytes are read so that no reset overtakes what we sent.
+/// Our end is being closed; the peer's bytes are read so that no reset overtakes what we sent.
 struct Lingering {
+    closed: bool,
     until: Instant,
     alarm: Alarm,
     discarded: usize,
@@ -42,28 +43,41 @@ impl<I> ServerIo<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> ServerIo<I> {
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let lingering = self.lingering.get_or_insert_with(|| Lingering {
+impl Lingering {
+    fn new() -> Self {
+        Self {
+            closed: false,
             until: Instant::now() + CLOSE_LINGER,
             alarm: Alarm::default(),
             discarded: 0,
-        });
+        }
+    }
+
+    fn poll<I>(&mut self, io: &mut I, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        if !self.closed {
+            if Pin::new(&mut *io).poll_shutdown(cx)?.is_pending() {
+                // A peer that reads nothing cannot be told.
+                ready!(self.alarm.poll_at(cx, self.until));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.closed = true;
+        }
         let mut space = [0; DISCARD_BUFFER];
         loop {
             let mut buf = ReadBuf::new(&mut space);
-            match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
+            match Pin::new(&mut *io).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    lingering.discarded += buf.filled().len();
-                    if lingering.discarded > CLOSE_DISCARD {
+                    self.discarded += buf.filled().len();
+                    if self.discarded > CLOSE_DISCARD {
                         return Poll::Ready(Ok(()));
                     }
                 }
                 // The peer has ended it too, one way or another.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    return lingering.alarm.poll_at(cx, lingering.until).map(Ok);
-                }
+                Poll::Pending => return self.alarm.poll_at(cx, self.until).map(Ok),
             }
         }
     }
@@ -119,13 +133,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerIo<I> {
         if this.state.is_upgraded() {
             return Pin::new(&mut this.io).poll_shutdown(cx);
         }
-        if this.lingering.is_none() {
-            if this.state.owes_an_answer() {
-                let cut = "a request was taken and not answered";
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, cut)));
-            }
-            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        if this.lingering.is_none() && this.state.owes_an_answer() {
+            let cut = "a request was taken and not answered";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, cut)));
         }
-        this.poll_linger(cx)
+        let lingering = this.lingering.get_or_insert_with(Lingering::new);
+        lingering.poll(&mut this.io, cx)
     }
 }

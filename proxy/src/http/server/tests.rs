@@ -18,6 +18,10 @@ fn ok() -> Arc<impl Handler> {
     answers(|_| async { Response::new(ResponseBody::full("ok")) })
 }
 
+fn just_below(limit: Duration) -> Duration {
+    limit.saturating_sub(SECOND)
+}
+
 fn options() -> ServerOptions {
     ServerOptions::default()
 }
@@ -123,7 +127,7 @@ async fn heads_and_idleness_have_their_limits() {
         }
         tokio::time::sleep(60 * SECOND).await;
         peer.write("GET / HT").await;
-        tokio::time::sleep(options().head_timeout - SECOND).await;
+        tokio::time::sleep(just_below(options().head_timeout)).await;
         assert!(!task.is_finished());
         assert!(peer.ends_within(2 * SECOND).await);
         drop(peer);
@@ -133,10 +137,10 @@ async fn heads_and_idleness_have_their_limits() {
     let (mut peer, _closing, task) = serve_one(Version::Http1, ok(), options());
     peer.write(GET).await;
     peer.read_until("ok").await;
-    tokio::time::sleep(options().idle_limit - SECOND).await;
+    tokio::time::sleep(just_below(options().idle_limit)).await;
     peer.write(GET).await;
     peer.read_until("ok").await;
-    tokio::time::sleep(options().idle_limit - SECOND).await;
+    tokio::time::sleep(just_below(options().idle_limit)).await;
     assert!(!task.is_finished());
     assert!(peer.ends_within(2 * SECOND).await);
 }
@@ -343,7 +347,7 @@ async fn http2_is_told_to_leave_and_finishes() {
     });
     let task = tokio::spawn(serve(far, Version::Http2, slow, closing, options()));
     let (mut client, mut connection) = h2::client::handshake(near).await.unwrap();
-    let head = http::Request::get("http://a/").body(()).unwrap();
+    let head = Request::get("http://a/").body(()).unwrap();
     let (response, _) = client.send_request(head, true).unwrap();
     let connection = tokio::spawn(async move { Pin::new(&mut connection).await });
     tokio::time::sleep(SECOND).await;

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::*;
+use super::upload;
 use crate::http::Version;
 use crate::http::body::{Ending, ExchangeEnd, ResponseBody, UpstreamBody};
 use crate::http::testing::{Peer, answers, get, h1, pipes, request, whole};
@@ -264,7 +265,7 @@ async fn what_the_peer_announces_is_believed() {
 #[tokio::test]
 async fn a_request_without_its_end_does_not_hold_a_connection() {
     let (pool, mut peers) = h1(false, PoolOptions::MESH);
-    let (incoming, _client) = endless_upload().await;
+    let (incoming, _client) = upload("content-length: 100", "begun").await;
     let sent = send(&pool, request("POST", "/", incoming.into()));
     let mut peer = peers.next().await;
     peer.read_head().await;
@@ -275,32 +276,10 @@ async fn a_request_without_its_end_does_not_hold_a_connection() {
     assert_eq!(pool.stats(), PoolStats::default());
 }
 
-/// The body of a request whose client never ends it, and the client.
-async fn endless_upload() -> (hyper::body::Incoming, Peer) {
-    let (give, mut take) = tokio::sync::mpsc::channel(1);
-    let (mut client, closing, _) = crate::http::testing::serve_one(
-        Version::Http1,
-        answers(move |request| {
-            let give = give.clone();
-            async move {
-                let _ = give.send(request.into_body()).await;
-                std::future::pending().await
-            }
-        }),
-        crate::http::server::ServerOptions::default(),
-    );
-    // The server goes on in phase Serving for as long as its connection is there.
-    std::mem::forget(closing);
-    client
-        .write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nbegun")
-        .await;
-    (take.recv().await.unwrap(), client)
-}
-
 #[tokio::test]
 async fn a_client_that_breaks_off_is_not_the_peers_fault() {
     let (pool, mut peers) = h1(true, PoolOptions::MESH);
-    let (incoming, client) = endless_upload().await;
+    let (incoming, client) = upload("content-length: 100", "begun").await;
     let sent = send(&pool, request("POST", "/", incoming.into()));
     let mut peer = peers.next().await;
     peer.read_until("begun").await;
@@ -313,8 +292,8 @@ async fn a_client_that_breaks_off_is_not_the_peers_fault() {
 #[tokio::test]
 async fn a_get_with_a_body_of_unknown_length_keeps_it() {
     let (pool, mut peers) = h1(false, PoolOptions::MESH);
-    let mut outer = endless_chunked().await;
-    let sent = send(&pool, request("GET", "/", outer.0.into()));
+    let (incoming, mut client) = upload("transfer-encoding: chunked", "5\r\nbegun\r\n").await;
+    let sent = send(&pool, request("GET", "/", incoming.into()));
     let mut peer = peers.next().await;
     assert!(
         peer.read_head()
@@ -322,30 +301,10 @@ async fn a_get_with_a_body_of_unknown_length_keeps_it() {
             .contains("transfer-encoding: chunked")
     );
     peer.read_until("5\r\nbegun\r\n").await;
-    outer.1.write("0\r\n\r\n").await;
+    client.write("0\r\n\r\n").await;
     peer.read_until("0\r\n\r\n").await;
     peer.write(OK).await;
     assert_eq!(whole(sent.await.unwrap().unwrap()).await, "ok");
-}
-
-async fn endless_chunked() -> (hyper::body::Incoming, Peer) {
-    let (give, mut take) = tokio::sync::mpsc::channel(1);
-    let (mut client, closing, _) = crate::http::testing::serve_one(
-        Version::Http1,
-        answers(move |request| {
-            let give = give.clone();
-            async move {
-                let _ = give.send(request.into_body()).await;
-                std::future::pending().await
-            }
-        }),
-        crate::http::server::ServerOptions::default(),
-    );
-    std::mem::forget(closing);
-    client
-        .write("GET / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n")
-        .await;
-    (take.recv().await.unwrap(), client)
 }
 
 #[tokio::test]
@@ -498,4 +457,55 @@ fn wrappers_forward_what_hyper_asks() {
     let empty = sent::SentBody::new(RequestBody::full(Bytes::new()), None);
     assert!(empty.is_end_stream());
     assert_eq!(empty.size_hint().exact(), Some(0));
+}
+
+#[tokio::test]
+async fn many_wait_for_few_connections_and_none_is_forgotten() {
+    let options = PoolOptions {
+        max_connections: 4,
+        ..PoolOptions::MESH
+    };
+    let (pool, peers) = h1(true, options);
+    let _closing = peers.serve(
+        Version::Http1,
+        answers(|request| async move {
+            let mut response = http::Response::new(ResponseBody::full("ok"));
+            if request.uri().path() == "/last" {
+                let close = http::HeaderValue::from_static("close");
+                response.headers_mut().insert("connection", close);
+            }
+            response
+        }),
+    );
+    let sent: Vec<_> = (0..50_usize)
+        .map(|task| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                for round in 0..40 {
+                    let path = if (task + round) % 10 == 0 {
+                        "/last"
+                    } else {
+                        "/"
+                    };
+                    let sending = pool.send(get(path), SendOptions::default());
+                    if (task + round) % 13 == 0 {
+                        // One that gives up while it waits takes nothing with it.
+                        let _ = tokio::time::timeout(Duration::from_micros(50), sending).await;
+                        continue;
+                    }
+                    assert_eq!(whole(sending.await.unwrap()).await, "ok");
+                }
+            })
+        })
+        .collect();
+    let all = async {
+        for sent in sent {
+            sent.await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all)
+        .await
+        .unwrap();
+    assert!(pool.stats().connections <= 4);
+    assert_eq!(pool.stats().pending, 0);
 }

@@ -97,7 +97,7 @@ async fn refused_streams_were_never_processed() {
     ] {
         let (pool, accepted) = h2(PoolOptions::MESH);
         play(accepted, 100, move |_, mut respond| {
-            respond.send_reset(reason)
+            respond.send_reset(reason);
         });
         let error = pool
             .send(get(&url("/")), SendOptions::default())
@@ -297,7 +297,7 @@ async fn a_reset_request_resets_upstream_with_its_code() {
     ));
     let (mut client, connection) = ::h2::client::handshake(near).await.unwrap();
     tokio::spawn(connection);
-    let head = http::Request::post(url("/")).body(()).unwrap();
+    let head = Request::post(url("/")).body(()).unwrap();
     let (_response, mut body) = client.send_request(head, false).unwrap();
     body.send_data(Bytes::from_static(b"begun"), false).unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -381,8 +381,33 @@ async fn small_messages() -> (::h2::SendStream<Bytes>, RequestBody) {
     });
     let (mut client, connection) = ::h2::client::handshake(near).await.unwrap();
     tokio::spawn(connection);
-    let head = http::Request::post(url("/")).body(()).unwrap();
+    let head = Request::post(url("/")).body(()).unwrap();
     let (response, body) = client.send_request(head, false).unwrap();
     tokio::spawn(response);
     (body, take.recv().await.unwrap().into())
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_costs_a_stream_and_no_connection() {
+    let (pool, accepted) = h2(PoolOptions::MESH);
+    play(accepted, 100, |_, respond| {
+        // Held for as long as the stream is there.
+        tokio::spawn(async move {
+            let mut respond = respond;
+            let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+        });
+    });
+    let (incoming, client) = super::upload("content-length: 100", "begun").await;
+    let sent = {
+        let pool = pool.clone();
+        let request = request("POST", &url("/"), incoming.into());
+        tokio::spawn(async move { pool.send(request, SendOptions::default()).await })
+    };
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(client);
+    let error = sent.await.unwrap().unwrap_err();
+    assert_eq!(error.failure.outcome, Outcome::ClientGone);
+    assert_eq!(error.failure.processed, Processed::Maybe);
+    assert_eq!(pool.stats().connections, 1);
+    assert_eq!(pool.stats().streams, 0);
 }
