@@ -2,13 +2,13 @@
 //! nothing, and nothing left behind.
 //!
 //! The binary enters the sandbox first and runs the tests inside. It is its own application
-//! (`app`), and the program whose sudden death is looked at (`hold`, `mode`).
+//! (`app`), control plane (`control-plane`), a stand-in for a sidecar (`proxy`), and the program
+//! whose sudden death is looked at (`hold`, `mode`).
 
 mod leftovers;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -16,21 +16,31 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::Request;
 use http_body_util::Full;
+use hyper_util::rt::TokioIo;
 use libtest_mimic::{Arguments, Trial};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use weft_proto::names::env;
 use weft_sandbox::app::echo::EchoRequest;
 use weft_sandbox::app::http::Seen;
 use weft_sandbox::app::{Behavior, body_hash};
 use weft_sandbox::client::Http2;
 use weft_sandbox::load::{Load, Protocol, Shot};
 use weft_sandbox::process::Program;
-use weft_sandbox::{AppSpec, Mesh, Programs, Sandbox, Workload};
+use weft_sandbox::{AppSpec, Mesh, Programs, Sandbox, Service, Workload};
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut args = std::env::args_os();
-    if std::env::args().nth(1).as_deref() == Some("app") {
-        args.next();
-        return Ok(weft_sandbox::app::main(args));
+    match std::env::args().nth(1).as_deref() {
+        Some("app") => {
+            args.next();
+            return Ok(weft_sandbox::app::main(args));
+        }
+        Some("control-plane") => {
+            args.next();
+            return Ok(weft_control_plane::app::main(args));
+        }
+        Some("proxy") => return stand_in_sidecar(),
+        _ => {}
     }
     let sandbox = Sandbox::enter()?;
     match std::env::args().nth(1).as_deref() {
@@ -52,6 +62,7 @@ fn main() -> anyhow::Result<ExitCode> {
         case(&sandbox, "what_was_sent_was_seen", what_was_sent_was_seen),
         case(&sandbox, "applications_do_as_told", applications_do_as_told),
         case(&sandbox, "an_application_ends_in_order", ends_in_order),
+        case(&sandbox, "a_mesh_intercepts", a_mesh_intercepts),
         case(&sandbox, "a_mesh_that_cannot_start_says_why", says_why),
         case(&sandbox, "a_killed_run_leaves_nothing", leftovers::killed),
         case(&sandbox, "a_told_run_ends", leftovers::told),
@@ -74,7 +85,7 @@ where
             .enable_all()
             .build()?;
         let result = runtime.block_on(test(sandbox));
-        result.map_err(|error| format!("{error:?}").into())
+        result.map_err(|error| format!("{error:#}").into())
     })
     .with_ignored_flag(impossible)
 }
@@ -82,8 +93,8 @@ where
 fn programs() -> Programs {
     let this = Program::new("/proc/self/exe");
     Programs {
-        proxy: this.clone().arg("no-proxy"),
-        control_plane: this.clone().arg("no-control-plane"),
+        proxy: this.clone().arg("proxy"),
+        control_plane: this.clone().arg("control-plane"),
         app: this.arg("app"),
     }
 }
@@ -283,12 +294,14 @@ async fn applications_do_as_told(sandbox: Sandbox) -> anyhow::Result<()> {
 }
 
 async fn ends_in_order(sandbox: Sandbox) -> anyhow::Result<()> {
-    let mesh = Arc::new(two_pods(&sandbox).await?);
+    let mesh = two_pods(&sandbox).await?;
     let client = mesh.pod("client");
     let to = SocketAddr::new(mesh.pod("server").v4().into(), 8080);
-    let slow = client.get(to, "/?delay_ms=300");
+    let slow = client.get(to, "/?delay_ms=1000");
     let stop = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while mesh.app("server").stats().await?.in_flight == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         mesh.stop_app("server").await
     };
     let (slow, stopped) = tokio::join!(slow, stop);
@@ -298,7 +311,118 @@ async fn ends_in_order(sandbox: Sandbox) -> anyhow::Result<()> {
     assert_eq!(slow.header("connection"), Some("close"));
     ensure!(client.connect(to).await.is_err(), "somebody still listens");
     mesh.start_app("server").await?;
-    assert_eq!(client.get(to, "/").await?.status, 200);
+
+    // Under load: what is on a connection is answered; what comes later is refused, not lost.
+    let load = Load::new(to).clients(4).shot(Shot::post("/", 100));
+    let load = load.start(&client);
+    while load.look(|report| report.answered < 100) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let app = mesh.app("server");
+    app.finish().await?;
+    while load.look(|report| report.failed == 0) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let report = load.stop().await;
+    for why in report.failures.keys() {
+        ensure!(why.contains("connecting: Connection refused"), "{why}");
+    }
+    assert_eq!(app.stats().await?.statuses[&200], report.status(200));
+    Ok(())
+}
+
+/// Listens where a sidecar does and answers by the name of its workload, once all that a sidecar
+/// is told is there.
+fn stand_in_sidecar() -> anyhow::Result<ExitCode> {
+    for name in [env::CONTROL_PLANE_ADDR, env::CONTROL_PLANE_ID, env::MARK] {
+        std::env::var(name).context(name)?;
+    }
+    for file in [env::TOKEN_FILE, env::TRUST_BUNDLE_FILE] {
+        let content = std::fs::read(std::env::var(file).context(file)?).context(file)?;
+        ensure!(!content.is_empty(), "{file} is empty");
+    }
+    let control = match std::env::var(env::ADMIN_ADDR)?.as_str() {
+        "nowhere" => "15199",
+        _ => "15190",
+    };
+    let name = format!("sidecar-of-{}", std::env::var(env::WORKLOAD)?);
+    let args = ["proxy", "--name", &name, "--control", control];
+    let listeners = ["--serve=http:15140", "--serve=http:15143"];
+    let args = args.into_iter().chain(listeners).map(Into::into);
+    Ok(weft_sandbox::app::main(args))
+}
+
+async fn a_mesh_intercepts(sandbox: Sandbox) -> anyhow::Result<()> {
+    let mesh = Mesh::builder("meshed", programs())
+        .workload(Workload::new("client").zone("a"))
+        .workload(Workload::new("server").port(8080, AppSpec::http()))
+        .service(Service::new("shop").port(80, 8080).endpoints(["server"]))
+        .start(&sandbox)
+        .await?;
+    let server = mesh.pod("server");
+    let stranger = mesh.stranger("stranger")?;
+    for (pod, to, by) in [
+        // To a cluster IP, out of a meshed pod: its own sidecar.
+        (
+            mesh.pod("client"),
+            mesh.addr("shop", 80),
+            "sidecar-of-client",
+        ),
+        (
+            mesh.pod("client"),
+            mesh.addr_v6("shop", 80),
+            "sidecar-of-client",
+        ),
+        // From outside: the sidecar of the pod that is called.
+        (
+            stranger.clone(),
+            (server.v4(), 8080).into(),
+            "sidecar-of-server",
+        ),
+        (stranger, (server.v6(), 8080).into(), "sidecar-of-server"),
+        // To oneself: nobody in between.
+        (server.clone(), (server.v4(), 8080).into(), "server"),
+    ] {
+        let answer = pod.get(to, "/").await?;
+        assert_eq!(answer.served_by(), Some(by), "{} to {to}", pod.name());
+    }
+
+    // From the host's network into the pod.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let at = listener.local_addr()?;
+    let forward = mesh.pod("client").forward(listener, mesh.addr("shop", 80));
+    let stream = tokio::net::TcpStream::connect(at).await?;
+    let (mut send, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::get("/")
+        .header("host", "shop")
+        .body(Full::<Bytes>::default())?;
+    let answer = send.send_request(request).await?;
+    assert_eq!(answer.headers()["x-served-by"], "sidecar-of-client");
+    drop(forward);
+
+    // The control plane reads what the sandbox writes, goes, and comes back.
+    mesh.set_draining("server", true)?;
+    mesh.set_endpoints("shop", ["server"])?;
+    mesh.kill_control_plane().await?;
+    ensure!(
+        mesh.control_plane_get("/ready").await.is_err(),
+        "it is there"
+    );
+    mesh.start_control_plane().await?;
+    mesh.restart_sidecar("server").await?;
+
+    // A rolling update.
+    mesh.add_workload(Workload::new("server-2").port(8080, AppSpec::http()))
+        .await?;
+    mesh.set_endpoints("shop", ["server", "server-2"])?;
+    mesh.remove_workload("server").await?;
+    let file = std::fs::read_to_string(mesh.config_dir().join("mesh.yaml"))?;
+    ensure!(
+        file.contains("server-2") && !file.contains("workload: server\n"),
+        "{file}"
+    );
     Ok(())
 }
 
@@ -314,6 +438,19 @@ async fn says_why(sandbox: Sandbox) -> anyhow::Result<()> {
         .await;
     let error = format!("{:#}", result.err().context("a mesh came up")?);
     for part in ["app of twice ended", "listening on [::]:8080"] {
+        ensure!(error.contains(part), "{error}");
+    }
+    // Its sidecar never becomes ready.
+    let result = Mesh::builder("late", programs())
+        .workload(Workload::new("late").env(env::ADMIN_ADDR, "nowhere"))
+        .patience(Duration::from_secs(1))
+        .start(&sandbox)
+        .await;
+    let error = format!("{:#}", result.err().context("a mesh came up")?);
+    for part in [
+        "not ready after 1s",
+        "late's sidecar: GET http://127.0.0.1:15190/ready",
+    ] {
         ensure!(error.contains(part), "{error}");
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -111,6 +111,10 @@ where
             StatusCode::FORBIDDEN,
             "this path answers only connections from the workload itself (loopback)",
         );
+    }
+    // A web page open on the same machine is no operator: browsers say so in `origin`.
+    if !route.is_for_everybody() && head.headers.contains_key(ORIGIN) {
+        return error(StatusCode::FORBIDDEN, "this path does not answer web pages");
     }
     if !route.allows(&head.method) {
         let sentence = format!("this path takes {}", route.methods());

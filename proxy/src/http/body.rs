@@ -153,6 +153,10 @@ impl Body for RequestBody {
 
 /// What goes downstream.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large one, and a box would cost each an allocation"
+)]
 pub enum ResponseBody {
     /// As it comes from upstream.
     Upstream(UpstreamBody),
@@ -214,3 +218,6 @@ impl Body for ResponseBody {
 fn full_size(bytes: Option<&Bytes>) -> SizeHint {
     SizeHint::with_exact(bytes.map_or(0, |bytes| bytes.len() as u64))
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,6 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep};
@@ -29,10 +28,7 @@ pub struct Elapsed;
 
 /// Runs `future` until `deadline`, or for ever where there is none. The future is polled first: one
 /// that is ready costs no timer, even when the deadline has passed already.
-pub async fn before<F: Future>(
-    deadline: Option<Instant>,
-    future: F,
-) -> Result<F::Output, Elapsed> {
+pub async fn before<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
     let Some(deadline) = deadline else {
         return Ok(future.await);
     };
@@ -47,7 +43,7 @@ pub async fn before<F: Future>(
     .await
 }
 
-/// The later of two deadlines is the one that does not matter.
+/// The one of two deadlines that comes first.
 pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -57,7 +53,7 @@ pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> 
 
 /// A timer that is borrowed when first needed. The instant may change from poll to poll.
 #[derive(Debug, Default)]
-pub struct Alarm(Option<Timer>);
+pub struct Alarm(Option<Borrowed>);
 
 impl Alarm {
     /// Ready once `at` has passed; else the task is woken at `at`, or earlier for nothing.
@@ -65,30 +61,17 @@ impl Alarm {
         if Instant::now() >= at {
             return Poll::Ready(());
         }
-        let timer = self.0.get_or_insert_with(|| Timer::borrow(at));
-        if timer.sleep.deadline() > at {
-            timer.sleep.as_mut().reset(at);
+        let sleep = self.0.get_or_insert_with(|| Borrowed::new(at)).sleep();
+        if sleep.deadline() > at {
+            sleep.as_mut().reset(at);
         }
-        while timer.sleep.as_mut().poll(cx).is_ready() {
+        while sleep.as_mut().poll(cx).is_ready() {
             if Instant::now() >= at {
                 return Poll::Ready(());
             }
-            timer.sleep.as_mut().reset(at);
+            sleep.as_mut().reset(at);
         }
         Poll::Pending
-    }
-
-    /// Ready once `duration` has passed since `since`.
-    pub fn poll_after(
-        &mut self,
-        cx: &mut Context<'_>,
-        since: Instant,
-        duration: Duration,
-    ) -> Poll<()> {
-        // A duration too long to be an instant never passes.
-        since
-            .checked_add(duration)
-            .map_or(Poll::Pending, |at| self.poll_at(cx, at))
     }
 
     /// Gives the timer back.
@@ -100,17 +83,61 @@ impl Alarm {
 /// A timer of the pool, together with the runtime that drives it.
 #[derive(Debug)]
 struct Timer {
-    /// `Some` until dropped.
     sleep: Pin<Box<Sleep>>,
     runtime: Id,
 }
 
+/// A borrowed timer; goes back when dropped.
+#[derive(Debug)]
+struct Borrowed(Option<Timer>);
+
 thread_local! {
-    static POOL: RefCell<Vec<(Pin<Box<Sleep>>, Id)>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Timer>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Timer {
-    fn borrow(at: Instant) -> Self {
-        todo!()
+impl Borrowed {
+    fn new(at: Instant) -> Self {
+        let runtime = Handle::current().id();
+        let pooled = POOL.with_borrow_mut(|pool| {
+            // One that is armed, and not later than needed, is as good as new without a touch.
+            let mut probes = pool.iter().enumerate().rev().take(POOL_PROBES);
+            let armed = probes.find(|(_, timer)| {
+                timer.runtime == runtime
+                    && !timer.sleep.is_elapsed()
+                    && timer.sleep.deadline() <= at
+            });
+            match armed.map(|(index, _)| index) {
+                Some(index) => Some(pool.swap_remove(index)),
+                None => pool.pop(),
+            }
+        });
+        // A timer of another runtime, which may have ended, is useless here.
+        let timer = pooled.filter(|timer| timer.runtime == runtime);
+        Self(Some(timer.unwrap_or_else(|| Timer {
+            sleep: Box::pin(tokio::time::sleep_until(at)),
+            runtime,
+        })))
+    }
+
+    fn sleep(&mut self) -> &mut Pin<Box<Sleep>> {
+        let timer = self.0.as_mut().expect("taken only when dropped");
+        &mut timer.sleep
     }
 }
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let Some(timer) = self.0.take() else { return };
+        // While its thread ends there is no pool any more.
+        let _ = POOL.try_with(|pool| {
+            if let Ok(mut pool) = pool.try_borrow_mut()
+                && pool.len() < POOL_LIMIT
+            {
+                pool.push(timer);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@
 //! * [`replay`]: request bodies that can be sent once more.
 //! * [`body`]: the body types of both directions.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
+//! * `settings`: the HTTP/2 settings of both ends.
 
 pub mod answer;
 pub mod body;
@@ -20,6 +21,9 @@ pub mod deadline;
 pub mod headers;
 pub mod replay;
 pub mod server;
+mod settings;
+#[cfg(test)]
+mod testing;
 pub mod upgrade;
 
 /// Which HTTP a connection speaks.

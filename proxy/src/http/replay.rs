@@ -312,3 +312,6 @@ where
         self.small = BytesMut::new();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,9 +77,10 @@ impl Exposition {
     /// Appends the text.
     pub(super) fn write(&self, text: &mut String) {
         for collected in self.families.values() {
-            write_head(text, collected.family);
+            let Family { name, kind, help } = collected.family;
+            write_head(text, name, *kind, help);
             for (labels, value) in &collected.samples {
-                text.push_str(collected.family.name);
+                text.push_str(name);
                 write_labels(text, labels, None);
                 let _ = writeln!(text, " {value}");
             }
@@ -125,10 +126,10 @@ pub(super) fn label_text<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -
     text
 }
 
-/// `HELP` and `TYPE`.
-pub(super) fn write_head(text: &mut String, family: &Family) {
-    let _ = writeln!(text, "# HELP {} {}", family.name, family.help);
-    let _ = writeln!(text, "# TYPE {} {}", family.name, family.kind.as_str());
+/// `HELP` and `TYPE`. `help` is one line of ours.
+pub(super) fn write_head(text: &mut String, name: &str, kind: Kind, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}");
+    let _ = writeln!(text, "# TYPE {name} {}", kind.as_str());
 }
 
 /// The lines of one histogram; `labels` is label text.

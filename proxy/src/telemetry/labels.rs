@@ -28,6 +28,9 @@ pub enum Tls {
 }
 
 impl Tls {
+    /// How many there are.
+    pub(super) const COUNT: usize = 3;
+
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
         match self {

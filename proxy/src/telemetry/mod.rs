@@ -88,8 +88,11 @@ pub struct Telemetry {
     config_current_until: Mutex<Option<Instant>>,
     scopes: Mutex<Scopes>,
     collectors: Mutex<Vec<Collector>>,
-    retained: Mutex<BTreeMap<(&'static str, String), (&'static Family, f64)>>,
+    retained: Mutex<RetainedCounters>,
 }
+
+/// By family name and label text.
+type RetainedCounters = BTreeMap<(&'static str, String), (&'static Family, f64)>;
 
 struct Scopes {
     peers: Bounded<Arc<str>>,
@@ -162,7 +165,7 @@ impl Telemetry {
     /// The handle for requests with these labels; the same for the same labels.
     pub fn request_scope(self: &Arc<Self>, mut labels: ScopeLabels) -> Arc<RequestScope> {
         let mut scopes = self.scopes.lock();
-        labels.peer = scopes.peer(labels.peer);
+        labels.peer = self.bounded_peer(&mut scopes, labels.peer);
         if !scopes.requests.contains_key(&labels) && scopes.requests.len() >= MAX_SCOPES {
             labels = ScopeLabels {
                 service: OVERFLOW.into(),
@@ -181,7 +184,7 @@ impl Telemetry {
     /// The handle for opaque connections with these labels; the same for the same labels.
     pub fn tcp_scope(self: &Arc<Self>, mut labels: TcpLabels) -> Arc<TcpScope> {
         let mut scopes = self.scopes.lock();
-        labels.peer = scopes.peer(labels.peer);
+        labels.peer = self.bounded_peer(&mut scopes, labels.peer);
         if !scopes.tcp.contains_key(&labels) && scopes.tcp.len() >= MAX_SCOPES {
             labels = TcpLabels {
                 service: OVERFLOW.into(),
@@ -328,6 +331,14 @@ impl Telemetry {
         }
     }
 
+    fn bounded_peer(&self, scopes: &mut Scopes, peer: Arc<str>) -> Arc<str> {
+        if &*peer == OTHER_PEER || scopes.peers.admits(Arc::clone(&peer)) {
+            return peer;
+        }
+        self.hit(scopes, "peers");
+        OTHER_PEER.into()
+    }
+
     fn hit(&self, scopes: &mut Scopes, limit: &'static str) {
         self.limit_counter(scopes, limit).increment(1);
     }
@@ -340,15 +351,5 @@ impl Telemetry {
         };
         self.recorder
             .counter(&families::LIMIT_HITS, &[("limit", name)])
-    }
-}
-
-impl Scopes {
-    fn peer(&mut self, peer: Arc<str>) -> Arc<str> {
-        if self.peers.admits(Arc::clone(&peer)) {
-            peer
-        } else {
-            OTHER_PEER.into()
-        }
     }
 }

@@ -31,28 +31,36 @@ pub(super) struct WeftRecorder {
 
 #[derive(Default)]
 struct Histograms {
-    /// By name, then by label text.
-    families: BTreeMap<String, BTreeMap<String, Arc<LatencyHistogram>>>,
+    families: BTreeMap<String, HistogramFamily>,
+    /// Of all families.
     count: usize,
+}
+
+#[derive(Default)]
+struct HistogramFamily {
+    help: SharedString,
+    /// By label text.
+    members: BTreeMap<String, Arc<LatencyHistogram>>,
 }
 
 impl WeftRecorder {
     /// With every family of ours described.
     pub(super) fn new() -> Self {
         let exporter = PrometheusBuilder::new().build_recorder();
-        for family in families::HANDLED {
-            let name = KeyName::from_const_str(family.name);
-            match family.kind {
-                Kind::Counter => exporter.describe_counter(name, None, family.help.into()),
-                Kind::Gauge => exporter.describe_gauge(name, None, family.help.into()),
-                Kind::Histogram => {}
-            }
-        }
-        Self {
+        let recorder = Self {
             handle: exporter.handle(),
             exporter,
             histograms: Mutex::default(),
+        };
+        for family in families::HANDLED {
+            let name = KeyName::from_const_str(family.name);
+            match family.kind {
+                Kind::Counter => recorder.describe_counter(name, None, family.help.into()),
+                Kind::Gauge => recorder.describe_gauge(name, None, family.help.into()),
+                Kind::Histogram => recorder.describe_histogram(name, None, family.help.into()),
+            }
         }
+        recorder
     }
 
     /// The counter of these labels; it shows from now on.
@@ -77,16 +85,12 @@ impl WeftRecorder {
     /// Appends the text of everything that handles were made for.
     pub(super) fn write(&self, text: &mut String) {
         text.push_str(&self.handle.render());
-        for (name, by_labels) in &self.histograms.lock().families {
-            match families::HANDLED.iter().find(|family| family.name == name) {
-                Some(family) => write_head(text, family),
-                None => {
-                    text.push_str("# TYPE ");
-                    text.push_str(name);
-                    text.push_str(" histogram\n");
-                }
+        for (name, family) in &self.histograms.lock().families {
+            if family.members.is_empty() {
+                continue;
             }
-            for (labels, histogram) in by_labels {
+            write_head(text, name, Kind::Histogram, &family.help);
+            for (labels, histogram) in &family.members {
                 write_histogram(text, name, labels, &histogram.snapshot());
             }
             text.push('\n');
@@ -96,7 +100,8 @@ impl WeftRecorder {
     fn find_histogram(&self, name: &str, labels: String) -> Option<Arc<LatencyHistogram>> {
         let mut histograms = self.histograms.lock();
         let Histograms { families, count } = &mut *histograms;
-        if let Some(found) = families.get(name).and_then(|family| family.get(&labels)) {
+        let family = families.entry(name.to_owned()).or_default();
+        if let Some(found) = family.members.get(&labels) {
             return Some(Arc::clone(found));
         }
         if *count == MAX_HISTOGRAMS {
@@ -104,10 +109,7 @@ impl WeftRecorder {
         }
         *count += 1;
         let made = Arc::<LatencyHistogram>::default();
-        families
-            .entry(name.to_owned())
-            .or_default()
-            .insert(labels, Arc::clone(&made));
+        family.members.insert(labels, Arc::clone(&made));
         Some(made)
     }
 }
@@ -121,8 +123,11 @@ impl Recorder for WeftRecorder {
         self.exporter.describe_gauge(key, unit, description);
     }
 
-    /// Histograms of ours are described in [`families`].
-    fn describe_histogram(&self, _key: KeyName, _unit: Option<Unit>, _description: SharedString) {}
+    fn describe_histogram(&self, key: KeyName, _unit: Option<Unit>, description: SharedString) {
+        let mut histograms = self.histograms.lock();
+        let family = histograms.families.entry(key.as_str().to_owned());
+        family.or_default().help = description;
+    }
 
     fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
         self.exporter.register_counter(key, metadata)

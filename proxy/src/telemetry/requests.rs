@@ -4,13 +4,14 @@
 //! takes no lock, no `String` and no shared map. [`PeerScopes`] does the same where only the peer is
 //! found out per request.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use metrics::Counter;
 
-use super::labels::{MAX_PEERS, OVERFLOW, Tls, method_index, method_word};
+use super::labels::{MAX_PEERS, OTHER_PEER, OVERFLOW, Tls, method_index, method_word};
 use super::table::Table;
 use super::{LatencyHistogram, Telemetry, families};
 use crate::outcome::{Origin, Outcome};
@@ -50,7 +51,8 @@ pub struct PeerScopes {
     service: Arc<str>,
     route: Arc<str>,
     backend: Arc<str>,
-    scopes: Table<(Arc<str>, Tls), Arc<RequestScope>>,
+    /// By [`Tls`]; past the bound each has one more scope for all other peers.
+    scopes: [Table<Arc<str>, Arc<RequestScope>>; Tls::COUNT],
 }
 
 impl RequestScope {
@@ -74,7 +76,8 @@ impl RequestScope {
         }
     }
 
-    /// Counts one request. `status` is what the client got (499 where it went away first),
+    /// Counts one request: one snapshot load, a scan of at most [`MAX_CELLS`] numbers, atomic adds;
+    /// it allocates only when a combination comes for the first time. `status` is what the client got (499 where it went away first),
     /// `grpc_status` the code from header or trailer of a gRPC response.
     pub fn record(
         &self,
@@ -107,25 +110,12 @@ impl RequestScope {
     }
 
     fn counter(&self, cell: Option<Cell>) -> Counter {
-        let words = cell.map(|cell| {
-            (
-                method_word(cell.method),
-                cell.status.to_string(),
-                cell.grpc_status.map(|code| code.to_string()),
-                cell.outcome.as_str(),
-            )
-        });
-        let (method, status, grpc_status, outcome) = match &words {
-            Some((method, status, grpc_status, outcome)) => (
-                *method,
-                status.as_str(),
-                grpc_status.as_deref().unwrap_or_default(),
-                *outcome,
-            ),
-            None => {
-                self.telemetry.limit("request_cells").increment(1);
-                (OVERFLOW, OVERFLOW, OVERFLOW, OVERFLOW)
-            }
+        if cell.is_none() {
+            self.telemetry.limit("request_cells").increment(1);
+        }
+        let [method, status, grpc_status, outcome] = match cell {
+            Some(cell) => cell.words(),
+            None => [const { Cow::Borrowed(OVERFLOW) }; 4],
         };
         self.telemetry.recorder.counter(
             &families::REQUESTS,
@@ -137,10 +127,10 @@ impl RequestScope {
                 ("route", &self.labels.route),
                 ("backend", &self.labels.backend),
                 ("peer", &self.labels.peer),
-                ("method", method),
-                ("status", status),
-                ("grpc_status", grpc_status),
-                ("outcome", outcome),
+                ("method", &method),
+                ("status", &status),
+                ("grpc_status", &grpc_status),
+                ("outcome", &outcome),
                 ("tls", self.labels.tls.as_str()),
             ],
         )
@@ -162,29 +152,29 @@ impl PeerScopes {
             service,
             route,
             backend,
-            scopes: Table::new(MAX_PEERS),
+            scopes: std::array::from_fn(|_| Table::new(MAX_PEERS)),
         }
     }
 
     /// Calls `then` with the scope of this peer; past [`MAX_PEERS`] all share one.
     pub fn with<R>(&self, peer: &Arc<str>, tls: Tls, then: impl FnOnce(&RequestScope) -> R) -> R {
-        self.scopes.with(
-            |(known, with)| *with == tls && (Arc::ptr_eq(known, peer) || known == peer),
+        self.scopes[tls as usize].with(
+            |known| Arc::ptr_eq(known, peer) || known == peer,
             |room| {
-                let peer = if room {
+                let label = if room {
                     Arc::clone(peer)
                 } else {
-                    super::labels::OTHER_PEER.into()
+                    OTHER_PEER.into()
                 };
                 let scope = self.telemetry.request_scope(ScopeLabels {
                     direction: self.direction,
                     service: Arc::clone(&self.service),
                     route: Arc::clone(&self.route),
                     backend: Arc::clone(&self.backend),
-                    peer: Arc::clone(&peer),
+                    peer: label,
                     tls,
                 });
-                ((peer, tls), scope)
+                (Arc::clone(peer), scope)
             },
             |scope| then(scope),
         )
@@ -201,6 +191,17 @@ struct Cell {
 }
 
 impl Cell {
+    /// The labels `method`, `status`, `grpc_status` (empty where there is none) and `outcome`.
+    fn words(self) -> [Cow<'static, str>; 4] {
+        [
+            method_word(self.method).into(),
+            self.status.to_string().into(),
+            self.grpc_status
+                .map_or(Cow::Borrowed(""), |code| code.to_string().into()),
+            self.outcome.as_str().into(),
+        ]
+    }
+
     fn pack(self) -> u64 {
         let grpc = self.grpc_status.map_or(0, |code| 0x100 | u64::from(code));
         u64::from(self.status) << 32

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
+use weft_control_plane::policy::MtlsMode;
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
@@ -36,6 +37,8 @@ pub struct Builder {
     services: Vec<Service>,
     manifests: Vec<(String, String)>,
     control_plane_env: Vec<(String, String)>,
+    minimum_mtls: Option<MtlsMode>,
+    server_first_ports: Option<Vec<u16>>,
     patience: Duration,
 }
 
@@ -50,6 +53,8 @@ impl Builder {
             services: Vec::new(),
             manifests: Vec::new(),
             control_plane_env: Vec::new(),
+            minimum_mtls: None,
+            server_first_ports: None,
             patience: START_PATIENCE,
         }
     }
@@ -90,6 +95,18 @@ impl Builder {
         self
     }
 
+    /// The mesh's minimum of mutual TLS.
+    pub fn minimum_mtls(mut self, mode: MtlsMode) -> Self {
+        self.minimum_mtls = Some(mode);
+        self
+    }
+
+    /// Ports on which servers speak first, where the control plane's defaults are not wanted.
+    pub fn server_first_ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        self.server_first_ports = Some(ports.into_iter().collect());
+        self
+    }
+
     /// One more environment variable of the control plane.
     pub fn control_plane_env(mut self, name: &str, value: &str) -> Self {
         self.control_plane_env
@@ -97,7 +114,8 @@ impl Builder {
         self
     }
 
-    /// How long everything may take to become ready; 30 s without.
+    /// How long the mesh, and later whatever is started again, may take to become ready; 30 s
+    /// without.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -141,7 +159,10 @@ impl Builder {
             .context("the trust domain")?,
             control_plane_env: self.control_plane_env,
             trust_domain: self.trust_domain,
+            minimum_mtls: self.minimum_mtls,
+            server_first_ports: self.server_first_ports,
             namespace: self.namespace,
+            patience: self.patience,
             dir: dir.path().to_owned(),
         };
         let mesh = Mesh {
@@ -161,17 +182,9 @@ impl Builder {
         for workload in self.workloads {
             members.push(mesh.make_member(workload)?);
         }
-        let up = mesh.bring_up(&members);
-        match tokio::time::timeout(self.patience, up).await {
-            Ok(result) => result?,
-            Err(_) => anyhow::bail!(
-                "mesh {} is not ready after {:?}; missing:\n{}\n{}",
-                self.name,
-                self.patience,
-                mesh.all_missing(&members).await.join("\n"),
-                mesh.log_tails()
-            ),
-        }
+        mesh.within_patience(mesh.bring_up(&members))
+            .await
+            .with_context(|| format!("starting the mesh {}", self.name))?;
         Ok(mesh)
     }
 }

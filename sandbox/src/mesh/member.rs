@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
+use weft_control_plane::source::mesh_file::{ProbeEntry, WorkloadEntry, WorkloadPortEntry};
 use weft_proto::names::{self, env};
 use weft_proxy::interception::{self, InterceptionPlan};
 
-use super::Common;
-use super::file::{WorkloadEntry, WorkloadPortEntry};
 use super::spec::Workload;
+use super::{Common, why_not_ready};
 use crate::Pod;
 use crate::app::{self, Control, Port};
 use crate::process::{Process, write_atomically};
@@ -56,7 +56,7 @@ impl Member {
             service_account: self.spec.service_account.clone(),
             addresses: self.pod.addresses().to_vec(),
             meshed: self.spec.meshed,
-            zone: self.spec.zone.clone(),
+            zone: self.spec.zone.clone().unwrap_or_default(),
             draining: *self.draining.lock(),
             ports: self
                 .spec
@@ -64,7 +64,8 @@ impl Member {
                 .iter()
                 .map(|(port, app)| WorkloadPortEntry {
                     port: *port,
-                    protocol: app.protocol.clone(),
+                    protocol: app.protocol.clone().unwrap_or_default(),
+                    probes: self.probes(*port),
                 })
                 .collect(),
         }
@@ -131,15 +132,8 @@ impl Member {
         }
         if self.spec.meshed {
             self.check_alive(&self.sidecar()?)?;
-            match self.pod.get_local(names::ports::ADMIN, "/ready").await {
-                Ok(answer) if answer.status.is_success() => {}
-                Ok(answer) => {
-                    let why = answer.text();
-                    return Ok(Some(format!("{}'s sidecar: {why}", self.spec.name)));
-                }
-                Err(error) => {
-                    return Ok(Some(format!("{}'s sidecar: {error:#}", self.spec.name)));
-                }
+            if let Some(why) = why_not_ready(&self.pod).await {
+                return Ok(Some(format!("{}'s sidecar: {why}", self.spec.name)));
             }
         }
         Ok(None)
@@ -151,12 +145,8 @@ impl Member {
         for process in [&self.sidecar, &self.app] {
             let process = process.lock().clone();
             if let Some(process) = process {
-                text.push_str(&format!(
-                    "--- {} of {}\n{}\n",
-                    process.name(),
-                    self.spec.name,
-                    process.log_tail(TAIL_LINES)
-                ));
+                let (name, tail) = (process.name(), process.log_tail(TAIL_LINES));
+                text.extend(["--- ", name, " of ", &self.spec.name, "\n", &tail, "\n"]);
             }
         }
         text
@@ -176,6 +166,16 @@ impl Member {
                 let _ = process.kill();
             }
         }
+    }
+
+    fn probes(&self, port: u16) -> Vec<ProbeEntry> {
+        let of_port = self.spec.probes.iter().filter(|(at, _)| *at == port);
+        of_port
+            .map(|(_, path)| ProbeEntry {
+                path: path.clone(),
+                method: "GET".to_owned(),
+            })
+            .collect()
     }
 
     fn check_alive(&self, process: &Arc<Process>) -> anyhow::Result<()> {

@@ -19,8 +19,8 @@
 //! with what was in them. Where it ends in a panic, the ends of all logs are shown.
 
 mod builder;
-mod file;
 mod member;
+mod operate;
 mod slots;
 mod spec;
 
@@ -34,15 +34,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use parking_lot::Mutex;
 use weft_control_plane::identity::tokens::JoinTokens;
+use weft_control_plane::policy::MtlsMode;
+use weft_control_plane::source::mesh_file::{
+    Defaults, EndpointEntry, FILE_NAME, MeshFile, ServiceEntry, ServicePortEntry,
+};
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
 use crate::Pod;
-use crate::app::Control;
 use crate::client::Answer;
 use crate::pod::Node;
 use crate::process::{Process, write_atomically};
-use file::{EndpointEntry, MeshFile, ServiceEntry, ServicePortEntry};
 use member::Member;
 use slots::Slot;
 
@@ -51,6 +53,8 @@ pub use spec::{AppSpec, Endpoint, Programs, Service, Workload};
 
 /// Networks of the mesh: pods and services, both families.
 const NETWORKS: [&str; 4] = ["10.42.0.0/16", "10.96.0.0/16", "fd42::/64", "fd96::/64"];
+/// What one question whether a process is ready may take.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often readiness is asked for.
 const POLL: Duration = Duration::from_millis(20);
 /// How long a process that was asked to end may take; longer is an error.
@@ -78,7 +82,10 @@ struct Common {
     control_plane_id: SpiffeId,
     control_plane_env: Vec<(String, String)>,
     trust_domain: String,
+    minimum_mtls: Option<MtlsMode>,
+    server_first_ports: Option<Vec<u16>>,
     namespace: String,
+    patience: Duration,
     dir: PathBuf,
 }
 
@@ -236,8 +243,16 @@ impl Mesh {
         // The lock is held over the write: the file never goes back to an older state.
         let state = self.state.lock();
         let file = MeshFile {
-            trust_domain: self.common.trust_domain.clone(),
-            networks: NETWORKS.map(str::to_owned).to_vec(),
+            trust_domain: Some(self.common.trust_domain.clone()),
+            networks: NETWORKS
+                .map(|text| text.parse().expect("a constant CIDR block"))
+                .to_vec(),
+            server_first_ports: self.common.server_first_ports.clone(),
+            defaults: self
+                .common
+                .minimum_mtls
+                .map(|mode| Defaults { mtls: Some(mode) }),
+            explicit_listeners: Vec::new(),
             workloads: state
                 .members
                 .values()
@@ -245,8 +260,8 @@ impl Mesh {
                 .collect(),
             services: state.services.values().map(RunningService::entry).collect(),
         };
-        let json = serde_json::to_vec_pretty(&file)?;
-        write_atomically(&self.config_dir().join("mesh.yaml"), json).context("writing mesh.yaml")
+        let yaml = file.to_yaml()?;
+        write_atomically(&self.config_dir().join(FILE_NAME), yaml).context("writing mesh.yaml")
     }
 }
 
@@ -265,10 +280,10 @@ impl RunningService {
                 .ports
                 .iter()
                 .map(|port| ServicePortEntry {
-                    name: port.name.clone(),
+                    name: port.name.clone().unwrap_or_default(),
                     port: port.port,
-                    target_port: port.target,
-                    app_protocol: port.protocol.clone(),
+                    target_port: Some(port.target),
+                    app_protocol: port.protocol.clone().unwrap_or_default(),
                 })
                 .collect(),
             endpoints: self
@@ -276,8 +291,8 @@ impl RunningService {
                 .endpoints
                 .iter()
                 .map(|endpoint| match endpoint {
-                    Endpoint::Workload(name) => EndpointEntry::Workload(name.clone()),
-                    Endpoint::Address(address) => EndpointEntry::Address(*address),
+                    Endpoint::Workload(name) => EndpointEntry::workload(name),
+                    Endpoint::Address(address) => EndpointEntry::address(*address),
                 })
                 .collect(),
         }
@@ -305,18 +320,14 @@ impl Mesh {
             .control_plane_pod
             .start("control-plane", command, &self.control_plane_log())
             .context("starting the control plane")?;
-        let process = Arc::new(process);
-        *self.control_plane.lock() = Some(Arc::clone(&process));
-        loop {
-            if let Some(status) = process.ended()? {
-                let tail = process.log_tail(TAIL_LINES);
-                anyhow::bail!("the control plane ended with {status}\n{tail}");
+        *self.control_plane.lock() = Some(Arc::new(process));
+        self.within_patience(async {
+            while self.missing_of_control_plane().await?.is_some() {
+                tokio::time::sleep(POLL).await;
             }
-            match self.control_plane_get("/ready").await {
-                Ok(answer) if answer.status.is_success() => return Ok(()),
-                _ => tokio::time::sleep(POLL).await,
-            }
-        }
+            Ok(())
+        })
+        .await
     }
 
     /// Kills the control plane and waits for its end.
@@ -353,7 +364,7 @@ impl Mesh {
             for service in self.state.lock().services.values_mut() {
                 let namespace = service.namespace.clone();
                 service.spec.endpoints.retain(|endpoint| match endpoint {
-                    Endpoint::Workload(name) => key != qualified(&namespace, name),
+                    Endpoint::Workload(name) => key != format!("{namespace}/{name}"),
                     Endpoint::Address(_) => true,
                 });
             }
@@ -398,114 +409,55 @@ impl Mesh {
     }
 
     async fn wait_for(&self, member: &Member) -> anyhow::Result<()> {
-        while member.missing().await?.is_some() {
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
-    }
-
-    async fn all_missing(&self, members: &[Arc<Member>]) -> Vec<String> {
-        let mut missing = Vec::new();
-        let running = self.control_plane.lock().is_some();
-        if running && let Err(error) = self.control_plane_get("/ready").await {
-            missing.push(format!("control plane: {error:#}"));
-        }
-        for member in members {
-            match member.missing().await {
-                Ok(None) => {}
-                Ok(Some(what)) => missing.push(what),
-                Err(error) => missing.push(format!("{error:#}")),
+        self.within_patience(async {
+            while member.missing().await?.is_some() {
+                tokio::time::sleep(POLL).await;
             }
-        }
-        missing
-    }
-}
-
-/// One workload's sidecar and application.
-impl Mesh {
-    /// The sidecar's process.
-    #[track_caller]
-    pub fn sidecar(&self, workload: &str) -> anyhow::Result<Arc<Process>> {
-        self.member(workload).sidecar()
+            Ok(())
+        })
+        .await
     }
 
-    /// The application's process.
-    #[track_caller]
-    pub fn app_process(&self, workload: &str) -> anyhow::Result<Arc<Process>> {
-        self.member(workload).app()
-    }
-
-    /// The application's control port.
-    #[track_caller]
-    pub fn app(&self, workload: &str) -> Control {
-        self.member(workload).control()
-    }
-
-    /// Asks the sidecar to end (SIGTERM) and waits for it.
-    #[track_caller]
-    pub fn stop_sidecar(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
-        let member = self.member(workload);
-        async move { end(&member.sidecar()?).await }
-    }
-
-    /// Kills the sidecar and waits for its end.
-    #[track_caller]
-    pub fn kill_sidecar(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
-        let member = self.member(workload);
-        async move {
-            let process = member.sidecar()?;
-            process.kill()?;
-            wait_for_end(&process).await
+    /// Bounds a wait for readiness; where it takes too long, the error names what is missing.
+    async fn within_patience(
+        &self,
+        ready: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let patience = self.common.patience;
+        match tokio::time::timeout(patience, ready).await {
+            Ok(result) => result,
+            Err(_) => anyhow::bail!(
+                "the mesh is not ready after {patience:?}; missing:\n{}\n{}",
+                self.all_missing().await.join("\n"),
+                self.log_tails()
+            ),
         }
     }
 
-    /// Starts a sidecar that has ended and waits until it is ready.
-    #[track_caller]
-    pub fn start_sidecar(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
-        let member = self.member(workload);
-        async move {
-            member.start_sidecar(&self.common)?;
-            self.wait_for(&member).await
+    async fn all_missing(&self) -> Vec<String> {
+        let members: Vec<_> = self.state.lock().members.values().cloned().collect();
+        let mut answers = vec![self.missing_of_control_plane().await];
+        for member in members {
+            answers.push(member.missing().await);
         }
+        let missing = answers.into_iter().filter_map(|answer| match answer {
+            Ok(what) => what,
+            Err(error) => Some(format!("{error:#}")),
+        });
+        missing.collect()
     }
 
-    /// [`Self::stop_sidecar`], then [`Self::start_sidecar`].
-    #[track_caller]
-    pub fn restart_sidecar(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
-        let member = self.member(workload);
-        async move {
-            end(&member.sidecar()?).await?;
-            member.start_sidecar(&self.common)?;
-            self.wait_for(&member).await
+    /// As [`Member::missing`]; a control plane that was not started is not missing.
+    async fn missing_of_control_plane(&self) -> anyhow::Result<Option<String>> {
+        let Ok(process) = self.control_plane() else {
+            return Ok(None);
+        };
+        if let Some(status) = process.ended()? {
+            let tail = process.log_tail(TAIL_LINES);
+            anyhow::bail!("the control plane ended with {status}\n{tail}");
         }
-    }
-
-    /// Asks the application to end (SIGTERM) and waits for it.
-    #[track_caller]
-    pub fn stop_app(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
-        let member = self.member(workload);
-        async move { end(&member.app()?).await }
-    }
-
-    /// Kills the application and waits for its end.
-    #[track_caller]
-    pub fn kill_app(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
-        let member = self.member(workload);
-        async move {
-            let process = member.app()?;
-            process.kill()?;
-            wait_for_end(&process).await
-        }
-    }
-
-    /// Starts an application that has ended and waits until it is ready.
-    #[track_caller]
-    pub fn start_app(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
-        let member = self.member(workload);
-        async move {
-            member.start_app(&self.common)?;
-            self.wait_for(&member).await
-        }
+        let missing = why_not_ready(&self.control_plane_pod).await;
+        Ok(missing.map(|why| format!("control plane: {why}")))
     }
 }
 
@@ -582,6 +534,17 @@ impl Drop for Mesh {
     }
 }
 
+/// What the admin port of a pod's Weft process says, where it is not that it is ready.
+async fn why_not_ready(pod: &Pod) -> Option<String> {
+    let asked = pod.get_local(names::ports::ADMIN, "/ready");
+    match tokio::time::timeout(READY_TIMEOUT, asked).await {
+        Ok(Ok(answer)) if answer.status.is_success() => None,
+        Ok(Ok(answer)) => Some(answer.text()),
+        Ok(Err(error)) => Some(format!("{error:#}")),
+        Err(_) => Some(format!("/ready does not answer within {READY_TIMEOUT:?}")),
+    }
+}
+
 async fn end(process: &Arc<Process>) -> anyhow::Result<()> {
     process.terminate()?;
     wait_for_end(process).await
@@ -595,13 +558,5 @@ async fn wait_for_end(process: &Process) -> anyhow::Result<()> {
             process.name(),
             process.log_tail(TAIL_LINES)
         ),
-    }
-}
-
-fn qualified(namespace: &str, name: &str) -> String {
-    if name.contains('/') {
-        name.to_owned()
-    } else {
-        format!("{namespace}/{name}")
     }
 }

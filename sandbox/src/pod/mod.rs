@@ -8,6 +8,7 @@
 //! runtime. Clients and servers that make their own sockets run on a thread of the pod
 //! ([`Pod::run_future`], [`Pod::thread`]).
 
+mod forward;
 mod node;
 mod worker;
 
@@ -25,6 +26,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::net;
 use crate::process::Process;
 
+pub use forward::Forward;
 pub use node::Node;
 pub(crate) use worker::Worker;
 
@@ -121,10 +123,9 @@ impl Pod {
                 let _ = done.send(future.await);
             }
         }));
-        match result.await {
-            Ok(output) => output,
-            Err(_) => panic!("the future that ran in pod {pod} panicked"),
-        }
+        result
+            .await
+            .unwrap_or_else(|_| panic!("the future that ran in pod {pod} panicked"))
     }
 
     /// A TCP connection out of the pod, for use on the caller's runtime.
@@ -151,6 +152,12 @@ impl Pod {
                 TcpSocket::new_v6()
             }
         })
+    }
+
+    /// Hands connections of a listener of the caller's, such as one on the host's loopback, on to
+    /// `to` as seen from the pod. Ends with the returned guard. The caller's runtime carries it.
+    pub fn forward(&self, listener: TcpListener, to: SocketAddr) -> Forward {
+        forward::start(self.clone(), listener, to)
     }
 
     /// Starts a process in the pod; its output goes to the end of `log`.

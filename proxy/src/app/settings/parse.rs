@@ -174,9 +174,10 @@ pub(super) fn host_port(text: &str) -> Option<HostPort> {
     Some(HostPort { host, port })
 }
 
-/// A path; whether there is such a file is seen when it is read.
+/// A path; whether there is such a file is seen when it is read. The replacement character stands
+/// for what was not Unicode.
 pub(super) fn path(text: &str) -> Option<PathBuf> {
-    (!text.contains(['\0', '\n'])).then(|| PathBuf::from(text))
+    (!text.contains(['\0', '\n', char::REPLACEMENT_CHARACTER])).then(|| PathBuf::from(text))
 }
 
 /// A port, never 0.
@@ -191,7 +192,7 @@ pub(super) fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// A number from `least` to `most`, digits only.
-pub(super) fn within<T: FromStr + PartialOrd>(text: &str, least: T, most: T) -> Option<T> {
+pub(super) fn within<T: Copy + FromStr + PartialOrd>(text: &str, least: T, most: T) -> Option<T> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

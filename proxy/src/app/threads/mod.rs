@@ -17,7 +17,6 @@ mod quota;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,21 +24,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Telemetry;
 
 pub use quota::default_workers;
 
-thread_local! {
-    static WORKER: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-/// The number of the data worker that this thread is; `None` elsewhere.
-pub fn current_worker() -> Option<usize> {
-    WORKER.get()
-}
+/// What the control thread gets to end in, even when stuck workers have used the time up.
+pub const CONTROL_GRACE: Duration = Duration::from_secs(1);
 
 /// All threads of a sidecar. Dropped without [`Threads::join`], they are told to end.
 pub struct Threads {
@@ -132,8 +125,8 @@ impl Threads {
         &self.control
     }
 
-    /// Ends all threads, workers first, and waits at most `deadline`. Blocks: call it from none of
-    /// these threads.
+    /// Ends all threads, workers first, and waits at most `deadline`, or [`CONTROL_GRACE`] longer
+    /// where workers used it up. Blocks: call it from none of these threads.
     pub fn join(mut self, deadline: Duration) -> Result<(), Stuck> {
         let until = Instant::now() + deadline;
         let running = std::mem::take(&mut self.running);
@@ -146,7 +139,7 @@ impl Threads {
             stuck.extend(thread.wait(until));
         }
         control.stop.cancel();
-        stuck.extend(control.wait(until));
+        stuck.extend(control.wait(until.max(Instant::now() + CONTROL_GRACE)));
         if stuck.is_empty() {
             Ok(())
         } else {
@@ -174,8 +167,8 @@ impl Workers {
             .expect("there is a worker")
     }
 
-    /// Gives a connection to the worker with the fewest, and counts it at once: two accept loops do
-    /// not both choose the one that is free.
+    /// Gives a connection to the worker with the fewest, and counts it at once, so that the next
+    /// accept sees it even if the worker has not yet taken it over.
     pub fn assign(&self) -> (&WorkerHandle, ConnectionCount) {
         let worker = self.least_loaded();
         (worker, worker.count_connection())
@@ -260,14 +253,12 @@ fn start_thread(
     let (alive, ended) = mpsc::channel();
     thread::Builder::new().name(name.clone()).spawn(move || {
         let _alive: mpsc::Sender<()> = alive;
-        WORKER.set(worker);
-        run(runtime, stopped);
+        if let Some(worker) = worker {
+            crate::worker::enter(worker);
+        }
+        // Runs whatever is spawned. What is left then is dropped with the runtime, on this thread.
+        runtime.block_on(stopped);
+        drop(runtime);
     })?;
     Ok((handle, Running { name, stop, ended }))
-}
-
-/// Runs whatever is spawned until `stopped`. Then what is left is dropped with the runtime, on its
-/// own thread.
-fn run(runtime: Runtime, stopped: impl Future<Output = ()>) {
-    runtime.block_on(stopped);
 }

@@ -9,16 +9,18 @@ pub(in crate::http) enum Lease {
     /// Nothing any more.
     None,
     /// A connection of its own.
-    H1(Box<H1Lease>),
-    /// One of several streams.
+    H1(H1Lease),
+    /// One of several streams; counted until dropped.
     H2(H2Lease),
 }
 
 impl Lease {
     /// The response has ended as it should.
     pub(in crate::http) fn give_back(&mut self) {
-        if let Self::H1(lease) = std::mem::replace(self, Self::None) {
-            lease.give_back();
+        match std::mem::replace(self, Self::None) {
+            Self::H1(lease) => lease.give_back(),
+            Self::H2(lease) => drop(lease),
+            Self::None => {}
         }
     }
 

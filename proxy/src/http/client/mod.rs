@@ -31,6 +31,7 @@ mod h1;
 mod h2;
 mod io;
 mod lease;
+mod proof;
 mod sent;
 
 /// How long a response that has ended waits for the rest of its request body before the HTTP/1
@@ -148,5 +149,11 @@ pub fn tcp_peer_has_closed(stream: &tokio::net::TcpStream) -> bool {
     use rustix::net::{RecvFlags, recv};
     let mut byte = [0_u8; 1];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    !matches!(recv(stream, &mut byte, flags), Err(rustix::io::Errno::AGAIN))
+    !matches!(
+        recv(stream, &mut byte, flags),
+        Err(rustix::io::Errno::AGAIN)
+    )
 }
+
+#[cfg(test)]
+mod tests;
