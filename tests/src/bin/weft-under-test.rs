@@ -18,10 +18,11 @@ fn main() -> ExitCode {
     // What each main gets as its program's name is the word that chose it.
     let rest = args.iter().skip(2).cloned();
     match words[..] {
+        [Some("internal"), Some("proxy")] => weft_proxy::app::main(rest),
         [Some("internal"), Some("control-plane")] => weft_control_plane::app::main(rest),
         [Some("internal"), Some("app")] => weft_sandbox::app::main(rest),
         _ => {
-            eprintln!("usage: weft-under-test internal control-plane|app ...");
+            eprintln!("usage: weft-under-test internal proxy|control-plane|app ...");
             ExitCode::from(USAGE)
         }
     }

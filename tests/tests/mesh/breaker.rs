@@ -22,7 +22,7 @@ const RATE: f64 = 200.0;
 /// Requests that were on their way when the last failure was counted.
 const DRAIN: Duration = Duration::from_millis(300);
 
-pub fn register(suite: &mut Suite) {
+pub(crate) fn register(suite: &mut Suite) {
     suite.add(
         "breaker::idempotent_requests_see_no_error_after_the_trip",
         idempotent,

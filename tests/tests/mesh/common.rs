@@ -19,9 +19,9 @@ use weft_sandbox::{AppSpec, Mesh, Pod, Programs, Sandbox, Service, Workload};
 use weft_tests::Metrics;
 
 /// The HTTP port of every application here.
-pub const APP_PORT: u16 = 8080;
+pub(crate) const APP_PORT: u16 = 8080;
 /// The port of every service here.
-pub const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 /// What a test may take, in both tiers: what hangs is named instead of waited for.
 const LIMIT: Duration = Duration::from_secs(90);
 const SOAK_LIMIT: Duration = Duration::from_secs(600);
@@ -32,25 +32,25 @@ const KEEP_LOGS: &str = "WEFT_TEST_LOGS";
 
 /// What a test runs with.
 #[derive(Clone, Debug)]
-pub struct Cx {
-    pub name: String,
-    pub sandbox: Sandbox,
-    pub soak: bool,
+pub(crate) struct Cx {
+    pub(crate) name: String,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) soak: bool,
 }
 
 impl Cx {
     /// The quick form's value, or the long form's where `WEFT_SOAK=1` asks for it.
-    pub fn pick<T>(&self, quick: T, soak: T) -> T {
+    pub(crate) fn pick<T>(&self, quick: T, soak: T) -> T {
         if self.soak { soak } else { quick }
     }
 
     /// Says what was measured, for whoever reads the suite's output.
-    pub fn measured(&self, what: impl Display) {
+    pub(crate) fn measured(&self, what: impl Display) {
         println!("measured {}: {what}", self.name);
     }
 
     /// Starts a mesh and runs the test on it. Where it fails, the ends of all logs are shown.
-    pub async fn on(
+    pub(crate) async fn on(
         &self,
         mesh: Builder,
         test: impl AsyncFnOnce(&Mesh) -> anyhow::Result<()>,
@@ -98,7 +98,7 @@ impl Cx {
 }
 
 /// An empty mesh that runs what was just built.
-pub fn mesh(name: &str) -> Builder {
+pub(crate) fn mesh(name: &str) -> Builder {
     Mesh::builder(
         name,
         Programs::of_weft(env!("CARGO_BIN_EXE_weft-under-test")),
@@ -106,17 +106,17 @@ pub fn mesh(name: &str) -> Builder {
 }
 
 /// A meshed workload with an HTTP application on [`APP_PORT`].
-pub fn http_app(name: &str) -> Workload {
+pub(crate) fn http_app(name: &str) -> Workload {
     Workload::new(name).port(APP_PORT, AppSpec::http())
 }
 
 /// A service on [`PORT`] with these workloads behind it.
-pub fn service<const N: usize>(name: &str, endpoints: [&str; N]) -> Service {
+pub(crate) fn service<const N: usize>(name: &str, endpoints: [&str; N]) -> Service {
     Service::new(name).port(PORT, APP_PORT).endpoints(endpoints)
 }
 
 /// A meshed client called `client`, and a service `api` with meshed HTTP applications behind it.
-pub fn client_and<const N: usize>(name: &str, apps: [&str; N]) -> Builder {
+pub(crate) fn client_and<const N: usize>(name: &str, apps: [&str; N]) -> Builder {
     let mut builder = mesh(name).workload(Workload::new("client").service_account("client"));
     for app in apps {
         builder = builder.workload(http_app(app));
@@ -125,7 +125,7 @@ pub fn client_and<const N: usize>(name: &str, apps: [&str; N]) -> Builder {
 }
 
 /// A TrafficPolicy for a service of the namespace `default`; `stanzas` as in YAML's flow style.
-pub fn policy(name: &str, service: &str, stanzas: &str) -> String {
+pub(crate) fn policy(name: &str, service: &str, stanzas: &str) -> String {
     format!(
         "apiVersion: weft.dev/v1alpha1\n\
          kind: TrafficPolicy\n\
@@ -135,12 +135,12 @@ pub fn policy(name: &str, service: &str, stanzas: &str) -> String {
 }
 
 /// The SPIFFE id of a service account in the mesh's own namespace.
-pub fn id(service_account: &str) -> SpiffeId {
+pub(crate) fn id(service_account: &str) -> SpiffeId {
     SpiffeId::new("weft.local", "default", service_account).expect("names of tests are valid")
 }
 
 /// A request with an id that the application counts.
-pub fn request(method: Method, target: &str, id: &str, body: &str) -> Request<Full<Bytes>> {
+pub(crate) fn request(method: Method, target: &str, id: &str, body: &str) -> Request<Full<Bytes>> {
     Request::builder()
         .method(method)
         .uri(target)
@@ -151,7 +151,7 @@ pub fn request(method: Method, target: &str, id: &str, body: &str) -> Request<Fu
 }
 
 /// One such request over a connection of its own.
-pub async fn send(
+pub(crate) async fn send(
     pod: &Pod,
     to: std::net::SocketAddr,
     request: Request<Full<Bytes>>,
@@ -168,12 +168,12 @@ pub async fn send(
 }
 
 /// A sidecar's metrics.
-pub async fn metrics(mesh: &Mesh, workload: &str) -> anyhow::Result<Metrics> {
+pub(crate) async fn metrics(mesh: &Mesh, workload: &str) -> anyhow::Result<Metrics> {
     Ok(Metrics::parse(&mesh.metrics(workload).await?))
 }
 
 /// Waits until `look` gives a value.
-pub async fn wait_for<T>(
+pub(crate) async fn wait_for<T>(
     what: &str,
     patience: Duration,
     mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
@@ -189,7 +189,11 @@ pub async fn wait_for<T>(
 }
 
 /// Waits until a sidecar's breakers are open for so many endpoints of a backend.
-pub async fn wait_for_open(mesh: &Mesh, workload: &str, wanted: usize) -> anyhow::Result<()> {
+pub(crate) async fn wait_for_open(
+    mesh: &Mesh,
+    workload: &str,
+    wanted: usize,
+) -> anyhow::Result<()> {
     wait_for("an open breaker", Duration::from_secs(20), async || {
         Ok((open_breakers(mesh, workload).await? == wanted).then_some(()))
     })
@@ -197,7 +201,7 @@ pub async fn wait_for_open(mesh: &Mesh, workload: &str, wanted: usize) -> anyhow
 }
 
 /// How many endpoints a sidecar's breakers keep out now, open or half-open.
-pub async fn open_breakers(mesh: &Mesh, workload: &str) -> anyhow::Result<usize> {
+pub(crate) async fn open_breakers(mesh: &Mesh, workload: &str) -> anyhow::Result<usize> {
     let metrics = metrics(mesh, workload).await?;
     let not_closed: f64 = ["open", "half_open"]
         .iter()
@@ -207,7 +211,7 @@ pub async fn open_breakers(mesh: &Mesh, workload: &str) -> anyhow::Result<usize>
 }
 
 /// What applications have seen, added up.
-pub async fn stats<const N: usize>(mesh: &Mesh, apps: [&str; N]) -> anyhow::Result<Stats> {
+pub(crate) async fn stats<const N: usize>(mesh: &Mesh, apps: [&str; N]) -> anyhow::Result<Stats> {
     let mut all = Stats::default();
     for app in apps {
         add(&mut all, &mesh.app(app).stats().await?);
@@ -216,7 +220,7 @@ pub async fn stats<const N: usize>(mesh: &Mesh, apps: [&str; N]) -> anyhow::Resu
 }
 
 /// Adds one application's stats to another's.
-pub fn add(all: &mut Stats, one: &Stats) {
+pub(crate) fn add(all: &mut Stats, one: &Stats) {
     all.connections += one.connections;
     all.requests += one.requests;
     all.read += one.read;
@@ -236,7 +240,7 @@ fn add_table<K: Ord + Clone>(all: &mut BTreeMap<K, u64>, one: &BTreeMap<K, u64>)
 
 /// The identity of every load, where nothing failed and nothing was to be tried twice: sent =
 /// answered with 200 = seen by the servers, each id once.
-pub fn assert_all_served_once(report: &Report, seen: &Stats) {
+pub(crate) fn assert_all_served_once(report: &Report, seen: &Stats) {
     assert_no_failure(report);
     assert_eq!(seen.not_listed, 0, "the servers' tables are too small");
     assert_eq!(seen.repeated_ids(), 0, "requests that servers saw twice");
@@ -245,7 +249,7 @@ pub fn assert_all_served_once(report: &Report, seen: &Stats) {
 }
 
 /// Sent = answered, all with 200 and none by the mesh itself.
-pub fn assert_no_failure(report: &Report) {
+pub(crate) fn assert_no_failure(report: &Report) {
     assert_accounted(report);
     assert_eq!(
         report.not_ok(),
@@ -259,14 +263,14 @@ pub fn assert_no_failure(report: &Report) {
 }
 
 /// Sent = answered + declared failures.
-pub fn assert_accounted(report: &Report) {
+pub(crate) fn assert_accounted(report: &Report) {
     assert_eq!(report.sent, report.answered + report.failed);
     let declared: u64 = report.failures.values().sum();
     assert_eq!(report.failed, declared);
 }
 
 /// Nothing reached an application.
-pub fn assert_untouched(stats: &Stats) {
+pub(crate) fn assert_untouched(stats: &Stats) {
     assert_eq!(
         stats.requests, 0,
         "requests reached the application: {:?}",
@@ -276,6 +280,6 @@ pub fn assert_untouched(stats: &Stats) {
 }
 
 /// A share in percent.
-pub fn percent(part: u64, all: u64) -> f64 {
+pub(crate) fn percent(part: u64, all: u64) -> f64 {
     part as f64 * 100.0 / all as f64
 }

@@ -22,7 +22,7 @@ const HALF_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 /// Clients that never finish.
 const UNFINISHED: usize = 50;
 
-pub fn register(suite: &mut Suite) {
+pub(crate) fn register(suite: &mut Suite) {
     suite.add("edges::a_self_call_through_the_own_cluster_ip", self_call);
     suite.add("edges::a_call_to_a_pod_ip", pod_ip);
     suite.add("edges::a_silent_client", silent);

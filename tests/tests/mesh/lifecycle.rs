@@ -17,7 +17,7 @@ const REQUESTS: u64 = 2_000;
 /// The one that is looked at, and the one that stays.
 const APPS: [&str; 2] = ["api-1", "api-2"];
 
-pub fn register(suite: &mut Suite) {
+pub(crate) fn register(suite: &mut Suite) {
     suite.add("lifecycle::the_app_ends_first_http1", |cx| {
         app_first(cx, Protocol::Http1)
     });

@@ -48,7 +48,7 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 /// The tests and what they run with.
-pub struct Suite {
+pub(crate) struct Suite {
     sandbox: Sandbox,
     soak: bool,
     trials: Vec<Trial>,
@@ -64,7 +64,7 @@ impl Suite {
     }
 
     /// One more test.
-    pub fn add<F>(&mut self, name: &str, test: fn(Cx) -> F)
+    pub(crate) fn add<F>(&mut self, name: &str, test: fn(Cx) -> F)
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
@@ -72,8 +72,12 @@ impl Suite {
     }
 
     /// One more test, which runs a program of this machine.
-    pub fn add_needing<F>(&mut self, program: Option<&'static str>, name: &str, test: fn(Cx) -> F)
-    where
+    pub(crate) fn add_needing<F>(
+        &mut self,
+        program: Option<&'static str>,
+        name: &str,
+        test: fn(Cx) -> F,
+    ) where
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
         let cx = Cx {
@@ -94,7 +98,7 @@ impl Suite {
                 .build()?;
             let tasks = tokio::task::LocalSet::new();
             let result = tasks.block_on(&runtime, test(cx));
-            result.map_err(|error| format!("{error:?}"))?;
+            result.map_err(|error| format!("{error:#}"))?;
             Ok(Completion::Completed)
         }));
     }

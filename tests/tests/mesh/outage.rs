@@ -17,7 +17,7 @@ const COLD_BOUND: Duration = Duration::from_millis(5_500);
 /// How soon after the control plane's return updates must flow.
 const RECOVERY: Duration = Duration::from_secs(15);
 
-pub fn register(suite: &mut Suite) {
+pub(crate) fn register(suite: &mut Suite) {
     suite.add(
         "outage::traffic_goes_on_and_updates_flow_afterwards",
         traffic,

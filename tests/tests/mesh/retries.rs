@@ -23,7 +23,7 @@ const ATTEMPTS: u64 = 2;
 const BUDGET_PERCENT: f64 = 20.0;
 const BUDGET_FLOOR: f64 = 10.0;
 
-pub fn register(suite: &mut Suite) {
+pub(crate) fn register(suite: &mut Suite) {
     suite.add(
         "retries::a_post_is_not_repeated_once_it_may_have_been_processed",
         post,

@@ -32,7 +32,7 @@ const MESH_ALPN: [&[u8]; 3] = [alpn::HTTP1, alpn::HTTP2, alpn::TCP];
 /// What an intruder sends, and what must not arrive.
 const GET: &str = "GET /secret HTTP/1.1\r\nhost: api\r\nconnection: close\r\n\r\n";
 
-pub fn register(suite: &mut Suite) {
+pub(crate) fn register(suite: &mut Suite) {
     suite.add("security::impostors_get_nothing", impostors);
     suite.add("security::intruders_without_a_good_certificate", intruders);
     suite.add("security::an_identity_that_is_not_allowed", not_allowed);

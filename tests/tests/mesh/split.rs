@@ -16,7 +16,7 @@ use crate::common::{
 /// The header that keys are in.
 const KEY: HeaderName = HeaderName::from_static("x-user");
 
-pub fn register(suite: &mut Suite) {
+pub(crate) fn register(suite: &mut Suite) {
     suite.add("split::ninety_ten_by_key", by_key);
     suite.add("split::ninety_ten_by_chance", by_chance);
     suite.add("split::keys_stay_as_the_canary_grows", keys_stay);

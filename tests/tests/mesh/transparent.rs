@@ -28,7 +28,7 @@ const OWN_PORT: u16 = 9002;
 const LONG: usize = 100 * 1024 * 1024;
 const BLOCK: usize = 64 * 1024;
 
-pub fn register(suite: &mut Suite) {
+pub(crate) fn register(suite: &mut Suite) {
     suite.add_needing(
         Some("curl"),
         "transparent::curl_http1_keep_alive",
