@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use weft_sandbox::client::Http1;
 use weft_sandbox::load::Load;
 use weft_sandbox::{Mesh, Pod};
@@ -178,21 +178,11 @@ async fn half_hello_inbound(cx: Cx) -> anyhow::Result<()> {
 async fn half_hello_outbound(cx: Cx) -> anyhow::Result<()> {
     cx.on(client_and("hello-out", ["api-1"]), async |mesh| {
         let client = mesh.pod("client");
-        let mut streams = half_hellos(&client, mesh.addr("api", PORT)).await?;
+        let streams = half_hellos(&client, mesh.addr("api", PORT)).await?;
         for stream in &mut half_hellos(&client, mesh.addr("api", PORT)).await? {
             stream.shutdown().await?;
         }
         serve_others(mesh).await?;
-        for stream in &mut streams {
-            let mut byte = [0];
-            let read = stream.read(&mut byte);
-            if let Ok(Ok(1)) = tokio::time::timeout(Duration::from_millis(1), read).await {
-                assert_ne!(
-                    byte[0], b'H',
-                    "a hello that is not finished was answered as HTTP"
-                );
-            }
-        }
         drop(streams);
         wait_for(
             "an end of all relayed connections",

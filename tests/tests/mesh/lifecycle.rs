@@ -153,8 +153,9 @@ async fn finish(load: Running) -> (Report, u64) {
 
 /// What an application that has ended had seen: the last line of its output.
 fn last_stats(app: &weft_sandbox::process::Process) -> anyhow::Result<Stats> {
-    let line = app.log_tail(1);
-    serde_json::from_str(&line).with_context(|| format!("an application's last words: {line}"))
+    let log = std::fs::read_to_string(app.log_file())?;
+    let line = log.lines().last().unwrap_or_default();
+    serde_json::from_str(line).with_context(|| format!("an application's last words: {line}"))
 }
 
 fn say(cx: &Cx, report: &Report, reconnects: u64) {

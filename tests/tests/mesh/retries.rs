@@ -68,6 +68,7 @@ async fn post(cx: Cx) -> anyhow::Result<()> {
             ("answers-503", once(|b| b.fail_next = 1), 503, None),
         ];
         let (client, to) = (mesh.pod("client"), mesh.addr("api", PORT));
+        warm_up(mesh).await;
         for (name, behavior, status, outcome) in cases {
             behave(mesh, &behavior).await?;
             let id = format!("post-{name}");
@@ -106,6 +107,10 @@ async fn idempotency_key(cx: Cx) -> anyhow::Result<()> {
             close_next: 1,
             ..Behavior::default()
         };
+        warm_up(mesh).await;
+        for app in APPS {
+            mesh.app(app).reset_stats().await?;
+        }
         behave(mesh, &behavior).await?;
         let mut order = request(Method::POST, "/orders", "keyed", "an order");
         let key = http::HeaderValue::from_static("order-1");
@@ -126,6 +131,8 @@ async fn idempotency_key(cx: Cx) -> anyhow::Result<()> {
 /// nobody listens, and no policy asks for retries; no POST fails, and the server sees each once.
 async fn never_written(cx: Cx) -> anyhow::Result<()> {
     cx.on(client_and("unwritten", ["api-1"]), async |mesh| {
+        warm_up(mesh).await;
+        mesh.app("api-1").reset_stats().await?;
         let nobody = mesh.stranger("nobody")?;
         let dead = Endpoint::Address(IpAddr::V4(nobody.v4()));
         mesh.set_endpoints("api", [Endpoint::from("api-1"), dead])?;
@@ -147,6 +154,8 @@ async fn never_written(cx: Cx) -> anyhow::Result<()> {
 /// still is an endpoint; that sidecar says so, and every POST goes to the other endpoint.
 async fn refused_by_app(cx: Cx) -> anyhow::Result<()> {
     cx.on(client_and("refused", APPS), async |mesh| {
+        warm_up(mesh).await;
+        mesh.app("api-2").reset_stats().await?;
         mesh.kill_app("api-1").await?;
         let report = posts(mesh, 500).await;
         let retried = retries(mesh, "sent").await?;
@@ -233,6 +242,17 @@ async fn behave(mesh: &Mesh, behavior: &Behavior) -> anyhow::Result<()> {
         mesh.app(app).behave(behavior).await?;
     }
     Ok(())
+}
+
+/// Half a second of traffic: a retry budget has nothing to spend before there was any.
+async fn warm_up(mesh: &Mesh) {
+    let report = Load::new(mesh.addr("api", PORT))
+        .rate(200.0)
+        .requests(100)
+        .id_prefix("warm")
+        .run(&mesh.pod("client"))
+        .await;
+    assert_eq!(report.status(200), 100, "{:?}", report.outcomes);
 }
 
 async fn posts(mesh: &Mesh, requests: u64) -> Report {

@@ -78,23 +78,27 @@ async fn curl_http1(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-/// "HTTP/2 prior knowledge": curl speaks HTTP/2 from the first byte, two URLs over one connection,
-/// and the application sees HTTP/2.
+/// "HTTP/2 prior knowledge": curl speaks HTTP/2 from the first byte, and the application sees HTTP/2.
+/// (curl 7.88 breaks such a connection itself when it uses it again, so each URL has a run of its
+/// own; that connections are used again is shown with gRPC.)
 async fn curl_http2(cx: Cx) -> anyhow::Result<()> {
     cx.on(client_and("curl2", ["api-1"]), async |mesh| {
         for base in bases(mesh) {
-            let urls = [format!("{base}/one"), format!("{base}/two")];
-            let answers = curl(mesh, &["--http2-prior-knowledge"], &urls).await?;
-            for answer in &answers {
+            for target in ["/one", "/two?x=1"] {
+                let url = format!("{base}{target}");
+                let answers = curl(mesh, &["--http2-prior-knowledge"], &[url]).await?;
+                let [answer] = &answers[..] else {
+                    anyhow::bail!("{} answers to one URL", answers.len());
+                };
                 assert_eq!((answer.status, answer.version.as_str()), (200, "2"));
                 assert_eq!(answer.seen.protocol, "HTTP/2.0");
+                assert_eq!(answer.seen.target, target);
+                assert!(
+                    base.ends_with(&answer.seen.authority),
+                    "{}",
+                    answer.seen.authority
+                );
             }
-            let connects: Vec<_> = answers.iter().map(|answer| answer.connects).collect();
-            assert_eq!(
-                connects,
-                [1, 0],
-                "curl opened a connection for the second URL"
-            );
         }
         assert_carried(mesh, 4.0).await
     })
