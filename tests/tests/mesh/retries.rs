@@ -214,10 +214,8 @@ async fn dead_closing(cx: Cx) -> anyhow::Result<()> {
 /// The same where nobody listens. The kernel refuses, so that nobody can count but the sidecar.
 async fn dead_refusing(cx: Cx) -> anyhow::Result<()> {
     cx.on(retrying("refusing", ["api-1"]), async |mesh| {
-        set_addresses(
-            mesh,
-            &[mesh.stranger("nobody-1")?, mesh.stranger("nobody-2")?],
-        )?;
+        let strangers = [mesh.stranger("nobody-1")?, mesh.stranger("nobody-2")?];
+        set_addresses(mesh, &strangers)?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         let dead = Dead::attack(mesh, &cx).await;
         let tries = dead.report.sent + retries(mesh, "sent").await? as u64;
