@@ -61,22 +61,23 @@ impl Cx {
         match AssertUnwindSafe(bounded).catch_unwind().await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) => {
-                self.keep_logs(&mesh);
+                self.keep_logs(&mesh).await;
                 Err(error.context(mesh.log_tails()))
             }
             Ok(Err(_)) => {
-                self.keep_logs(&mesh);
+                self.keep_logs(&mesh).await;
                 anyhow::bail!("not done after {limit:?}\n{}", mesh.log_tails())
             }
             Err(panic) => {
                 // The mesh shows its logs itself when it is dropped in a panic.
-                self.keep_logs(&mesh);
+                self.keep_logs(&mesh).await;
                 std::panic::resume_unwind(panic)
             }
         }
     }
 
-    fn keep_logs(&self, mesh: &Mesh) {
+    /// Keeps logs, manifests and the sidecars' metrics, where that is asked for.
+    async fn keep_logs(&self, mesh: &Mesh) {
         let Some(place) = std::env::var_os(KEEP_LOGS) else {
             return;
         };
@@ -91,7 +92,15 @@ impl Cx {
             }
             Ok(())
         };
-        if let Err(error) = copy() {
+        let copied = copy();
+        for workload in mesh.workloads() {
+            // Without a sidecar, or with one that is gone, there are none.
+            if let Ok(page) = mesh.metrics(&workload).await {
+                let file = format!("{}.metrics", workload.replace('/', "."));
+                let _ = std::fs::write(place.join(file), page);
+            }
+        }
+        if let Err(error) = copied {
             eprintln!("the logs could not be kept in {}: {error}", place.display());
         }
     }

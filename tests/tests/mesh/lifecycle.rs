@@ -10,12 +10,10 @@ use weft_sandbox::load::{Load, Protocol, Report, Running, Shot};
 use crate::Suite;
 use crate::common::{Cx, PORT, add, assert_all_served_once, client_and, http_app, stats, wait_for};
 
-/// How long the application works on each request: so long the load's requests are in flight.
-const WORK: &str = "delay_ms=400";
 /// Requests of each test; "2,000 mixed GET and POST".
 const REQUESTS: u64 = 2_000;
-/// The one that is looked at, and the one that stays.
-const APPS: [&str; 2] = ["api-1", "api-2"];
+/// The first is looked at, the others stay.
+const APPS: [&str; 4] = ["api-1", "api-2", "api-3", "api-4"];
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("lifecycle::the_app_ends_first_http1", |cx| {
@@ -45,11 +43,11 @@ pub(crate) fn register(suite: &mut Suite) {
 async fn app_first(cx: Cx, protocol: Protocol) -> anyhow::Result<()> {
     cx.on(client_and("native", APPS), async |mesh| {
         let load = start(mesh, &cx, protocol);
-        in_flight(mesh).await?;
+        in_flight(mesh, &cx).await?;
         let app = mesh.app_process("api-1")?;
         mesh.remove_workload("api-1").await?;
         let (report, reconnects) = finish(load).await;
-        let mut seen = stats(mesh, ["api-2"]).await?;
+        let mut seen = stats(mesh, ["api-2", "api-3", "api-4"]).await?;
         add(&mut seen, &last_stats(&app)?);
         assert_all_served_once(&report, &seen);
         say(&cx, &report, reconnects);
@@ -63,7 +61,7 @@ async fn app_first(cx: Cx, protocol: Protocol) -> anyhow::Result<()> {
 async fn sidecar_alone(cx: Cx, protocol: Protocol) -> anyhow::Result<()> {
     cx.on(client_and("restart", APPS), async |mesh| {
         let load = start(mesh, &cx, protocol);
-        in_flight(mesh).await?;
+        in_flight(mesh, &cx).await?;
         mesh.restart_sidecar("api-1").await?;
         let before = mesh.app("api-1").stats().await?.requests;
         let (report, reconnects) = finish(load).await;
@@ -82,7 +80,7 @@ async fn sidecar_alone(cx: Cx, protocol: Protocol) -> anyhow::Result<()> {
 async fn app_stops_accepting(cx: Cx, protocol: Protocol) -> anyhow::Result<()> {
     cx.on(client_and("finish", APPS), async |mesh| {
         let load = start(mesh, &cx, protocol);
-        in_flight(mesh).await?;
+        in_flight(mesh, &cx).await?;
         mesh.app("api-1").finish().await?;
         let (report, reconnects) = finish(load).await;
         let seen = stats(mesh, APPS).await?;
@@ -93,25 +91,29 @@ async fn app_stops_accepting(cx: Cx, protocol: Protocol) -> anyhow::Result<()> {
     .await
 }
 
-/// Promise 5: "no failed request during a rolling update": both workloads are replaced, one after
-/// the other, each new one before its old one goes.
+/// Promise 5: "no failed request during a rolling update": workloads are replaced one after the other
+/// (two of four; in the long form all), each new one before its old one goes.
 async fn rolling_update(cx: Cx) -> anyhow::Result<()> {
     cx.on(client_and("rolling", APPS), async |mesh| {
         let load = start(mesh, &cx, Protocol::Http1);
-        in_flight(mesh).await?;
+        in_flight(mesh, &cx).await?;
         let mut seen = Stats::default();
-        for (old, new, serving) in [
-            ("api-1", "api-3", ["api-1", "api-2", "api-3"].as_slice()),
-            ("api-2", "api-4", ["api-2", "api-3", "api-4"].as_slice()),
-        ] {
-            mesh.add_workload(http_app(new)).await?;
-            mesh.set_endpoints("api", serving.iter().copied())?;
-            let app = mesh.app_process(old)?;
-            mesh.remove_workload(old).await?;
+        let mut serving = APPS.map(str::to_owned);
+        for number in 0..cx.pick(2, APPS.len()) {
+            let new = format!("{}-new", APPS[number]);
+            mesh.add_workload(http_app(&new)).await?;
+            // The new one beside the old one, which then goes.
+            let old = std::mem::replace(&mut serving[number], new);
+            let both = serving.iter().chain([&old]).map(String::as_str);
+            mesh.set_endpoints("api", both)?;
+            let app = mesh.app_process(&old)?;
+            mesh.remove_workload(&old).await?;
             add(&mut seen, &last_stats(&app)?);
         }
         let (report, reconnects) = finish(load).await;
-        add(&mut seen, &stats(mesh, ["api-3", "api-4"]).await?);
+        for app in &serving {
+            add(&mut seen, &mesh.app(app).stats().await?);
+        }
         assert_all_served_once(&report, &seen);
         say(&cx, &report, reconnects);
         Ok(())
@@ -119,24 +121,28 @@ async fn rolling_update(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-/// A mix of GETs and POSTs with bodies; in the long form all 2,000 are in flight at once, again and
-/// again.
+/// A mix of GETs and POSTs with bodies, each of which the application works on for a while. 2,000
+/// requests, of which 200 are in flight at a time; in the long form 2,000 are in flight at a time.
 fn start(mesh: &Mesh, cx: &Cx, protocol: Protocol) -> Running {
+    let (work_ms, in_flight, requests) =
+        cx.pick((400, 200, REQUESTS), (4_000, 2_000, 5 * REQUESTS));
     Load::new(mesh.addr("api", PORT))
         .protocol(protocol)
-        .clients(cx.pick(200, REQUESTS as usize))
-        .requests(cx.pick(REQUESTS, 5 * REQUESTS))
-        .shot(Shot::get(&format!("/items?{WORK}")))
-        .shot(Shot::post(&format!("/orders?{WORK}"), 300))
+        .rate(f64::from(in_flight) * 1_000.0 / f64::from(work_ms))
+        .clients(2 * in_flight as usize)
+        .requests(requests)
+        .shot(Shot::get(&format!("/items?delay_ms={work_ms}")))
+        .shot(Shot::post(&format!("/orders?delay_ms={work_ms}"), 300))
         .start(&mesh.pod("client"))
 }
 
 /// Waits until the load is well under way at both applications.
-async fn in_flight(mesh: &Mesh) -> anyhow::Result<()> {
+async fn in_flight(mesh: &Mesh, cx: &Cx) -> anyhow::Result<()> {
+    let wanted = cx.pick(30, 400);
     wait_for("requests in flight", Duration::from_secs(20), async || {
         for app in APPS {
             let stats = mesh.app(app).stats().await?;
-            if stats.in_flight < 20 || stats.requests < 100 {
+            if stats.in_flight < wanted {
                 return Ok(None);
             }
         }
