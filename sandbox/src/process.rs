@@ -181,8 +181,8 @@ pub(crate) fn pid_of(child: &Child) -> Pid {
 
 /// Writes a file at once: whoever reads it sees the old or the new content, whole.
 pub(crate) fn write_atomically(path: &Path, content: impl AsRef<[u8]>) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
     use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
 
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or(OsStr::new("file")));

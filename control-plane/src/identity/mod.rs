@@ -67,3 +67,12 @@ pub enum ReviewError {
     #[error("the token cannot be reviewed now: {0}")]
     Unavailable(String),
 }
+
+/// Bytes as lower-case digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes everything");
+        text
+    })
+}

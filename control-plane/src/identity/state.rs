@@ -99,10 +99,10 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Stat
     sync_directory(path)
 }
 
-pub(super) fn corrupt(path: &Path, reason: impl ToString) -> StateError {
+pub(super) fn corrupt(path: &Path, reason: impl Into<String>) -> StateError {
     StateError::Corrupt {
         path: path.to_owned(),
-        reason: reason.to_string(),
+        reason: reason.into(),
     }
 }
 

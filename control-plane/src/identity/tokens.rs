@@ -16,7 +16,7 @@ use aws_lc_rs::rand;
 use futures_util::future::BoxFuture;
 
 use super::state::{self, SECRET_MODE};
-use super::{ReviewError, StateError, TokenReviewer, WorkloadIdentity};
+use super::{ReviewError, StateError, TokenReviewer, WorkloadIdentity, hex};
 
 const SCHEME: &str = "weft-join";
 const SECRET_LEN: usize = 32;
@@ -186,14 +186,6 @@ impl TokenReviewer for JoinTokenReviewer {
 
 fn token_hash(token: &str) -> String {
     hex(digest(&SHA256, token.as_bytes()).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes everything");
-        text
-    })
 }
 
 /// Names are file names here: a leading dot or a slash must not get through.

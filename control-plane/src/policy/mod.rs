@@ -27,3 +27,4 @@ pub use traffic::{
     SplitBackend, SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
 };
 pub use validate::Violation;
+pub(crate) use validate::is_label;

@@ -1,1 +1,306 @@
-//! Tests.
+use proptest::prelude::*;
+
+use super::*;
+
+const SAMPLES: &str = include_str!("testdata/samples.yaml");
+
+fn read(yaml: &str) -> Result<TrafficPolicy, String> {
+    let policy: TrafficPolicy = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+    let violations = policy.check();
+    if violations.is_empty() {
+        return Ok(policy);
+    }
+    let lines: Vec<_> = violations.iter().map(ToString::to_string).collect();
+    Err(lines.join("; "))
+}
+
+fn policy(spec: &str) -> Result<TrafficPolicy, String> {
+    read(&format!(
+        "{{apiVersion: weft.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: p}}, spec: {{{spec}}}}}"
+    ))
+}
+
+#[test]
+fn durations_are_strict() {
+    for (text, millis) in [
+        ("0s", 0),
+        ("250ms", 250),
+        ("1h30m", 5_400_000),
+        ("1h1m1s1ms", 3_661_001),
+        ("99999s", 99_999_000),
+        ("1s1s", 2_000),
+        ("5m", 300_000),
+    ] {
+        let parsed: PolicyDuration = text.parse().unwrap();
+        assert_eq!(parsed, PolicyDuration::from_millis(millis), "{text}");
+    }
+    for text in [
+        "",
+        "5",
+        "s",
+        "-1s",
+        "+1s",
+        "1.5s",
+        "1 s",
+        " 1s",
+        "1s ",
+        "100000s",
+        "1d",
+        "1us",
+        "1S",
+        "1h1h1h1h1h",
+        "١s",
+        "1s1",
+        "ms",
+    ] {
+        let error = text.parse::<PolicyDuration>().unwrap_err().to_string();
+        assert!(error.contains("does not match"), "{text}: {error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn durations_print_as_what_reads_the_same(text in "([0-9]{1,5}(h|m|s|ms)){1,4}") {
+        let parsed: PolicyDuration = text.parse().unwrap();
+        if let Ok(again) = parsed.to_string().parse::<PolicyDuration>() {
+            prop_assert_eq!(again, parsed);
+        } else {
+            // Sums may outgrow five digits of the unit that they are printed in.
+            prop_assert!(parsed > PolicyDuration::from_millis(99_999_000));
+        }
+    }
+
+    #[test]
+    fn no_text_makes_duration_parsing_panic(text in "\\PC{0,30}") {
+        let _ = text.parse::<PolicyDuration>();
+    }
+}
+
+/// Every sample of the resource's schema is accepted, or refused for the reason that it names, or
+/// refused because a stanza of it is not enforced yet.
+#[test]
+fn samples_of_the_schema() {
+    let mut seen = 0;
+    for sample in SAMPLES.split("\n---\n") {
+        seen += 1;
+        let want = sample
+            .lines()
+            .find_map(|line| line.strip_prefix("{x-want: "))
+            .map(|rest| rest.split(", apiVersion").next().unwrap());
+        let text = match want {
+            Some(want) => sample.replacen(&format!("x-want: {want}, "), "", 1),
+            None => sample.to_owned(),
+        };
+        let outcome = read(&text);
+        let acceptable: &[&str] = match want {
+            None if text.contains("name: full") => &[
+                "spec.rateLimit: not enforced",
+                "spec.fallback: not enforced",
+                "spec.loadBalancer.slowStart: not enforced",
+                "locality: PreferSameZone: not enforced",
+                "spec.split.mirror: not enforced",
+                "matches[1].cookies: not enforced",
+                "rules[1].matches[0].grpc: not enforced",
+                "rules[2].faultInjection: not enforced",
+            ],
+            None => {
+                outcome.unwrap();
+                continue;
+            }
+            // Serde's words for the same thing.
+            Some("Additional properties") => &["unknown field `timeout`"],
+            // Of stanzas that are not enforced yet only the presence is looked at.
+            Some("exactly one of response or backend") => &["spec.fallback: not enforced"],
+            Some("header is required exactly") => &["spec.rateLimit: not enforced"],
+            Some("mirror must not name") => &["spec.split.mirror: not enforced"],
+            Some("exactly one of httpStatus") => &["spec.faultInjection: not enforced"],
+            Some(want) => &[want],
+        };
+        let error = outcome.expect_err(sample);
+        for reason in acceptable {
+            assert!(
+                error.contains(reason),
+                "{sample}\nwanted {reason}\ngot {error}"
+            );
+        }
+    }
+    assert_eq!(seen, 20);
+}
+
+#[test]
+fn defaults_are_those_of_the_schema() {
+    let read = policy(
+        "targetRefs: [{name: a}], retries: {}, circuitBreaker: {consecutiveFailures: {}, errorRate: {}},
+         loadBalancer: {}, split: {backends: [{name: b}], sticky: {}}",
+    )
+    .unwrap();
+    let spec = read.spec;
+    assert_eq!(read.metadata.namespace, "default");
+    assert_eq!(spec.target_refs[0].kind, TargetKind::Service);
+    let retries = spec.retries.unwrap();
+    assert_eq!((retries.attempts, retries.body_limit_bytes), (2, 65_536));
+    assert_eq!(retries.status_codes, [502, 503, 504]);
+    assert_eq!(
+        retries.methods,
+        [Method::Get, Method::Head, Method::Options]
+    );
+    assert_eq!(
+        retries.budget,
+        Budget {
+            percent: 20,
+            interval: PolicyDuration::from_millis(10_000),
+            min_retries_per_second: 10
+        }
+    );
+    let breaker = spec.circuit_breaker.unwrap();
+    assert_eq!(breaker.consecutive_failures.unwrap().threshold, 7);
+    assert_eq!(breaker.open_duration, PolicyDuration::from_millis(5_000));
+    assert_eq!(
+        breaker.max_open_duration,
+        PolicyDuration::from_millis(60_000)
+    );
+    assert_eq!(
+        breaker.half_open,
+        HalfOpen {
+            max_requests: 1,
+            success_threshold: 1
+        }
+    );
+    assert_eq!(breaker.max_ejection_percent, 50);
+    assert_eq!(spec.load_balancer.unwrap().policy, BalancerPolicy::PeakEwma);
+    assert_eq!(spec.split.unwrap().backends[0].weight, 1);
+}
+
+#[test]
+fn violations_name_their_field() {
+    for (spec, path) in [
+        (
+            "targetRefs: [], retries: {}",
+            "spec.targetRefs: at least one",
+        ),
+        (
+            "targetRefs: [{name: A}], retries: {}",
+            "spec.targetRefs[0].name",
+        ),
+        (
+            "targetRefs: [{name: a, group: apps}], retries: {}",
+            "spec.targetRefs[0].group",
+        ),
+        (
+            "targetRefs: [{name: a}, {name: a}], retries: {}",
+            "spec.targetRefs: duplicate map key",
+        ),
+        (
+            "targetRefs: [{kind: Namespace, name: a, sectionName: h}], retries: {}",
+            "sectionName needs kind Service",
+        ),
+        (
+            "targetRefs: [{name: a}], retries: {attempts: 11}",
+            "spec.retries.attempts: 11 is not between 0 and 10",
+        ),
+        (
+            "targetRefs: [{name: a}], retries: {statusCodes: [200]}",
+            "spec.retries.statusCodes",
+        ),
+        (
+            "targetRefs: [{name: a}], retries: {methods: [GET, GET]}",
+            "spec.retries.methods: duplicate",
+        ),
+        (
+            "targetRefs: [{name: a}], retries: {methods: [FETCH]}",
+            "FETCH",
+        ),
+        (
+            "targetRefs: [{name: a}], retries: {backoff: {base: 1s}}",
+            "spec.retries.backoff: base cannot exceed max",
+        ),
+        (
+            "targetRefs: [{name: a}], retries: {budget: {interval: 10ms}}",
+            "spec.retries.budget.interval: must be at least 1s",
+        ),
+        (
+            "targetRefs: [{name: a}], timeouts: {}",
+            "spec.timeouts: at least one",
+        ),
+        (
+            "targetRefs: [{name: a}], timeouts: {connect: 5ms}",
+            "spec.timeouts.connect: must be at least",
+        ),
+        (
+            "targetRefs: [{name: a}], timeouts: {connect: 2s, perTry: 1s}",
+            "connect cannot be longer than perTry",
+        ),
+        (
+            "targetRefs: [{name: a}], circuitBreaker: {limits: {}}",
+            "spec.circuitBreaker.limits: at least one",
+        ),
+        (
+            "targetRefs: [{name: a}], circuitBreaker: {consecutiveFailures: {threshold: 0}}",
+            "consecutiveFailures.threshold",
+        ),
+        (
+            "targetRefs: [{name: a}], loadBalancer: {locality: PreferSameZone}",
+            "PreferSameZone: not enforced",
+        ),
+        (
+            "targetRefs: [{name: a}], loadBalancer: {policy: ConsistentHash, consistentHash: {sourceIP: true}}",
+            "ConsistentHash: not enforced",
+        ),
+        (
+            "targetRefs: [{name: a}], split: {sticky: {type: ClientIdentity}}",
+            "without backends is not enforced",
+        ),
+        (
+            "targetRefs: [{name: a}], split: {backends: [{name: b}], sticky: {type: Header}}",
+            "spec.split.sticky.name: name is required",
+        ),
+        (
+            "targetRefs: [{name: a}], split: {backends: [{name: b, weight: 1000001}]}",
+            "spec.split.backends[0].weight",
+        ),
+        (
+            "targetRefs: [{name: a}], split: {backends: [{name: b, matches: [{headers: [{name: x, type: Prefix, value: v}]}]}]}",
+            "headers[0].type: Prefix: not enforced",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{path: {value: orders}}]}]",
+            "spec.rules[0].matches[0].path.value: path must start",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{path: {type: RegularExpression, value: .}}]}]",
+            "RegularExpression: not enforced",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: []}]",
+            "spec.rules[0].matches: at least one",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{queryParams: []}]}]",
+            "queryParams: not enforced",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], timeouts: {connect: 1s}}]",
+            "rules[0].timeouts.connect: not enforced",
+        ),
+        ("targetRefs: [{name: a}], authorization: {}", "allow"),
+        (
+            "targetRefs: [{name: a}], authorization: {allow: [{principals: []}]}",
+            "principals: at least one",
+        ),
+        (
+            "targetRefs: [{name: a}], authorization: {allow: [{principals: [{}]}]}",
+            "exactly one of serviceAccount or spiffeId",
+        ),
+        (
+            "targetRefs: [{name: a}], authorization: {allow: [{principals: [{spiffeId: 'spiffe://a/*/b'}]}]}",
+            "does not match a SPIFFE id",
+        ),
+        (
+            "targetRefs: [{name: a}], authorization: {allow: [{principals: [{serviceAccount: {name: '*'}}], paths: [x]}]}",
+            "paths[0]: path must start",
+        ),
+    ] {
+        let error = policy(spec).expect_err(spec);
+        assert!(error.contains(path), "{spec}\nwanted {path}\ngot {error}");
+    }
+}

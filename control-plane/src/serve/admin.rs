@@ -22,6 +22,7 @@ use weft_proto::discovery::{ResourceKey, ServiceRef};
 
 use super::metrics::Metrics;
 use super::streams::{Acknowledgement, ConnectedWorkload, Streams};
+use crate::identity::hex;
 use crate::index::Model;
 
 const MAX_CONNECTIONS: usize = 64;
@@ -214,10 +215,6 @@ fn address(ip: &[u8], port: u32) -> String {
     } else {
         format!("{}:{port}", hex(ip))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn json_response(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {

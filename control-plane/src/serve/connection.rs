@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -61,15 +61,15 @@ pub(super) struct Services {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(
-    tcp: TcpStream,
+pub(super) async fn serve<I>(
+    io: I,
     address: SocketAddr,
     config: Arc<ServerConfig>,
     services: Arc<Services>,
-) {
-    // Latency only: a connection without it works.
-    let _ = tcp.set_nodelay(true);
-    let accepting = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp));
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let accepting = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(io));
     let handshake = match accepting.await {
         Ok(Ok(tls)) => identify(&tls, &services).map(|identity| (tls, identity)),
         Ok(Err(error)) => Err(error.to_string()),
@@ -111,7 +111,7 @@ pub(super) async fn serve(
     }
 }
 
-fn identify(tls: &TlsStream<TcpStream>, services: &Services) -> Result<Option<SpiffeId>, String> {
+fn identify<I>(tls: &TlsStream<I>, services: &Services) -> Result<Option<SpiffeId>, String> {
     let session = tls.get_ref().1;
     if session.alpn_protocol() != Some(ALPN) {
         return Err("ALPN is not h2".to_owned());

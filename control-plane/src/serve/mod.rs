@@ -145,6 +145,8 @@ impl Server {
                 self.metrics.connections_over_limit.increment(1);
                 continue;
             };
+            // Latency only: a connection without it works.
+            let _ = tcp.set_nodelay(true);
             let (config, services) = (self.tls.load_full(), self.services.clone());
             self.tasks.spawn(async move {
                 connection::serve(tcp, address, config, services).await;

@@ -1,1 +1,6 @@
-//! Tests.
+//! The bookkeeping of streams under random histories, and the services end to end.
+
+mod end_to_end;
+mod harness;
+mod session;
+mod streams;

@@ -31,10 +31,7 @@ impl echo_server::Echo for Echo {
     type ServerStreamStream = Answers;
     type BidiStream = Answers;
 
-    async fn unary(
-        &self,
-        request: Request<EchoRequest>,
-    ) -> Result<Response<EchoResponse>, Status> {
+    async fn unary(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
         Ok(Response::new(
             answer(&self.app, request.get_ref(), 0).await?,
         ))
@@ -91,7 +88,11 @@ impl echo_server::Echo for Echo {
     }
 }
 
-async fn answer(app: &Shared, request: &EchoRequest, sequence: u32) -> Result<EchoResponse, Status> {
+async fn answer(
+    app: &Shared,
+    request: &EchoRequest,
+    sequence: u32,
+) -> Result<EchoResponse, Status> {
     if request.delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(request.delay_ms.into())).await;
     }

@@ -177,9 +177,10 @@ async fn answer_seen(
                 name: app.name.clone(),
                 version: app.version.clone(),
                 method: head.method.to_string(),
-                target: head.uri.path_and_query().map_or_else(String::new, |target| {
-                    target.as_str().to_owned()
-                }),
+                target: head
+                    .uri
+                    .path_and_query()
+                    .map_or_else(String::new, |target| target.as_str().to_owned()),
                 authority: match (head.uri.authority(), host) {
                     (Some(authority), _) => authority.to_string(),
                     (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()).into_owned(),

@@ -35,7 +35,12 @@ pub use server::App;
 pub use stats::{Stats, body_hash};
 
 /// The gRPC echo service.
-#[expect(missing_docs, clippy::pedantic, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::pedantic,
+    reason = "generated code"
+)]
 pub mod echo {
     tonic::include_proto!("weft.sandbox.v1");
 }
@@ -56,7 +61,7 @@ pub enum PortKind {
     Http,
     /// Bytes that come back.
     Tcp,
-    /// [`tcp::GREETING`](self), then bytes that come back.
+    /// A line of greeting, then bytes that come back.
     TcpServerFirst,
 }
 
@@ -71,7 +76,7 @@ pub struct Port {
 
 /// The command line.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "weft-app", no_binary_name = true, about = "Stand-in service")]
+#[command(name = "weft-app", about = "Stand-in service")]
 pub struct Settings {
     /// Name in answers.
     #[arg(long)]
@@ -90,8 +95,8 @@ pub struct Settings {
     pub control: u16,
 }
 
-/// Runs the application until SIGTERM; `args` come without the program's name.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Runs the application until SIGTERM; the first of `args` is the program's name.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let settings = match Settings::try_parse_from(args) {
         Ok(settings) => settings,
         Err(error) => {

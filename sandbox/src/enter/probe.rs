@@ -1,6 +1,5 @@
 //! Finds out, in a process of its own, whether a rung of the ladder holds.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
@@ -31,18 +30,18 @@ pub(super) fn ask(rung: Rung) -> anyhow::Result<Result<(), String>> {
 pub(super) fn answer(rung: Rung) -> ! {
     match climb_and_build(rung) {
         Ok(()) => std::process::exit(0),
-        Err((step, error)) => {
-            eprintln!("{step}: {error}");
+        Err(error) => {
+            eprintln!("{error:#}");
             std::process::exit(1)
         }
     }
 }
 
-fn climb_and_build(rung: Rung) -> Result<(), (&'static str, io::Error)> {
-    rung.climb()
-        .map_err(|error| ("new process namespace", error))?;
-    let pod = net::unshare_net().map_err(|error| ("new network namespace", error))?;
-    let _node = net::unshare_net().map_err(|error| ("second network namespace", error))?;
-    net::create_bridge("weft0").map_err(|error| ("bridge", error))?;
-    net::create_veth("weft1", "eth0", pod.as_fd()).map_err(|error| ("veth pair", error))
+fn climb_and_build(rung: Rung) -> anyhow::Result<()> {
+    rung.climb().context("a process namespace")?;
+    let pod = net::unshare_net().context("a network namespace")?;
+    let _node = net::unshare_net().context("a second network namespace")?;
+    net::create_bridge("weft0")?;
+    net::create_veth("weft1", "eth0", pod.as_fd())?;
+    Ok(())
 }

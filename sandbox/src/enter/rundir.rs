@@ -22,10 +22,7 @@ impl RunDir {
     /// Makes a new directory and removes those of runs that were killed.
     pub(super) fn create() -> io::Result<Self> {
         sweep();
-        let path = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .tempdir()?
-            .keep();
+        let path = tempfile::Builder::new().prefix(PREFIX).tempdir()?.keep();
         // Locked before it has its name: a sweep of another run never finds it free.
         let unnamed = path.join("lock.new");
         let lock = File::create(&unnamed)?;

@@ -58,7 +58,11 @@ impl Plan {
             return None;
         }
         let number = self.next.get();
-        if self.load.requests.is_some_and(|requests| number >= requests) {
+        if self
+            .load
+            .requests
+            .is_some_and(|requests| number >= requests)
+        {
             return None;
         }
         self.next.set(number + 1);

@@ -244,8 +244,7 @@ impl Running {
                 .expect("joining does not panic")
                 .expect("the load's thread does not panic");
         }
-        let report = std::mem::take(&mut *self.shared.report.lock());
-        report
+        std::mem::take(&mut self.shared.report.lock())
     }
 }
 

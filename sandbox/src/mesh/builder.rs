@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
+use weft_control_plane::policy::MtlsMode;
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
@@ -36,6 +37,8 @@ pub struct Builder {
     services: Vec<Service>,
     manifests: Vec<(String, String)>,
     control_plane_env: Vec<(String, String)>,
+    minimum_mtls: Option<MtlsMode>,
+    server_first_ports: Option<Vec<u16>>,
     patience: Duration,
 }
 
@@ -50,6 +53,8 @@ impl Builder {
             services: Vec::new(),
             manifests: Vec::new(),
             control_plane_env: Vec::new(),
+            minimum_mtls: None,
+            server_first_ports: None,
             patience: START_PATIENCE,
         }
     }
@@ -87,6 +92,18 @@ impl Builder {
     /// One more manifest, in `NAME.yaml`: what [`Mesh::apply_policy`] replaces by this name.
     pub fn named_policy(mut self, name: &str, yaml: &str) -> Self {
         self.manifests.push((name.to_owned(), yaml.to_owned()));
+        self
+    }
+
+    /// The mesh's minimum of mutual TLS.
+    pub fn minimum_mtls(mut self, mode: MtlsMode) -> Self {
+        self.minimum_mtls = Some(mode);
+        self
+    }
+
+    /// Ports on which servers speak first, where the control plane's defaults are not wanted.
+    pub fn server_first_ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        self.server_first_ports = Some(ports.into_iter().collect());
         self
     }
 
@@ -141,6 +158,8 @@ impl Builder {
             .context("the trust domain")?,
             control_plane_env: self.control_plane_env,
             trust_domain: self.trust_domain,
+            minimum_mtls: self.minimum_mtls,
+            server_first_ports: self.server_first_ports,
             namespace: self.namespace,
             dir: dir.path().to_owned(),
         };
@@ -202,12 +221,18 @@ impl Mesh {
             .node
             .pod(&workload.name)
             .with_context(|| format!("making the pod {}", workload.name))?;
-        let namespace = workload.namespace.as_ref().unwrap_or(&self.common.namespace);
+        let namespace = workload
+            .namespace
+            .as_ref()
+            .unwrap_or(&self.common.namespace);
         let key = format!("{namespace}/{}", workload.name);
         let namespace = namespace.clone();
         let member = Arc::new(Member::new(workload, namespace, pod, &self.common.dir));
         let members: &mut BTreeMap<_, _> = &mut self.state.lock().members;
-        anyhow::ensure!(!members.contains_key(&key), "two workloads are called {key}");
+        anyhow::ensure!(
+            !members.contains_key(&key),
+            "two workloads are called {key}"
+        );
         members.insert(key, Arc::clone(&member));
         Ok(member)
     }

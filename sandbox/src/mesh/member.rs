@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
+use weft_control_plane::source::mesh_file::{ProbeEntry, WorkloadEntry, WorkloadPortEntry};
 use weft_proto::names::{self, env};
 use weft_proxy::interception::{self, InterceptionPlan};
 
 use super::Common;
-use super::file::{WorkloadEntry, WorkloadPortEntry};
 use super::spec::Workload;
 use crate::Pod;
 use crate::app::{self, Control, Port};
@@ -56,7 +56,7 @@ impl Member {
             service_account: self.spec.service_account.clone(),
             addresses: self.pod.addresses().to_vec(),
             meshed: self.spec.meshed,
-            zone: self.spec.zone.clone(),
+            zone: self.spec.zone.clone().unwrap_or_default(),
             draining: *self.draining.lock(),
             ports: self
                 .spec
@@ -64,7 +64,8 @@ impl Member {
                 .iter()
                 .map(|(port, app)| WorkloadPortEntry {
                     port: *port,
-                    protocol: app.protocol.clone(),
+                    protocol: app.protocol.clone().unwrap_or_default(),
+                    probes: self.probes(*port),
                 })
                 .collect(),
         }
@@ -151,12 +152,8 @@ impl Member {
         for process in [&self.sidecar, &self.app] {
             let process = process.lock().clone();
             if let Some(process) = process {
-                text.push_str(&format!(
-                    "--- {} of {}\n{}\n",
-                    process.name(),
-                    self.spec.name,
-                    process.log_tail(TAIL_LINES)
-                ));
+                let (name, tail) = (process.name(), process.log_tail(TAIL_LINES));
+                text.extend(["--- ", name, " of ", &self.spec.name, "\n", &tail, "\n"]);
             }
         }
         text
@@ -178,7 +175,17 @@ impl Member {
         }
     }
 
-    fn check_alive(&self, process: &Process) -> anyhow::Result<()> {
+    fn probes(&self, port: u16) -> Vec<ProbeEntry> {
+        let of_port = self.spec.probes.iter().filter(|(at, _)| *at == port);
+        of_port
+            .map(|(_, path)| ProbeEntry {
+                path: path.clone(),
+                method: "GET".to_owned(),
+            })
+            .collect()
+    }
+
+    fn check_alive(&self, process: &Arc<Process>) -> anyhow::Result<()> {
         match process.ended()? {
             None => Ok(()),
             Some(status) => anyhow::bail!(
@@ -218,7 +225,10 @@ impl Member {
         command
             .env(env::WORKLOAD, &self.spec.name)
             .env(env::NAMESPACE, &self.namespace)
-            .env(env::CONTROL_PLANE_ADDR, common.control_plane_address.to_string())
+            .env(
+                env::CONTROL_PLANE_ADDR,
+                common.control_plane_address.to_string(),
+            )
             .env(env::CONTROL_PLANE_ID, common.control_plane_id.as_str())
             .env(env::TRUST_BUNDLE_FILE, common.trust_bundle())
             .env(env::TOKEN_FILE, &self.token)

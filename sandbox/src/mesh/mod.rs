@@ -19,7 +19,6 @@
 //! with what was in them. Where it ends in a panic, the ends of all logs are shown.
 
 mod builder;
-mod file;
 mod member;
 mod slots;
 mod spec;
@@ -34,6 +33,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use parking_lot::Mutex;
 use weft_control_plane::identity::tokens::JoinTokens;
+use weft_control_plane::policy::MtlsMode;
+use weft_control_plane::source::mesh_file::{
+    Defaults, EndpointEntry, FILE_NAME, MeshFile, ServiceEntry, ServicePortEntry,
+};
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
@@ -42,7 +45,6 @@ use crate::app::Control;
 use crate::client::Answer;
 use crate::pod::Node;
 use crate::process::{Process, write_atomically};
-use file::{EndpointEntry, MeshFile, ServiceEntry, ServicePortEntry};
 use member::Member;
 use slots::Slot;
 
@@ -78,6 +80,8 @@ struct Common {
     control_plane_id: SpiffeId,
     control_plane_env: Vec<(String, String)>,
     trust_domain: String,
+    minimum_mtls: Option<MtlsMode>,
+    server_first_ports: Option<Vec<u16>>,
     namespace: String,
     dir: PathBuf,
 }
@@ -236,13 +240,25 @@ impl Mesh {
         // The lock is held over the write: the file never goes back to an older state.
         let state = self.state.lock();
         let file = MeshFile {
-            trust_domain: self.common.trust_domain.clone(),
-            networks: NETWORKS.map(str::to_owned).to_vec(),
-            workloads: state.members.values().map(|member| member.entry()).collect(),
+            trust_domain: Some(self.common.trust_domain.clone()),
+            networks: NETWORKS
+                .map(|text| text.parse().expect("a constant CIDR block"))
+                .to_vec(),
+            server_first_ports: self.common.server_first_ports.clone(),
+            defaults: self
+                .common
+                .minimum_mtls
+                .map(|mode| Defaults { mtls: Some(mode) }),
+            explicit_listeners: Vec::new(),
+            workloads: state
+                .members
+                .values()
+                .map(|member| member.entry())
+                .collect(),
             services: state.services.values().map(RunningService::entry).collect(),
         };
-        let json = serde_json::to_vec_pretty(&file)?;
-        write_atomically(&self.config_dir().join("mesh.yaml"), json).context("writing mesh.yaml")
+        let yaml = file.to_yaml()?;
+        write_atomically(&self.config_dir().join(FILE_NAME), yaml).context("writing mesh.yaml")
     }
 }
 
@@ -261,10 +277,10 @@ impl RunningService {
                 .ports
                 .iter()
                 .map(|port| ServicePortEntry {
-                    name: port.name.clone(),
+                    name: port.name.clone().unwrap_or_default(),
                     port: port.port,
-                    target_port: port.target,
-                    app_protocol: port.protocol.clone(),
+                    target_port: Some(port.target),
+                    app_protocol: port.protocol.clone().unwrap_or_default(),
                 })
                 .collect(),
             endpoints: self
@@ -272,8 +288,8 @@ impl RunningService {
                 .endpoints
                 .iter()
                 .map(|endpoint| match endpoint {
-                    Endpoint::Workload(name) => EndpointEntry::Workload(name.clone()),
-                    Endpoint::Address(address) => EndpointEntry::Address(*address),
+                    Endpoint::Workload(name) => EndpointEntry::workload(name),
+                    Endpoint::Address(address) => EndpointEntry::address(*address),
                 })
                 .collect(),
         }
@@ -349,7 +365,7 @@ impl Mesh {
             for service in self.state.lock().services.values_mut() {
                 let namespace = service.namespace.clone();
                 service.spec.endpoints.retain(|endpoint| match endpoint {
-                    Endpoint::Workload(name) => key != qualified(&namespace, name),
+                    Endpoint::Workload(name) => key != format!("{namespace}/{name}"),
                     Endpoint::Address(_) => true,
                 });
             }
@@ -578,7 +594,7 @@ impl Drop for Mesh {
     }
 }
 
-async fn end(process: &Process) -> anyhow::Result<()> {
+async fn end(process: &Arc<Process>) -> anyhow::Result<()> {
     process.terminate()?;
     wait_for_end(process).await
 }
@@ -591,13 +607,5 @@ async fn wait_for_end(process: &Process) -> anyhow::Result<()> {
             process.name(),
             process.log_tail(TAIL_LINES)
         ),
-    }
-}
-
-fn qualified(namespace: &str, name: &str) -> String {
-    if name.contains('/') {
-        name.to_owned()
-    } else {
-        format!("{namespace}/{name}")
     }
 }

@@ -92,6 +92,7 @@ pub struct Workload {
     pub(super) drain_timeout: Option<Duration>,
     pub(super) env: Vec<(String, String)>,
     pub(super) ports: Vec<(u16, AppSpec)>,
+    pub(super) probes: Vec<(u16, String)>,
 }
 
 impl Workload {
@@ -108,6 +109,7 @@ impl Workload {
             drain_timeout: None,
             env: Vec::new(),
             ports: Vec::new(),
+            probes: Vec::new(),
         }
     }
 
@@ -165,6 +167,12 @@ impl Workload {
         self
     }
 
+    /// A probe: GETs of this path on this port pass in plaintext even under Strict.
+    pub fn probe(mut self, port: u16, path: &str) -> Self {
+        self.probes.push((port, path.to_owned()));
+        self
+    }
+
     pub(super) fn has_app(&self) -> bool {
         self.ports.iter().any(|(_, app)| app.kind.is_some())
     }
@@ -191,7 +199,7 @@ pub(super) struct ServicePort {
 /// What stands behind a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// A workload of the mesh, by name.
+    /// A workload of the service's namespace, by name.
     Workload(String),
     /// An address outside of it.
     Address(std::net::IpAddr),

@@ -8,6 +8,7 @@
 //! runtime. Clients and servers that make their own sockets run on a thread of the pod
 //! ([`Pod::run_future`], [`Pod::thread`]).
 
+mod forward;
 mod node;
 mod worker;
 
@@ -25,6 +26,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::net;
 use crate::process::Process;
 
+pub use forward::Forward;
 pub use node::Node;
 pub(crate) use worker::Worker;
 
@@ -88,7 +90,10 @@ impl Pod {
 
     /// Runs the future that `make` makes on a new thread with a current-thread runtime in the pod's
     /// network namespace; everything it spawns runs there too, until it ends.
-    pub fn spawn_runtime<F>(&self, make: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
+    pub fn spawn_runtime<F>(
+        &self,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + 'static,
     {
@@ -118,10 +123,9 @@ impl Pod {
                 let _ = done.send(future.await);
             }
         }));
-        match result.await {
-            Ok(output) => output,
-            Err(_) => panic!("the future that ran in pod {pod} panicked"),
-        }
+        result
+            .await
+            .unwrap_or_else(|_| panic!("the future that ran in pod {pod} panicked"))
     }
 
     /// A TCP connection out of the pod, for use on the caller's runtime.
@@ -148,6 +152,12 @@ impl Pod {
                 TcpSocket::new_v6()
             }
         })
+    }
+
+    /// Hands connections of a listener of the caller's, such as one on the host's loopback, on to
+    /// `to` as seen from the pod. Ends with the returned guard. The caller's runtime carries it.
+    pub fn forward(&self, listener: TcpListener, to: SocketAddr) -> Forward {
+        forward::start(self.clone(), listener, to)
     }
 
     /// Starts a process in the pod; its output goes to the end of `log`.

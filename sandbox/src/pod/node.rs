@@ -75,6 +75,7 @@ impl Node {
             net::set_up(DEVICE)?;
             net::add_default_route(IpAddr::V4(GATEWAY_V4))?;
             net::add_default_route(IpAddr::V6(GATEWAY_V6))
-        })
+        })?;
+        Ok(())
     }
 }

@@ -1,12 +1,37 @@
-//! A directory of files as the mesh's source.
+//! A directory of files as the mesh's source: `mesh.yaml` and TrafficPolicy documents in every other
+//! `*.yaml` and `*.yml`.
+//!
+//! The unit of refusal is one object: it is refused with file, line and reason, and its last good
+//! version stays in force. A YAML document that cannot be parsed keeps every object that it held.
+//! Without a last good version, a bad policy that carries `authorization` denies its target, and one
+//! that carries `mtls` makes it Strict. A vanished file takes its objects along, but `mesh.yaml`: a
+//! mesh without it would let everything pass. A vanished or unreadable directory keeps everything.
+//!
+//! Starting is strict: without a directory and good mesh-wide settings there is no mesh.
 
+mod entries;
+mod parse;
+mod scan;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use crate::index::Model;
+use crate::index::{Model, Publisher, Refusal};
+use crate::source::mesh_file::FILE_NAME;
+use scan::Scanner;
+use store::Store;
+
+/// How often the directory is looked at.
+const POLL: Duration = Duration::from_millis(150);
 
 /// Why a directory cannot be a mesh's source.
 #[derive(Debug, thiserror::Error)]
@@ -17,17 +42,127 @@ pub enum SourceError {
         /// Which directory.
         dir: PathBuf,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
+    /// There are no good mesh-wide settings, so nothing is known about anything.
+    #[error("{}: no usable {FILE_NAME}: {reasons}", dir.display())]
+    NoMesh {
+        /// Which directory.
+        dir: PathBuf,
+        /// What is wrong with the file.
+        reasons: String,
+    },
+    /// The runtime is ending.
+    #[error("reading was cut short: {0}")]
+    Interrupted(#[from] JoinError),
 }
 
-/// Reads `dir` once, then keeps watching it until `shutdown`.
+/// Reads everything in `dir` once, then keeps watching it until `shutdown`. The receiver holds the
+/// newest model at any time.
 pub async fn watch_dir(
     dir: PathBuf,
-    _shutdown: CancellationToken,
+    shutdown: CancellationToken,
 ) -> Result<watch::Receiver<Arc<Model>>, SourceError> {
-    Err(SourceError::Unreadable {
-        dir,
-        error: std::io::ErrorKind::Unsupported.into(),
+    let mut scanner = Scanner::new(dir.clone());
+    let (scanner, read) = tokio::task::spawn_blocking(move || {
+        let read = scanner.scan();
+        (scanner, read)
     })
+    .await?;
+    if let Err(error) = read {
+        return Err(SourceError::Unreadable { dir, error });
+    }
+
+    let mut store = Store::default();
+    store.update(scanner.contents());
+    let Some(objects) = store.objects() else {
+        let refusals = store.refusals().iter();
+        let reasons: Vec<_> = refusals
+            .filter(|refusal| refusal.file == FILE_NAME)
+            .map(ToString::to_string)
+            .collect();
+        return Err(SourceError::NoMesh {
+            dir,
+            reasons: reasons.join("; "),
+        });
+    };
+    let (publisher, receiver) = Publisher::start(objects);
+    let model = Arc::clone(&receiver.borrow());
+    tell(&[], &model);
+    tokio::spawn(watch(scanner, store, publisher, model, shutdown));
+    Ok(receiver)
+}
+
+async fn watch(
+    mut scanner: Scanner,
+    mut store: Store,
+    publisher: Publisher,
+    mut model: Arc<Model>,
+    shutdown: CancellationToken,
+) {
+    let mut readable = true;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(POLL) => {}
+        }
+        let scan = tokio::task::spawn_blocking(move || {
+            let read = scanner.scan();
+            (scanner, read)
+        });
+        // The task panics with a bug of ours and is cancelled at the runtime's end: what is known
+        // stays in force either way.
+        let Ok((back, read)) = scan.await else {
+            tracing::error!("the directory is not watched any longer");
+            return;
+        };
+        scanner = back;
+        match read {
+            Ok(changed) => {
+                if !readable {
+                    tracing::info!("the directory can be read again");
+                    readable = true;
+                }
+                if !changed {
+                    continue;
+                }
+            }
+            Err(error) => {
+                if readable {
+                    tracing::warn!(%error, "the directory cannot be read; everything stays in force");
+                    readable = false;
+                }
+                continue;
+            }
+        }
+        store.update(scanner.contents());
+        let Some(objects) = store.objects() else {
+            continue;
+        };
+        let next = publisher.publish(objects);
+        tell(model.refusals(), &next);
+        model = next;
+    }
+}
+
+/// Logs what is newly refused and what no longer is.
+fn tell(before: &[Refusal], model: &Model) {
+    let refusals = model.refusals();
+    for refusal in refusals.iter().filter(|refusal| !before.contains(refusal)) {
+        tracing::warn!(
+            file = refusal.file,
+            line = refusal.line,
+            object = refusal.object,
+            reason = refusal.reason,
+            mend = refusal.mend,
+            "refused"
+        );
+    }
+    tracing::info!(
+        revision = model.revision(),
+        workloads = model.workloads().count(),
+        services = model.services().count(),
+        refused = refusals.len(),
+        "the model changed"
+    );
 }

@@ -1,0 +1,276 @@
+//! Stanzas as wire messages, with the mesh's defaults where there is none.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use weft_proto::discovery as wire;
+use weft_proto::discovery::path_match::Kind as PathKind;
+use weft_proto::discovery::sticky::Kind as StickyKind;
+
+use crate::index::Name;
+use crate::policy::{
+    self, Authorization, AuthorizationMode, BalancerPolicy, BreakerScope, CircuitBreaker,
+    HeaderMatch, LoadBalancer, Method, MtlsMode, PathMatchType, PolicyDuration, Principal, Retries,
+    RetryAfter, RetryCondition, RuleMatch, Sticky, StickyType, Timeouts, WhenEmpty,
+};
+
+/// TCP and TLS together, where no policy says it.
+const DEFAULT_CONNECT: PolicyDuration = PolicyDuration::from_millis(1_000);
+
+pub(super) fn ip_bytes(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+pub(super) fn socket_address(ip: IpAddr, port: u16) -> wire::SocketAddress {
+    wire::SocketAddress {
+        ip: ip_bytes(ip).into(),
+        port: u32::from(port),
+    }
+}
+
+pub(super) fn service_ref(name: &Name, port: u16) -> wire::ServiceRef {
+    wire::ServiceRef {
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+        port: u32::from(port),
+    }
+}
+
+pub(super) fn mtls(mode: MtlsMode) -> wire::MtlsMode {
+    match mode {
+        MtlsMode::Disabled => wire::MtlsMode::Disabled,
+        MtlsMode::Permissive => wire::MtlsMode::Permissive,
+        MtlsMode::Strict => wire::MtlsMode::Strict,
+    }
+}
+
+pub(super) fn timeouts(timeouts: Option<&Timeouts>) -> wire::Timeouts {
+    let Some(timeouts) = timeouts else {
+        return wire::Timeouts::default();
+    };
+    let unless_zero = |value: Option<PolicyDuration>| value.filter(|v| !v.is_zero()).map(duration);
+    wire::Timeouts {
+        request: unless_zero(timeouts.request),
+        per_try: unless_zero(timeouts.per_try),
+        idle: unless_zero(timeouts.idle),
+        stream: unless_zero(timeouts.stream),
+    }
+}
+
+pub(super) fn connect_timeout(connect: Option<PolicyDuration>) -> prost_types::Duration {
+    duration(connect.unwrap_or(DEFAULT_CONNECT))
+}
+
+/// The mesh default repeats what was certainly not processed, and nothing else.
+pub(super) fn retries(retries: Option<&Retries>) -> Option<wire::Retries> {
+    let by_default;
+    let retries = if let Some(retries) = retries {
+        retries
+    } else {
+        by_default = Retries {
+            conditions: vec![
+                RetryCondition::ConnectFailure,
+                RetryCondition::RefusedStream,
+            ],
+            status_codes: Vec::new(),
+            grpc_codes: Vec::new(),
+            methods: Vec::new(),
+            ..Retries::default()
+        };
+        &by_default
+    };
+    if retries.attempts == 0 {
+        return None;
+    }
+    Some(wire::Retries {
+        attempts: retries.attempts,
+        conditions: retries
+            .conditions
+            .iter()
+            .map(|condition| retry_condition(*condition).into())
+            .collect(),
+        status_codes: widened(&retries.status_codes),
+        grpc_codes: retries.grpc_codes.iter().map(|code| *code as u32).collect(),
+        methods: methods(&retries.methods),
+        backoff: Some(wire::Backoff {
+            base: Some(duration(retries.backoff.base)),
+            max: Some(duration(retries.backoff.max)),
+        }),
+        budget: Some(wire::RetryBudget {
+            percent: retries.budget.percent,
+            interval: Some(duration(retries.budget.interval)),
+            min_retries_per_second: retries.budget.min_retries_per_second,
+        }),
+        body_limit_bytes: retries.body_limit_bytes,
+        honor_retry_after: retries.retry_after == RetryAfter::Honor,
+    })
+}
+
+pub(super) fn circuit_breaker(breaker: &CircuitBreaker) -> wire::CircuitBreaker {
+    let limits = breaker.limits.as_ref();
+    wire::CircuitBreaker {
+        scope: match breaker.scope {
+            BreakerScope::Endpoint => wire::BreakerScope::Endpoint,
+            BreakerScope::Backend => wire::BreakerScope::Backend,
+        }
+        .into(),
+        consecutive_failures: breaker
+            .consecutive_failures
+            .as_ref()
+            .map_or(0, |failures| failures.threshold),
+        error_rate: breaker.error_rate.as_ref().map(|rate| wire::ErrorRate {
+            threshold_percent: rate.threshold_percent,
+            min_requests: rate.min_requests,
+            window: Some(duration(rate.window)),
+        }),
+        failure_status_codes: breaker
+            .failure_status_codes
+            .as_deref()
+            .map_or_else(Vec::new, widened),
+        open_duration: Some(duration(breaker.open_duration)),
+        max_open_duration: Some(duration(breaker.max_open_duration)),
+        half_open_max_requests: breaker.half_open.max_requests,
+        half_open_success_threshold: breaker.half_open.success_threshold,
+        max_ejection_percent: breaker.max_ejection_percent,
+        limits: limits.map(|limits| wire::Limits {
+            max_connections: limits.max_connections.unwrap_or(0),
+            max_pending_requests: limits.max_pending_requests.unwrap_or(0),
+            max_requests: limits.max_requests.unwrap_or(0),
+        }),
+    }
+}
+
+/// `ConsistentHash` never gets here: such a policy is refused.
+pub(super) fn load_balancer(balancer: Option<&LoadBalancer>) -> wire::LoadBalancer {
+    let policy = match balancer.map(|balancer| balancer.policy) {
+        None | Some(BalancerPolicy::PeakEwma | BalancerPolicy::ConsistentHash) => {
+            wire::BalancerPolicy::PeakEwma
+        }
+        Some(BalancerPolicy::LeastRequest) => wire::BalancerPolicy::LeastRequest,
+        Some(BalancerPolicy::RoundRobin) => wire::BalancerPolicy::RoundRobin,
+        Some(BalancerPolicy::Random) => wire::BalancerPolicy::Random,
+    };
+    wire::LoadBalancer {
+        policy: policy.into(),
+    }
+}
+
+pub(super) fn sticky(sticky: &Sticky) -> wire::Sticky {
+    let name = sticky.name.clone();
+    let kind = match sticky.kind {
+        StickyType::Cookie => StickyKind::Cookie(wire::StickyCookie {
+            name: name.unwrap_or_else(|| Sticky::DEFAULT_COOKIE.to_owned()),
+            ttl: sticky.ttl.filter(|ttl| !ttl.is_zero()).map(duration),
+        }),
+        StickyType::Header => StickyKind::Header(name.unwrap_or_default().to_ascii_lowercase()),
+        StickyType::ClientIdentity => StickyKind::ClientIdentity(true),
+    };
+    wire::Sticky { kind: Some(kind) }
+}
+
+pub(super) fn when_empty(when_empty: WhenEmpty) -> wire::WhenEmpty {
+    match when_empty {
+        WhenEmpty::Fail => wire::WhenEmpty::Fail,
+        WhenEmpty::NextBackend => wire::WhenEmpty::NextBackend,
+    }
+}
+
+pub(super) fn route_match(entry: &RuleMatch) -> wire::RouteMatch {
+    wire::RouteMatch {
+        path: entry.path.as_ref().and_then(path_match),
+        method: entry
+            .method
+            .map_or_else(String::new, |method| method.as_str().to_owned()),
+        headers: entry.headers.iter().map(header_match).collect(),
+    }
+}
+
+pub(super) fn header_match(header: &HeaderMatch) -> wire::HeaderMatch {
+    wire::HeaderMatch {
+        name: header.name.to_ascii_lowercase(),
+        value: header.value.clone().unwrap_or_default(),
+    }
+}
+
+pub(super) fn allow_list(
+    authorization: &Authorization,
+    namespace: &str,
+    trust_domain: &str,
+) -> wire::AllowList {
+    wire::AllowList {
+        entries: authorization
+            .allow
+            .iter()
+            .map(|entry| wire::AllowEntry {
+                principals: entry
+                    .principals
+                    .iter()
+                    .map(|principal| spiffe_pattern(principal, namespace, trust_domain))
+                    .collect(),
+                methods: methods(&entry.methods),
+                paths: entry.paths.iter().map(|path| segments(path)).collect(),
+            })
+            .collect(),
+        audit: authorization.mode == AuthorizationMode::Audit,
+    }
+}
+
+fn spiffe_pattern(principal: &Principal, namespace: &str, trust_domain: &str) -> String {
+    if let Some(account) = &principal.service_account {
+        let namespace = account.namespace.as_deref().unwrap_or(namespace);
+        return format!("spiffe://{trust_domain}/ns/{namespace}/sa/{}", account.name);
+    }
+    principal.spiffe_id.clone().unwrap_or_default()
+}
+
+/// `None` for what matches every path.
+fn path_match(path: &policy::PathMatch) -> Option<wire::PathMatch> {
+    let kind = match path.kind {
+        PathMatchType::PathPrefix if path.value.trim_end_matches('/').is_empty() => return None,
+        PathMatchType::PathPrefix => PathKind::Prefix(segments(&path.value)),
+        // A regular expression never gets here: such a policy is refused.
+        PathMatchType::Exact | PathMatchType::RegularExpression => {
+            PathKind::Exact(path.value.clone())
+        }
+    };
+    Some(wire::PathMatch { kind: Some(kind) })
+}
+
+/// A prefix by whole segments: "/a/" says nothing else than "/a".
+fn segments(prefix: &str) -> String {
+    match prefix.trim_end_matches('/') {
+        "" => "/".to_owned(),
+        trimmed => trimmed.to_owned(),
+    }
+}
+
+fn retry_condition(condition: RetryCondition) -> wire::RetryCondition {
+    match condition {
+        RetryCondition::ConnectFailure => wire::RetryCondition::ConnectFailure,
+        RetryCondition::RefusedStream => wire::RetryCondition::RefusedStream,
+        RetryCondition::Reset => wire::RetryCondition::Reset,
+        RetryCondition::PerTryTimeout => wire::RetryCondition::PerTryTimeout,
+    }
+}
+
+fn methods(methods: &[Method]) -> Vec<String> {
+    methods
+        .iter()
+        .map(|method| method.as_str().to_owned())
+        .collect()
+}
+
+fn widened(codes: &[u16]) -> Vec<u32> {
+    codes.iter().map(|code| u32::from(*code)).collect()
+}
+
+fn duration(value: PolicyDuration) -> prost_types::Duration {
+    let value: Duration = value.get();
+    prost_types::Duration {
+        seconds: value.as_secs() as i64,
+        nanos: value.subsec_nanos() as i32,
+    }
+}

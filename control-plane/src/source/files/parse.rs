@@ -1,0 +1,364 @@
+//! The text of one file as objects. Knows nothing of what was there before.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use serde_saphyr::Spanned;
+use weft_proto::names;
+
+use super::entries;
+use crate::index::{BrokenPolicy, ExplicitListener, MeshSettings, Name, Service, Workload};
+use crate::policy::{DEFAULT_NAMESPACE, TargetKind, TargetRef, TrafficPolicy};
+use crate::source::mesh_file::{FILE_NAME, MeshFile};
+
+/// What tells objects apart, whatever file they are in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Key {
+    Settings,
+    Workload(Name),
+    Service(Name),
+    Listener(String),
+    Policy(Name),
+}
+
+/// A good object, or what is known of a bad policy.
+#[derive(Clone, Debug)]
+pub(super) enum Object {
+    Settings(MeshSettings),
+    Workload(Workload),
+    Service(Service),
+    Listener(ExplicitListener),
+    Policy(Arc<TrafficPolicy>),
+    Broken(BrokenPolicy),
+}
+
+/// Something that is wrong at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// From 1.
+    pub(super) line: u64,
+    pub(super) reason: String,
+    pub(super) mend: String,
+}
+
+/// One object of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// Where it begins.
+    pub(super) line: u64,
+    /// `None` when it does not even say who it is.
+    pub(super) key: Option<Key>,
+    /// For people.
+    pub(super) label: String,
+    pub(super) outcome: Result<Object, Bad>,
+}
+
+/// Why an entry is no object.
+#[derive(Clone, Debug)]
+pub(super) struct Bad {
+    pub(super) problems: Vec<Problem>,
+    /// What holds instead where there is no last good version.
+    pub(super) instead: Option<BrokenPolicy>,
+}
+
+/// Everything that a file holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contents {
+    pub(super) entries: Vec<Entry>,
+    /// Documents that could not be understood at all: what they hold is unknown.
+    pub(super) unreadable: Vec<Problem>,
+}
+
+/// Reads a file by its name: `mesh.yaml`, else policies.
+pub(super) fn parse(file: &str, text: &str) -> Contents {
+    let mut contents = Contents::default();
+    let documents = documents(text);
+    if file == FILE_NAME && documents.len() != 1 {
+        contents.unreadable.push(Problem {
+            line: documents.get(1).map_or(1, |document| document.line),
+            reason: format!("{} YAML documents", documents.len()),
+            mend: "write exactly one".to_owned(),
+        });
+        return contents;
+    }
+    for document in documents {
+        let read = if file == FILE_NAME {
+            mesh(&document, &mut contents.entries)
+        } else {
+            policy(&document).map(|entry| contents.entries.push(entry))
+        };
+        if let Err(problem) = read {
+            contents.unreadable.push(problem);
+        }
+    }
+    contents
+}
+
+/// One YAML document of a file.
+struct Document {
+    /// The line of its first content, from 1.
+    line: u64,
+    /// Its text behind as many empty lines as it takes for the parser to count right.
+    text: String,
+}
+
+impl Document {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let options = serde_saphyr::options! {
+            strict_booleans: true,
+            with_snippet: false,
+        };
+        serde_saphyr::from_str_with_options(&self.text, options).map_err(|error| Problem {
+            line: error
+                .location()
+                .map_or(self.line, |location| location.line()),
+            reason: error.to_string(),
+            mend: String::new(),
+        })
+    }
+}
+
+/// Splits at document markers, which are markers wherever they begin a line (YAML 1.2.2, 9.1.2), and
+/// leaves out documents without content.
+fn documents(text: &str) -> Vec<Document> {
+    let is_marker = |line: &str, marker: &str| {
+        line.strip_prefix(marker)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    };
+    let mut documents = Vec::new();
+    let mut current = Document {
+        line: 0,
+        text: String::new(),
+    };
+    for (before, line) in text.lines().enumerate() {
+        let starts = is_marker(line, "---");
+        if starts || is_marker(line, "...") {
+            let padding = "\n".repeat(before + usize::from(!starts));
+            let next = Document {
+                line: 0,
+                text: padding,
+            };
+            documents.push(std::mem::replace(&mut current, next));
+            if !starts {
+                continue;
+            }
+        }
+        let content = line
+            .strip_prefix("---")
+            .filter(|_| starts)
+            .unwrap_or(line)
+            .trim();
+        let means_something =
+            !content.is_empty() && !content.starts_with('#') && !line.starts_with('%');
+        if means_something && current.line == 0 {
+            current.line = before as u64 + 1;
+        }
+        current.text.push_str(line);
+        current.text.push('\n');
+    }
+    documents.push(current);
+    documents.retain(|document| document.line != 0);
+    documents
+}
+
+/// `mesh.yaml` with its entries not looked at yet, so that each is refused alone.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Outline {
+    trust_domain: Option<Value>,
+    networks: Option<Value>,
+    server_first_ports: Option<Value>,
+    defaults: Option<Value>,
+    workloads: Option<Vec<Spanned<Value>>>,
+    services: Option<Vec<Spanned<Value>>>,
+    explicit_listeners: Option<Vec<Spanned<Value>>>,
+}
+
+fn mesh(document: &Document, entries: &mut Vec<Entry>) -> Result<(), Problem> {
+    let outline: Outline = document.read()?;
+    let mut settings = Map::new();
+    for (name, value) in [
+        ("trustDomain", outline.trust_domain),
+        ("networks", outline.networks),
+        ("serverFirstPorts", outline.server_first_ports),
+        ("defaults", outline.defaults),
+    ] {
+        if let Some(value) = value {
+            settings.insert(name.to_owned(), value);
+        }
+    }
+    entries.push(Entry {
+        line: document.line,
+        key: Some(Key::Settings),
+        label: "Mesh".to_owned(),
+        outcome: typed(Value::Object(settings), document.line, |file: MeshFile| {
+            entries::settings(file).map(Object::Settings)
+        }),
+    });
+    for Spanned {
+        value, referenced, ..
+    } in outline.workloads.into_iter().flatten()
+    {
+        let (name, line) = (name_of(&value), referenced.line());
+        entries.push(Entry {
+            line,
+            label: label("Workload", name.as_ref()),
+            key: name.map(Key::Workload),
+            outcome: typed(value, line, |entry| {
+                entries::workload(entry).map(Object::Workload)
+            }),
+        });
+    }
+    for Spanned {
+        value, referenced, ..
+    } in outline.services.into_iter().flatten()
+    {
+        let (name, line) = (name_of(&value), referenced.line());
+        entries.push(Entry {
+            line,
+            label: label("Service", name.as_ref()),
+            key: name.map(Key::Service),
+            outcome: typed(value, line, |entry| {
+                entries::service(entry).map(Object::Service)
+            }),
+        });
+    }
+    for Spanned {
+        value, referenced, ..
+    } in outline.explicit_listeners.into_iter().flatten()
+    {
+        let line = referenced.line();
+        let part = |name| value.get(name).and_then(Value::as_str).unwrap_or("?");
+        let name = format!("{} {}", part("workload"), part("listen"));
+        entries.push(Entry {
+            line,
+            label: format!("ExplicitListener {name}"),
+            key: Some(Key::Listener(name)),
+            outcome: typed(value, line, |entry| {
+                entries::listener(&entry).map(Object::Listener)
+            }),
+        });
+    }
+    Ok(())
+}
+
+fn typed<T: DeserializeOwned>(
+    value: Value,
+    line: u64,
+    check: impl FnOnce(T) -> Result<Object, String>,
+) -> Result<Object, Bad> {
+    serde_json::from_value(value)
+        .map_err(|error| error.to_string())
+        .and_then(check)
+        .map_err(|reason| Bad {
+            problems: vec![Problem {
+                line,
+                reason,
+                mend: String::new(),
+            }],
+            instead: None,
+        })
+}
+
+fn policy(document: &Document) -> Result<Entry, Problem> {
+    let value: Value = document.read()?;
+    let line = document.line;
+    let problem = |reason: String, mend: &str| Problem {
+        line,
+        reason,
+        mend: mend.to_owned(),
+    };
+    let Some(kind) = value.get("kind").and_then(Value::as_str) else {
+        return Err(problem("this document has no kind".to_owned(), ""));
+    };
+    let name = value.get("metadata").and_then(name_of);
+    if kind != names::TRAFFIC_POLICY_KIND {
+        return Ok(Entry {
+            line,
+            key: None,
+            label: label(kind, name.as_ref()),
+            outcome: Err(Bad {
+                problems: vec![problem(
+                    format!("kind {kind} is not read from files"),
+                    "keep only TrafficPolicy documents beside mesh.yaml",
+                )],
+                instead: None,
+            }),
+        });
+    }
+    let outcome = match document.read::<TrafficPolicy>() {
+        Err(problem) => Err(vec![problem]),
+        Ok(policy) => {
+            let violations = policy.check();
+            if violations.is_empty() {
+                Ok(Object::Policy(Arc::new(policy)))
+            } else {
+                let problems = violations.into_iter();
+                Err(problems
+                    .map(|violation| problem(violation.to_string(), &violation.mend))
+                    .collect())
+            }
+        }
+    };
+    Ok(Entry {
+        line,
+        label: label(kind, name.as_ref()),
+        outcome: outcome.map_err(|problems| Bad {
+            problems,
+            instead: name.as_ref().and_then(|name| instead_of(name, &value)),
+        }),
+        key: name.map(Key::Policy),
+    })
+}
+
+/// What a bad policy still says: that somebody meant to close something.
+fn instead_of(name: &Name, value: &Value) -> Option<BrokenPolicy> {
+    let spec = value.get("spec")?;
+    let broken = BrokenPolicy {
+        name: name.clone(),
+        targets: spec
+            .get("targetRefs")?
+            .as_array()?
+            .iter()
+            .filter_map(target_of)
+            .collect(),
+        deny: spec.get("authorization").is_some(),
+        strict: spec.get("mtls").is_some(),
+    };
+    (broken.deny || broken.strict).then_some(broken)
+}
+
+/// A target as far as it can be read: the whole service where its port cannot.
+fn target_of(value: &Value) -> Option<TargetRef> {
+    if let Ok(target) = TargetRef::deserialize(value) {
+        return Some(target);
+    }
+    let kind = match value.get("kind").and_then(Value::as_str) {
+        Some("Namespace") => TargetKind::Namespace,
+        _ => TargetKind::Service,
+    };
+    Some(TargetRef {
+        group: String::new(),
+        kind,
+        name: value.get("name")?.as_str()?.to_owned(),
+        section_name: None,
+    })
+}
+
+fn name_of(value: &Value) -> Option<Name> {
+    let name = value.get("name")?.as_str()?;
+    let namespace = match value.get("namespace") {
+        None => DEFAULT_NAMESPACE,
+        Some(namespace) => namespace.as_str()?,
+    };
+    Some(Name::new(namespace, name))
+}
+
+fn label(kind: &str, name: Option<&Name>) -> String {
+    match name {
+        Some(name) => format!("{kind} {name}"),
+        None => format!("{kind} without a name"),
+    }
+}

@@ -1,0 +1,160 @@
+//! What is in force: the last good version of every object that some file still holds.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::parse::{Bad, Contents, Key, Object};
+use crate::index::{MeshSettings, Objects, Origin, Refusal, Sourced};
+use crate::source::mesh_file::FILE_NAME;
+
+/// Last good versions. A pure state machine over the contents of all files.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    held: BTreeMap<Key, Held>,
+    refusals: Vec<Refusal>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    origin: Origin,
+    object: Object,
+}
+
+impl Store {
+    /// Takes over what all files hold now. What a bad object or an unreadable document was before
+    /// stays; what is gone from readable files goes.
+    pub(super) fn update(&mut self, files: &BTreeMap<String, Contents>) {
+        let before = std::mem::take(&mut self.held);
+        self.refusals.clear();
+        let mut claims: HashMap<Key, String> = HashMap::new();
+
+        for (file, contents) in files {
+            let name: Arc<str> = file.as_str().into();
+            for entry in &contents.entries {
+                if let Some(key) = &entry.key {
+                    let place = format!("{file}:{}", entry.line);
+                    if let Some(first) = claims.get(key) {
+                        let reason = format!("it is defined in {first} already");
+                        self.refuse(file, entry.line, &entry.label, reason, "");
+                        continue;
+                    }
+                    claims.insert(key.clone(), place);
+                }
+                let last_good = entry
+                    .key
+                    .as_ref()
+                    .and_then(|key| before.get(key))
+                    .filter(|held| !matches!(held.object, Object::Broken(_)));
+                let held = match &entry.outcome {
+                    Ok(object) => Some(Held {
+                        origin: Origin {
+                            file: Arc::clone(&name),
+                            line: entry.line,
+                        },
+                        object: object.clone(),
+                    }),
+                    Err(Bad { problems, instead }) => {
+                        for problem in problems {
+                            let reason = &problem.reason;
+                            let reason = match (last_good, instead) {
+                                (Some(_), _) => {
+                                    format!("{reason}; its last good version stays in force")
+                                }
+                                (None, Some(broken)) if broken.deny => {
+                                    format!("{reason}; its target is denied until this is mended")
+                                }
+                                (None, Some(_)) => {
+                                    format!("{reason}; mTLS is Strict until this is mended")
+                                }
+                                (None, None) => reason.clone(),
+                            };
+                            self.refuse(file, problem.line, &entry.label, reason, &problem.mend);
+                        }
+                        last_good.cloned().or_else(|| {
+                            instead.clone().map(|broken| Held {
+                                origin: Origin {
+                                    file: Arc::clone(&name),
+                                    line: entry.line,
+                                },
+                                object: Object::Broken(broken),
+                            })
+                        })
+                    }
+                };
+                if let (Some(key), Some(held)) = (&entry.key, held) {
+                    self.held.insert(key.clone(), held);
+                }
+            }
+            for problem in &contents.unreadable {
+                let reason = format!("{}; what it held stays in force", problem.reason);
+                self.refuse(file, problem.line, "YAML document", reason, &problem.mend);
+            }
+        }
+
+        let missing = !files.contains_key(FILE_NAME);
+        if missing {
+            let reason = "the file is missing; what it held stays in force";
+            self.refuse(FILE_NAME, 0, "Mesh", reason.to_owned(), "put it back");
+        }
+        for (key, held) in before {
+            let file = &*held.origin.file;
+            let unknown = files.get(file).map_or(file == FILE_NAME, |contents| {
+                !contents.unreadable.is_empty()
+            });
+            if unknown && !claims.contains_key(&key) {
+                self.held.insert(key, held);
+            }
+        }
+    }
+
+    /// What is refused now.
+    pub(super) fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    /// Everything that is in force; `None` while there are no good mesh-wide settings.
+    pub(super) fn objects(&self) -> Option<Objects> {
+        let mut objects = Objects {
+            settings: self.settings()?,
+            listeners: Vec::new(),
+            workloads: Vec::new(),
+            services: Vec::new(),
+            policies: Vec::new(),
+            broken: Vec::new(),
+            refusals: self.refusals.clone(),
+        };
+        for Held { origin, object } in self.held.values() {
+            let origin = origin.clone();
+            match object.clone() {
+                Object::Settings(_) => {}
+                Object::Workload(object) => objects.workloads.push(Sourced { origin, object }),
+                Object::Service(object) => objects.services.push(Sourced { origin, object }),
+                Object::Listener(object) => objects.listeners.push(Sourced { origin, object }),
+                Object::Policy(object) => objects.policies.push(Sourced { origin, object }),
+                Object::Broken(broken) => objects.broken.push(broken),
+            }
+        }
+        // Of two objects that claim the same address the first in the file has it.
+        objects.workloads.sort_by(|a, b| a.origin.cmp(&b.origin));
+        objects.services.sort_by(|a, b| a.origin.cmp(&b.origin));
+        objects.listeners.sort_by(|a, b| a.origin.cmp(&b.origin));
+        Some(objects)
+    }
+
+    fn settings(&self) -> Option<MeshSettings> {
+        match &self.held.get(&Key::Settings)?.object {
+            Object::Settings(settings) => Some(settings.clone()),
+            _ => None,
+        }
+    }
+
+    fn refuse(&mut self, file: &str, line: u64, object: &str, reason: String, mend: &str) {
+        self.refusals.push(Refusal {
+            file: file.to_owned(),
+            line,
+            object: object.to_owned(),
+            reason,
+            mend: mend.to_owned(),
+        });
+    }
+}
