@@ -14,6 +14,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 
 use super::state::{self, SECRET_MODE};
 use super::{ReviewError, StateError, TokenReviewer, WorkloadIdentity, hex};
@@ -23,6 +24,8 @@ const SECRET_LEN: usize = 32;
 const DIRECTORY: &str = "tokens";
 /// Good tokens per workload.
 const MAX_TOKENS: usize = 2;
+/// Reviews that read a file at the same time; others wait.
+const MAX_READS: usize = 16;
 /// The longest name, as of a DNS subdomain.
 const MAX_NAME_LEN: usize = 253;
 
@@ -54,6 +57,7 @@ pub type ServiceAccounts = Box<dyn Fn(&str, &str) -> Option<String> + Send + Syn
 pub struct JoinTokenReviewer {
     tokens: JoinTokens,
     accounts: ServiceAccounts,
+    reads: Semaphore,
 }
 
 impl JoinTokens {
@@ -148,7 +152,11 @@ impl JoinTokens {
 impl JoinTokenReviewer {
     /// Believes these tokens, for workloads that `accounts` knows.
     pub fn new(tokens: JoinTokens, accounts: ServiceAccounts) -> Self {
-        Self { tokens, accounts }
+        Self {
+            tokens,
+            accounts,
+            reads: Semaphore::new(MAX_READS),
+        }
     }
 }
 
@@ -160,6 +168,7 @@ impl TokenReviewer for JoinTokenReviewer {
         Box::pin(async move {
             let tokens = self.tokens.clone();
             let token = token.to_owned();
+            let _place = self.reads.acquire().await;
             // Reading a file may block.
             let owner = tokio::task::spawn_blocking(move || {
                 tokens

@@ -1,4 +1,7 @@
 //! One discovery stream from hello to end. The decisions are in [`super::session`].
+//!
+//! Who the caller is was proved when its connection was made. A stream is not ended when that
+//! certificate expires, but at the end of its own life: after 36 minutes at most.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -177,10 +177,9 @@ impl Server {
         }
     }
 
-    /// Keeps the model's gauges, and says what is refused when that changes.
+    /// Keeps the model's gauges.
     async fn measure(&self) {
         let mut models = self.models.clone();
-        let mut known = Vec::new();
         loop {
             let model = models.borrow_and_update().clone();
             self.metrics.model_revision.set(model.revision() as f64);
@@ -194,19 +193,6 @@ impl Server {
                     "the trust domain cannot change while the authority lives",
                 );
             }
-            for refusal in model.refusals() {
-                if !known.contains(refusal) {
-                    tracing::warn!(
-                        file = refusal.file,
-                        line = refusal.line,
-                        object = refusal.object,
-                        reason = refusal.reason,
-                        mend = refusal.mend,
-                        "refused; the last good version stays in force",
-                    );
-                }
-            }
-            known = model.refusals().to_vec();
             if models.changed().await.is_err() {
                 // The source has ended with the process; what is served stays as it is.
                 std::future::pending::<()>().await;

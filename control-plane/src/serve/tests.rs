@@ -2,5 +2,6 @@
 
 mod end_to_end;
 mod harness;
+mod memo;
 mod session;
 mod streams;

@@ -135,6 +135,32 @@ async fn changes_of_endpoints_travel_as_deltas() {
 }
 
 #[tokio::test]
+async fn a_change_reaches_every_stream() {
+    const STREAMS: usize = 100;
+    let mut mesh = Mesh::start().await;
+    let mut streams = Vec::new();
+    for index in 0..STREAMS {
+        let name = format!("many-{index}");
+        mesh.change(|objects| {
+            let mut new = workload(&name, "web", 0);
+            new.object.addresses = vec![[10, 1, 0, index as u8].into()];
+            objects.workloads.push(new);
+        });
+        let (mut stream, _) = mesh.stream(hello(&name)).await.unwrap();
+        stream.subscribe(endpoints_of("cart")).await;
+        stream.update().await;
+        streams.push(stream);
+    }
+    assert_eq!(mesh.streams.snapshot().len(), STREAMS);
+
+    mesh.change(|objects| drop(objects.services[0].object.endpoints.pop()));
+    for stream in &mut streams {
+        let update = stream.update().await;
+        assert!(matches!(update.resource, Some(Resource::EndpointsDelta(_))));
+    }
+}
+
+#[tokio::test]
 async fn what_is_held_is_not_sent_again() {
     let mesh = Mesh::start().await;
     let (mut stream, _) = mesh.stream(hello("web-1")).await.unwrap();
@@ -326,6 +352,24 @@ async fn a_stream_ends_of_age_with_its_connection() {
     let mut stream = Stream::open(connection, say_hello("web-1")).await.unwrap();
     assert_eq!(stream.end().await.code(), Code::Unavailable);
     until("the connection is closed", || requests.is_closed()).await;
+}
+
+#[tokio::test]
+async fn many_small_messages_are_no_attack() {
+    const COUNT: usize = 30_000;
+    let mesh = Mesh::start().await;
+    let (mut stream, _) = mesh.stream(hello("web-1")).await.unwrap();
+    let ack = || Ack {
+        key: Some(trust_bundle()),
+        version: None,
+    };
+    for _ in 0..COUNT {
+        stream.say(client_message::Kind::Ack(ack())).await;
+    }
+    stream.subscribe(trust_bundle()).await;
+    stream.update().await;
+    let all = format!("answer=\"ack\"}} {COUNT}");
+    until("all are heard", || mesh.metrics.render().contains(&all)).await;
 }
 
 #[tokio::test]

@@ -405,7 +405,7 @@ fn origin() -> http::Uri {
 
 /// Workloads `web-1` of account `web` and `cart-1` to `cart-4` of account `cart`, and a service
 /// `cart` with three endpoints.
-fn objects() -> Objects {
+pub(super) fn objects() -> Objects {
     let mut workloads = vec![workload("web-1", "web", 1)];
     workloads.extend((1..=4).map(|index| workload(&format!("cart-{index}"), "cart", 10 + index)));
     let service = MeshService {

@@ -166,3 +166,15 @@ fn tell(before: &[Refusal], model: &Model) {
         "the model changed"
     );
 }
+
+/// The model of files that are given as texts.
+#[cfg(test)]
+pub(crate) fn model_of(files: &[(&str, &str)]) -> Model {
+    let files = files
+        .iter()
+        .map(|(file, text)| ((*file).to_owned(), parse::parse(file, text)));
+    let mut store = Store::default();
+    store.update(&files.collect());
+    let objects = store.objects().expect("the mesh-wide settings are good");
+    Model::build(objects, 1)
+}

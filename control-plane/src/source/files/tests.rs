@@ -1,1 +1,363 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
+use proptest::prelude::*;
+use tokio::time::timeout;
+
+use super::*;
+use crate::index::{Model, Name};
+use crate::policy::MtlsMode;
+use crate::source::mesh_file::{
+    EndpointEntry, MeshFile, ServiceEntry, ServicePortEntry, WorkloadEntry,
+};
+
+const MESH: &str = r#"# A mesh.
+trustDomain: weft.local
+networks: [10.42.0.0/16, "fd42::/64"]
+workloads:
+- {name: web-1, namespace: demo, serviceAccount: web, addresses: [10.42.0.5, "fd42::5"], meshed: true, zone: a,
+   draining: false, ports: [{port: 8080, protocol: http, probes: [{path: /healthz, method: GET}]}]}
+- name: checkout-1
+  namespace: demo
+  addresses: [10.42.0.6]
+services:
+- {name: checkout, namespace: demo, clusterIPs: [10.96.0.10, "fd96::10"],
+   ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}],
+   endpoints: [{workload: checkout-1}, {address: 203.0.113.9}]}
+explicitListeners:
+- {workload: demo/web-1, listen: "127.0.0.1:18080", service: demo/checkout, port: 80}
+"#;
+
+/// A store that is fed texts.
+#[derive(Default)]
+struct Files {
+    texts: BTreeMap<String, String>,
+    store: Store,
+}
+
+impl Files {
+    fn new() -> Self {
+        let mut files = Self::default();
+        files.write("mesh.yaml", MESH);
+        files
+    }
+
+    fn write(&mut self, file: &str, text: &str) -> Model {
+        self.texts.insert(file.to_owned(), text.to_owned());
+        self.update()
+    }
+
+    fn remove(&mut self, file: &str) -> Model {
+        self.texts.remove(file);
+        self.update()
+    }
+
+    fn update(&mut self) -> Model {
+        let contents = self
+            .texts
+            .iter()
+            .map(|(file, text)| (file.clone(), parse::parse(file, text)))
+            .collect();
+        self.store.update(&contents);
+        Model::build(self.store.objects().expect("there is a mesh"), 1)
+    }
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: demo}}\nspec:\n  targetRefs: [{{name: checkout}}]\n  {spec}\n"
+    )
+}
+
+fn places(model: &Model) -> Vec<String> {
+    let refusals = model.refusals().iter();
+    refusals
+        .map(|refusal| format!("{}:{} {}", refusal.file, refusal.line, refusal.object))
+        .collect()
+}
+
+fn connect(model: &Model) -> Option<Duration> {
+    let service = model.service("demo", "checkout")?;
+    let timeouts = model.policy(service, &service.ports[0]).timeouts?;
+    timeouts.connect.map(crate::policy::PolicyDuration::get)
+}
+
+#[test]
+fn a_mesh_is_read() {
+    let model = Files::new().update();
+    assert_eq!(model.refusals(), &[]);
+    assert_eq!(model.trust_domain(), "weft.local");
+    let web = model.workload("demo", "web-1").unwrap();
+    assert_eq!(web.service_account, "web");
+    assert_eq!(web.ports[0].probes[0].path, "/healthz");
+    assert!(model.workload("demo", "checkout-1").unwrap().meshed);
+    assert_eq!(
+        model.service("demo", "checkout").unwrap().endpoints.len(),
+        2
+    );
+    assert_eq!(model.listeners("demo", "web-1").len(), 1);
+}
+
+#[test]
+fn what_is_written_reads_back() {
+    let file = MeshFile {
+        trust_domain: Some("weft.local".into()),
+        networks: vec![
+            "10.42.0.0/16".parse().unwrap(),
+            "fd42::/64".parse().unwrap(),
+        ],
+        workloads: vec![WorkloadEntry {
+            name: "a".into(),
+            namespace: "demo".into(),
+            service_account: "a".into(),
+            addresses: vec!["fd42::5".parse().unwrap(), "10.42.0.5".parse().unwrap()],
+            meshed: false,
+            zone: String::new(),
+            draining: true,
+            ports: Vec::new(),
+        }],
+        services: vec![ServiceEntry {
+            name: "a".into(),
+            namespace: "demo".into(),
+            cluster_ips: vec!["fd96::1".parse().unwrap()],
+            ports: vec![ServicePortEntry {
+                name: "http".into(),
+                port: 80,
+                target_port: None,
+                app_protocol: "grpc".into(),
+            }],
+            endpoints: vec![
+                EndpointEntry::workload("a"),
+                EndpointEntry::address("203.0.113.9".parse().unwrap()),
+            ],
+        }],
+        ..MeshFile::default()
+    };
+    let text = file.to_yaml().unwrap();
+    assert_eq!(serde_saphyr::from_str::<MeshFile>(&text).unwrap(), file);
+    let model = model_of(&[("mesh.yaml", &text)]);
+    assert_eq!(model.refusals(), &[], "{text}");
+    assert!(model.workload("demo", "a").unwrap().draining);
+}
+
+#[test]
+fn one_bad_policy_is_refused_at_its_line_and_the_last_good_one_stays() {
+    let mut files = Files::new();
+    let good = policy("slow", "timeouts: {connect: 2s}");
+    let model = files.write("policies.yaml", &format!("# first\n---\n{good}"));
+    assert_eq!(connect(&model), Some(Duration::from_secs(2)));
+
+    let other = policy("other", "loadBalancer: {policy: Random}");
+    let bad = policy("slow", "timeouts: {connect: 2 seconds}");
+    let model = files.write("policies.yaml", &format!("{other}---\n{bad}"));
+    assert_eq!(places(&model), ["policies.yaml:13 TrafficPolicy demo/slow"]);
+    assert!(model.refusals()[0].reason.contains("does not match"));
+    assert!(model.refusals()[0].reason.contains("last good version"));
+    assert_eq!(connect(&model), Some(Duration::from_secs(2)));
+    let service = model.service("demo", "checkout").unwrap();
+    assert!(
+        model
+            .policy(service, &service.ports[0])
+            .load_balancer
+            .is_some()
+    );
+
+    // What the schema's rules refuse stands at the object's first line.
+    let bad = policy("slow", "timeouts: {connect: 1ms}");
+    let model = files.write("policies.yaml", &format!("{other}---\n# about it\n\n{bad}"));
+    assert_eq!(places(&model), ["policies.yaml:10 TrafficPolicy demo/slow"]);
+    assert_eq!(connect(&model), Some(Duration::from_secs(2)));
+
+    let model = files.write("policies.yaml", &policy("slow", "timeouts: {connect: 3s}"));
+    assert_eq!(
+        (places(&model).len(), connect(&model)),
+        (0, Some(Duration::from_secs(3)))
+    );
+    assert_eq!(connect(&files.remove("policies.yaml")), None);
+}
+
+#[test]
+fn a_document_that_is_no_yaml_keeps_what_it_held() {
+    let mut files = Files::new();
+    let (slow, other) = (
+        policy("slow", "timeouts: {connect: 2s}"),
+        policy("other", "loadBalancer: {policy: Random}"),
+    );
+    files.write("policies.yaml", &format!("{slow}---\n{other}"));
+    let model = files.write(
+        "policies.yaml",
+        &format!("kind: [TrafficPolicy\n---\n{other}"),
+    );
+    assert_eq!(model.refusals().len(), 1, "{:?}", model.refusals());
+    assert_eq!(model.refusals()[0].object, "YAML document");
+    assert!((1..=3).contains(&model.refusals()[0].line));
+    assert_eq!(connect(&model), Some(Duration::from_secs(2)));
+    // Once it can be read again, what is not in it is gone.
+    assert_eq!(connect(&files.write("policies.yaml", &other)), None);
+}
+
+#[test]
+fn entries_of_the_mesh_are_refused_one_by_one() {
+    let mut files = Files::new();
+    let broken = MESH
+        .replace("addresses: [10.42.0.6]", "addresses: [10.42.0.666]")
+        .replace("port: 80, targetPort", "port: 81, colour: red, targetPort");
+    let model = files.write("mesh.yaml", &broken);
+    assert_eq!(
+        places(&model),
+        [
+            "mesh.yaml:7 Workload demo/checkout-1",
+            "mesh.yaml:11 Service demo/checkout"
+        ]
+    );
+    assert_eq!(model.service("demo", "checkout").unwrap().ports[0].port, 80);
+    assert!(model.workload("demo", "checkout-1").is_some());
+
+    // The same at the start: nothing good is known of either.
+    let model = model_of(&[("mesh.yaml", &broken)]);
+    assert!(model.workload("demo", "web-1").is_some());
+    assert!(model.workload("demo", "checkout-1").is_none());
+    assert!(model.service("demo", "checkout").is_none());
+
+    // No mesh.yaml, an empty one, two documents, a field that nobody knows: everything stays.
+    for text in [
+        "",
+        "# nothing\n",
+        "networks: [10.0.0.0/8]\n---\n{}\n",
+        "nets: []\n",
+        "a: [",
+    ] {
+        let model = files.write("mesh.yaml", text);
+        assert!(model.workload("demo", "web-1").is_some(), "{text}");
+        assert_eq!(model.refusals().len(), 1, "{text}: {:?}", model.refusals());
+    }
+    let model = files.remove("mesh.yaml");
+    assert!(model.workload("demo", "web-1").is_some());
+    let model = files.write("mesh.yaml", "networks: [10.0.0.0/8]\n");
+    assert!(model.workload("demo", "web-1").is_none());
+}
+
+#[test]
+fn without_a_last_good_version_security_closes() {
+    let service_policy = |model: &Model| {
+        let service = model.service("demo", "checkout").unwrap();
+        model.policy(service, &service.ports[0])
+    };
+    let mut files = Files::new();
+    let bad = policy(
+        "p",
+        "authorization: {allow: []}\n  mtls: {mode: Disabled}\n  timeouts: {connect: 2s}",
+    );
+    let model = files.write("p.yaml", &bad);
+    let stanzas = service_policy(&model);
+    assert_eq!(stanzas.mtls, Some(MtlsMode::Strict));
+    assert!(stanzas.authorization.unwrap().allow.is_empty());
+    assert!(stanzas.timeouts.is_none());
+
+    // It stays closed while the document cannot even be parsed.
+    let model = files.write("p.yaml", "kind: [");
+    assert!(service_policy(&model).authorization.is_some());
+    // A stanza that is only about traffic closes nothing.
+    let model = files.write("p.yaml", &policy("p", "timeouts: {connect: 1}"));
+    let stanzas = service_policy(&model);
+    assert!(stanzas.authorization.is_none() && stanzas.mtls.is_none());
+    // A field that this version does not enforce is no reason to open anything either.
+    let model = files.write(
+        "p.yaml",
+        &policy(
+            "p",
+            "mtls: {mode: Permissive}\n  rateLimit: {requestsPerSecond: 1}",
+        ),
+    );
+    assert_eq!(service_policy(&model).mtls, Some(MtlsMode::Strict));
+    assert!(
+        model.refusals()[0]
+            .reason
+            .contains("not enforced by this version")
+    );
+}
+
+#[test]
+fn only_the_first_of_two_definitions_counts() {
+    let mut files = Files::new();
+    files.write("a.yaml", &policy("p", "timeouts: {connect: 1s}"));
+    let model = files.write("b.yaml", &policy("p", "timeouts: {connect: 2s}"));
+    assert_eq!(places(&model), ["b.yaml:1 TrafficPolicy demo/p"]);
+    assert!(model.refusals()[0].reason.contains("a.yaml:1"));
+    assert_eq!(connect(&model), Some(Duration::from_secs(1)));
+    assert_eq!(
+        connect(&files.remove("a.yaml")),
+        Some(Duration::from_secs(2))
+    );
+}
+
+#[test]
+fn other_kinds_are_named() {
+    let model = Files::new().write(
+        "x.yaml",
+        "---\n\nkind: HTTPRoute\nmetadata: {name: r, namespace: demo}\n...\n",
+    );
+    assert_eq!(places(&model), ["x.yaml:3 HTTPRoute demo/r"]);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_parsing_panic(text in "(---\n|\\.\\.\\.\n|kind: TrafficPolicy\n|spec: \\{|[a-z:\\[\\]{}&*#|> \n-]{0,8}){0,12}") {
+        parse::parse("p.yaml", &text);
+        parse::parse("mesh.yaml", &text);
+    }
+}
+
+async fn next(models: &mut watch::Receiver<Arc<Model>>) -> Arc<Model> {
+    timeout(Duration::from_secs(5), models.changed())
+        .await
+        .expect("a change is seen")
+        .expect("the directory is watched");
+    Arc::clone(&models.borrow_and_update())
+}
+
+fn write(dir: &Path, file: &str, text: &str) {
+    fs::write(dir.join(file), text).expect("the directory can be written to");
+}
+
+#[tokio::test]
+async fn a_directory_is_watched() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("mesh");
+    fs::create_dir(&dir).unwrap();
+    let shutdown = CancellationToken::new();
+    let unready = watch_dir(dir.clone(), shutdown.clone()).await;
+    assert!(matches!(unready, Err(SourceError::NoMesh { .. })));
+    let nowhere = watch_dir(root.path().join("nowhere"), shutdown.clone()).await;
+    assert!(matches!(nowhere, Err(SourceError::Unreadable { .. })));
+
+    write(&dir, "mesh.yaml", MESH);
+    let mut models = watch_dir(dir.clone(), shutdown.clone()).await.unwrap();
+    let first = Arc::clone(&models.borrow_and_update());
+    assert!(first.workload("demo", "web-1").is_some());
+    assert!(first.revision() > 1_600_000_000_000_000);
+
+    write(&dir, "p.yaml", &policy("p", "timeouts: {connect: 2s}"));
+    let second = next(&mut models).await;
+    assert_eq!(connect(&second), Some(Duration::from_secs(2)));
+    assert!(second.revision() > first.revision());
+    // The same size, and perhaps the same time.
+    write(&dir, "p.yaml", &policy("p", "timeouts: {connect: 3s}"));
+    let third = next(&mut models).await;
+    assert_eq!(connect(&third), Some(Duration::from_secs(3)));
+
+    // Without its directory the mesh goes on; when it is back without the policy, that is gone.
+    fs::rename(&dir, root.path().join("away")).unwrap();
+    tokio::time::sleep(POLL * 2).await;
+    assert!(!models.has_changed().unwrap());
+    fs::remove_file(root.path().join("away/p.yaml")).unwrap();
+    fs::rename(root.path().join("away"), &dir).unwrap();
+    assert_eq!(connect(&*next(&mut models).await), None);
+
+    shutdown.cancel();
+    let ended = timeout(Duration::from_secs(5), models.changed()).await;
+    assert!(ended.unwrap().is_err());
+    assert_eq!(Name::new("a", "b").to_string(), "a/b");
+}
