@@ -324,8 +324,12 @@ fn stand_in_sidecar() -> anyhow::Result<ExitCode> {
         let content = std::fs::read(std::env::var(file).context(file)?).context(file)?;
         ensure!(!content.is_empty(), "{file} is empty");
     }
+    let control = match std::env::var(env::ADMIN_ADDR)?.as_str() {
+        "nowhere" => "15199",
+        _ => "15190",
+    };
     let name = format!("sidecar-of-{}", std::env::var(env::WORKLOAD)?);
-    let args = ["proxy", "--name", &name, "--control", "15190"];
+    let args = ["proxy", "--name", &name, "--control", control];
     let listeners = ["--serve=http:15140", "--serve=http:15143"];
     let args = args.into_iter().chain(listeners).map(Into::into);
     Ok(weft_sandbox::app::main(args))
@@ -417,6 +421,19 @@ async fn says_why(sandbox: Sandbox) -> anyhow::Result<()> {
         .await;
     let error = format!("{:#}", result.err().context("a mesh came up")?);
     for part in ["app of twice ended", "listening on [::]:8080"] {
+        ensure!(error.contains(part), "{error}");
+    }
+    // Its sidecar never becomes ready.
+    let result = Mesh::builder("late", programs())
+        .workload(Workload::new("late").env(env::ADMIN_ADDR, "nowhere"))
+        .patience(Duration::from_secs(1))
+        .start(&sandbox)
+        .await;
+    let error = format!("{:#}", result.err().context("a mesh came up")?);
+    for part in [
+        "not ready after 1s",
+        "late's sidecar: GET http://127.0.0.1:15190/ready",
+    ] {
         ensure!(error.contains(part), "{error}");
     }
     Ok(())

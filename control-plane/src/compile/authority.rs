@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use crate::index::{Model, Service, ServicePort};
 
+/// What follows a service's name and namespace.
+const SERVICE_DOMAIN: &str = "svc";
 /// The cluster's DNS domain, under which services are known by their full names.
-const CLUSTER_DOMAIN: &str = "cluster.local";
+const CLUSTER_DOMAIN_SUFFIX: &str = ".cluster.local";
 /// What an authority without a port means.
 const DEFAULT_PORT: u16 = 80;
 /// The longest name of a host (RFC 1035, 2.3.4) and a port.
@@ -48,18 +50,13 @@ pub(super) fn parse(authority: &str) -> Option<Authority<'_>> {
 
 /// The service that a host names for a client of `namespace`.
 pub(super) fn service<'a>(model: &'a Model, namespace: &str, host: &str) -> Option<&'a Service> {
-    let host = host
-        .strip_suffix(CLUSTER_DOMAIN)
-        .and_then(|rest| rest.strip_suffix('.'))
-        .filter(|rest| rest.ends_with(".svc"))
-        .unwrap_or(host);
-    let mut labels = host.split('.');
-    let name = labels.next()?;
-    match (labels.next(), labels.next(), labels.next()) {
-        (None, ..) => model.service(namespace, name),
-        (Some(namespace), None | Some("svc"), None) => model.service(namespace, name),
-        _ => None,
-    }
+    let Some((name, rest)) = host.split_once('.') else {
+        return model.service(namespace, host);
+    };
+    let (namespace, domain) = rest.split_once('.').unwrap_or((rest, SERVICE_DOMAIN));
+    let known = domain == SERVICE_DOMAIN
+        || domain.strip_prefix(SERVICE_DOMAIN) == Some(CLUSTER_DOMAIN_SUFFIX);
+    known.then(|| model.service(namespace, name)).flatten()
 }
 
 /// Every spelling of a service port for a client of `namespace`: with the port, and without it where
@@ -68,8 +65,11 @@ pub(super) fn spellings(service: &Service, port: &ServicePort, namespace: &str) 
     let name = &service.name;
     let mut hosts = vec![
         format!("{}.{}", name.name, name.namespace),
-        format!("{}.{}.svc", name.name, name.namespace),
-        format!("{}.{}.svc.{CLUSTER_DOMAIN}", name.name, name.namespace),
+        format!("{}.{}.{SERVICE_DOMAIN}", name.name, name.namespace),
+        format!(
+            "{}.{}.{SERVICE_DOMAIN}{CLUSTER_DOMAIN_SUFFIX}",
+            name.name, name.namespace
+        ),
     ];
     if name.namespace == namespace {
         hosts.insert(0, name.name.clone());

@@ -26,7 +26,7 @@ pub(super) fn ip_bytes(ip: IpAddr) -> Vec<u8> {
 
 pub(super) fn socket_address(ip: IpAddr, port: u16) -> wire::SocketAddress {
     wire::SocketAddress {
-        ip: ip_bytes(ip).into(),
+        ip: ip_bytes(ip),
         port: u32::from(port),
     }
 }

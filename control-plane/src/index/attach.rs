@@ -6,7 +6,7 @@
 //! minimum `WeakerThanMesh`. Of a policy that is refused here, security stanzas that are not
 //! themselves at fault stay in force: leaving them out would open what somebody meant to close.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::objects::{BrokenPolicy, Name, Origin, Refusal, Service, Sourced};
@@ -57,9 +57,8 @@ struct Candidate {
 }
 
 impl Stanzas {
-    /// Fills what is absent from what is inherited, one whole stanza at a time. `mtls` becomes the
-    /// stricter of both when `inherited` is a namespace's, which only tightens; between a port and
-    /// its service the port's holds.
+    /// Fills what is absent from what is inherited, one whole stanza at a time. Nothing has to be
+    /// compared here: what would weaken a namespace was never attached.
     pub(super) fn or(self, inherited: &Self) -> Self {
         Self {
             mtls: self.mtls.or(inherited.mtls),
@@ -253,11 +252,10 @@ impl Target {
     /// Why there is nothing that a policy could act on.
     fn missing(&self, services: &BTreeMap<Name, Arc<Service>>) -> Option<String> {
         match self {
-            Self::Namespace(_) => None,
             Self::Service(name) | Self::Port(name, _) if !services.contains_key(name) => {
                 Some(format!("there is no service {name}"))
             }
-            Self::Service(_) => None,
+            Self::Namespace(_) | Self::Service(_) => None,
             Self::Port(name, section) => {
                 let ports = &services.get(name)?.ports;
                 let known = ports.iter().any(|port| port.name == *section);
@@ -290,6 +288,14 @@ fn by_target(
     {
         let namespace = &policy.metadata.namespace;
         let name = Name::new(&**namespace, &*policy.metadata.name);
+        for backend in missing_backends(&policy.spec, namespace, services) {
+            refusals.push(refusal(
+                &origin,
+                &name,
+                format!("BackendNotFound: there is no service {backend}; it has no endpoints"),
+                String::new(),
+            ));
+        }
         let mut own = HashSet::new();
         for reference in &policy.spec.target_refs {
             let Some(target) = Target::of(namespace, reference) else {
@@ -321,6 +327,26 @@ fn by_target(
         }
     }
     targets
+}
+
+/// Services that splits name and that are not there. The split stays in force as it is written.
+fn missing_backends(
+    spec: &TrafficPolicySpec,
+    namespace: &str,
+    services: &BTreeMap<Name, Arc<Service>>,
+) -> BTreeSet<Name> {
+    let of_rules = spec
+        .rules
+        .iter()
+        .flatten()
+        .filter_map(|rule| rule.split.as_ref());
+    spec.split
+        .iter()
+        .chain(of_rules)
+        .flat_map(|split| &split.backends)
+        .map(|backend| Name::new(namespace, &*backend.name))
+        .filter(|name| !services.contains_key(name))
+        .collect()
 }
 
 /// Takes what is weaker than what stands above out of `spec`, and says what it was.

@@ -3,14 +3,14 @@ use super::*;
 use crate::policy::PolicyDuration;
 use crate::source::files::model_of;
 
-const MESH: &str = r#"
+const MESH: &str = r"
 networks: [10.42.0.0/16]
 workloads:
 - {name: a-1, namespace: demo, addresses: [10.42.0.1]}
 services:
 - {name: a, namespace: demo, clusterIPs: [10.96.0.1], ports: [{name: http, port: 80, targetPort: 8080}, {name: admin, port: 81, targetPort: 9090}], endpoints: [{workload: a-1}]}
 - {name: b, namespace: demo, clusterIPs: [10.96.0.2], ports: [{name: http, port: 80, targetPort: 8080}], endpoints: [{workload: a-1}]}
-"#;
+";
 
 const NAMESPACE: &str = "{kind: Namespace, name: demo}";
 
@@ -31,10 +31,6 @@ fn of(model: &Model, service: &str, port: usize) -> Stanzas {
 
 fn request_ms(stanzas: &Stanzas) -> Option<PolicyDuration> {
     stanzas.timeouts.as_ref()?.request
-}
-
-const fn ms(millis: u64) -> Option<PolicyDuration> {
-    Some(PolicyDuration::from_millis(millis))
 }
 
 fn reasons(model: &Model) -> Vec<&str> {
@@ -58,10 +54,19 @@ fn one_whole_stanza_is_inherited_at_a_time() {
         ),
     ]);
     assert_eq!(reasons(&model), [""; 0]);
-    assert_eq!(request_ms(&of(&model, "b", 0)), ms(9_000));
-    assert_eq!(request_ms(&of(&model, "a", 0)), ms(2_000));
+    assert_eq!(
+        request_ms(&of(&model, "b", 0)),
+        Some(PolicyDuration::from_millis(9_000))
+    );
+    assert_eq!(
+        request_ms(&of(&model, "a", 0)),
+        Some(PolicyDuration::from_millis(2_000))
+    );
     assert_eq!(of(&model, "a", 0).timeouts.unwrap().idle, None);
-    assert_eq!(request_ms(&of(&model, "a", 1)), ms(1_000));
+    assert_eq!(
+        request_ms(&of(&model, "a", 1)),
+        Some(PolicyDuration::from_millis(1_000))
+    );
     for (service, port) in [("a", 0), ("a", 1), ("b", 0)] {
         assert_eq!(of(&model, service, port).retries.unwrap().attempts, 9);
     }
@@ -96,7 +101,10 @@ fn disjoint_policies_combine_and_the_older_wins_otherwise() {
     );
     assert_eq!(model.refusals()[0].line, 4);
     let stanzas = of(&model, "a", 0);
-    assert_eq!(request_ms(&stanzas), ms(1_000));
+    assert_eq!(
+        request_ms(&stanzas),
+        Some(PolicyDuration::from_millis(1_000))
+    );
     assert!(stanzas.load_balancer.is_none());
     // What only closes stays closed.
     assert_eq!(stanzas.mtls, Some(MtlsMode::Strict));
@@ -114,7 +122,10 @@ fn disjoint_policies_combine_and_the_older_wins_otherwise() {
             "timeouts: {request: 3s}",
         ),
     ]);
-    assert_eq!(request_ms(&of(&model, "a", 0)), ms(3_000));
+    assert_eq!(
+        request_ms(&of(&model, "a", 0)),
+        Some(PolicyDuration::from_millis(3_000))
+    );
     assert!(
         reasons(&model)
             .iter()
@@ -232,6 +243,11 @@ fn targets_that_are_not_there_are_named() {
         policy("name: p", "{name: c}", "retries: {}"),
         policy("name: q", "{name: a, sectionName: grpc}", "retries: {}"),
         policy("name: r", "{kind: Namespace, name: other}", "retries: {}"),
+        policy(
+            "name: s",
+            "{name: a}",
+            "split: {backends: [{name: b}, {name: c}]}",
+        ),
     ]);
     assert_eq!(
         reasons(&model),
@@ -239,6 +255,7 @@ fn targets_that_are_not_there_are_named() {
             "TargetNotFound: there is no service demo/c",
             "TargetNotFound: service demo/a has no port named grpc",
             "TargetNotFound: namespace other is not the policy's own",
+            "BackendNotFound: there is no service demo/c; it has no endpoints",
         ]
     );
 }

@@ -10,7 +10,7 @@
 //! the pod's loopback, past the mesh: [`Control`].
 //!
 //! On SIGTERM it closes its listeners, announces the end on its connections, finishes what is in
-//! flight and exits. A request that carries [`ID`] is counted by it, so that tests can prove that
+//! flight, for at most 20 s, and exits. A request that carries [`ID`] is counted by it, so that tests can prove that
 //! what was sent is what was seen.
 
 mod behavior;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::{Request, Response};
 use anyhow::Context as _;
@@ -20,6 +21,11 @@ use tokio_util::task::TaskTracker;
 
 use super::http::AbortableIo;
 use super::{Behavior, Port, PortKind, Settings, Stats, control, http, tcp};
+
+/// How long what is in flight may take after SIGTERM.
+const FINISH_PATIENCE: Duration = Duration::from_secs(20);
+/// Pause after a connection that could not be accepted, so that a full table is not asked at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A running application, in this process.
 #[derive(Debug)]
@@ -109,7 +115,8 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        app.finish().await;
+        // What is still in flight then will not end by itself: an open stream, a hanging request.
+        let _ = tokio::time::timeout(FINISH_PATIENCE, app.finish()).await;
         Ok(())
     })
 }
@@ -128,7 +135,7 @@ async fn accept(app: Arc<Shared>, listener: TcpListener, port: Port) {
         };
         // Out of descriptors, or a connection that is gone already: others may work.
         let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         app.stats.lock().connections += 1;

@@ -114,7 +114,8 @@ impl Builder {
         self
     }
 
-    /// How long everything may take to become ready; 30 s without.
+    /// How long the mesh, and later whatever is started again, may take to become ready; 30 s
+    /// without.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -161,6 +162,7 @@ impl Builder {
             minimum_mtls: self.minimum_mtls,
             server_first_ports: self.server_first_ports,
             namespace: self.namespace,
+            patience: self.patience,
             dir: dir.path().to_owned(),
         };
         let mesh = Mesh {
@@ -180,17 +182,9 @@ impl Builder {
         for workload in self.workloads {
             members.push(mesh.make_member(workload)?);
         }
-        let up = mesh.bring_up(&members);
-        match tokio::time::timeout(self.patience, up).await {
-            Ok(result) => result?,
-            Err(_) => anyhow::bail!(
-                "mesh {} is not ready after {:?}; missing:\n{}\n{}",
-                self.name,
-                self.patience,
-                mesh.all_missing(&members).await.join("\n"),
-                mesh.log_tails()
-            ),
-        }
+        mesh.within_patience(mesh.bring_up(&members))
+            .await
+            .with_context(|| format!("starting the mesh {}", self.name))?;
         Ok(mesh)
     }
 }

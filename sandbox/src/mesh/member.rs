@@ -11,8 +11,8 @@ use weft_control_plane::source::mesh_file::{ProbeEntry, WorkloadEntry, WorkloadP
 use weft_proto::names::{self, env};
 use weft_proxy::interception::{self, InterceptionPlan};
 
-use super::Common;
 use super::spec::Workload;
+use super::{Common, why_not_ready};
 use crate::Pod;
 use crate::app::{self, Control, Port};
 use crate::process::{Process, write_atomically};
@@ -132,15 +132,8 @@ impl Member {
         }
         if self.spec.meshed {
             self.check_alive(&self.sidecar()?)?;
-            match self.pod.get_local(names::ports::ADMIN, "/ready").await {
-                Ok(answer) if answer.status.is_success() => {}
-                Ok(answer) => {
-                    let why = answer.text();
-                    return Ok(Some(format!("{}'s sidecar: {why}", self.spec.name)));
-                }
-                Err(error) => {
-                    return Ok(Some(format!("{}'s sidecar: {error:#}", self.spec.name)));
-                }
+            if let Some(why) = why_not_ready(&self.pod).await {
+                return Ok(Some(format!("{}'s sidecar: {why}", self.spec.name)));
             }
         }
         Ok(None)

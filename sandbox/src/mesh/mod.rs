@@ -53,6 +53,8 @@ pub use spec::{AppSpec, Endpoint, Programs, Service, Workload};
 
 /// Networks of the mesh: pods and services, both families.
 const NETWORKS: [&str; 4] = ["10.42.0.0/16", "10.96.0.0/16", "fd42::/64", "fd96::/64"];
+/// What one question whether a process is ready may take.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often readiness is asked for.
 const POLL: Duration = Duration::from_millis(20);
 /// How long a process that was asked to end may take; longer is an error.
@@ -83,6 +85,7 @@ struct Common {
     minimum_mtls: Option<MtlsMode>,
     server_first_ports: Option<Vec<u16>>,
     namespace: String,
+    patience: Duration,
     dir: PathBuf,
 }
 
@@ -317,18 +320,14 @@ impl Mesh {
             .control_plane_pod
             .start("control-plane", command, &self.control_plane_log())
             .context("starting the control plane")?;
-        let process = Arc::new(process);
-        *self.control_plane.lock() = Some(Arc::clone(&process));
-        loop {
-            if let Some(status) = process.ended()? {
-                let tail = process.log_tail(TAIL_LINES);
-                anyhow::bail!("the control plane ended with {status}\n{tail}");
+        *self.control_plane.lock() = Some(Arc::new(process));
+        self.within_patience(async {
+            while self.missing_of_control_plane().await?.is_some() {
+                tokio::time::sleep(POLL).await;
             }
-            match self.control_plane_get("/ready").await {
-                Ok(answer) if answer.status.is_success() => return Ok(()),
-                _ => tokio::time::sleep(POLL).await,
-            }
-        }
+            Ok(())
+        })
+        .await
     }
 
     /// Kills the control plane and waits for its end.
@@ -410,26 +409,55 @@ impl Mesh {
     }
 
     async fn wait_for(&self, member: &Member) -> anyhow::Result<()> {
-        while member.missing().await?.is_some() {
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
+        self.within_patience(async {
+            while member.missing().await?.is_some() {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        })
+        .await
     }
 
-    async fn all_missing(&self, members: &[Arc<Member>]) -> Vec<String> {
-        let mut missing = Vec::new();
-        let running = self.control_plane.lock().is_some();
-        if running && let Err(error) = self.control_plane_get("/ready").await {
-            missing.push(format!("control plane: {error:#}"));
+    /// Bounds a wait for readiness; where it takes too long, the error names what is missing.
+    async fn within_patience(
+        &self,
+        ready: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let patience = self.common.patience;
+        match tokio::time::timeout(patience, ready).await {
+            Ok(result) => result,
+            Err(_) => anyhow::bail!(
+                "the mesh is not ready after {patience:?}; missing:\n{}\n{}",
+                self.all_missing().await.join("\n"),
+                self.log_tails()
+            ),
         }
+    }
+
+    async fn all_missing(&self) -> Vec<String> {
+        let members: Vec<_> = self.state.lock().members.values().cloned().collect();
+        let mut answers = vec![self.missing_of_control_plane().await];
         for member in members {
-            match member.missing().await {
-                Ok(None) => {}
-                Ok(Some(what)) => missing.push(what),
-                Err(error) => missing.push(format!("{error:#}")),
-            }
+            answers.push(member.missing().await);
         }
-        missing
+        let missing = answers.into_iter().filter_map(|answer| match answer {
+            Ok(what) => what,
+            Err(error) => Some(format!("{error:#}")),
+        });
+        missing.collect()
+    }
+
+    /// As [`Member::missing`]; a control plane that was not started is not missing.
+    async fn missing_of_control_plane(&self) -> anyhow::Result<Option<String>> {
+        let Ok(process) = self.control_plane() else {
+            return Ok(None);
+        };
+        if let Some(status) = process.ended()? {
+            let tail = process.log_tail(TAIL_LINES);
+            anyhow::bail!("the control plane ended with {status}\n{tail}");
+        }
+        let missing = why_not_ready(&self.control_plane_pod).await;
+        Ok(missing.map(|why| format!("control plane: {why}")))
     }
 }
 
@@ -591,6 +619,17 @@ impl Drop for Mesh {
             // Fails only where it has ended already.
             let _ = process.kill();
         }
+    }
+}
+
+/// What the admin port of a pod's Weft process says, where it is not that it is ready.
+async fn why_not_ready(pod: &Pod) -> Option<String> {
+    let asked = pod.get_local(names::ports::ADMIN, "/ready");
+    match tokio::time::timeout(READY_TIMEOUT, asked).await {
+        Ok(Ok(answer)) if answer.status.is_success() => None,
+        Ok(Ok(answer)) => Some(answer.text()),
+        Ok(Err(error)) => Some(format!("{error:#}")),
+        Err(_) => Some(format!("/ready does not answer within {READY_TIMEOUT:?}")),
     }
 }
 

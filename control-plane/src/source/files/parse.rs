@@ -61,6 +61,8 @@ pub(super) struct Bad {
     pub(super) problems: Vec<Problem>,
     /// What holds instead where there is no last good version.
     pub(super) instead: Option<BrokenPolicy>,
+    /// Whether it is none of Weft's objects, so that nothing can have been known of it.
+    pub(super) foreign: bool,
 }
 
 /// Everything that a file holds.
@@ -69,6 +71,16 @@ pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,
     /// Documents that could not be understood at all: what they hold is unknown.
     pub(super) unreadable: Vec<Problem>,
+}
+
+impl Contents {
+    /// Whether it is known which objects the file holds: what it does not hold is gone.
+    pub(super) fn is_whole(&self) -> bool {
+        let named = |entry: &Entry| {
+            entry.key.is_some() || entry.outcome.as_ref().is_err_and(|bad| bad.foreign)
+        };
+        self.unreadable.is_empty() && self.entries.iter().all(named)
+    }
 }
 
 /// Reads a file by its name: `mesh.yaml`, else policies.
@@ -259,6 +271,7 @@ fn typed<T: DeserializeOwned>(
                 mend: String::new(),
             }],
             instead: None,
+            foreign: false,
         })
 }
 
@@ -285,6 +298,7 @@ fn policy(document: &Document) -> Result<Entry, Problem> {
                     "keep only TrafficPolicy documents beside mesh.yaml",
                 )],
                 instead: None,
+                foreign: true,
             }),
         });
     }
@@ -308,6 +322,7 @@ fn policy(document: &Document) -> Result<Entry, Problem> {
         outcome: outcome.map_err(|problems| Bad {
             problems,
             instead: name.as_ref().and_then(|name| instead_of(name, &value)),
+            foreign: false,
         }),
         key: name.map(Key::Policy),
     })
@@ -327,7 +342,8 @@ fn instead_of(name: &Name, value: &Value) -> Option<BrokenPolicy> {
         deny: spec.get("authorization").is_some(),
         strict: spec.get("mtls").is_some(),
     };
-    (broken.deny || broken.strict).then_some(broken)
+    let closes = (broken.deny || broken.strict) && !broken.targets.is_empty();
+    closes.then_some(broken)
 }
 
 /// A target as far as it can be read: the whole service where its port cannot.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::parse::{Bad, Contents, Key, Object};
+use super::parse::{Contents, Entry, Key, Object};
 use crate::index::{MeshSettings, Objects, Origin, Refusal, Sourced};
 use crate::source::mesh_file::FILE_NAME;
 
@@ -31,58 +31,26 @@ impl Store {
         for (file, contents) in files {
             let name: Arc<str> = file.as_str().into();
             for entry in &contents.entries {
-                if let Some(key) = &entry.key {
-                    let place = format!("{file}:{}", entry.line);
-                    if let Some(first) = claims.get(key) {
-                        let reason = format!("it is defined in {first} already");
-                        self.refuse(file, entry.line, &entry.label, reason, "");
-                        continue;
-                    }
-                    claims.insert(key.clone(), place);
-                }
-                let last_good = entry
-                    .key
-                    .as_ref()
-                    .and_then(|key| before.get(key))
-                    .filter(|held| !matches!(held.object, Object::Broken(_)));
-                let held = match &entry.outcome {
-                    Ok(object) => Some(Held {
-                        origin: Origin {
-                            file: Arc::clone(&name),
-                            line: entry.line,
-                        },
-                        object: object.clone(),
-                    }),
-                    Err(Bad { problems, instead }) => {
-                        for problem in problems {
-                            let reason = &problem.reason;
-                            let reason = match (last_good, instead) {
-                                (Some(_), _) => {
-                                    format!("{reason}; its last good version stays in force")
-                                }
-                                (None, Some(broken)) if broken.deny => {
-                                    format!("{reason}; its target is denied until this is mended")
-                                }
-                                (None, Some(_)) => {
-                                    format!("{reason}; mTLS is Strict until this is mended")
-                                }
-                                (None, None) => reason.clone(),
-                            };
-                            self.refuse(file, problem.line, &entry.label, reason, &problem.mend);
-                        }
-                        last_good.cloned().or_else(|| {
-                            instead.clone().map(|broken| Held {
-                                origin: Origin {
-                                    file: Arc::clone(&name),
-                                    line: entry.line,
-                                },
-                                object: Object::Broken(broken),
-                            })
-                        })
-                    }
+                let Some(key) = &entry.key else {
+                    self.take(file, entry, None);
+                    continue;
                 };
-                if let (Some(key), Some(held)) = (&entry.key, held) {
-                    self.held.insert(key.clone(), held);
+                if let Some(first) = claims.get(key) {
+                    let reason = format!("it is defined in {first} already");
+                    self.refuse(file, entry.line, &entry.label, reason, "");
+                    continue;
+                }
+                claims.insert(key.clone(), format!("{file}:{}", entry.line));
+                let last_good = before
+                    .get(key)
+                    .map(|held| &held.object)
+                    .filter(|object| !matches!(object, Object::Broken(_)));
+                if let Some(object) = self.take(file, entry, last_good) {
+                    let origin = Origin {
+                        file: Arc::clone(&name),
+                        line: entry.line,
+                    };
+                    self.held.insert(key.clone(), Held { origin, object });
                 }
             }
             for problem in &contents.unreadable {
@@ -98,9 +66,9 @@ impl Store {
         }
         for (key, held) in before {
             let file = &*held.origin.file;
-            let unknown = files.get(file).map_or(file == FILE_NAME, |contents| {
-                !contents.unreadable.is_empty()
-            });
+            let unknown = files
+                .get(file)
+                .map_or(file == FILE_NAME, |contents| !contents.is_whole());
             if unknown && !claims.contains_key(&key) {
                 self.held.insert(key, held);
             }
@@ -139,6 +107,26 @@ impl Store {
         objects.services.sort_by(|a, b| a.origin.cmp(&b.origin));
         objects.listeners.sort_by(|a, b| a.origin.cmp(&b.origin));
         Some(objects)
+    }
+
+    /// What holds for an entry: itself, else its last good version, else what a broken policy closes.
+    fn take(&mut self, file: &str, entry: &Entry, last_good: Option<&Object>) -> Option<Object> {
+        let bad = match &entry.outcome {
+            Ok(object) => return Some(object.clone()),
+            Err(bad) => bad,
+        };
+        let consequence = match (last_good, &bad.instead) {
+            (Some(_), _) => "; its last good version stays in force",
+            (None, Some(broken)) if broken.deny => "; its target is denied until this is mended",
+            (None, Some(_)) => "; mTLS is Strict until this is mended",
+            (None, None) => "",
+        };
+        for problem in &bad.problems {
+            let reason = format!("{}{consequence}", problem.reason);
+            self.refuse(file, problem.line, &entry.label, reason, &problem.mend);
+        }
+        let instead = || bad.instead.clone().map(Object::Broken);
+        last_good.cloned().or_else(instead)
     }
 
     fn settings(&self) -> Option<MeshSettings> {

@@ -280,6 +280,24 @@ fn without_a_last_good_version_security_closes() {
 }
 
 #[test]
+fn what_lost_its_name_or_moved_is_still_known() {
+    let mut files = Files::new();
+    files.write("a.yaml", &policy("p", "timeouts: {connect: 2s}"));
+    let nameless = policy("p", "timeouts: {connect: 2s}").replace("{name: p", "{nam: p");
+    let model = files.write("a.yaml", &nameless);
+    assert_eq!(model.refusals()[0].object, "TrafficPolicy without a name");
+    assert_eq!(connect(&model), Some(Duration::from_secs(2)));
+
+    // Bad, then in another file, then not even YAML.
+    files.texts.remove("a.yaml");
+    let moved = files.write("b.yaml", &policy("p", "timeouts: {connect: 2}"));
+    assert_eq!(connect(&moved), Some(Duration::from_secs(2)));
+    let model = files.write("b.yaml", "kind: [");
+    assert_eq!(connect(&model), Some(Duration::from_secs(2)));
+    assert_eq!(connect(&files.remove("b.yaml")), None);
+}
+
+#[test]
 fn only_the_first_of_two_definitions_counts() {
     let mut files = Files::new();
     files.write("a.yaml", &policy("p", "timeouts: {connect: 1s}"));
