@@ -38,7 +38,12 @@ pub struct Exchange {
 impl Exchange {
     /// An exchange whose request head has just come.
     pub fn begin(account: Account, method: Method) -> Self {
-        Self { account, method, started: Instant::now(), counted: false }
+        Self {
+            account,
+            method,
+            started: Instant::now(),
+            counted: false,
+        }
     }
 
     /// When the request head came.

@@ -8,6 +8,7 @@
 //! * [`inbound`]: the life of a connection that is made to the application.
 //! * [`discovery`]: the stream from the control plane; what this sidecar knows.
 //! * [`identity`]: keys, certificates, mesh TLS.
+//! * [`exchange`]: one request and its response, as they are accounted for.
 //! * [`http`]: heads, bodies, servers and pools, without policy.
 //! * [`tcp`]: bytes both ways.
 //! * [`detect`]: which protocol a connection speaks.
@@ -15,6 +16,7 @@
 //! * [`resilience`]: breaker, budget, balancer, split, backoff: pure decisions.
 //! * [`policy`]: what the control plane decided, as this process uses it.
 //! * [`outcome`]: the closed list of how exchanges end, and the one error type of the data path.
+//! * [`worker`]: which data-path worker a thread is.
 //! * [`net`]: addresses, sockets, original destinations.
 //! * [`interception`]: `weft-proxy init`, the redirect rules.
 //! * [`netlink`]: talking to the kernel's tables.
@@ -24,6 +26,7 @@ pub mod admin;
 pub mod app;
 pub mod detect;
 pub mod discovery;
+pub mod exchange;
 pub mod http;
 pub mod identity;
 pub mod inbound;
@@ -36,3 +39,4 @@ pub mod policy;
 pub mod resilience;
 pub mod tcp;
 pub mod telemetry;
+pub mod worker;

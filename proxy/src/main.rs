@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! Weft's sidecar, as a program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_proxy::app::main(std::env::args_os())
+}

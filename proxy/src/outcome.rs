@@ -191,7 +191,7 @@ impl fmt::Display for Outcome {
 }
 
 /// Which sidecar made an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// The server's.
     Inbound,

@@ -7,16 +7,16 @@
 use std::cell::Cell;
 
 thread_local! {
-    static CURRENT: Cell<usize> = const { Cell::new(0) };
+    static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// Declares this thread to be worker `index`, counted from 0.
 pub fn enter(index: usize) {
-    CURRENT.set(index);
+    CURRENT.set(Some(index));
 }
 
-/// This thread's worker.
-pub fn current() -> usize {
+/// This thread's worker; `None` where the thread is none.
+pub fn current() -> Option<usize> {
     CURRENT.get()
 }
 
@@ -32,7 +32,7 @@ impl<T> PerWorker<T> {
 
     /// This worker's value.
     pub fn here(&self) -> &T {
-        &self.0[current() % self.0.len()]
+        &self.0[current().unwrap_or(0) % self.0.len()]
     }
 
     /// Every worker's value.

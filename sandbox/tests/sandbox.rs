@@ -9,7 +9,6 @@ mod leftovers;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -86,7 +85,7 @@ where
             .enable_all()
             .build()?;
         let result = runtime.block_on(test(sandbox));
-        result.map_err(|error| format!("{error:?}").into())
+        result.map_err(|error| format!("{error:#}").into())
     })
     .with_ignored_flag(impossible)
 }
@@ -295,12 +294,14 @@ async fn applications_do_as_told(sandbox: Sandbox) -> anyhow::Result<()> {
 }
 
 async fn ends_in_order(sandbox: Sandbox) -> anyhow::Result<()> {
-    let mesh = Arc::new(two_pods(&sandbox).await?);
+    let mesh = two_pods(&sandbox).await?;
     let client = mesh.pod("client");
     let to = SocketAddr::new(mesh.pod("server").v4().into(), 8080);
-    let slow = client.get(to, "/?delay_ms=300");
+    let slow = client.get(to, "/?delay_ms=1000");
     let stop = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while mesh.app("server").stats().await?.in_flight == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         mesh.stop_app("server").await
     };
     let (slow, stopped) = tokio::join!(slow, stop);
@@ -310,7 +311,23 @@ async fn ends_in_order(sandbox: Sandbox) -> anyhow::Result<()> {
     assert_eq!(slow.header("connection"), Some("close"));
     ensure!(client.connect(to).await.is_err(), "somebody still listens");
     mesh.start_app("server").await?;
-    assert_eq!(client.get(to, "/").await?.status, 200);
+
+    // Under load: what is on a connection is answered; what comes later is refused, not lost.
+    let load = Load::new(to).clients(4).shot(Shot::post("/", 100));
+    let load = load.start(&client);
+    while load.look(|report| report.answered < 100) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let app = mesh.app("server");
+    app.finish().await?;
+    while load.look(|report| report.failed == 0) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let report = load.stop().await;
+    for why in report.failures.keys() {
+        ensure!(why.contains("connecting: Connection refused"), "{why}");
+    }
+    assert_eq!(app.stats().await?.statuses[&200], report.status(200));
     Ok(())
 }
 

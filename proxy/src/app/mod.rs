@@ -1,1 +1,88 @@
-//! To come.
+//! Settings, threads, life cycle; puts everything together.
+//!
+//! [`main`] is the program; [`sidecar`] lists what a sidecar is made of, in the order in which it
+//! starts.
+//!
+//! * [`sidecar`]: the parts of one sidecar and their start and end.
+//! * [`state`]: what the admin endpoint and the control plane may ask and change.
+//! * [`readiness`]: what is missing before a sidecar is ready.
+//! * [`listen`]: accept loops.
+//! * [`threads`]: the data workers and the control thread.
+//! * [`settings`]: what the environment says.
+
+pub mod listen;
+pub mod readiness;
+pub mod settings;
+pub mod sidecar;
+pub mod state;
+pub mod threads;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::interception;
+use crate::telemetry::logs;
+use settings::{EXIT_BAD_SETTINGS, Settings};
+
+/// Weft's sidecar. Its settings come from the environment (WEFT_*).
+#[derive(Debug, Parser)]
+#[command(name = "weft-proxy", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Redirects the connections of this network namespace to the sidecar, then ends.
+    Init(interception::InitArgs),
+}
+
+/// The program `weft-proxy`. `args` begins with the program's name.
+///
+/// Exit codes: 0 after an end that was asked for, 1 after a failure, 64 for bad arguments or
+/// settings.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                EXIT_BAD_SETTINGS
+            } else {
+                0
+            });
+        }
+    };
+    match arguments.command {
+        Some(Command::Init(init)) => interception::run(&init),
+        None => run(),
+    }
+}
+
+fn run() -> ExitCode {
+    let settings = match Settings::from_env() {
+        Ok(settings) => settings,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(EXIT_BAD_SETTINGS);
+        }
+    };
+    let log = match logs::install("weft-proxy", settings.log_level, settings.log_format) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("weft-proxy: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match sidecar::run(settings, log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the sidecar ends");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,47 @@
-//! To come.
+//! Heads, bodies, servers and pools, without policy.
+//!
+//! The stacks of both directions are written on top of this room; it knows nothing of routes,
+//! breakers or retries. It promises that whoever decides about a retry is told the truth: a
+//! [`Failure`](crate::outcome::Failure) says `Processed::Never` only with a proof.
+//!
+//! * [`server`]: one downstream connection.
+//! * [`client`]: pools of upstream connections.
+//! * [`upgrade`]: what follows a `101` or a CONNECT.
+//! * [`answer`]: responses that a sidecar makes itself.
+//! * [`headers`]: hop-by-hop headers, authorities, request ids, streaming detection.
+//! * [`replay`]: request bodies that can be sent once more.
+//! * [`body`]: the body types of both directions.
+//! * [`deadline`]: timers that cost nothing while nobody waits.
+//! * `settings`: the HTTP/2 settings of both ends.
+
+pub mod answer;
+pub mod body;
+pub mod client;
+pub mod deadline;
+pub mod headers;
+pub mod replay;
+pub mod server;
+mod settings;
+#[cfg(test)]
+mod testing;
+pub mod upgrade;
+
+/// Which HTTP a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.0 and 1.1.
+    Http1,
+    /// HTTP/2, by ALPN or prior knowledge.
+    Http2,
+}
+
+impl Version {
+    /// The connection's protocol that a message of `version` came over.
+    pub fn of(version: ::http::Version) -> Self {
+        if version == ::http::Version::HTTP_2 {
+            Self::Http2
+        } else {
+            Self::Http1
+        }
+    }
+}

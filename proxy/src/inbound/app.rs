@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Method, Request, Response};
@@ -51,7 +50,11 @@ struct AppConnector {
 
 impl Apps {
     pub(crate) fn new(dialer: Dialer, workers: usize, pools_dropped: Counter) -> Self {
-        Self { dialer, pools: PerWorker::new(workers, |_| Mutex::default()), pools_dropped }
+        Self {
+            dialer,
+            pools: PerWorker::new(workers, |_| Mutex::default()),
+            pools_dropped,
+        }
     }
 
     /// Sends a request to the application.
@@ -80,7 +83,10 @@ impl Apps {
             pools.clear();
         }
         let pool = pools.entry((address, version)).or_insert_with(|| {
-            let connector = AppConnector { dialer: self.dialer, address };
+            let connector = AppConnector {
+                dialer: self.dialer,
+                address,
+            };
             match version {
                 Version::Http1 => AppPool::Http1(H1Pool::new(connector, PoolOptions::PLAIN)),
                 Version::Http2 => AppPool::Http2(H2Pool::new(connector, PoolOptions::PLAIN)),
@@ -122,9 +128,10 @@ pub(crate) async fn dial(
     match timeout(limit, dialer.dial_app(address)).await {
         Ok(Ok(dialled)) => Ok(dialled),
         Ok(Err(error)) => Err(refused(error)),
-        Err(_) => {
-            Err(Failure::never(Outcome::ConnectTimeout, "the application took no connection"))
-        }
+        Err(_) => Err(Failure::never(
+            Outcome::ConnectTimeout,
+            "the application took no connection",
+        )),
     }
 }
 
@@ -132,12 +139,7 @@ pub(crate) async fn dial(
 pub(crate) fn is_idempotent(method: &Method) -> bool {
     matches!(
         *method,
-        Method::GET
-            | Method::HEAD
-            | Method::OPTIONS
-            | Method::TRACE
-            | Method::PUT
-            | Method::DELETE
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     )
 }
 

@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use metrics::Counter;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use weft_proto::spiffe::SpiffeId;
@@ -30,8 +29,7 @@ use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
 use crate::http::server::{self, ServerOptions};
-use crate::identity::Identity;
-use crate::identity::tls::{Alpn, HelloVerdict, is_mesh_client_hello};
+use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::closing::{Closing, Phase};
 use crate::net::socket::is_own;
 use crate::net::{Dialer, Io, OriginalDestination, Rewind, Stream};
@@ -56,12 +54,28 @@ pub(crate) const UNKNOWN: &str = "unknown";
 /// What all inbound connections share.
 pub struct Inbound {
     pub(crate) discovery: Discovery,
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) identity: Identity,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) apps: Apps,
     own_addresses: Vec<IpAddr>,
     dialer: Dialer,
     limits: Limits,
+}
+
+/// What inbound connections stand on.
+pub struct InboundParts {
+    /// What this sidecar knows.
+    pub discovery: Discovery,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it counts.
+    pub telemetry: Arc<Telemetry>,
+    /// How it connects.
+    pub dialer: Dialer,
+    /// The workload's own addresses.
+    pub own_addresses: Vec<IpAddr>,
+    /// Data-path workers.
+    pub workers: usize,
 }
 
 /// Bounds that were hit.
@@ -101,23 +115,19 @@ enum Opened {
 }
 
 impl Inbound {
-    /// Inbound connections for the workload at `own_addresses`.
-    pub fn new(
-        discovery: Discovery,
-        identity: Arc<Identity>,
-        telemetry: Arc<Telemetry>,
-        own_addresses: Vec<IpAddr>,
-        dialer: Dialer,
-        workers: usize,
-    ) -> Arc<Self> {
+    /// The inbound direction of one workload.
+    pub fn new(parts: InboundParts) -> Arc<Self> {
+        let pools_dropped = parts.telemetry.limit("inbound_app_pools");
         Arc::new(Self {
-            apps: Apps::new(dialer, workers, telemetry.limit("inbound_app_pools")),
-            limits: Limits { spare_source: telemetry.limit("source_ports") },
-            discovery,
-            identity,
-            telemetry,
-            own_addresses,
-            dialer,
+            apps: Apps::new(parts.dialer, parts.workers, pools_dropped),
+            limits: Limits {
+                spare_source: parts.telemetry.limit("source_ports"),
+            },
+            discovery: parts.discovery,
+            identity: parts.identity,
+            telemetry: parts.telemetry,
+            own_addresses: parts.own_addresses,
+            dialer: parts.dialer,
         })
     }
 
@@ -129,7 +139,9 @@ impl Inbound {
         closing: Closing,
     ) {
         // Without a redirect behind it, a connection was made to this listener itself.
-        let Some(address) = original.of(&tcp) else { return };
+        let Some(address) = original.of(&tcp) else {
+            return;
+        };
         if !is_own(address.ip(), &self.own_addresses) {
             tracing::warn!(%address, "inbound connection to an address that is not this workload's");
             return;
@@ -138,7 +150,12 @@ impl Inbound {
         let port = Port { address, policy };
         if port.policy.ready(POLICY_WAIT).await.is_none() {
             tracing::warn!(port = address.port(), "no policy for this port yet: closed");
-            self.count_refused(&port, &Peer::unknown(), Tls::None, Outcome::ConfigUnavailable);
+            self.count_refused(
+                &port,
+                &Peer::unknown(),
+                Tls::None,
+                Outcome::ConfigUnavailable,
+            );
             return;
         }
 
@@ -157,11 +174,13 @@ impl Inbound {
         match opened {
             Opened::Bytes(io, peer) => self.bytes(io, None, &port, &peer, closing).await,
             Opened::Greeted(io, app) => {
-                self.bytes(io, Some(app), &port, &Peer::unknown(), closing).await;
+                self.bytes(io, Some(app), &port, &Peer::unknown(), closing)
+                    .await;
             }
             Opened::Http(io, version, peer) => {
-                let handler = Arc::new(request::Requests::new(self, port, peer));
-                let options = ServerOptions { announce: true, ..ServerOptions::MESH };
+                let requests = request::Requests::new(self, port, peer, closing.clone());
+                let handler = Arc::new(requests);
+                let options = ServerOptions::default();
                 server::serve(io, version, handler, closing, options).await;
             }
             Opened::Nothing => {}
@@ -248,7 +267,9 @@ impl Inbound {
         port: &Port,
     ) -> Result<Opened, Failure> {
         let accepted = self.identity.accept(Rewind::with_prefix(hello, tcp)).await;
-        let result = accepted.as_ref().map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
+        let result = accepted
+            .as_ref()
+            .map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
         self.telemetry.tls_handshake(Origin::Inbound, result);
         let (tls, id, alpn) = accepted.inspect_err(|failure| {
             self.count_refused(port, &Peer::unknown(), Tls::None, failure.outcome);
@@ -264,7 +285,10 @@ impl Inbound {
             Alpn::Tcp => {
                 let mut buffer = BytesMut::new();
                 loop {
-                    if detect::read_more(&mut stream, &mut buffer).await.map_err(client_broke)? == 0
+                    if detect::read_more(&mut stream, &mut buffer)
+                        .await
+                        .map_err(client_broke)?
+                        == 0
                     {
                         break;
                     }
@@ -274,7 +298,11 @@ impl Inbound {
                         Verdict::Http2 => Version::Http2,
                         Verdict::Opaque | Verdict::Tls => break,
                     };
-                    return Ok(Opened::Http(Rewind::with_prefix(buffer, stream), version, peer));
+                    return Ok(Opened::Http(
+                        Rewind::with_prefix(buffer, stream),
+                        version,
+                        peer,
+                    ));
                 }
                 Ok(Opened::Bytes(Rewind::with_prefix(buffer, stream), peer))
             }
@@ -284,7 +312,9 @@ impl Inbound {
     /// Plaintext, or TLS of the application's own.
     fn open_plain(&self, io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> {
         let policy = port.policy.load();
-        let strict = policy.as_ref().is_none_or(|policy| policy.mtls == MtlsMode::Strict);
+        let strict = policy
+            .as_ref()
+            .is_none_or(|policy| policy.mtls == MtlsMode::Strict);
         let opaque = policy.is_some_and(|policy| policy.protocol == Protocol::Opaque);
         match verdict {
             // Under Strict, HTTP clients are told so, and probes pass: per request.
@@ -296,7 +326,10 @@ impl Inbound {
             }
             _ if strict => {
                 self.count_refused(port, &Peer::unknown(), Tls::None, Outcome::MtlsRequired);
-                Err(Failure::never(Outcome::MtlsRequired, "plaintext to a port that takes mesh TLS"))
+                Err(Failure::never(
+                    Outcome::MtlsRequired,
+                    "plaintext to a port that takes mesh TLS",
+                ))
             }
             _ => Ok(Opened::Bytes(io, Peer::unknown())),
         }
@@ -317,7 +350,11 @@ impl Inbound {
             authorize(&policy.authorization, peer.id.as_ref(), Wish::Bytes) != Decision::Deny
         });
         if !allowed {
-            tracing::info!(port = port.address.port(), peer = &*peer.label, "unauthorized");
+            tracing::info!(
+                port = port.address.port(),
+                peer = &*peer.label,
+                "unauthorized"
+            );
             return connection.end(Outcome::Unauthorized);
         }
         let app = match app {
@@ -355,7 +392,9 @@ impl Inbound {
     }
 
     fn looks_into_requests(&self, port: &Port) -> bool {
-        port.policy.load().is_none_or(|policy| has_request_rules(&policy.authorization))
+        port.policy
+            .load()
+            .is_none_or(|policy| has_request_rules(&policy.authorization))
     }
 
     fn tcp_connection(&self, port: &Port, peer: &Peer, tls: Tls) -> TcpConnection {
@@ -379,23 +418,36 @@ impl Inbound {
 impl Port {
     /// The service that leads here, as a label.
     pub(crate) fn service_label(&self) -> Arc<str> {
-        let service = self.policy.load().and_then(|policy| policy.services.first().cloned());
+        let service = self
+            .policy
+            .load()
+            .and_then(|policy| policy.services.first().cloned());
         service.map_or_else(|| UNKNOWN.into(), |service| service.to_string().into())
     }
 }
 
 impl Peer {
     fn unknown() -> Self {
-        Self { id: None, label: UNKNOWN.into() }
+        Self {
+            id: None,
+            label: UNKNOWN.into(),
+        }
     }
 
     fn verified(id: SpiffeId) -> Self {
         let label = format!("{}/{}", id.namespace(), id.service_account()).into();
-        Self { id: Some(id), label }
+        Self {
+            id: Some(id),
+            label,
+        }
     }
 
     pub(crate) fn tls(&self) -> Tls {
-        if self.id.is_some() { Tls::Mutual } else { Tls::None }
+        if self.id.is_some() {
+            Tls::Mutual
+        } else {
+            Tls::None
+        }
     }
 }
 
@@ -414,10 +466,4 @@ async fn read_hello(tcp: &mut TcpStream, buffer: &mut BytesMut) -> Result<HelloV
 
 fn client_broke(error: std::io::Error) -> Failure {
     Failure::never(Outcome::ClientGone, "the client's connection broke").because(error)
-}
-
-/// Ends a connection that cannot be told why.
-pub(crate) async fn close(mut io: Io) {
-    // The peer may be gone already; there is nobody to tell.
-    let _ = io.shutdown().await;
 }

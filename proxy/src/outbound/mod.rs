@@ -1,1 +1,283 @@
-//! To come.
+//! The life of a connection that the application makes.
+//!
+//! [`Outbound::connection`] is the way in: original destination, identification, detection, then
+//! requests ([`request`]) or bytes ([`bytes`]). Promises:
+//!
+//! * Traffic to addresses outside the mesh's networks passes as it is, without asking anybody.
+//! * Inside, a destination that is unknown while the control plane is away waits up to 5 s and is
+//!   then refused as `config_unavailable`; what is known stays known.
+//! * Silence is never a verdict: a silent client makes the sidecar dial, and whoever speaks first
+//!   decides. Only a server that spoke first is remembered for the destination.
+//! * Where an identity is promised, plaintext is never used instead.
+
+pub(crate) mod backend;
+pub(crate) mod bytes;
+pub(crate) mod destination;
+pub(crate) mod endpoint;
+pub(crate) mod request;
+pub(crate) mod tries;
+mod view;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::bytes::BytesMut;
+use metrics::Counter;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use weft_proto::names::sentinel;
+
+use crate::detect::{self, Speaker, Verdict};
+use crate::discovery::Discovery;
+use crate::http::Version;
+use crate::http::server::{self, ServerOptions};
+use crate::identity::Identity;
+use crate::net::closing::Closing;
+use crate::net::{Dialer, Io, OriginalDestination, Rewind, Stream};
+use crate::outcome::Failure;
+use crate::policy::Protocol;
+use crate::telemetry::Telemetry;
+use bytes::Upstream;
+use destination::{Destination, Destinations, Service, Target};
+
+/// How long an unknown destination waits for discovery.
+pub(crate) const DISCOVERY_WAIT: Duration = Duration::from_secs(5);
+/// After this much silence the upstream is dialled, to hear whether the server speaks first.
+const SILENCE: Duration = Duration::from_millis(100);
+/// How long bytes that could still become HTTP may stay undecided; then they are just bytes.
+const UNDECIDED_LIMIT: Duration = Duration::from_secs(10);
+/// What the sentinel connection is told: it reached a sidecar, through the redirect.
+pub(crate) const SENTINEL_GREETING: &[u8] = b"weft\n";
+
+/// The outbound direction.
+pub struct Outbound {
+    shared: Arc<Shared>,
+    destinations: Arc<Destinations>,
+}
+
+/// What all outbound connections share.
+pub(crate) struct Shared {
+    pub(crate) discovery: Discovery,
+    pub(crate) identity: Identity,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) dialer: Dialer,
+    pub(crate) own_addresses: Vec<IpAddr>,
+    /// `namespace/name` of this workload instance: what `ClientIdentity` stickiness hashes.
+    pub(crate) workload: Arc<str>,
+    pub(crate) workers: usize,
+    pub(crate) limits: Limits,
+}
+
+/// Bounds that were hit.
+pub(crate) struct Limits {
+    pub(crate) destinations: Counter,
+    pub(crate) backends: Counter,
+}
+
+/// What outbound connections stand on.
+pub struct OutboundParts {
+    /// What this sidecar knows.
+    pub discovery: Discovery,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it counts.
+    pub telemetry: Arc<Telemetry>,
+    /// How it connects.
+    pub dialer: Dialer,
+    /// The workload's own addresses.
+    pub own_addresses: Vec<IpAddr>,
+    /// `namespace/name` of the workload.
+    pub workload: Arc<str>,
+    /// Data-path workers.
+    pub workers: usize,
+}
+
+/// What a connection to a service turned out to be.
+enum Opened {
+    Bytes(Io, Option<Upstream>),
+    Http(Io, Version),
+    /// The client has gone.
+    Nothing,
+}
+
+impl Outbound {
+    /// The outbound direction of one workload.
+    pub fn new(parts: OutboundParts) -> Arc<Self> {
+        let limits = Limits {
+            destinations: parts.telemetry.limit("outbound_destinations"),
+            backends: parts.telemetry.limit("outbound_backends"),
+        };
+        let shared = Arc::new(Shared {
+            discovery: parts.discovery,
+            identity: parts.identity,
+            telemetry: parts.telemetry,
+            dialer: parts.dialer,
+            own_addresses: parts.own_addresses,
+            workload: parts.workload,
+            workers: parts.workers,
+            limits,
+        });
+        Arc::new(Self {
+            destinations: Destinations::new(Arc::clone(&shared)),
+            shared,
+        })
+    }
+
+    /// The whole life of one accepted connection.
+    pub async fn connection(
+        self: Arc<Self>,
+        mut tcp: TcpStream,
+        original: &dyn OriginalDestination,
+        closing: Closing,
+    ) {
+        // Without a redirect behind it, a connection was made to this listener itself.
+        let Some(address) = original.of(&tcp) else {
+            return;
+        };
+        if address == sentinel::V4 || address == sentinel::V6 {
+            // The prober may have heard enough already.
+            let _ = tcp.write_all(SENTINEL_GREETING).await;
+            return;
+        }
+        if !self.is_in_mesh(address.ip()).await {
+            return self.pass(tcp.into(), address, closing).await;
+        }
+
+        let destination = self.destinations.at(address);
+        let target = match destination.known(DISCOVERY_WAIT).await {
+            Ok(target) => target,
+            Err(failure) => return self.refuse(tcp, failure, closing).await,
+        };
+        let service = match &*target {
+            Target::Endpoint { service, .. } | Target::Service(service) => Arc::clone(service),
+            Target::NotFound => return self.pass(tcp.into(), address, closing).await,
+        };
+        match self.open(tcp, address, &destination, &service).await {
+            Opened::Bytes(io, upstream) => self.bytes(io, &service, upstream, closing).await,
+            Opened::Http(io, version) => {
+                let requests = request::Requests::new(self, destination, closing.clone());
+                server::serve(io, version, Arc::new(requests), closing, options()).await;
+            }
+            Opened::Nothing => {}
+        }
+    }
+
+    /// Finds out what the client speaks.
+    async fn open(
+        &self,
+        mut tcp: TcpStream,
+        address: SocketAddr,
+        destination: &Destination,
+        service: &Service,
+    ) -> Opened {
+        if service.target.protocol == Protocol::Opaque
+            || destination.server_speaks_first()
+            || (service.target.protocol == Protocol::Detect && self.is_server_first(address.port()))
+        {
+            return Opened::Bytes(tcp.into(), None);
+        }
+        let mut heard = BytesMut::new();
+        let mut upstream = None;
+        let patience = if service.target.protocol == Protocol::Detect {
+            SILENCE
+        } else {
+            // Policy says that clients speak HTTP, and so they speak first.
+            Duration::MAX
+        };
+        match timeout(patience, detect::read_more(&mut tcp, &mut heard)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Opened::Nothing,
+            // Where nobody can be dialled, what the client says may still get an honest answer.
+            Err(_) => {
+                if let Ok(mut dialled) = self.dial_bytes(service).await {
+                    match detect::first_speaker(&mut tcp, &mut heard, dialled.io()).await {
+                        Ok(Speaker::Client) => upstream = Some(dialled),
+                        Ok(Speaker::Server(greeting)) => {
+                            destination.remember_server_first();
+                            return Opened::Bytes(tcp.into(), Some(dialled.rewound(greeting)));
+                        }
+                        Err(_) => return Opened::Nothing,
+                    }
+                } else if detect::read_more(&mut tcp, &mut heard).await.is_err() {
+                    return Opened::Nothing;
+                }
+            }
+        }
+        match timeout(UNDECIDED_LIMIT, verdict(&mut tcp, &mut heard)).await {
+            Ok(Verdict::Http1) => Opened::Http(rewound(heard, tcp), Version::Http1),
+            Ok(Verdict::Http2) => Opened::Http(rewound(heard, tcp), Version::Http2),
+            _ => Opened::Bytes(rewound(heard, tcp), upstream),
+        }
+    }
+
+    /// Answers what can be answered with `failure`; closes the rest.
+    async fn refuse(&self, mut tcp: TcpStream, failure: Failure, closing: Closing) {
+        tracing::info!(%failure, "connection refused");
+        let mut heard = BytesMut::new();
+        let version = match timeout(SILENCE, verdict(&mut tcp, &mut heard)).await {
+            Ok(Verdict::Http1) => Version::Http1,
+            Ok(Verdict::Http2) => Version::Http2,
+            _ => {
+                let unknown: Arc<str> = crate::inbound::UNKNOWN.into();
+                let tls = crate::telemetry::Tls::None;
+                return self
+                    .tcp_connection(Arc::clone(&unknown), Arc::clone(&unknown), unknown, tls)
+                    .end(failure.outcome);
+            }
+        };
+        let refusal = Arc::new(request::Refusal::new(&self.shared, failure));
+        server::serve(rewound(heard, tcp), version, refusal, closing, options()).await;
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn destinations(&self) -> &Arc<Destinations> {
+        &self.destinations
+    }
+
+    /// Whether an address belongs to the mesh. Before that is known nothing is sent anywhere: the
+    /// first word of the control plane is waited for, and a sidecar without it is not ready.
+    async fn is_in_mesh(&self, ip: IpAddr) -> bool {
+        let mesh = self.shared.discovery.mesh();
+        // Without an answer the destination is asked for, which fails honestly.
+        mesh.ready(DISCOVERY_WAIT)
+            .await
+            .is_none_or(|mesh| mesh.contains(ip))
+    }
+
+    fn is_server_first(&self, port: u16) -> bool {
+        let mesh = self.shared.discovery.mesh().load();
+        mesh.is_some_and(|mesh| mesh.server_first_ports.contains(&port))
+    }
+}
+
+/// The application's own connections are kept for an hour; it is not told of a pod's end, because it
+/// is the pod's application that ends.
+fn options() -> ServerOptions {
+    ServerOptions {
+        announce: false,
+        ..ServerOptions::default()
+    }
+}
+
+/// Reads until it is clear what the client speaks; a client that ends before has sent bytes.
+async fn verdict(tcp: &mut TcpStream, heard: &mut BytesMut) -> Verdict {
+    loop {
+        match detect::classify(heard) {
+            Verdict::NeedMore => {}
+            verdict => return verdict,
+        }
+        match detect::read_more(tcp, heard).await {
+            Ok(0) | Err(_) => return Verdict::Opaque,
+            Ok(_) => {}
+        }
+    }
+}
+
+fn rewound(heard: BytesMut, tcp: TcpStream) -> Io {
+    Io::new(Stream::Tcp(Rewind::with_prefix(heard, tcp)))
+}

@@ -6,9 +6,11 @@
 //! budget on every retry policy).
 
 pub mod decode;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +45,15 @@ pub struct MeshInfo {
     pub explicit_listeners: Vec<ExplicitListener>,
     /// Ports on which the server speaks first unless policy says otherwise.
     pub server_first_ports: Vec<u16>,
+}
+
+impl MeshInfo {
+    /// Whether an address belongs to the mesh. Where it does not, its traffic passes as it is and
+    /// nobody is asked.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.networks.iter().any(|network| network.contains(&ip))
+    }
 }
 
 /// A local address that stands for a service where nothing is intercepted.

@@ -1,1 +1,355 @@
-//! To come.
+//! Metrics and logs.
+//!
+//! A [`Telemetry`] is one sidecar's registry, an ordinary value: several sidecars may live in one
+//! process. Whoever counts asks it for a handle when configuration or a connection arrives, and on
+//! the request path uses only the handle. Counters, gauges and histograms are written without locks;
+//! what others keep anyway (breaker states, endpoints) is asked for when somebody scrapes, through
+//! collectors.
+//!
+//! Invariants: every family has `HELP` and `TYPE`; every set of labels is bounded, and past the bound
+//! goes to `overflow` (peers: `other`) and to `weft_limit_hits_total`; a counter that was shown once
+//! is shown until the process ends.
+//!
+//! * [`logs`]: JSON lines.
+
+mod exposition;
+pub mod families;
+mod histogram;
+mod labels;
+pub mod logs;
+mod panics;
+mod process;
+mod recorder;
+mod requests;
+mod retries;
+mod table;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use metrics::{Counter, Gauge};
+use parking_lot::Mutex;
+
+pub use exposition::{Exposition, MAX_SAMPLES};
+pub use histogram::{BOUNDS_MICROS, HistogramSnapshot, LatencyHistogram};
+pub use labels::{MAX_LIMITS, MAX_PEERS, MAX_SCOPES, OTHER_PEER, OVERFLOW, Tls};
+pub use panics::panic_message;
+pub use recorder::MAX_HISTOGRAMS;
+pub use requests::{MAX_CELLS, PeerScopes, RequestScope, ScopeLabels};
+pub use retries::{RetryCounters, RetryResult};
+pub use tcp::{TcpConnection, TcpLabels, TcpScope};
+
+use crate::outcome::Origin;
+use families::Family;
+use labels::Bounded;
+use recorder::WeftRecorder;
+
+/// Counters of collectors that are remembered after the collector stopped telling them.
+pub const MAX_RETAINED_COUNTERS: usize = 4_096;
+
+/// Writes what somebody else keeps, when somebody scrapes.
+pub type Collector = Arc<dyn Fn(&mut Exposition) + Send + Sync>;
+
+/// Whose metrics these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessLabels {
+    /// The workload's name.
+    pub workload: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+}
+
+/// How a mesh TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeResult {
+    /// Both sides are who they should be.
+    Ok,
+    /// TLS failed.
+    Failed,
+    /// It took too long.
+    Timeout,
+    /// The peer is verified, but not who it should be.
+    WrongIdentity,
+}
+
+/// One sidecar's metrics.
+pub struct Telemetry {
+    process: ProcessLabels,
+    recorder: WeftRecorder,
+    panics: Counter,
+    plaintext_exempt: Counter,
+    handshakes: [[Counter; HandshakeResult::ALL.len()]; 2],
+    discovery_connected: Gauge,
+    /// When the configuration was last known to be current; `None` while it is.
+    config_current_until: Mutex<Option<Instant>>,
+    scopes: Mutex<Scopes>,
+    collectors: Mutex<Vec<Collector>>,
+    retained: Mutex<RetainedCounters>,
+}
+
+/// By family name and label text.
+type RetainedCounters = BTreeMap<(&'static str, String), (&'static Family, f64)>;
+
+struct Scopes {
+    peers: Bounded<Arc<str>>,
+    limits: Bounded<&'static str>,
+    retries: Bounded<(Arc<str>, Arc<str>, Arc<str>)>,
+    requests: HashMap<ScopeLabels, Arc<RequestScope>>,
+    tcp: HashMap<TcpLabels, Arc<TcpScope>>,
+}
+
+impl HandshakeResult {
+    /// Every result, in the order of the enum.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Failed, Self::Timeout, Self::WrongIdentity];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::WrongIdentity => "wrong_identity",
+        }
+    }
+}
+
+impl Telemetry {
+    /// An empty registry for the process that `process` names.
+    pub fn new(process: ProcessLabels) -> Arc<Self> {
+        let recorder = WeftRecorder::new();
+        let handshakes = [Origin::Inbound, Origin::Outbound].map(|direction| {
+            HandshakeResult::ALL.map(|result| {
+                recorder.counter(
+                    &families::TLS_HANDSHAKES,
+                    &[
+                        ("direction", direction.as_str()),
+                        ("result", result.as_str()),
+                    ],
+                )
+            })
+        });
+        for direction in [Origin::Inbound, Origin::Outbound] {
+            recorder
+                .gauge(&families::TCP_OPEN, &[("direction", direction.as_str())])
+                .set(0.0);
+        }
+        Arc::new(Self {
+            process,
+            panics: recorder.counter(&families::PANICS, &[]),
+            plaintext_exempt: recorder.counter(&families::PLAINTEXT_EXEMPT, &[]),
+            handshakes,
+            discovery_connected: recorder.gauge(&families::DISCOVERY_CONNECTED, &[]),
+            config_current_until: Mutex::new(Some(Instant::now())),
+            scopes: Mutex::new(Scopes {
+                peers: Bounded::new(MAX_PEERS),
+                limits: Bounded::new(MAX_LIMITS),
+                retries: Bounded::new(MAX_SCOPES),
+                requests: HashMap::new(),
+                tcp: HashMap::new(),
+            }),
+            collectors: Mutex::default(),
+            retained: Mutex::default(),
+            recorder,
+        })
+    }
+
+    /// Whose metrics these are.
+    pub fn process(&self) -> &ProcessLabels {
+        &self.process
+    }
+
+    /// The handle for requests with these labels; the same for the same labels.
+    pub fn request_scope(self: &Arc<Self>, mut labels: ScopeLabels) -> Arc<RequestScope> {
+        let mut scopes = self.scopes.lock();
+        labels.peer = self.bounded_peer(&mut scopes, labels.peer);
+        if !scopes.requests.contains_key(&labels) && scopes.requests.len() >= MAX_SCOPES {
+            labels = ScopeLabels {
+                service: OVERFLOW.into(),
+                route: OVERFLOW.into(),
+                backend: OVERFLOW.into(),
+                peer: OVERFLOW.into(),
+                ..labels
+            };
+            self.hit(&mut scopes, "request_scopes");
+        }
+        Arc::clone(scopes.requests.entry(labels).or_insert_with_key(|labels| {
+            Arc::new(RequestScope::new(Arc::clone(self), labels.clone()))
+        }))
+    }
+
+    /// The handle for opaque connections with these labels; the same for the same labels.
+    pub fn tcp_scope(self: &Arc<Self>, mut labels: TcpLabels) -> Arc<TcpScope> {
+        let mut scopes = self.scopes.lock();
+        labels.peer = self.bounded_peer(&mut scopes, labels.peer);
+        if !scopes.tcp.contains_key(&labels) && scopes.tcp.len() >= MAX_SCOPES {
+            labels = TcpLabels {
+                service: OVERFLOW.into(),
+                backend: OVERFLOW.into(),
+                peer: OVERFLOW.into(),
+                ..labels
+            };
+            self.hit(&mut scopes, "tcp_scopes");
+        }
+        Arc::clone(
+            scopes.tcp.entry(labels).or_insert_with_key(|labels| {
+                Arc::new(TcpScope::new(Arc::clone(self), labels.clone()))
+            }),
+        )
+    }
+
+    /// The handles for retries of one (service, route, backend), named as in [`ScopeLabels`].
+    pub fn retry_counters(
+        &self,
+        service: &Arc<str>,
+        route: &Arc<str>,
+        backend: &Arc<str>,
+    ) -> RetryCounters {
+        let mut scopes = self.scopes.lock();
+        let key = (Arc::clone(service), Arc::clone(route), Arc::clone(backend));
+        let (service, route, backend): (&str, &str, &str) = if scopes.retries.admits(key) {
+            (service, route, backend)
+        } else {
+            self.hit(&mut scopes, "retry_scopes");
+            (OVERFLOW, OVERFLOW, OVERFLOW)
+        };
+        RetryCounters::new(|result| {
+            self.recorder.counter(
+                &families::RETRIES,
+                &[
+                    ("service", service),
+                    ("route", route),
+                    ("backend", backend),
+                    ("result", result.as_str()),
+                ],
+            )
+        })
+    }
+
+    /// The counter of a bound that was hit. Resolved once by whoever guards the bound, so that it
+    /// shows as 0 before.
+    pub fn limit(&self, name: &'static str) -> Counter {
+        self.limit_counter(&mut self.scopes.lock(), name)
+    }
+
+    /// Counts a mesh TLS handshake.
+    pub fn tls_handshake(&self, direction: Origin, result: HandshakeResult) {
+        self.handshakes[direction as usize][result as usize].increment(1);
+    }
+
+    /// Counts a plaintext request that passed a strict port.
+    pub fn plaintext_exempt(&self) {
+        self.plaintext_exempt.increment(1);
+    }
+
+    /// The counter of panicked tasks.
+    pub fn panics(&self) -> &Counter {
+        &self.panics
+    }
+
+    /// Tells when this workload's certificate expires.
+    pub fn set_certificate_expiry(&self, expiry: SystemTime) {
+        let seconds = expiry.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.recorder
+            .gauge(&families::CERTIFICATE_EXPIRY, &[])
+            .set(seconds.as_secs_f64());
+    }
+
+    /// Tells whether the discovery stream stands: while it does, the configuration is current.
+    pub fn set_discovery_connected(&self, connected: bool) {
+        self.discovery_connected.set(u32::from(connected));
+        let mut current_until = self.config_current_until.lock();
+        if connected {
+            *current_until = None;
+        } else if current_until.is_none() {
+            *current_until = Some(Instant::now());
+        }
+    }
+
+    /// Asks `collector` at each rendering, for as long as the process lives. It may keep nothing
+    /// locked for long, must write only [`families::COLLECTED`] and may not call back into this
+    /// registry.
+    pub fn register_collector(&self, collector: Collector) {
+        self.collectors.lock().push(collector);
+    }
+
+    /// Everything as Prometheus text, version 0.0.4.
+    pub fn render(&self) -> String {
+        let collected = self.collect();
+        let mut text = String::new();
+        self.recorder.write(&mut text);
+        collected.write(&mut text);
+        text
+    }
+
+    fn collect(&self) -> Exposition {
+        let mut exposition = Exposition::default();
+        exposition.gauge(
+            &families::BUILD_INFO,
+            &[("version", env!("CARGO_PKG_VERSION"))],
+            1.0,
+        );
+        let age = self.config_current_until.lock().map(|at| at.elapsed());
+        exposition.gauge(
+            &families::CONFIG_AGE,
+            &[],
+            age.unwrap_or_default().as_secs_f64(),
+        );
+        process::collect(&mut exposition);
+        let collectors = self.collectors.lock().clone();
+        for collector in collectors {
+            collector(&mut exposition);
+        }
+        self.retain_counters(&mut exposition);
+        if exposition.refused() > 0 {
+            self.limit("collected_samples")
+                .increment(exposition.refused() as u64);
+        }
+        exposition
+    }
+
+    /// Keeps counters from vanishing: what a collector no longer tells keeps its last value.
+    fn retain_counters(&self, exposition: &mut Exposition) {
+        let mut retained = self.retained.lock();
+        for ((_, labels), (family, value)) in &*retained {
+            exposition.restore(family, labels, *value);
+        }
+        let mut refused = 0;
+        for (family, labels, value) in exposition.counters() {
+            let key = (family.name, labels.to_owned());
+            if retained.len() < MAX_RETAINED_COUNTERS || retained.contains_key(&key) {
+                retained.insert(key, (family, value));
+            } else {
+                refused += 1;
+            }
+        }
+        if refused > 0 {
+            self.limit("retained_counters").increment(refused);
+        }
+    }
+
+    fn bounded_peer(&self, scopes: &mut Scopes, peer: Arc<str>) -> Arc<str> {
+        if &*peer == OTHER_PEER || scopes.peers.admits(Arc::clone(&peer)) {
+            return peer;
+        }
+        self.hit(scopes, "peers");
+        OTHER_PEER.into()
+    }
+
+    fn hit(&self, scopes: &mut Scopes, limit: &'static str) {
+        self.limit_counter(scopes, limit).increment(1);
+    }
+
+    fn limit_counter(&self, scopes: &mut Scopes, name: &'static str) -> Counter {
+        let name = if scopes.limits.admits(name) {
+            name
+        } else {
+            OVERFLOW
+        };
+        self.recorder
+            .counter(&families::LIMIT_HITS, &[("limit", name)])
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::{Request, Response, StatusCode};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -82,6 +82,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Unanswered> {
     let mut counted = Counted::begin(Arc::clone(&app), &request);
+    let version = request.version();
     let fate = app.behavior.lock().fate(|| fastrand::f64() * 100.0);
     let is_grpc = request
         .uri()
@@ -115,8 +116,17 @@ pub(super) async fn handle(
         headers.insert(SERVED_BY, name);
         headers.insert(VERSION, version);
     }
+    if app.finish.is_cancelled() && version < Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     counted.status = response.status().as_u16();
-    Ok(response.map(|body| CountedBody { body, counted }.boxed_unsync()))
+    Ok(response.map(|body| {
+        CountedBody {
+            body,
+            _counted: counted,
+        }
+        .boxed_unsync()
+    }))
 }
 
 async fn answer_grpc(
@@ -146,11 +156,9 @@ fn answer_echo(app: &Arc<Shared>, status: u16, request: Request<Incoming>) -> Re
     };
     let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
-    if let Some(kind) = head.headers.get(::http::header::CONTENT_TYPE) {
+    if let Some(kind) = head.headers.get(header::CONTENT_TYPE) {
         let kind = kind.clone();
-        response
-            .headers_mut()
-            .insert(::http::header::CONTENT_TYPE, kind);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
     }
     response
 }
@@ -172,7 +180,7 @@ async fn answer_seen(
         (Some(chunks), _) => ("text/plain", chunked(chunks, script.every_ms)),
         (None, Some(bytes)) => ("application/octet-stream", filled(bytes)),
         (None, None) => {
-            let host = head.headers.get(::http::header::HOST);
+            let host = head.headers.get(header::HOST);
             let seen = Seen {
                 name: app.name.clone(),
                 version: app.version.clone(),
@@ -203,7 +211,7 @@ async fn answer_seen(
         }
     };
     builder
-        .header(::http::header::CONTENT_TYPE, kind)
+        .header(header::CONTENT_TYPE, kind)
         .body(body)
         .expect("all parts are valid")
 }
@@ -270,8 +278,8 @@ impl Drop for Counted {
 /// An answer's body, which keeps its request in flight.
 struct CountedBody {
     body: AnswerBody,
-    #[expect(dead_code, reason = "held for its drop")]
-    counted: Counted,
+    /// Held for its drop.
+    _counted: Counted,
 }
 
 impl Body for CountedBody {

@@ -9,7 +9,8 @@
 //! [`Behavior`] scripts all requests. It is set, and [`Stats`] are read, through a control port on
 //! the pod's loopback, past the mesh: [`Control`].
 //!
-//! On SIGTERM it closes its listeners, announces the end on its connections, finishes what is in
+//! On SIGTERM it closes its listeners, announces the end on its connections (HTTP/1 with its next
+//! answer, HTTP/2 by GOAWAY; idle ones are closed a moment later), finishes what is in
 //! flight, for at most 20 s, and exits. A request that carries [`ID`] is counted by it, so that tests can prove that
 //! what was sent is what was seen.
 

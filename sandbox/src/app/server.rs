@@ -24,6 +24,9 @@ use super::{Behavior, Port, PortKind, Settings, Stats, control, http, tcp};
 
 /// How long what is in flight may take after SIGTERM.
 const FINISH_PATIENCE: Duration = Duration::from_secs(20);
+/// How long connections live on when the end has been announced, so that a request that is under
+/// way to an idle one is still answered.
+const SETTLE: Duration = Duration::from_millis(300);
 /// Pause after a connection that could not be accepted, so that a full table is not asked at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -195,7 +198,15 @@ where
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = finish.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = finish.cancelled() => {}
     }
+    // Answers announce the end now; only a connection that stays idle is closed unannounced.
+    if tokio::time::timeout(SETTLE, connection.as_mut())
+        .await
+        .is_ok()
+    {
+        return;
+    }
+    connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }

@@ -1,0 +1,150 @@
+//! Accept loops: every worker has one per listener, and a connection goes to the worker with the
+//! fewest.
+//!
+//! A listener stops in the phase that it is told to; what the kernel has completed by then is still
+//! taken over, so that no client sees a connection reset that it believes to be open.
+
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use metrics::Counter;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+
+use super::threads::{ConnectionCount, WorkerHandle, Workers};
+use crate::http::client::BoxFuture;
+use crate::net::closing::{Closing, Phase};
+use crate::net::socket::tune;
+
+/// Connections of all listeners together; further ones are closed at once and counted.
+pub const MAX_CONNECTIONS: usize = 50_000;
+/// After an error of accepting (no descriptor left, say) the next try waits this long.
+const ERROR_PAUSE: Duration = Duration::from_millis(50);
+
+/// What becomes of an accepted connection.
+pub type Serve = Arc<dyn Fn(TcpStream) -> BoxFuture<()> + Send + Sync>;
+
+/// One listener and what it is for.
+pub struct Listener {
+    /// For logs.
+    pub name: &'static str,
+    /// Bound already.
+    pub socket: StdListener,
+    /// What becomes of its connections.
+    pub serve: Serve,
+    /// The phase in which no new connection is taken.
+    pub until: Phase,
+}
+
+/// Runs `listener` on all workers. Its connections are tracked in `connections`.
+pub fn run(
+    listener: &Listener,
+    workers: &Workers,
+    closing: &Closing,
+    connections: &TaskTracker,
+    refused: &Counter,
+) -> io::Result<()> {
+    for worker in workers.iter() {
+        let accepting = Accepting {
+            name: listener.name,
+            serve: Arc::clone(&listener.serve),
+            until: listener.until,
+            worker: worker.clone(),
+            workers: workers.clone(),
+            connections: connections.clone(),
+            refused: refused.clone(),
+        };
+        let socket = listener.socket.try_clone()?;
+        let closing = closing.clone();
+        worker.spawn("accept", accepting.run(socket, closing));
+    }
+    Ok(())
+}
+
+struct Accepting {
+    name: &'static str,
+    serve: Serve,
+    until: Phase,
+    worker: WorkerHandle,
+    workers: Workers,
+    connections: TaskTracker,
+    refused: Counter,
+}
+
+impl Accepting {
+    async fn run(self, socket: StdListener, mut closing: Closing) {
+        // Registering needs the worker's own runtime, which this runs on.
+        let socket = match TcpListener::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!(listener = self.name, %error, "cannot listen"),
+        };
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = closing.reached(self.until) => break,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((connection, _)) => self.take(connection),
+                Err(error) => {
+                    tracing::warn!(listener = self.name, %error, "accept failed");
+                    sleep(ERROR_PAUSE).await;
+                }
+            }
+        }
+        while let Some(Ok((connection, _))) = socket.accept().now_or_never() {
+            self.take(connection);
+        }
+    }
+
+    fn take(&self, connection: TcpStream) {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            self.refused.increment(1);
+            return;
+        }
+        if let Err(error) = tune(&connection) {
+            tracing::debug!(%error, "connection gone before it was served");
+            return;
+        }
+        let (worker, count) = self.workers.assign();
+        if worker.id() == self.worker.id() {
+            self.spawn(worker, count, connection);
+        } else {
+            self.hand_over(worker, count, connection);
+        }
+    }
+
+    fn spawn(&self, worker: &WorkerHandle, count: ConnectionCount, connection: TcpStream) {
+        let serving = (self.serve)(connection);
+        worker.spawn(
+            self.name,
+            self.connections.track_future(async move {
+                serving.await;
+                drop(count);
+            }),
+        );
+    }
+
+    /// Another worker has fewer: the connection is registered with its runtime.
+    fn hand_over(&self, worker: &WorkerHandle, count: ConnectionCount, connection: TcpStream) {
+        let connection = match connection.into_std() {
+            Ok(connection) => connection,
+            Err(error) => return tracing::debug!(%error, "connection gone before it was served"),
+        };
+        let serve = Arc::clone(&self.serve);
+        worker.spawn(
+            self.name,
+            self.connections.track_future(async move {
+                match TcpStream::from_std(connection) {
+                    Ok(connection) => serve(connection).await,
+                    Err(error) => tracing::debug!(%error, "connection gone before it was served"),
+                }
+                drop(count);
+            }),
+        );
+    }
+}

@@ -1,0 +1,441 @@
+//! One sidecar: its parts, in the order in which they start, and its end.
+//!
+//! The end has two signals. *Pod terminating* comes from the control plane: peers are told to leave,
+//! everything is still served. *SIGTERM*: a native sidecar's application has gone already, so what is
+//! in flight is finished and the process ends; a legacy sidecar hears it together with its
+//! application, and first serves on for a settle time. One deadline bounds it all; SIGTERM works at
+//! every stage, and a second one ends at once.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use super::listen::{self, Listener, Serve};
+use super::readiness::Readiness;
+use super::settings::{Interception, ListenAddr, Settings, SidecarMode};
+use super::state::State;
+use super::threads::{Threads, default_workers};
+use crate::admin::AdminServer;
+use crate::discovery::{Discovery, Introduction, Watched};
+use crate::identity::certify::Certifier;
+use crate::identity::control_plane::{BoxFuture, Dial};
+use crate::identity::{ControlPlane, Identity};
+use crate::inbound::{Inbound, InboundParts};
+use crate::net::closing::{self, Closing, ClosingSender, Phase};
+use crate::net::socket::{Fixed, listen_first};
+use crate::net::{Dialer, Redirected};
+use crate::outbound::{Outbound, OutboundParts};
+use crate::policy::{InboundPolicy, MeshInfo};
+use crate::telemetry::logs::LogControl;
+use crate::telemetry::{ProcessLabels, Telemetry};
+
+/// A legacy sidecar serves on for this part of the drain time, so that its application can finish.
+const SETTLE_DIVISOR: u32 = 4;
+/// And no longer than this.
+const MAX_SETTLE: Duration = Duration::from_secs(5);
+/// What is left for cutting what did not end in time, and for the threads to end.
+const CUT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a sidecar could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener could not be bound.
+    #[error("cannot listen on {address} ({name}): {source}")]
+    Listen {
+        /// What for.
+        name: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread, a runtime or a signal handler could not be had.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// Runs a sidecar until it is told to end. Blocks.
+pub fn run(settings: Settings, log: LogControl) -> Result<(), Error> {
+    let telemetry = Telemetry::new(ProcessLabels {
+        workload: settings.workload.as_str().into(),
+        namespace: settings.namespace.as_str().into(),
+    });
+    let workers = settings.workers.unwrap_or_else(default_workers);
+    let threads = Threads::start(workers, &telemetry)?;
+    let (told, ended) = oneshot::channel();
+    let sidecar = Sidecar::start(settings, log, telemetry, &threads)?;
+    threads.control().spawn("life cycle", async move {
+        let _ = told.send(sidecar.live().await);
+    });
+    let outcome = ended.blocking_recv();
+    if let Err(stuck) = threads.join(CUT_LIMIT) {
+        tracing::warn!(%stuck, "ended without waiting");
+    }
+    match outcome {
+        Ok(result) => result.map_err(Error::Start),
+        Err(_) => Err(io::Error::other("the control thread ended first").into()),
+    }
+}
+
+/// What the end of a sidecar needs.
+struct Sidecar {
+    settings: Settings,
+    discovery: Discovery,
+    readiness: Arc<Readiness>,
+    closing: Arc<ClosingSender>,
+    /// Connections, both directions.
+    connections: TaskTracker,
+    drain: Arc<Notify>,
+}
+
+impl Sidecar {
+    fn start(
+        settings: Settings,
+        log: LogControl,
+        telemetry: Arc<Telemetry>,
+        threads: &Threads,
+    ) -> Result<Self, Error> {
+        // What may be asked for before anything is known: listeners.
+        let inbound_socket = bind("inbound", settings.inbound_addr)?;
+        let admin_socket = bind("admin", settings.admin_addr)?;
+        let outbound_sockets = bind_outbound(&settings)?;
+
+        // Who this workload is, and what it knows.
+        let dialer = Dialer::new(settings.mark);
+        let control_plane = ControlPlane::new(
+            settings.control_plane_addr.to_string(),
+            settings.control_plane_id.clone(),
+            settings.trust_bundle_file.clone(),
+            Arc::new(Marked(dialer)),
+        );
+        let identity = Identity::new();
+        let certifier = Certifier::new(
+            control_plane.clone(),
+            identity.clone(),
+            settings.token_file.clone(),
+        );
+        let certify = certifier.status();
+        let introduction = Introduction {
+            workload: settings.workload.clone(),
+            zone: settings.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let (discovery, stream) = Discovery::new(introduction, identity.clone(), control_plane);
+        let readiness = Arc::new(Readiness::new(
+            identity.clone(),
+            discovery.clone(),
+            &settings.inbound_ports,
+            settings.interception == Interception::Redirect,
+        ));
+
+        // The two directions.
+        let (closing, listening) = closing::channel();
+        let closing = Arc::new(closing);
+        let workers = threads.workers();
+        let outbound = Outbound::new(OutboundParts {
+            discovery: discovery.clone(),
+            identity: identity.clone(),
+            telemetry: Arc::clone(&telemetry),
+            dialer,
+            own_addresses: settings.workload_addresses.clone(),
+            workload: format!("{}/{}", settings.namespace, settings.workload).into(),
+            workers: workers.count(),
+        });
+        let inbound = Inbound::new(InboundParts {
+            discovery: discovery.clone(),
+            identity: identity.clone(),
+            telemetry: Arc::clone(&telemetry),
+            dialer,
+            own_addresses: settings.workload_addresses.clone(),
+            workers: workers.count(),
+        });
+        let collected = Arc::clone(&outbound);
+        telemetry.register_collector(Arc::new(move |exposition| collected.collect(exposition)));
+
+        // Accept loops.
+        let connections = TaskTracker::new();
+        let refused = telemetry.limit("connections");
+        let accept = |listener: &Listener| {
+            listen::run(listener, workers, &listening, &connections, &refused)
+        };
+        accept(&Listener {
+            name: "inbound",
+            socket: inbound_socket,
+            serve: serve_inbound(inbound, listening.clone()),
+            // A new connection is refused by the kernel, and its client goes elsewhere.
+            until: Phase::Draining,
+        })?;
+        for socket in outbound_sockets {
+            accept(&Listener {
+                name: "outbound",
+                socket,
+                serve: serve_outbound(&outbound, None, listening.clone()),
+                // What the application still has to finish may need others.
+                until: Phase::Over,
+            })?;
+        }
+
+        // The control thread's work.
+        let control = threads.control();
+        control.spawn("certificates", certifier.run());
+        control.spawn("discovery", stream.run());
+        control.spawn(
+            "interception proof",
+            Arc::clone(&readiness).prove_interception(),
+        );
+        let drain = Arc::new(Notify::new());
+        let state = Arc::new(State {
+            settings: settings.clone(),
+            started: Instant::now(),
+            identity,
+            certify,
+            discovery: discovery.clone(),
+            readiness: Arc::clone(&readiness),
+            outbound: Arc::clone(&outbound),
+            telemetry: Arc::clone(&telemetry),
+            closing: Arc::clone(&closing),
+            log,
+            dialer,
+            drain: Arc::clone(&drain),
+        });
+        discovery.set_handler(Arc::clone(&state) as _);
+        let admin = AdminServer::new(state, Arc::clone(&telemetry));
+        control.spawn("admin", async move {
+            match TcpListener::from_std(admin_socket) {
+                Ok(listener) => admin.serve(listener).await,
+                Err(error) => tracing::error!(%error, "no admin endpoint"),
+            }
+        });
+        if settings.interception == Interception::Explicit {
+            let explicit = Explicit {
+                mesh: discovery.mesh(),
+                outbound,
+                workers: workers.clone(),
+                closing: listening,
+                connections: connections.clone(),
+                telemetry,
+            };
+            control.spawn("explicit listeners", explicit.run());
+        }
+        tracing::info!(
+            workload = %settings.workload,
+            namespace = %settings.namespace,
+            workers = workers.count(),
+            "sidecar started"
+        );
+        Ok(Self {
+            settings,
+            discovery,
+            readiness,
+            closing,
+            connections,
+            drain,
+        })
+    }
+
+    /// From start to end.
+    async fn live(self) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            () = self.announce_termination() => {}
+            () = told_to_end(&mut terminate, &mut interrupt) => {}
+            () = self.drain.notified() => {}
+        }
+        tokio::select! {
+            () = self.end() => {}
+            () = told_to_end(&mut terminate, &mut interrupt) => {
+                tracing::warn!("told to end again: what is in flight is cut");
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins closing when the control plane says that the workload is being removed. Never ends:
+    /// what ends a sidecar is a signal.
+    async fn announce_termination(&self) {
+        let ports = self
+            .readiness
+            .ports()
+            .iter()
+            .map(|(_, policy)| policy.clone());
+        // Without declared ports, the namespace's default says so too.
+        let mut policies: Vec<Watched<InboundPolicy>> = ports.collect();
+        policies.push(self.discovery.inbound(0));
+        let mut seen: Vec<Option<Arc<InboundPolicy>>> = vec![None; policies.len()];
+        loop {
+            let changes = policies
+                .iter()
+                .zip(&seen)
+                .map(|(policy, seen)| Box::pin(policy.changed(seen.as_ref())));
+            let (policy, index, _) = futures_util::future::select_all(changes).await;
+            if policy.terminating {
+                tracing::info!("the workload is being removed: peers are told to leave");
+                self.closing.advance(Phase::Announcing);
+            }
+            seen[index] = Some(policy);
+        }
+    }
+
+    /// Finishes what is in flight, within the drain time.
+    async fn end(&self) {
+        let begun = Instant::now();
+        let deadline = self.settings.drain_timeout;
+        self.closing.advance(Phase::Announcing);
+        if self.settings.sidecar_mode == SidecarMode::Legacy {
+            sleep((deadline / SETTLE_DIVISOR).min(MAX_SETTLE)).await;
+        }
+        self.closing.advance(Phase::Draining);
+        tracing::info!(connections = self.connections.len(), "draining");
+        self.connections.close();
+        let left = deadline.saturating_sub(begun.elapsed());
+        if timeout(left, self.connections.wait()).await.is_err() {
+            tracing::warn!(connections = self.connections.len(), "drain time is over");
+        }
+        self.closing.advance(Phase::Over);
+        let _ = timeout(CUT_LIMIT, self.connections.wait()).await;
+        tracing::info!(seconds = begun.elapsed().as_secs_f64(), "drained");
+    }
+}
+
+/// Listeners that stand for services, where nothing is intercepted.
+struct Explicit {
+    mesh: Watched<MeshInfo>,
+    outbound: Arc<Outbound>,
+    workers: super::threads::Workers,
+    closing: Closing,
+    connections: TaskTracker,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Explicit {
+    /// Binds what the control plane names, as it names more. A listener stays until the end.
+    async fn run(self) {
+        let refused = self.telemetry.limit("connections");
+        let mut bound = std::collections::HashSet::new();
+        let mut seen: Option<Arc<MeshInfo>> = None;
+        loop {
+            let mesh = self.mesh.changed(seen.as_ref()).await;
+            for explicit in &mesh.explicit_listeners {
+                if bound.contains(explicit) {
+                    continue;
+                }
+                match listen_first(&[explicit.address]) {
+                    Ok(socket) => {
+                        bound.insert(*explicit);
+                        let serve = serve_outbound(
+                            &self.outbound,
+                            Some(explicit.destination),
+                            self.closing.clone(),
+                        );
+                        let listener = Listener {
+                            name: "explicit",
+                            socket,
+                            serve,
+                            until: Phase::Over,
+                        };
+                        let ran = listen::run(
+                            &listener,
+                            &self.workers,
+                            &self.closing,
+                            &self.connections,
+                            &refused,
+                        );
+                        if let Err(error) = ran {
+                            tracing::error!(address = %explicit.address, %error, "cannot listen");
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(address = %explicit.address, %error, "cannot listen");
+                    }
+                }
+            }
+            seen = Some(mesh);
+        }
+    }
+}
+
+/// Dials past the redirect.
+struct Marked(Dialer);
+
+impl Dial for Marked {
+    fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
+        Box::pin(self.0.dial(address))
+    }
+}
+
+async fn told_to_end(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn serve_inbound(inbound: Arc<Inbound>, closing: Closing) -> Serve {
+    Arc::new(move |connection| {
+        let (inbound, closing) = (Arc::clone(&inbound), closing.clone());
+        Box::pin(async move { inbound.connection(connection, &Redirected, closing).await })
+    })
+}
+
+/// `destination`: what connections mean where nothing is redirected.
+fn serve_outbound(
+    outbound: &Arc<Outbound>,
+    destination: Option<SocketAddr>,
+    closing: Closing,
+) -> Serve {
+    let outbound = Arc::clone(outbound);
+    Arc::new(move |connection| {
+        let (outbound, closing) = (Arc::clone(&outbound), closing.clone());
+        Box::pin(async move {
+            match destination {
+                Some(destination) => {
+                    outbound
+                        .connection(connection, &Fixed(destination), closing)
+                        .await;
+                }
+                None => outbound.connection(connection, &Redirected, closing).await,
+            }
+        })
+    })
+}
+
+fn bind(name: &'static str, address: ListenAddr) -> Result<std::net::TcpListener, Error> {
+    let candidates: Vec<SocketAddr> = [Some(address.address()), address.fallback()]
+        .into_iter()
+        .flatten()
+        .collect();
+    listen_first(&candidates).map_err(|source| Error::Listen {
+        name,
+        address: address.address(),
+        source,
+    })
+}
+
+/// One listener per address; a machine without IPv6 has no `::1`.
+fn bind_outbound(settings: &Settings) -> Result<Vec<std::net::TcpListener>, Error> {
+    let mut sockets = Vec::new();
+    for address in &settings.outbound_addrs {
+        match listen_first(&[*address]) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if address.is_ipv6() && !sockets.is_empty() => {
+                tracing::warn!(%address, %error, "no outbound listener for IPv6");
+            }
+            Err(source) => {
+                return Err(Error::Listen {
+                    name: "outbound",
+                    address: *address,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(sockets)
+}

@@ -1,0 +1,198 @@
+//! What the admin endpoint and the control plane may ask of a sidecar, and change.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::readiness::Readiness;
+use super::settings::Settings;
+use crate::admin::{AdminState, BreakerAction, BreakerTarget};
+use crate::discovery::{self, Command, CommandHandler, Discovery};
+use crate::identity::Identity;
+use crate::identity::certify::CertifyStatus;
+use crate::net::Dialer;
+use crate::net::closing::ClosingSender;
+use crate::outbound::Outbound;
+use crate::telemetry::Telemetry;
+use crate::telemetry::logs::LogControl;
+
+/// How long the application may take to accept a probe's connection.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
+
+/// One sidecar, as people see it.
+pub struct State {
+    pub(super) settings: Settings,
+    pub(super) started: Instant,
+    pub(super) identity: Identity,
+    pub(super) certify: CertifyStatus,
+    pub(super) discovery: Discovery,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) outbound: Arc<Outbound>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) closing: Arc<ClosingSender>,
+    pub(super) log: LogControl,
+    pub(super) dialer: Dialer,
+    /// Starts draining, as SIGTERM does.
+    pub(super) drain: Arc<Notify>,
+}
+
+impl State {
+    fn identity_json(&self) -> Value {
+        match self.identity.current() {
+            None => json!({ "spiffeId": null, "lastError": self.last_certify_error() }),
+            Some(current) => json!({
+                "spiffeId": current.id().as_str(),
+                "notAfter": unix_seconds(current.not_after()),
+                "roots": current.roots().len(),
+                "certificatesIssued": self.certify.successes(),
+                "lastError": self.last_certify_error(),
+            }),
+        }
+    }
+
+    fn last_certify_error(&self) -> Option<String> {
+        self.certify.last_error().map(|error| error.to_string())
+    }
+}
+
+impl AdminState for State {
+    fn missing(&self) -> Vec<String> {
+        self.readiness.missing()
+    }
+
+    fn health(&self) -> Value {
+        let missing = self.missing();
+        json!({
+            "status": if missing.is_empty() { "ready" } else { "starting" },
+            "missing": missing,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptimeSeconds": self.started.elapsed().as_secs(),
+            "phase": format!("{:?}", self.closing.phase()),
+            "workload": format!("{}/{}", self.settings.namespace, self.settings.workload),
+            "identity": self.identity_json(),
+            "controlPlane": {
+                "address": self.settings.control_plane_addr.to_string(),
+                "connected": self.discovery.connected(),
+                "configAgeSeconds": self.discovery.config_age(),
+            },
+        })
+    }
+
+    fn config(&self) -> Value {
+        let mesh = self.discovery.mesh().load();
+        let inbound: Value = self
+            .readiness
+            .ports()
+            .iter()
+            .map(|(port, policy)| {
+                (
+                    port.to_string(),
+                    json!(policy.load().map(|p| format!("{p:?}"))),
+                )
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        json!({
+            "health": self.health(),
+            "mesh": mesh.map(|mesh| json!({
+                "trustDomain": &*mesh.trust_domain,
+                "networks": mesh.networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "serverFirstPorts": mesh.server_first_ports,
+            })),
+            "discovery": self.discovery.state(),
+            "inbound": inbound,
+            "outbound": self.outbound.backends_json(),
+        })
+    }
+
+    fn breakers(&self) -> Value {
+        self.outbound.breakers_json()
+    }
+
+    fn breaker_action(
+        &self,
+        target: BreakerTarget,
+        action: BreakerAction,
+    ) -> Result<usize, String> {
+        Ok(self.outbound.act_on_breakers(&target, action))
+    }
+
+    fn render_metrics(&self) -> String {
+        self.telemetry
+            .set_discovery_connected(self.discovery.connected());
+        if let Some(current) = self.identity.current() {
+            self.telemetry.set_certificate_expiry(current.not_after());
+        }
+        self.telemetry.render()
+    }
+
+    fn drain(&self) {
+        self.drain.notify_one();
+    }
+
+    fn log_level(&self) -> String {
+        self.log.level().as_str().to_owned()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<String, String> {
+        let before = self
+            .log
+            .set_level(level)
+            .map_err(|error| error.to_string())?;
+        Ok(before.as_str().to_owned())
+    }
+
+    fn probe(&self, port: u16) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let own: Option<&IpAddr> = self.settings.workload_addresses.first();
+            let ip = own.copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+            let address = SocketAddr::new(ip, port);
+            match timeout(PROBE_LIMIT, self.dialer.dial(address)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(format!("{address}: {error}")),
+                Err(_) => Err(format!("{address}: no connection within {PROBE_LIMIT:?}")),
+            }
+        })
+    }
+}
+
+impl CommandHandler for State {
+    fn handle(&self, command: Command) -> Result<String, String> {
+        match command {
+            Command::Breaker {
+                backend,
+                endpoint,
+                action,
+            } => {
+                let action = match action {
+                    discovery::BreakerAction::ForceClosed => BreakerAction::ForceClosed,
+                    discovery::BreakerAction::ForceOpen => BreakerAction::ForceOpen,
+                    discovery::BreakerAction::Reset => BreakerAction::Reset,
+                };
+                let target = match (backend, endpoint) {
+                    (None, None) => BreakerTarget::All,
+                    (Some(backend), None) => BreakerTarget::Backend(backend),
+                    (Some(backend), Some(endpoint)) => BreakerTarget::Endpoint(backend, endpoint),
+                    (None, Some(_)) => return Err("an endpoint needs its backend".to_owned()),
+                };
+                let met = self.outbound.act_on_breakers(&target, action);
+                Ok(json!({ "breakers": met }).to_string())
+            }
+            Command::ConfigDump => Ok(self.config().to_string()),
+            Command::LogLevel(level) => self
+                .set_log_level(&level)
+                .map(|before| json!(before).to_string()),
+        }
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}

@@ -1,0 +1,273 @@
+//! The response body as it comes from upstream, with everything that hangs on its end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::BodyError;
+use crate::http::client::Lease;
+use crate::http::deadline::Alarm;
+use crate::outcome::Outcome;
+
+/// How a response body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With its last byte, or its trailers.
+    Complete,
+    /// Broken off from upstream (`reset`), or by a limit of ours (`request_timeout`,
+    /// `idle_timeout`).
+    Failed(Outcome),
+    /// Nobody wanted the rest: the client went away.
+    Dropped,
+}
+
+/// What there is to say when a response body has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExchangeEnd {
+    /// How it ended.
+    pub ending: Ending,
+    /// `grpc-status` of the trailers. Of a trailers-only response it is in the head, not here.
+    pub grpc_status: Option<u16>,
+    /// Bytes of body that went downstream.
+    pub bytes: u64,
+}
+
+/// Is told the end of a response body, exactly once. What it holds (permits, timers) is released
+/// with it.
+pub trait ExchangeObserver: Send {
+    /// The body has ended.
+    fn ended(self: Box<Self>, end: ExchangeEnd);
+}
+
+impl<F: FnOnce(ExchangeEnd) + Send> ExchangeObserver for F {
+    fn ended(self: Box<Self>, end: ExchangeEnd) {
+        (*self)(end);
+    }
+}
+
+/// When a byte of an exchange last moved, either way. Shared by its request and response bodies.
+#[derive(Debug)]
+pub struct Progress {
+    base: Instant,
+    /// Milliseconds since `base`.
+    last: AtomicU64,
+}
+
+impl Progress {
+    /// Begins now.
+    pub fn new() -> Self {
+        Self {
+            base: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    /// Something moved.
+    pub fn touch(&self) {
+        let millis = self.base.elapsed().as_millis();
+        self.last.store(millis as u64, Ordering::Relaxed);
+    }
+
+    /// When something last moved, to the millisecond.
+    pub fn last(&self) -> Instant {
+        self.base + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The response body as it comes from upstream. When it has ended its connection goes back to the
+/// pool and its observer is told.
+pub struct UpstreamBody {
+    inner: Incoming,
+    lease: Lease,
+    observer: Option<Box<dyn ExchangeObserver>>,
+    progress: Option<Arc<Progress>>,
+    deadline: Option<Instant>,
+    idle: Option<Duration>,
+    last_frame: Option<Instant>,
+    alarm: Alarm,
+    bytes: u64,
+    grpc_status: Option<u16>,
+    ended: bool,
+}
+
+impl UpstreamBody {
+    pub(in crate::http) fn new(
+        inner: Incoming,
+        lease: Lease,
+        progress: Option<Arc<Progress>>,
+    ) -> Self {
+        let mut body = Self {
+            inner,
+            lease,
+            observer: None,
+            progress,
+            deadline: None,
+            idle: None,
+            last_frame: None,
+            alarm: Alarm::default(),
+            bytes: 0,
+            grpc_status: None,
+            ended: false,
+        };
+        if body.inner.is_end_stream() {
+            body.lease.give_back();
+        }
+        body
+    }
+
+    /// Tells `observer` when the body has ended. A body has one observer: an earlier one is dropped
+    /// untold.
+    pub fn observe(&mut self, observer: impl ExchangeObserver + 'static) {
+        self.observer = Some(Box::new(observer));
+    }
+
+    /// Ends the body with an error at `deadline`, or when nothing has moved for `idle`: neither a
+    /// frame of this body nor, where [`Progress`] is shared, one of the request's.
+    ///
+    /// Time is only looked at while this body waits for its peer. While the client reads nothing,
+    /// that is the server's connection to notice.
+    pub fn limit(&mut self, deadline: Option<Instant>, idle: Option<Duration>) {
+        self.deadline = deadline;
+        self.idle = idle;
+        self.last_frame = idle.map(|_| Instant::now());
+    }
+
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<(BodyError, Outcome)> {
+        let idle_at = self.idle.and_then(|idle| {
+            let moved = self.progress.as_ref().map(|progress| progress.last());
+            let last = moved.max(self.last_frame)?;
+            last.checked_add(idle)
+        });
+        let Some(at) = crate::http::deadline::earlier(self.deadline, idle_at) else {
+            return Poll::Pending;
+        };
+        if self.alarm.poll_at(cx, at).is_pending() {
+            return Poll::Pending;
+        }
+        if self.deadline == Some(at) {
+            return Poll::Ready((BodyError::deadline(), Outcome::RequestTimeout));
+        }
+        Poll::Ready((BodyError::idle(), Outcome::IdleTimeout))
+    }
+
+    fn moved(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len() as u64;
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.grpc_status = grpc_status(trailers);
+        }
+        if self.idle.is_some() {
+            self.last_frame = Some(Instant::now());
+        }
+        self.alarm.disarm();
+    }
+
+    fn finish(&mut self, ending: Ending) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        self.alarm.disarm();
+        if ending == Ending::Complete {
+            self.lease.give_back();
+        } else {
+            self.lease.abandon();
+        }
+        if let Some(observer) = self.observer.take() {
+            observer.ended(ExchangeEnd {
+                ending,
+                grpc_status: self.grpc_status,
+                bytes: self.bytes,
+            });
+        }
+    }
+}
+
+impl std::fmt::Debug for UpstreamBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpstreamBody")
+            .field("bytes", &self.bytes)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.moved(&frame);
+                // hyper does not ask again after the last frame: this is the end.
+                if frame.is_trailers() || this.inner.is_end_stream() {
+                    this.finish(Ending::Complete);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.finish(Ending::Failed(Outcome::Reset));
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                this.finish(Ending::Complete);
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.poll_limits(cx) {
+                Poll::Ready((error, outcome)) => {
+                    this.finish(Ending::Failed(outcome));
+                    Poll::Ready(Some(Err(error)))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.ended {
+            return SizeHint::with_exact(0);
+        }
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        let ending = if self.inner.is_end_stream() {
+            Ending::Complete
+        } else {
+            Ending::Dropped
+        };
+        self.finish(ending);
+    }
+}
+
+fn grpc_status(trailers: &HeaderMap) -> Option<u16> {
+    trailers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,373 @@
+//! The HTTP/2 pool: few connections that carry many exchanges at once.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::io::{Link, Meter};
+use super::lease::Lease;
+use super::sent::SentBody;
+use super::{
+    Connect, MAX_H2_CONNECTIONS, MAX_REPLACEMENTS, PoolOptions, PoolStats, SendOptions, TryError,
+    proof,
+};
+use crate::http::body::{RequestBody, UpstreamBody};
+use crate::http::settings;
+use crate::outcome::{Failure, Outcome};
+
+/// Between pings; a connection that answers none is given up.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a ping may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections of one endpoint that carry many exchanges at once. Cheap to clone.
+///
+/// One connection, until its peer allows no more streams; then a further one. One whose peer wants
+/// it to end is left out and finishes what it has.
+pub struct H2Pool<C> {
+    connect: Arc<C>,
+    shared: Arc<Shared>,
+}
+
+impl<C: Connect> H2Pool<C> {
+    /// An empty pool.
+    pub fn new(connect: C, options: PoolOptions) -> Self {
+        Self {
+            connect: Arc::new(connect),
+            shared: Arc::new(Shared {
+                options,
+                state: Mutex::new(State::default()),
+            }),
+        }
+    }
+
+    /// Sends `request`, whose head is as it should go over the wire, and waits for the head of its
+    /// response. Of the options, those that concern idle connections do nothing: an HTTP/2
+    /// connection says when it ends.
+    pub async fn send(
+        &self,
+        mut request: Request<RequestBody>,
+        options: SendOptions,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        let mut replaced = 0;
+        loop {
+            let stream = match self.stream().await {
+                Ok(stream) => stream,
+                Err(failure) => {
+                    return Err(TryError {
+                        failure,
+                        request: Some(Box::new(request)),
+                    });
+                }
+            };
+            match self.exchange(stream, request, &options).await {
+                Ok(response) => return Ok(response),
+                Err(TryError {
+                    request: Some(whole),
+                    ..
+                }) if replaced < MAX_REPLACEMENTS => {
+                    replaced += 1;
+                    request = *whole;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Drops connections that are closed or have been without a stream for too long. Somebody has
+    /// to call it now and then.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        let limit = self.shared.options.idle_limit;
+        let dropped: Vec<_> = {
+            let mut state = self.shared.state.lock();
+            let over = |entry: &mut Entry| {
+                entry.sender.is_closed()
+                    || (entry.line.streams() == 0 && now.duration_since(entry.used) >= limit)
+            };
+            state.entries.extract_if(.., over).collect()
+        };
+        drop(dropped);
+    }
+
+    /// Counts now.
+    pub fn stats(&self) -> PoolStats {
+        let state = self.shared.state.lock();
+        let streams = state.entries.iter().map(|entry| entry.line.streams());
+        PoolStats {
+            connections: state.entries.len() + usize::from(state.connecting),
+            idle: streams.clone().filter(|streams| *streams == 0).count(),
+            pending: state.waiting.len(),
+            streams: streams.sum(),
+        }
+    }
+
+    /// A connection with room for one more stream.
+    async fn stream(&self) -> Result<Stream, Failure> {
+        loop {
+            let (granted, connect) = {
+                let mut state = self.shared.state.lock();
+                match state.pick(&self.shared.options)? {
+                    Pick::Stream(stream) => return Ok(stream),
+                    Pick::Wait { granted, connect } => (granted, connect),
+                }
+            };
+            if connect {
+                tokio::spawn(make(
+                    Arc::clone(&self.connect),
+                    Arc::downgrade(&self.shared),
+                ));
+            }
+            match granted.await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => return Err(failure),
+                Err(_) => return Err(Failure::never(Outcome::Reset, "connecting was given up")),
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        mut stream: Stream,
+        request: Request<RequestBody>,
+        options: &SendOptions,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        let mark = stream.lease.0.link.mark();
+        let request = request.map(|body| SentBody::new(body, options.progress.clone()));
+        match stream.sender.try_send_request(request).await {
+            Ok(response) => {
+                let lease = Lease::H2(stream.lease);
+                let progress = options.progress.clone();
+                Ok(response.map(|body| UpstreamBody::new(body, lease, progress)))
+            }
+            Err(mut error) => {
+                let whole = error.take_message();
+                let evidence = proof::Evidence {
+                    whole: whole.is_some(),
+                    wrote_nothing: stream.lease.0.link.wrote_nothing_since(mark),
+                    closed_cleanly: false,
+                };
+                let error = error.into_error();
+                if evidence.whole || proof::connection_is_ending(&error) {
+                    self.shared.retire(&stream.lease.0);
+                }
+                Err(TryError {
+                    failure: proof::failure(error, evidence),
+                    request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
+                })
+            }
+        }
+    }
+}
+
+impl<C> Clone for H2Pool<C> {
+    fn clone(&self) -> Self {
+        Self {
+            connect: Arc::clone(&self.connect),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<C> std::fmt::Debug for H2Pool<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("H2Pool").finish_non_exhaustive()
+    }
+}
+
+/// What is counted of one connection.
+#[derive(Debug)]
+struct Line {
+    link: Arc<Link>,
+    streams: AtomicUsize,
+}
+
+impl Line {
+    fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+}
+
+/// One stream, counted until dropped.
+#[derive(Debug)]
+pub(in crate::http) struct H2Lease(Arc<Line>);
+
+impl H2Lease {
+    fn new(line: &Arc<Line>) -> Self {
+        line.streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(line))
+    }
+}
+
+impl Drop for H2Lease {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a request needs of a connection.
+struct Stream {
+    sender: SendRequest<SentBody>,
+    lease: H2Lease,
+}
+
+struct Shared {
+    options: PoolOptions,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    /// The connection takes no more streams; those that it has go on.
+    fn retire(&self, line: &Arc<Line>) {
+        let mut state = self.state.lock();
+        let retired = |entry: &mut Entry| Arc::ptr_eq(&entry.line, line);
+        let dropped: Vec<_> = state.entries.extract_if(.., retired).collect();
+        drop(state);
+        drop(dropped);
+    }
+
+    fn connected(&self, made: Result<Entry, Failure>) {
+        let (waiting, failure) = {
+            let mut state = self.state.lock();
+            state.connecting = false;
+            let failure = made.map(|entry| state.entries.push(entry)).err();
+            (std::mem::take(&mut state.waiting), failure)
+        };
+        for waiting in waiting {
+            // All of them are told the same.
+            let told = failure.as_ref().map_or(Ok(()), |failure| {
+                Err(Failure::never(failure.outcome, failure.detail.clone()))
+            });
+            let _ = waiting.send(told);
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    entries: Vec<Entry>,
+    /// A connection is being made: by a task of its own, for all who wait.
+    connecting: bool,
+    waiting: VecDeque<oneshot::Sender<Result<(), Failure>>>,
+}
+
+struct Entry {
+    sender: SendRequest<SentBody>,
+    line: Arc<Line>,
+    used: Instant,
+}
+
+enum Pick {
+    Stream(Stream),
+    Wait {
+        granted: oneshot::Receiver<Result<(), Failure>>,
+        /// Nobody makes a connection yet: it is on this one.
+        connect: bool,
+    },
+}
+
+impl State {
+    fn pick(&mut self, options: &PoolOptions) -> Result<Pick, Failure> {
+        self.entries.retain(|entry| !entry.sender.is_closed());
+        let limit = options.max_connections.clamp(1, MAX_H2_CONNECTIONS);
+        // When no further connection may be made, streams wait inside the least busy one.
+        let all_made = self.entries.len() >= limit;
+        let least = self.entries.iter_mut().min_by_key(|e| e.line.streams());
+        if let Some(entry) = least {
+            let streams = entry.line.streams();
+            let room = entry.line.link.max_streams();
+            if streams < room || all_made {
+                if streams >= room.saturating_add(options.max_pending) {
+                    return Err(overflow());
+                }
+                entry.used = Instant::now();
+                return Ok(Pick::Stream(Stream {
+                    sender: entry.sender.clone(),
+                    lease: H2Lease::new(&entry.line),
+                }));
+            }
+        }
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        if self.waiting.len() >= options.max_pending {
+            return Err(overflow());
+        }
+        let (grant, granted) = oneshot::channel();
+        self.waiting.push_back(grant);
+        let connect = !std::mem::replace(&mut self.connecting, true);
+        Ok(Pick::Wait { granted, connect })
+    }
+}
+
+/// Makes a connection for a pool that may be gone before it is there.
+async fn make<C: Connect>(connect: Arc<C>, shared: Weak<Shared>) {
+    // Whatever happens here, those who wait are told.
+    let mut telling = Telling {
+        shared,
+        made: Some(Err(Failure::never(
+            Outcome::Reset,
+            "connecting was given up",
+        ))),
+    };
+    telling.made = Some(open(connect.as_ref()).await);
+}
+
+struct Telling {
+    shared: Weak<Shared>,
+    made: Option<Result<Entry, Failure>>,
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        if let (Some(shared), Some(made)) = (self.shared.upgrade(), self.made.take()) {
+            shared.connected(made);
+        }
+    }
+}
+
+async fn open<C: Connect>(connect: &C) -> Result<Entry, Failure> {
+    let io = connect.connect().await?;
+    let link = Arc::new(Link::new());
+    let meter = Meter::new(io, Arc::clone(&link), ());
+    let (sender, mut driver) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(settings::STREAM_WINDOW)
+        .initial_connection_window_size(settings::CONNECTION_WINDOW)
+        .max_header_list_size(settings::MAX_HEADER_LIST)
+        .max_send_buf_size(settings::MAX_SEND_BUFFER)
+        .max_concurrent_reset_streams(settings::MAX_RESET_STREAMS)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .handshake::<_, SentBody>(TokioIo::new(meter))
+        .await
+        .map_err(|error| Failure::never(Outcome::Reset, "no HTTP/2 connection").because(error))?;
+    link.publish_max_streams(driver.current_max_send_streams());
+    let published = Arc::clone(&link);
+    tokio::spawn(std::future::poll_fn(move |cx| {
+        let polled = Pin::new(&mut driver).poll(cx);
+        published.publish_max_streams(driver.current_max_send_streams());
+        polled.map(drop)
+    }));
+    Ok(Entry {
+        sender,
+        line: Arc::new(Line {
+            link,
+            streams: AtomicUsize::new(0),
+        }),
+        used: Instant::now(),
+    })
+}
+
+fn overflow() -> Failure {
+    Failure::never(Outcome::Overflow, "too many requests wait for a stream")
+}

@@ -1,0 +1,159 @@
+//! Pools of upstream connections: one pool per endpoint and worker, owned by the endpoint.
+//!
+//! What a pool promises:
+//! * A connection goes back only when the response body has ended and the request body as well.
+//! * A dead pooled connection under a request of which nothing was written is replaced silently:
+//!   that is not a retry.
+//! * `Processed::Never` in a [`Failure`] is a proof: nothing was written, or the peer said that it
+//!   did not process the request (REFUSED_STREAM, GOAWAY below it, or a clean close without an
+//!   answer where the peer keeps the contract of [`server`](super::server)). All else is `Maybe`.
+//! * Everything is bounded: connections, requests that wait for one, silent replacements.
+//!
+//! Dropping what [`H1Pool::send`] or [`H2Pool::send`] returned gives the request up: HTTP/1 closes
+//! its connection, HTTP/2 resets the stream.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::body::{Progress, RequestBody};
+use crate::outcome::Failure;
+
+pub use h1::H1Pool;
+pub use h2::H2Pool;
+pub(super) use lease::Lease;
+
+mod h1;
+mod h2;
+mod io;
+mod lease;
+mod proof;
+mod sent;
+
+/// How long a response that has ended waits for the rest of its request body before the HTTP/1
+/// connection is given up.
+pub const UPLOAD_GRACE: Duration = Duration::from_millis(250);
+/// Dead connections replaced silently for one request before a fresh one is made.
+pub const MAX_REPLACEMENTS: usize = 3;
+/// HTTP/2 connections of one pool.
+pub const MAX_H2_CONNECTIONS: usize = 4;
+
+/// A future in a box.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Makes the connections of a pool.
+pub trait Connect: Send + Sync + 'static {
+    /// A connection, TLS included.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Makes one. The connect timeout is the connector's. For HTTP/2 the attempt goes on when the
+    /// request that asked for it is gone.
+    fn connect(&self) -> BoxFuture<Result<Self::Io, Failure>>;
+
+    /// The peer keeps the contract of [`server`](super::server) and a clean end of `Io` cannot be
+    /// forged or truncated: mesh TLS with its close_notify.
+    fn clean_close_is_proof(&self) -> bool {
+        false
+    }
+
+    /// Connections are kept so that [`Connect::peer_has_closed`] can be asked of idle ones. Without
+    /// it [`SendOptions::probe_before_write`] does nothing.
+    fn check_before_reuse(&self) -> bool {
+        false
+    }
+
+    /// Asks the kernel, not the runtime's view of readiness, whether the peer of an idle connection
+    /// has closed it or sent what nobody asked for. See [`tcp_peer_has_closed`].
+    fn peer_has_closed(_io: &Self::Io) -> bool {
+        false
+    }
+}
+
+/// Bounds of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolOptions {
+    /// Connections at once, those that are upgraded included.
+    pub max_connections: usize,
+    /// Requests that wait for a connection at once; one more fails with `overflow`.
+    pub max_pending: usize,
+    /// An idle connection older than this is not used any more. A peer's `Keep-Alive: timeout=`
+    /// lowers it for its connection.
+    pub idle_limit: Duration,
+}
+
+impl PoolOptions {
+    /// Between sidecars.
+    pub const MESH: Self = Self {
+        max_connections: 1_024,
+        max_pending: 1_024,
+        idle_limit: Duration::from_secs(60),
+    };
+    /// Towards the application, and whatever else is not a sidecar.
+    pub const PLAIN: Self = Self {
+        max_connections: 1_024,
+        max_pending: 1_024,
+        idle_limit: Duration::from_secs(3),
+    };
+}
+
+/// How one request is to be sent.
+#[derive(Clone, Debug, Default)]
+pub struct SendOptions {
+    /// Only a connection that was used within this, or a fresh one.
+    pub max_idle_age: Option<Duration>,
+    /// Ask the kernel about a reused connection before the request is handed to it.
+    pub probe_before_write: bool,
+    /// Touched by each frame of the request body; shared with the response body's idle limit.
+    pub progress: Option<Arc<Progress>>,
+}
+
+/// A request that got no response.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub struct TryError {
+    /// Why, and whether it may have been processed.
+    #[source]
+    pub failure: Failure,
+    /// The request, where it was provably never written and is still whole.
+    pub request: Option<Box<Request<RequestBody>>>,
+}
+
+impl From<Failure> for TryError {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            request: None,
+        }
+    }
+}
+
+/// Counts of a pool at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Connections, being made or open.
+    pub connections: usize,
+    /// Of these, idle ones.
+    pub idle: usize,
+    /// Requests that wait for a connection.
+    pub pending: usize,
+    /// Exchanges in flight; HTTP/2 only.
+    pub streams: usize,
+}
+
+/// Whether the peer of an idle TCP connection has closed it, or sent what nobody asked for.
+pub fn tcp_peer_has_closed(stream: &tokio::net::TcpStream) -> bool {
+    use rustix::net::{RecvFlags, recv};
+    let mut byte = [0_u8; 1];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    !matches!(
+        recv(stream, &mut byte, flags),
+        Err(rustix::io::Errno::AGAIN)
+    )
+}
+
+#[cfg(test)]
+mod tests;

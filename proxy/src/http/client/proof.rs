@@ -1,0 +1,77 @@
+//! Whether a request that got no response may have been processed.
+
+use std::error::Error;
+
+use super::super::body::{BodyError, h2_error};
+use crate::outcome::{Failure, Outcome, Processed};
+
+/// What the connection knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Evidence {
+    /// hyper gave the request back: it was never begun.
+    pub(super) whole: bool,
+    /// Not a byte left since the request was handed over.
+    pub(super) wrote_nothing: bool,
+    /// The peer closed cleanly without a byte of an answer, and keeps the contract.
+    pub(super) closed_cleanly: bool,
+}
+
+/// Makes the failure of an exchange that ended with `error` before its response.
+pub(super) fn failure(error: hyper::Error, evidence: Evidence) -> Failure {
+    let never =
+        evidence.whole || evidence.wrote_nothing || evidence.closed_cleanly || peer_refused(&error);
+    let (outcome, detail) = if request_broke(&error) {
+        (Outcome::ClientGone, "the request broke off")
+    } else if error.is_parse() {
+        (Outcome::Reset, "the answer was not HTTP")
+    } else if error.is_timeout() {
+        (Outcome::Reset, "the connection answers no ping")
+    } else if never {
+        (Outcome::Reset, "the connection closed before the request")
+    } else {
+        (Outcome::Reset, "the connection broke before the answer")
+    };
+    let processed = if never {
+        Processed::Never
+    } else {
+        Processed::Maybe
+    };
+    let failure = match processed {
+        Processed::Never => Failure::never(outcome, detail),
+        Processed::Maybe => Failure::maybe(outcome, detail),
+    };
+    failure.because(error)
+}
+
+/// REFUSED_STREAM, or a graceful GOAWAY that left this stream out (RFC 9113, 6.8 and 8.7).
+fn peer_refused(error: &hyper::Error) -> bool {
+    let Some(error) = h2_error(error) else {
+        return false;
+    };
+    if !error.is_remote() {
+        return false;
+    }
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
+        Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+        _ => false,
+    }
+}
+
+/// The peer wants the HTTP/2 connection to end, or it is broken.
+pub(super) fn connection_is_ending(error: &hyper::Error) -> bool {
+    h2_error(error).is_none_or(|error| error.is_go_away() || error.is_io())
+}
+
+/// The body that should have gone upstream failed.
+fn request_broke(error: &hyper::Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<BodyError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    h2_error(error)
+        .is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
+}

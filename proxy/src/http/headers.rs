@@ -1,0 +1,343 @@
+//! Headers that a sidecar has an opinion about.
+//!
+//! Nothing here allocates for a message that needs no change. What is stripped is what RFC 9110
+//! (7.6.1) reserves to one connection; stripping twice is the same as once.
+
+use std::str::FromStr;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
+use smallvec::SmallVec;
+
+use weft_proto::names::headers as names;
+
+use crate::outcome::{Failure, Outcome};
+
+/// Concern one connection only, whatever `Connection` lists.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    HeaderName::from_static("http2-settings"),
+];
+/// Never stripped because `Connection` lists them: they mean something to the far end, and a list
+/// could be used to hide them from it.
+const NEVER_LISTED: [HeaderName; 4] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::AUTHORIZATION,
+    header::COOKIE,
+];
+const REQUEST_ID: HeaderName = HeaderName::from_static(names::REQUEST_ID);
+/// `?watch=true` and its kin are looked for in this much of a query.
+const MAX_QUERY: usize = 2_048;
+
+/// In a request's extensions: the client sent its target in absolute form, and it is sent on so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbsoluteForm;
+
+/// Removes what concerns one connection only. While `upgrading`, `Upgrade` stays and is what
+/// `Connection` lists. `TE` stays where it is exactly `trailers`.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
+    if headers.contains_key(header::CONNECTION) {
+        strip_listed(headers, upgrading);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.get(header::TE)
+        && (te != "trailers" || headers.get_all(header::TE).iter().nth(1).is_some())
+    {
+        headers.remove(header::TE);
+    }
+    if upgrading {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(header::UPGRADE);
+    }
+}
+
+fn strip_listed(headers: &mut HeaderMap, upgrading: bool) {
+    let mut listed: SmallVec<[HeaderName; 4]> = SmallVec::new();
+    for token in tokens(headers, &header::CONNECTION) {
+        // Names that are most often there are none.
+        if token.eq_ignore_ascii_case("close") || token.eq_ignore_ascii_case("keep-alive") {
+            continue;
+        }
+        if let Ok(name) = HeaderName::from_str(token) {
+            listed.push(name);
+        }
+    }
+    headers.remove(header::CONNECTION);
+    for name in listed {
+        let kept = name == header::TE
+            || (upgrading && name == header::UPGRADE)
+            || NEVER_LISTED.contains(&name);
+        if !kept {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Removes `x-weft-*`: from what applications send, and from what an unverified peer sends.
+pub fn strip_ours(headers: &mut HeaderMap) {
+    let mut ours: SmallVec<[HeaderName; 4]> = SmallVec::new();
+    for name in headers.keys() {
+        if name.as_str().starts_with(names::PREFIX) {
+            ours.push(name.clone());
+        }
+    }
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// The request's id, made where it is missing: 128 random bits in hex.
+pub fn ensure_request_id(headers: &mut HeaderMap) -> HeaderValue {
+    if let Some(id) = headers.get(REQUEST_ID)
+        && !id.is_empty()
+    {
+        return id.clone();
+    }
+    let id = request_id(fastrand::u128(..));
+    headers.insert(REQUEST_ID, id.clone());
+    id
+}
+
+fn request_id(random: u128) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut id = [0_u8; 32];
+    for (index, digit) in id.iter_mut().enumerate() {
+        *digit = HEX[(random >> (4 * index)) as usize & 0xf];
+    }
+    HeaderValue::from_bytes(&id).expect("hex digits are a header value")
+}
+
+/// Whether an HTTP/1.1 request asks to change to another protocol.
+pub fn upgrade_wanted<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.headers().contains_key(header::UPGRADE)
+        && tokens(request.headers(), &header::CONNECTION)
+            .any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+/// The authority that a request names: that of its target, else `Host`. None where an HTTP/1.0
+/// request names none.
+///
+/// # Errors
+///
+/// `bad_request` where there are two hosts, a target and a `Host` that differ, a `Host` that is no
+/// authority, or none in an HTTP/1.1 request (RFC 9112, 3.2).
+pub fn authority(head: &Parts) -> Result<Option<Authority>, Failure> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(bad_request("more than one host"));
+    }
+    let target = head.uri.authority();
+    let Some(host) = host.filter(|host| !host.is_empty()) else {
+        if target.is_none() && head.version == Version::HTTP_11 && host.is_none() {
+            return Err(bad_request("no host"));
+        }
+        return Ok(target.cloned());
+    };
+    if let Some(target) = target {
+        if !target
+            .as_str()
+            .as_bytes()
+            .eq_ignore_ascii_case(host.as_bytes())
+        {
+            return Err(bad_request("the target and the host differ"));
+        }
+        return Ok(Some(target.clone()));
+    }
+    let host = Authority::try_from(host.as_bytes()).map_err(|_| bad_request("not a host"))?;
+    if host.as_str().contains('@') {
+        return Err(bad_request("not a host"));
+    }
+    Ok(Some(host))
+}
+
+/// Makes a head fit an HTTP/1 connection: version 1.1, `Host`, one `Cookie`, and the target in origin
+/// form, or in absolute form where [`AbsoluteForm`] says so. CONNECT keeps its authority.
+///
+/// Where HTTP/1 comes in and goes out nothing is to be done but for absolute forms.
+pub fn prepare_h1<B>(request: &mut Request<B>) {
+    let from_http2 = request.version() == Version::HTTP_2;
+    *request.version_mut() = Version::HTTP_11;
+    if from_http2 {
+        join_cookies(request.headers_mut());
+    }
+    if let Some(authority) = request.uri().authority()
+        && !request.headers().contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let absolute = request.uri().scheme().is_some();
+    if *request.method() == Method::CONNECT || !absolute {
+        return;
+    }
+    if request.extensions().get::<AbsoluteForm>().is_some() && !from_http2 {
+        return;
+    }
+    let path = request.uri().path_and_query().cloned();
+    let asterisk = *request.method() == Method::OPTIONS && request.uri().path() == "*";
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static(if asterisk { "*" } else { "/" }));
+    *request.uri_mut() = Uri::from(path);
+}
+
+/// Notes in the extensions of an HTTP/1 request as it came in that its target is in absolute form.
+pub fn remember_form<B>(request: &mut Request<B>) {
+    let absolute = request.version() != Version::HTTP_2
+        && request.uri().scheme().is_some()
+        && *request.method() != Method::CONNECT;
+    if absolute {
+        request.extensions_mut().insert(AbsoluteForm);
+    }
+}
+
+/// Makes a head fit an HTTP/2 connection: scheme and authority in its target, no `Host`.
+///
+/// # Errors
+///
+/// `bad_request` where no authority is named, or as [`authority`] says.
+pub fn prepare_h2<B>(request: &mut Request<B>, scheme: &Scheme) -> Result<(), Failure> {
+    let whole = request.uri().scheme().is_some() && request.uri().authority().is_some();
+    let connect = *request.method() == Method::CONNECT && request.uri().authority().is_some();
+    if request.version() == Version::HTTP_2 && (whole || connect) {
+        request.headers_mut().remove(header::HOST);
+        return Ok(());
+    }
+    let host = request.headers_mut().remove(header::HOST);
+    let authority = match (request.uri().authority(), host) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => {
+            Authority::try_from(host.as_bytes()).map_err(|_| bad_request("not a host"))?
+        }
+        (None, None) => return Err(bad_request("no host")),
+    };
+    *request.version_mut() = Version::HTTP_2;
+    if connect {
+        return Ok(());
+    }
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = Uri::builder()
+        .scheme(scheme.clone())
+        .authority(authority)
+        .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+        .build()
+        .map_err(|_| bad_request("not a target"))?;
+    Ok(())
+}
+
+/// Whether a message is gRPC, by its content type. (gRPC-Web is not: its trailers are body.)
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    content_type(headers)
+        .and_then(|value| strip_prefix_ignore_case(value, b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// The value of the first cookie `name`.
+pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let values = headers.get_all(header::COOKIE).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(key, value)| (key == name).then_some(value.trim_matches('"')))
+}
+
+/// Whether an exchange streams, as far as its request tells: an upgrade, CONNECT, gRPC, a client
+/// that accepts events, or a watch (`?watch=true`). For such, the request timeout ends with the
+/// response head.
+pub fn request_streams<B>(request: &Request<B>) -> bool {
+    *request.method() == Method::CONNECT
+        || upgrade_wanted(request)
+        || streaming_type(content_type(request.headers()))
+        || accepts_events(request.headers())
+        || is_watch(request.uri())
+}
+
+/// Whether an exchange streams, as far as its response tells.
+pub fn response_streams(status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || streaming_type(content_type(headers))
+}
+
+fn content_type(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)
+}
+
+fn streaming_type(content_type: Option<&[u8]>) -> bool {
+    const WHOLE: [&[u8]; 3] = [
+        b"text/event-stream",
+        b"multipart/x-mixed-replace",
+        b"application/x-ndjson",
+    ];
+    let Some(value) = content_type else {
+        return false;
+    };
+    strip_prefix_ignore_case(value, b"application/grpc").is_some()
+        || WHOLE.iter().any(|known| {
+            strip_prefix_ignore_case(value, known)
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b';' | b' ')))
+        })
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).is_some_and(|accept| {
+        strip_prefix_ignore_case(accept.as_bytes(), b"text/event-stream").is_some()
+    })
+}
+
+fn is_watch(uri: &Uri) -> bool {
+    uri.query()
+        .filter(|query| query.len() <= MAX_QUERY)
+        .is_some_and(|query| {
+            query
+                .split('&')
+                .any(|pair| matches!(pair, "watch=true" | "watch=1"))
+        })
+}
+
+fn strip_prefix_ignore_case<'v>(value: &'v [u8], prefix: &[u8]) -> Option<&'v [u8]> {
+    let (start, rest) = value.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+/// HTTP/2 may send crumbs; HTTP/1 wants one `Cookie` (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+fn bad_request(detail: &'static str) -> Failure {
+    Failure::never(Outcome::BadRequest, detail)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! Request bodies that can be sent once more.
+//!
+//! While the first try streams, what it reads is kept, up to a bound. Past the bound the buffer is
+//! dropped and the try goes on: it is only that no other can follow. A further try sends what was
+//! kept and then reads on from the same source, so it may begin while the client still sends.
+//!
+//! One try reads at a time: [`ReplayHandle::another`] takes the source away from the try before,
+//! whose body then fails. Empty bodies are never teed, and neither are those announced as longer
+//! than the bound. Kept are at most `limit` bytes and the trailers: small frames are copied
+//! together, so that no frame pins a read buffer many times its size.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+
+use super::body::{BodyError, RequestBody};
+
+/// Frames below this are copied together rather than kept as they are.
+const SMALL_FRAME: usize = 1_024;
+/// A copy area grows by this.
+const COPY_STEP: usize = 4_096;
+
+/// What there is to say about a body's replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayState {
+    /// All of it is here.
+    Replayable,
+    /// Longer than the bound.
+    TooBig,
+    /// The client still sends; all it has sent so far is here.
+    InProgress {
+        /// Bytes kept.
+        buffered: usize,
+    },
+    /// The client broke off: there will never be a whole body.
+    Broken,
+}
+
+/// Makes the body of a first try, and the handle that makes those of further ones.
+pub fn replayable(incoming: Incoming, limit: usize) -> (RequestBody, ReplayHandle) {
+    if incoming.is_end_stream() {
+        return (RequestBody::Empty, ReplayHandle(Kept::Whole(None)));
+    }
+    if incoming.size_hint().lower() > limit as u64 {
+        return (RequestBody::Incoming(incoming), ReplayHandle(Kept::TooBig));
+    }
+    let (body, tee) = ReplayBody::new(incoming, limit);
+    (RequestBody::Replay(body), ReplayHandle(Kept::Tee(tee)))
+}
+
+/// Makes further bodies of one request.
+#[derive(Debug)]
+pub struct ReplayHandle(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    Whole(Option<Bytes>),
+    TooBig,
+    Tee(Arc<Mutex<Tee<Incoming>>>),
+}
+
+impl ReplayHandle {
+    /// For a body that is in memory anyway.
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self(Kept::Whole((!bytes.is_empty()).then_some(bytes)))
+    }
+
+    /// Whether another try can be made now.
+    pub fn state(&self) -> ReplayState {
+        match &self.0 {
+            Kept::Whole(_) => ReplayState::Replayable,
+            Kept::TooBig => ReplayState::TooBig,
+            Kept::Tee(tee) => tee.lock().state(),
+        }
+    }
+
+    /// The body of another try; none where the body is too big or broken. It takes the source away
+    /// from the try before.
+    pub fn another(&self) -> Option<RequestBody> {
+        match &self.0 {
+            Kept::Whole(None) => Some(RequestBody::Empty),
+            Kept::Whole(Some(bytes)) => Some(RequestBody::Full(Some(bytes.clone()))),
+            Kept::TooBig => None,
+            Kept::Tee(tee) => ReplayBody::another(tee).map(RequestBody::Replay),
+        }
+    }
+}
+
+/// One try's body.
+#[derive(Debug)]
+pub struct ReplayBody<B = Incoming> {
+    tee: Arc<Mutex<Tee<B>>>,
+    /// Which try this is.
+    turn: u64,
+    /// Kept pieces yet to be sent, before the source is read: `next..until`.
+    next: usize,
+    until: usize,
+    trailers_sent: bool,
+}
+
+/// The source and what was read from it.
+#[derive(Debug)]
+struct Tee<B> {
+    source: B,
+    limit: usize,
+    turn: u64,
+    pieces: Vec<Bytes>,
+    /// Small frames since the last piece.
+    small: BytesMut,
+    buffered: usize,
+    trailers: Option<HeaderMap>,
+    too_big: bool,
+    ended: bool,
+    broken: bool,
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    BodyError: From<B::Error>,
+{
+    fn new(source: B, limit: usize) -> (Self, Arc<Mutex<Tee<B>>>) {
+        let tee = Arc::new(Mutex::new(Tee {
+            source,
+            limit,
+            turn: 0,
+            pieces: Vec::new(),
+            small: BytesMut::new(),
+            buffered: 0,
+            trailers: None,
+            too_big: false,
+            ended: false,
+            broken: false,
+        }));
+        let body = Self {
+            tee: Arc::clone(&tee),
+            turn: 0,
+            next: 0,
+            until: 0,
+            trailers_sent: false,
+        };
+        (body, tee)
+    }
+
+    fn another(tee: &Arc<Mutex<Tee<B>>>) -> Option<Self> {
+        let mut locked = tee.lock();
+        if locked.too_big || locked.broken {
+            return None;
+        }
+        locked.seal();
+        locked.turn += 1;
+        Some(Self {
+            tee: Arc::clone(tee),
+            turn: locked.turn,
+            next: 0,
+            until: locked.pieces.len(),
+            trailers_sent: false,
+        })
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    BodyError: From<B::Error>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut tee = this.tee.lock();
+        if tee.turn != this.turn {
+            return Poll::Ready(Some(Err(BodyError::superseded())));
+        }
+        if this.next < this.until {
+            let piece = tee.pieces[this.next].clone();
+            this.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if tee.ended {
+            if this.trailers_sent {
+                return Poll::Ready(None);
+            }
+            this.trailers_sent = true;
+            let trailers = tee.trailers.clone();
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let polled = tee.poll_source(cx);
+        // Trailers that came from the source just now are sent.
+        this.trailers_sent |= tee.trailers.is_some();
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let tee = self.tee.lock();
+        if tee.turn != self.turn || self.next < self.until {
+            return false;
+        }
+        let trailers_due = tee.trailers.is_some() && !self.trailers_sent;
+        !trailers_due && (tee.ended || tee.source.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let tee = self.tee.lock();
+        if tee.turn != self.turn {
+            return SizeHint::default();
+        }
+        let kept: u64 = tee.pieces.get(self.next..self.until).map_or(0, |pieces| {
+            pieces.iter().map(|piece| piece.len() as u64).sum()
+        });
+        let rest = if tee.ended {
+            SizeHint::with_exact(0)
+        } else {
+            tee.source.size_hint()
+        };
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(kept.saturating_add(upper));
+        }
+        hint.set_lower(kept.saturating_add(rest.lower()));
+        hint
+    }
+}
+
+impl<B> Tee<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    BodyError: From<B::Error>,
+{
+    fn state(&self) -> ReplayState {
+        if self.broken {
+            return ReplayState::Broken;
+        }
+        if self.too_big {
+            return ReplayState::TooBig;
+        }
+        if self.ended || self.source.is_end_stream() {
+            return ReplayState::Replayable;
+        }
+        ReplayState::InProgress {
+            buffered: self.buffered,
+        }
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = std::task::ready!(Pin::new(&mut self.source).poll_frame(cx));
+        Poll::Ready(match polled {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.keep(data);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.trailers = Some(trailers.clone());
+                    self.ended = true;
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                self.broken = true;
+                self.forget();
+                Some(Err(error.into()))
+            }
+            None => {
+                self.ended = true;
+                None
+            }
+        })
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        if self.too_big || data.is_empty() {
+            return;
+        }
+        self.buffered += data.len();
+        if self.buffered > self.limit {
+            self.too_big = true;
+            self.forget();
+            return;
+        }
+        if data.len() < SMALL_FRAME {
+            if self.small.capacity() - self.small.len() < data.len() {
+                self.small.reserve(COPY_STEP.min(self.limit));
+            }
+            self.small.extend_from_slice(data);
+            return;
+        }
+        self.seal();
+        self.pieces.push(data.clone());
+    }
+
+    fn seal(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(self.small.split().freeze());
+        }
+    }
+
+    fn forget(&mut self) {
+        self.pieces = Vec::new();
+        self.small = BytesMut::new();
+    }
+}
+
+#[cfg(test)]
+mod tests;

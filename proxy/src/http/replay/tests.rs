@@ -1,0 +1,196 @@
+use std::collections::VecDeque;
+
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+
+use super::*;
+
+/// A body of given frames; `None` stands for nothing there yet.
+#[derive(Debug)]
+struct Frames(
+    VecDeque<Option<Result<Frame<Bytes>, std::io::ErrorKind>>>,
+    SizeHint,
+);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.0.pop_front() {
+            None => Poll::Ready(None),
+            Some(None) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(Some(frame)) => {
+                Poll::Ready(Some(frame.map_err(|kind| {
+                    BodyError::Other(std::io::Error::from(kind).into())
+                })))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.1
+    }
+}
+
+fn data(pieces: &[&str]) -> Frames {
+    let frames = pieces
+        .iter()
+        .map(|piece| Some(Ok(Frame::data(Bytes::copy_from_slice(piece.as_bytes())))));
+    Frames(frames.collect(), SizeHint::default())
+}
+
+async fn next(body: &mut ReplayBody<Frames>) -> Option<Bytes> {
+    Some(body.frame().await?.unwrap().into_data().unwrap())
+}
+
+async fn all(body: ReplayBody<Frames>) -> (Bytes, Option<HeaderMap>) {
+    let collected = body.collect().await.unwrap();
+    let trailers = collected.trailers().cloned();
+    (collected.to_bytes(), trailers)
+}
+
+#[tokio::test]
+async fn a_whole_body_is_sent_again_with_its_trailers() {
+    let mut source = data(&["one", "two"]);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-end", http::HeaderValue::from_static("1"));
+    source
+        .0
+        .push_back(Some(Ok(Frame::trailers(trailers.clone()))));
+    let (first, tee) = ReplayBody::new(source, 6);
+    assert_eq!(tee.lock().state(), ReplayState::InProgress { buffered: 0 });
+    let expected = (Bytes::from_static(b"onetwo"), Some(trailers));
+    assert_eq!(all(first).await, expected);
+    assert_eq!(tee.lock().state(), ReplayState::Replayable);
+    for _ in 0..2 {
+        let again = ReplayBody::another(&tee).unwrap();
+        assert_eq!(again.size_hint().exact(), Some(6));
+        assert_eq!(all(again).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn trailers_alone_are_sent_again() {
+    let mut source = data(&[]);
+    source
+        .0
+        .push_back(Some(Ok(Frame::trailers(HeaderMap::new()))));
+    let (first, tee) = ReplayBody::new(source, 6);
+    assert!(!first.is_end_stream());
+    assert_eq!(all(first).await.1, Some(HeaderMap::new()));
+    let again = ReplayBody::another(&tee).unwrap();
+    assert!(!again.is_end_stream());
+    assert_eq!(all(again).await.1, Some(HeaderMap::new()));
+}
+
+#[tokio::test]
+async fn past_the_bound_the_try_goes_on() {
+    let (mut first, tee) = ReplayBody::new(data(&["one", "two", "three"]), 6);
+    next(&mut first).await;
+    next(&mut first).await;
+    assert_eq!(tee.lock().state(), ReplayState::InProgress { buffered: 6 });
+    assert_eq!(next(&mut first).await.unwrap(), "three");
+    assert_eq!(tee.lock().state(), ReplayState::TooBig);
+    assert!(ReplayBody::another(&tee).is_none());
+    assert!(next(&mut first).await.is_none());
+    assert!(first.is_end_stream());
+    assert!(tee.lock().pieces.is_empty());
+}
+
+#[tokio::test]
+async fn another_try_reads_on_where_the_first_stopped() {
+    let mut source = data(&["one", "two", "three"]);
+    source.0.insert(1, None);
+    let (mut first, tee) = ReplayBody::new(source, 64);
+    assert_eq!(next(&mut first).await.unwrap(), "one");
+    let mut second = ReplayBody::another(&tee).unwrap();
+    let error = first.frame().await.unwrap().unwrap_err();
+    assert_eq!(error.reset_reason(), Some(h2::Reason::CANCEL));
+    assert!(!first.is_end_stream());
+    assert_eq!(next(&mut second).await.unwrap(), "one");
+    assert_eq!(next(&mut second).await.unwrap(), "two");
+    drop(first);
+    drop(second);
+    let third = ReplayBody::another(&tee).unwrap();
+    assert_eq!(all(third).await.0, "onetwothree");
+}
+
+#[tokio::test]
+async fn a_broken_source_has_no_replay() {
+    let mut source = data(&["one"]);
+    source
+        .0
+        .push_back(Some(Err(std::io::ErrorKind::ConnectionReset)));
+    let (first, tee) = ReplayBody::new(source, 64);
+    assert!(first.collect().await.is_err());
+    assert_eq!(tee.lock().state(), ReplayState::Broken);
+    assert!(ReplayBody::another(&tee).is_none());
+}
+
+#[test]
+fn what_is_in_memory_is_always_replayable() {
+    let handle = ReplayHandle::whole("abc");
+    assert_eq!(handle.state(), ReplayState::Replayable);
+    let again = handle.another().unwrap();
+    assert_eq!(again.size_hint().exact(), Some(3));
+    assert!(ReplayHandle::whole("").another().unwrap().is_end_stream());
+    assert!(ReplayHandle(Kept::TooBig).another().is_none());
+}
+
+#[test]
+fn small_frames_do_not_pin_large_buffers() {
+    let big = Bytes::from(vec![7; 1 << 20]);
+    let (_, tee) = ReplayBody::new(data(&[]), 10_000);
+    let mut tee = tee.lock();
+    for start in 0..10_000 {
+        tee.keep(&big.slice(start..=start));
+    }
+    tee.seal();
+    assert!(
+        tee.pieces.len() <= 3 + 10_000 / COPY_STEP,
+        "{}",
+        tee.pieces.len()
+    );
+    drop(big);
+}
+
+proptest! {
+    #[test]
+    fn a_second_try_sends_the_same_bytes(
+        sizes in prop::collection::vec(0_usize..3_000, 0..12),
+        read in 0_usize..12,
+    ) {
+        let mut sent = Vec::new();
+        let mut frames = VecDeque::new();
+        for (index, size) in sizes.iter().enumerate() {
+            let piece = vec![index as u8; *size];
+            sent.extend_from_slice(&piece);
+            frames.push_back(Some(Ok(Frame::data(Bytes::from(piece)))));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut first, tee) = ReplayBody::new(Frames(frames, SizeHint::default()), 1 << 20);
+            for _ in 0..read {
+                if next(&mut first).await.is_none() {
+                    break;
+                }
+            }
+            let again = ReplayBody::another(&tee).unwrap();
+            assert_eq!(all(again).await.0, sent);
+            let third = ReplayBody::another(&tee).unwrap();
+            assert_eq!(third.size_hint().exact(), Some(sent.len() as u64));
+            assert_eq!(all(third).await.0, sent);
+        });
+    }
+}

@@ -1,0 +1,143 @@
+//! The transport of a downstream connection: counts, and ends as the contract says.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::state::State;
+use crate::http::deadline::Alarm;
+
+/// How long a connection that was ended cleanly waits for its peer to end it too.
+const CLOSE_LINGER: Duration = Duration::from_secs(1);
+/// Bytes thrown away meanwhile.
+const CLOSE_DISCARD: usize = 256 * 1024;
+const DISCARD_BUFFER: usize = 4 * 1024;
+
+/// Wraps the transport of one connection.
+pub(super) struct ServerIo<I> {
+    io: I,
+    state: Arc<State>,
+    lingering: Option<Lingering>,
+}
+
+/// Our end is being closed; the peer's bytes are read so that no reset overtakes what we sent.
+struct Lingering {
+    closed: bool,
+    until: Instant,
+    alarm: Alarm,
+    discarded: usize,
+}
+
+impl<I> ServerIo<I> {
+    pub(super) fn new(io: I, state: Arc<State>) -> Self {
+        Self {
+            io,
+            state,
+            lingering: None,
+        }
+    }
+}
+
+impl Lingering {
+    fn new() -> Self {
+        Self {
+            closed: false,
+            until: Instant::now() + CLOSE_LINGER,
+            alarm: Alarm::default(),
+            discarded: 0,
+        }
+    }
+
+    fn poll<I>(&mut self, io: &mut I, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        if !self.closed {
+            if Pin::new(&mut *io).poll_shutdown(cx)?.is_pending() {
+                // A peer that reads nothing cannot be told.
+                ready!(self.alarm.poll_at(cx, self.until));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.closed = true;
+        }
+        let mut space = [0; DISCARD_BUFFER];
+        loop {
+            let mut buf = ReadBuf::new(&mut space);
+            match Pin::new(&mut *io).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    self.discarded += buf.filled().len();
+                    if self.discarded > CLOSE_DISCARD {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                // The peer has ended it too, one way or another.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return self.alarm.poll_at(cx, self.until).map(Ok),
+            }
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for ServerIo<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        this.state.add_read(buf.filled().len() - before);
+        polled
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerIo<I> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+        this.state.add_written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
+        this.state.add_written(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.state.is_upgraded() {
+            return Pin::new(&mut this.io).poll_shutdown(cx);
+        }
+        if this.lingering.is_none() && this.state.owes_an_answer() {
+            let cut = "a request was taken and not answered";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, cut)));
+        }
+        let lingering = this.lingering.get_or_insert_with(Lingering::new);
+        lingering.poll(&mut this.io, cx)
+    }
+}

@@ -1,0 +1,108 @@
+//! What a connection's driver, its service and its transport know of each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::http::Version;
+
+/// Shared by the parts of one connection, which run in one task (HTTP/1) or are woken by messages
+/// (HTTP/2): relaxed order is enough.
+#[derive(Debug)]
+pub(super) struct State {
+    version: Version,
+    in_flight: AtomicUsize,
+    requests: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+    /// Bytes written when the last request was handed over.
+    written_when_taken: AtomicU64,
+    announce_close: AtomicBool,
+    upgraded: AtomicBool,
+}
+
+impl State {
+    pub(super) fn new(version: Version) -> Self {
+        Self {
+            version,
+            in_flight: AtomicUsize::new(0),
+            requests: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            written_when_taken: AtomicU64::new(0),
+            announce_close: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+        }
+    }
+
+    /// A request is handed to the handler.
+    pub(super) fn take_request(this: &Arc<Self>) -> InFlight {
+        this.in_flight.fetch_add(1, Ordering::Relaxed);
+        this.requests.fetch_add(1, Ordering::Relaxed);
+        let written = this.written.load(Ordering::Relaxed);
+        this.written_when_taken.store(written, Ordering::Relaxed);
+        InFlight(Arc::clone(this))
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A clean close now would say that a request was never taken which was: HTTP/2 says by GOAWAY
+    /// what it took.
+    pub(super) fn owes_an_answer(&self) -> bool {
+        self.version == Version::Http1
+            && self.requests() > 0
+            && self.written.load(Ordering::Relaxed)
+                == self.written_when_taken.load(Ordering::Relaxed)
+    }
+
+    /// From now on responses say `connection: close`.
+    pub(super) fn announce_close(&self) {
+        self.announce_close.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn closing_is_announced(&self) -> bool {
+        self.announce_close.load(Ordering::Relaxed)
+    }
+
+    /// What follows is not HTTP any more.
+    pub(super) fn upgraded(&self) {
+        self.upgraded.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
+    }
+}
+
+/// An exchange in flight, until dropped.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<State>);
+
+impl InFlight {
+    pub(super) fn state(&self) -> &State {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

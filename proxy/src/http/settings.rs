@@ -1,0 +1,21 @@
+//! The HTTP/2 settings of both ends. Every default of the library that closes or refuses traffic is
+//! replaced by a value of ours.
+
+/// What one stream may have under way.
+pub(super) const STREAM_WINDOW: u32 = 1 << 20;
+/// What one connection may have under way. Many stream windows, so that one stalled stream does not
+/// stop its siblings; it is also what h2 derives its budget of small DATA frames from.
+pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of one head, as HPACK counts them.
+pub(super) const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// Bytes of one stream buffered for sending.
+pub(super) const MAX_SEND_BUFFER: usize = 256 * 1024;
+/// Streams of one peer at once.
+pub(super) const MAX_STREAMS: u32 = 1_000;
+/// Streams that were reset and are still remembered, for frames under way.
+pub(super) const MAX_RESET_STREAMS: usize = 200;
+/// Streams that a peer may reset before they were accepted: passing on a client's cancellations
+/// makes many.
+pub(super) const MAX_PENDING_ACCEPT_RESETS: usize = 200;
+/// Streams reset for a peer's errors, before its connection is ended.
+pub(super) const MAX_ERROR_RESETS: usize = 1_024;

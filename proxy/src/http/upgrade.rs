@@ -1,0 +1,117 @@
+//! What follows a `101` or a CONNECT: bytes both ways.
+//!
+//! A stack takes `hyper::upgrade::on(&mut request)` before it hands the request on and
+//! `hyper::upgrade::on(&mut response)` before it answers with the response, and spawns
+//! [`bridge_upgrade`] with both. Each side may end its half on its own.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use ::http::{Method, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional_with_sizes;
+use tokio::time::Instant;
+
+use super::deadline::before;
+use super::headers;
+use crate::net::closing::{Closing, Phase};
+use crate::outcome::Outcome;
+
+/// Bytes in hand, each way.
+const BUFFER: usize = 16 * 1024;
+
+/// A request's wish for what follows the exchange, with its client's side of it.
+#[derive(Debug)]
+pub struct Wanted {
+    connect: bool,
+    downstream: OnUpgrade,
+}
+
+impl Wanted {
+    /// Takes the wish of a request: an upgrade or CONNECT.
+    pub fn take<B>(request: &mut Request<B>) -> Option<Self> {
+        let connect = request.method() == Method::CONNECT;
+        if !connect && !headers::upgrade_wanted(request) {
+            return None;
+        }
+        Some(Self {
+            connect,
+            downstream: hyper::upgrade::on(request),
+        })
+    }
+
+    /// Whether `response` grants it: 101, or any success of CONNECT (RFC 9110 section 9.3.6).
+    pub fn is_granted<B>(&self, response: &Response<B>) -> bool {
+        let status = response.status();
+        status == StatusCode::SWITCHING_PROTOCOLS || (self.connect && status.is_success())
+    }
+
+    /// The client's side.
+    pub fn into_downstream(self) -> OnUpgrade {
+        self.downstream
+    }
+}
+
+/// How an upgraded connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bridged {
+    /// Both sides ended it.
+    Complete {
+        /// Bytes from the client.
+        up: u64,
+        /// Bytes to the client.
+        down: u64,
+    },
+    /// A side broke, or never changed over.
+    Broken,
+    /// The deadline passed.
+    Deadline,
+    /// This sidecar ends.
+    Over,
+}
+
+impl Bridged {
+    /// The word for it.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Broken => Outcome::Reset,
+            Self::Complete { .. } => Outcome::Ok,
+            Self::Deadline => Outcome::RequestTimeout,
+            Self::Over => Outcome::Shed,
+        }
+    }
+}
+
+/// Copies both ways until both sides have ended, `deadline` passed or phase Over came. To be spawned
+/// when the response is on its way: neither side changes over before.
+pub async fn bridge_upgrade(
+    downstream: OnUpgrade,
+    upstream: OnUpgrade,
+    mut closing: Closing,
+    deadline: Option<Instant>,
+) -> Bridged {
+    let mut copying = pin!(before(deadline, copy(downstream, upstream)));
+    let mut over = pin!(closing.reached(Phase::Over));
+    poll_fn(|cx| {
+        if let Poll::Ready(copied) = copying.as_mut().poll(cx) {
+            return Poll::Ready(match copied {
+                Ok(Ok((up, down))) => Bridged::Complete { up, down },
+                Ok(Err(())) => Bridged::Broken,
+                Err(_) => Bridged::Deadline,
+            });
+        }
+        over.as_mut().poll(cx).map(|_| Bridged::Over)
+    })
+    .await
+}
+
+async fn copy(downstream: OnUpgrade, upstream: OnUpgrade) -> Result<(u64, u64), ()> {
+    let downstream = downstream.await.map_err(drop)?;
+    let upstream = upstream.await.map_err(drop)?;
+    let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
+    copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER)
+        .await
+        .map_err(drop)
+}

@@ -1,0 +1,233 @@
+//! The stack of one inbound request. [`Requests::stack`] lists its layers, outermost first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::request::Parts;
+use ::http::uri::Scheme;
+use ::http::{HeaderMap, HeaderName, Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use weft_proto::names::headers as names;
+
+use super::authorize::{Decision, Wish, authorize};
+use super::{Inbound, Peer, Port};
+use crate::exchange::{Account, Exchange};
+use crate::http::body::{RequestBody, ResponseBody, UpstreamBody};
+use crate::http::client::BoxFuture;
+use crate::http::deadline::before;
+use crate::http::server::Handler;
+use crate::http::upgrade::{self, Wanted};
+use crate::http::{Version, answer, headers};
+use crate::net::closing::Closing;
+use crate::outcome::{Failure, Origin, Outcome};
+use crate::policy::{InboundPolicy, MtlsMode, Probe};
+use crate::resilience::deadline::parse_deadline_ms;
+use crate::telemetry::PeerScopes;
+
+const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
+
+/// The requests of one connection that was made to the application.
+pub(crate) struct Requests {
+    inbound: Arc<Inbound>,
+    port: Port,
+    peer: Peer,
+    account: Account,
+    closing: Closing,
+}
+
+impl Requests {
+    pub(crate) fn new(inbound: Arc<Inbound>, port: Port, peer: Peer, closing: Closing) -> Self {
+        let service = port.service_label();
+        let account = Account {
+            scopes: Arc::new(PeerScopes::new(
+                Arc::clone(&inbound.telemetry),
+                Origin::Inbound,
+                Arc::clone(&service),
+                "".into(),
+                service,
+            )),
+            peer: Arc::clone(&peer.label),
+            tls: peer.tls(),
+        };
+        Self {
+            inbound,
+            port,
+            peer,
+            account,
+            closing,
+        }
+    }
+
+    /// One request: whatever happens, an answer.
+    async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+        let is_grpc = headers::is_grpc(request.headers());
+        let exchange = Exchange::begin(self.account.clone(), request.method().clone());
+        match self.stack(&exchange, request).await {
+            Ok(answered) => self.finish(exchange, answered),
+            Err(failure) => {
+                exchange.fail(&failure, is_grpc);
+                answer::answer(&failure, Origin::Inbound, is_grpc)
+            }
+        }
+    }
+
+    /// The layers that a request passes, in order.
+    async fn stack(
+        &self,
+        exchange: &Exchange,
+        request: Request<Incoming>,
+    ) -> Result<Answered, Failure> {
+        let version = Version::of(request.version());
+        let (head, body) = request.into_parts();
+
+        // Policy as it is now: an edit holds for the next request of an open connection.
+        let policy = self.port.policy.load().ok_or_else(|| {
+            Failure::never(Outcome::ConfigUnavailable, "no policy for this port yet")
+        })?;
+
+        // mTLS and authorization; declared probes pass by both.
+        if !self.is_exempt(&policy, &head) {
+            self.admit(&policy, &head)?;
+        }
+
+        // Deadline: the caller's sidecar says how long it still waits.
+        let deadline = self.deadline(exchange.started(), &head.headers);
+        if deadline.is_some_and(|at| at <= Instant::now()) {
+            return Err(Failure::never(
+                Outcome::RequestTimeout,
+                "the caller waits no longer",
+            ));
+        }
+
+        // Headers that concern one connection only, or that only a sidecar may say.
+        headers::authority(&head)?;
+        let mut request = Request::from_parts(head, RequestBody::from(body));
+        let wanted = Wanted::take(&mut request);
+        let streams = headers::request_streams(&request);
+        headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
+        headers::strip_ours(request.headers_mut());
+        headers::ensure_request_id(request.headers_mut());
+        match version {
+            Version::Http1 => {
+                headers::remember_form(&mut request);
+                headers::prepare_h1(&mut request);
+            }
+            Version::Http2 => headers::prepare_h2(&mut request, &Scheme::HTTP)?,
+        }
+
+        // The application.
+        let sending = self.inbound.apps.send(self.port.address, version, request);
+        let response = match before(deadline, sending).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(error.failure),
+            Err(_) => {
+                return Err(Failure::maybe(
+                    Outcome::RequestTimeout,
+                    "no response within the caller's time",
+                ));
+            }
+        };
+        let until = if streams { None } else { deadline };
+        Ok(Answered {
+            response,
+            wanted,
+            until,
+        })
+    }
+
+    /// The response on its way to the caller.
+    fn finish(&self, exchange: Exchange, answered: Answered) -> Response<ResponseBody> {
+        let Answered {
+            mut response,
+            wanted,
+            until,
+        } = answered;
+        let status = response.status();
+        let granted = wanted.filter(|wanted| wanted.is_granted(&response));
+        headers::strip_hop_by_hop(response.headers_mut(), granted.is_some());
+        headers::strip_ours(response.headers_mut());
+
+        if let Some(granted) = granted {
+            let upstream = hyper::upgrade::on(&mut response);
+            let downstream = granted.into_downstream();
+            let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), None);
+            let bridging = async move {
+                let bridged = bridge.await;
+                exchange.finish(status.as_u16(), None, bridged.outcome());
+            };
+            tokio::spawn(
+                self.inbound
+                    .telemetry
+                    .supervise("upgraded connection", bridging),
+            );
+            return response.map(|_| ResponseBody::Empty);
+        }
+        let (parts, mut body) = response.into_parts();
+        if !headers::response_streams(status, &parts.headers) {
+            body.limit(until, None);
+        }
+        body.observe(exchange.follow(status.as_u16(), &parts.headers, Outcome::Ok));
+        Response::from_parts(parts, body.into())
+    }
+
+    /// Whether a request passes without identity: plaintext, and exactly a declared probe.
+    fn is_exempt(&self, policy: &InboundPolicy, head: &Parts) -> bool {
+        if self.peer.id.is_some() {
+            return false;
+        }
+        let is_probe =
+            |probe: &Probe| *probe.path == *head.uri.path() && probe.method == head.method;
+        let exempt = policy.probes.iter().any(is_probe);
+        if exempt {
+            self.inbound.telemetry.plaintext_exempt();
+        }
+        exempt
+    }
+
+    /// Whether the caller may make this request.
+    fn admit(&self, policy: &InboundPolicy, head: &Parts) -> Result<(), Failure> {
+        if policy.mtls == MtlsMode::Strict && self.peer.id.is_none() {
+            return Err(Failure::never(
+                Outcome::MtlsRequired,
+                "this port takes mesh TLS only",
+            ));
+        }
+        let wish = Wish::Request {
+            method: &head.method,
+            path: head.uri.path(),
+        };
+        match authorize(&policy.authorization, self.peer.id.as_ref(), wish) {
+            Decision::Allow => Ok(()),
+            Decision::AllowAudited => {
+                tracing::info!(peer = &*self.peer.label, "would be unauthorized (audit)");
+                Ok(())
+            }
+            Decision::Deny => Err(Failure::never(
+                Outcome::Unauthorized,
+                "the caller may not make this request",
+            )),
+        }
+    }
+
+    /// When the caller's sidecar gives up. Believed only of a verified peer.
+    fn deadline(&self, started: Instant, headers: &HeaderMap) -> Option<Instant> {
+        self.peer.id.as_ref()?;
+        let left: Duration = parse_deadline_ms(headers.get(&DEADLINE_MS)?.as_bytes())?;
+        started.checked_add(left)
+    }
+}
+
+impl Handler for Requests {
+    fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
+        let this = Arc::clone(self);
+        Box::pin(async move { this.request(request).await })
+    }
+}
+
+/// A response, and what of its request still matters.
+struct Answered {
+    response: Response<UpstreamBody>,
+    wanted: Option<Wanted>,
+    until: Option<Instant>,
+}

@@ -1,0 +1,308 @@
+//! Backends: a service port as the destination of routes, with its endpoints and their state.
+//!
+//! A backend outlives every update: policy and endpoint set are replaced inside it, while breakers,
+//! budget, latencies and warm connections stay. There is one per (service addressed, service behind
+//! the route), because the breaker's policy may come from either.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::endpoint::Endpoint;
+use super::{DISCOVERY_WAIT, Shared};
+use crate::discovery::Watched;
+use crate::outcome::{Failure, Outcome};
+use crate::policy::{BackendPolicy, EndpointInfo, ServiceRef};
+use crate::resilience::attempt::{TryResult, TryVerdict};
+use crate::resilience::balance::{self, PickKind, PickRequest, ProbeEligibility};
+use crate::resilience::budget::Budget;
+use crate::resilience::group::{BackendPermit, Group};
+use crate::resilience::health::Permit;
+
+/// Backends that are remembered; beyond, those that no service uses any more are forgotten.
+const MAX_BACKENDS: usize = 10_000;
+
+/// All backends.
+pub(crate) struct Backends {
+    shared: Arc<Shared>,
+    known: Mutex<HashMap<Key, Arc<Backend>>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    /// The service that clients address; the endpoint's address where they dial that.
+    owner: Owner,
+    service: ServiceRef,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Owner {
+    Address(SocketAddr),
+    Service(ServiceRef),
+}
+
+/// One backend.
+pub(crate) struct Backend {
+    /// `namespace/name:port`.
+    pub(crate) label: Arc<str>,
+    /// What retrying may cost.
+    pub(crate) budget: Budget,
+    /// Breakers and balancing.
+    pub(crate) group: Arc<Group>,
+    policy: ArcSwap<BackendPolicy>,
+    /// The connect timeout in microseconds, as endpoints read it.
+    connect_limit: Arc<AtomicU64>,
+    /// What discovery says of the endpoints; kept so that the subscription lives.
+    watched: Watched<Vec<EndpointInfo>>,
+    /// `None` before discovery has said anything.
+    endpoints: ArcSwapOption<Vec<Arc<Endpoint>>>,
+}
+
+/// An endpoint for one try, with the breakers' permits.
+pub(crate) struct Chosen {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) kind: PickKind,
+    pub(crate) permits: Permits,
+}
+
+/// The permits of one try: its endpoint's, and its backend's.
+pub(crate) struct Permits {
+    endpoint: Permit,
+    backend: BackendPermit,
+}
+
+impl Backends {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            known: Mutex::default(),
+        }
+    }
+
+    /// The backend of a route of `owner`, under `policy` from now on.
+    pub(crate) fn of_service(&self, owner: &ServiceRef, policy: &BackendPolicy) -> Arc<Backend> {
+        let owner = Owner::Service(owner.clone());
+        self.find(owner, policy, || {
+            self.shared.discovery.endpoints(&policy.service)
+        })
+    }
+
+    /// The backend that is one endpoint alone.
+    pub(crate) fn of_endpoint(&self, only: &EndpointInfo, policy: &BackendPolicy) -> Arc<Backend> {
+        let backend = self.find(Owner::Address(only.address), policy, || {
+            Watched::fixed(vec![only.clone()])
+        });
+        // The address may have got another identity since.
+        backend.set_endpoints(std::slice::from_ref(only), &self.shared);
+        backend
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Backend>> {
+        self.known.lock().values().cloned().collect()
+    }
+
+    fn find(
+        &self,
+        owner: Owner,
+        policy: &BackendPolicy,
+        watch: impl FnOnce() -> Watched<Vec<EndpointInfo>>,
+    ) -> Arc<Backend> {
+        let key = Key {
+            owner,
+            service: policy.service.clone(),
+        };
+        let mut known = self.known.lock();
+        if let Some(backend) = known.get(&key) {
+            backend.set_policy(policy);
+            return Arc::clone(backend);
+        }
+        if known.len() >= MAX_BACKENDS {
+            self.shared.limits.backends.increment(1);
+            known.retain(|_, backend| Arc::strong_count(backend) > 1);
+        }
+        let backend = Backend::new(policy, watch());
+        known.insert(key, Arc::clone(&backend));
+        drop(known);
+        backend.follow(&self.shared);
+        backend
+    }
+}
+
+impl Backend {
+    fn new(policy: &BackendPolicy, watched: Watched<Vec<EndpointInfo>>) -> Arc<Self> {
+        let now = Instant::now().into_std();
+        Arc::new(Self {
+            label: policy.service.to_string().into(),
+            budget: Budget::new(now),
+            group: Group::new(now, policy.circuit_breaker.clone(), policy.balancer),
+            connect_limit: Arc::new(AtomicU64::new(micros(policy.connect_timeout))),
+            policy: ArcSwap::from_pointee(policy.clone()),
+            watched,
+            endpoints: ArcSwapOption::empty(),
+        })
+    }
+
+    /// An endpoint for the next try: another than those in `tried`, where there is one.
+    ///
+    /// `circuit_open`: the backend's breaker says no, or people forced every endpoint's open.
+    /// `no_endpoints`: there is none. `config_unavailable`: nobody could be asked.
+    pub(crate) async fn choose(
+        &self,
+        probe: ProbeEligibility,
+        tried: &[Arc<Endpoint>],
+        closed_only: bool,
+    ) -> Result<Chosen, Failure> {
+        let endpoints = self.endpoints().await?;
+        if endpoints.is_empty() {
+            return Err(Failure::never(
+                Outcome::NoEndpoints,
+                "the backend has no endpoint",
+            ));
+        }
+        let now = Instant::now().into_std();
+        let entered = self.group.enter(now);
+        let backend = entered
+            .map_err(|_| Failure::never(Outcome::CircuitOpen, "the backend's breaker is open"))?;
+
+        let position = |one: &Arc<Endpoint>| endpoints.iter().position(|e| Arc::ptr_eq(e, one));
+        let tried: SmallVec<[usize; 4]> = tried.iter().filter_map(position).collect();
+        let mut request = PickRequest {
+            now,
+            probe,
+            closed_only,
+            tried: &tried,
+        };
+        let mut rng = fastrand::Rng::new();
+        let mut pick = balance::pick(&self.group, &endpoints, &request, &mut rng);
+        if pick.is_none() && closed_only {
+            // None is closed: what there is, is better than nothing.
+            request.closed_only = false;
+            request.probe = ProbeEligibility::No;
+            pick = balance::pick(&self.group, &endpoints, &request, &mut rng);
+        }
+        let pick = pick.ok_or_else(|| {
+            Failure::never(
+                Outcome::CircuitOpen,
+                "every endpoint's breaker is forced open",
+            )
+        })?;
+        Ok(Chosen {
+            endpoint: Arc::clone(&endpoints[pick.index]),
+            kind: pick.kind,
+            permits: Permits {
+                endpoint: pick.permit,
+                backend,
+            },
+        })
+    }
+
+    /// Whether the backend is known to have no endpoint.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.endpoints
+            .load()
+            .as_ref()
+            .is_some_and(|endpoints| endpoints.is_empty())
+    }
+
+    /// The endpoints now; none before discovery has said anything.
+    pub(crate) fn known_endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+        self.endpoints.load_full().unwrap_or_default()
+    }
+
+    /// What the breaker makes of a try.
+    pub(crate) fn verdict(&self, result: &TryResult) -> TryVerdict {
+        result.verdict(self.policy.load().circuit_breaker.as_ref())
+    }
+
+    async fn endpoints(&self) -> Result<Arc<Vec<Arc<Endpoint>>>, Failure> {
+        if let Some(endpoints) = self.endpoints.load_full() {
+            return Ok(endpoints);
+        }
+        let told = self.watched.ready(DISCOVERY_WAIT).await;
+        // The listener that keeps the set is told before anybody who waits.
+        told.and_then(|_| self.endpoints.load_full())
+            .ok_or_else(|| {
+                Failure::never(
+                    Outcome::ConfigUnavailable,
+                    "the endpoints are not known and the control plane cannot be asked",
+                )
+            })
+    }
+
+    fn set_policy(&self, policy: &BackendPolicy) {
+        let now = Instant::now().into_std();
+        self.connect_limit
+            .store(micros(policy.connect_timeout), Ordering::Relaxed);
+        self.group
+            .set_policy(now, policy.circuit_breaker.clone(), policy.balancer);
+        self.policy.store(Arc::new(policy.clone()));
+    }
+
+    /// Keeps the endpoint set as discovery says.
+    fn follow(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let backend: Weak<Self> = Arc::downgrade(self);
+        let shared = Arc::clone(shared);
+        self.watched.on_change(Box::new(move |infos| {
+            if let Some(backend) = backend.upgrade() {
+                backend.set_endpoints(infos, &shared);
+            }
+        }));
+    }
+
+    /// Takes a new set. What stays keeps its state and its connections.
+    fn set_endpoints(&self, infos: &[EndpointInfo], shared: &Arc<Shared>) {
+        let healths = self.group.set_endpoints(Instant::now().into_std(), infos);
+        let before = self.known_endpoints();
+        let before: HashMap<SocketAddr, &Arc<Endpoint>> = before
+            .iter()
+            .map(|endpoint| (endpoint.info().address, endpoint))
+            .collect();
+        let endpoints =
+            infos
+                .iter()
+                .zip(healths)
+                .map(|(info, health)| match before.get(&info.address) {
+                    Some(known) if known.info() == info => Arc::clone(known),
+                    _ => {
+                        let limit = Arc::clone(&self.connect_limit);
+                        Arc::new(Endpoint::new(info.clone(), health, limit, shared))
+                    }
+                });
+        self.endpoints.store(Some(Arc::new(endpoints.collect())));
+    }
+}
+
+impl Permits {
+    /// The try's result, `latency` after the endpoint was chosen.
+    pub(crate) fn observe(&mut self, latency: Duration, verdict: TryVerdict) {
+        let now = Instant::now().into_std();
+        let mut rng = fastrand::Rng::new();
+        self.backend.observe(now, verdict, &mut rng);
+        if let Some(transition) = self.endpoint.observe(now, latency, verdict, &mut rng) {
+            tracing::info!(
+                endpoint = %self.endpoint.health().address(),
+                from = transition.from.as_str(),
+                to = transition.to.as_str(),
+                "circuit breaker"
+            );
+        }
+    }
+
+    /// The response's head came; the verdict comes with its trailers.
+    pub(crate) fn head_received(&mut self, latency: Duration) {
+        self.endpoint
+            .head_received(Instant::now().into_std(), latency);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}

@@ -1,0 +1,161 @@
+//! Connections that are bytes to us: to a service, to one workload, or out of the mesh.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout};
+
+use super::Outbound;
+use super::backend::{Backend, Chosen};
+use super::destination::Service;
+use super::endpoint::Endpoint;
+use crate::inbound::UNKNOWN;
+use crate::net::Io;
+use crate::net::closing::{Closing, Phase};
+use crate::outcome::{Failure, Origin, Outcome};
+use crate::resilience::attempt::{TryResult, TryVerdict};
+use crate::resilience::balance::ProbeEligibility;
+use crate::tcp::{self, Progress, RelayError};
+use crate::telemetry::{TcpConnection, TcpLabels, Tls};
+
+/// Connecting to what is outside of the mesh; the application's own connect would take minutes.
+const OUTSIDE_CONNECT_LIMIT: Duration = Duration::from_secs(30);
+/// Endpoints tried for one connection. Nothing of it was sent, so that every try is safe.
+const MAX_TRIES: usize = 3;
+
+/// A connection to an upstream that carries nothing yet.
+pub(crate) struct Upstream {
+    io: Io,
+    chosen: Chosen,
+    backend: Arc<Backend>,
+}
+
+impl Outbound {
+    /// Relays between the application and an address that is none of the mesh's.
+    pub(crate) async fn pass(&self, mut io: Io, address: SocketAddr, closing: Closing) {
+        let connection =
+            self.tcp_connection(UNKNOWN.into(), UNKNOWN.into(), UNKNOWN.into(), Tls::None);
+        let dialled = timeout(OUTSIDE_CONNECT_LIMIT, self.shared().dialer.dial(address)).await;
+        let mut upstream: Io = match dialled {
+            Ok(Ok(upstream)) => upstream.into(),
+            Ok(Err(error)) => {
+                tracing::debug!(%address, %error, "address outside of the mesh not reached");
+                return connection.end(Outcome::ConnectRefused);
+            }
+            Err(_) => return connection.end(Outcome::ConnectTimeout),
+        };
+        relay(&mut io, &mut upstream, connection, closing).await;
+    }
+
+    /// Relays between the application and an endpoint of `service`.
+    pub(crate) async fn bytes(
+        &self,
+        mut io: Io,
+        service: &Service,
+        upstream: Option<Upstream>,
+        closing: Closing,
+    ) {
+        let upstream = match upstream {
+            Some(upstream) => Ok(upstream),
+            None => self.dial_bytes(service).await,
+        };
+        match upstream {
+            Ok(mut upstream) => {
+                let connection = self.tcp_connection(
+                    Arc::clone(&service.label),
+                    Arc::clone(&upstream.backend.label),
+                    Arc::clone(upstream.chosen.endpoint.peer()),
+                    upstream.chosen.endpoint.tls(),
+                );
+                relay(&mut io, &mut upstream.io, connection, closing).await;
+            }
+            Err(failure) => {
+                let label = Arc::clone(&service.label);
+                tracing::info!(service = &*label, %failure, "connection failed");
+                self.tcp_connection(Arc::clone(&label), label, UNKNOWN.into(), Tls::None)
+                    .end(failure.outcome);
+            }
+        }
+    }
+
+    /// Connects to an endpoint of the service; another one where the first takes no connection.
+    pub(crate) async fn dial_bytes(&self, service: &Service) -> Result<Upstream, Failure> {
+        let backend = service.backend_for_bytes()?;
+        let mut tried = SmallVec::<[Arc<Endpoint>; MAX_TRIES]>::new();
+        let mut last = None;
+        while tried.len() < MAX_TRIES {
+            let mut chosen = match backend.choose(ProbeEligibility::Yes, &tried, false).await {
+                Ok(chosen) => chosen,
+                Err(failure) => return Err(last.unwrap_or(failure)),
+            };
+            let started = Instant::now();
+            match chosen.endpoint.connect_bytes().await {
+                Ok(io) => {
+                    chosen
+                        .permits
+                        .observe(started.elapsed(), TryVerdict::Success);
+                    return Ok(Upstream {
+                        io,
+                        chosen,
+                        backend,
+                    });
+                }
+                Err(failure) => {
+                    let verdict = backend.verdict(&TryResult::failed(&failure));
+                    chosen.permits.observe(started.elapsed(), verdict);
+                    tried.push(chosen.endpoint);
+                    last = Some(failure);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::never(Outcome::NoEndpoints, "no endpoint was tried")))
+    }
+
+    pub(crate) fn tcp_connection(
+        &self,
+        service: Arc<str>,
+        backend: Arc<str>,
+        peer: Arc<str>,
+        tls: Tls,
+    ) -> TcpConnection {
+        let labels = TcpLabels {
+            direction: Origin::Outbound,
+            service,
+            backend,
+            peer,
+            tls,
+        };
+        self.shared().telemetry.tcp_scope(labels).open()
+    }
+}
+
+impl Upstream {
+    /// The connection itself, to listen whether the server speaks first.
+    pub(crate) fn io(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
+    /// The server has spoken: what it said comes again.
+    pub(crate) fn rewound(mut self, greeting: bytes::BytesMut) -> Self {
+        let (_, stream) = self.io.into_parts();
+        self.io = Io::with_prefix(greeting, stream);
+        self
+    }
+}
+
+async fn relay(client: &mut Io, server: &mut Io, connection: TcpConnection, mut closing: Closing) {
+    let progress = Progress::default();
+    let outcome = tokio::select! {
+        end = tcp::relay(client, server, &progress) => match end {
+            Ok(()) => Outcome::Ok,
+            Err(RelayError::Client(_)) => Outcome::ClientGone,
+            Err(RelayError::Server(_)) => Outcome::Reset,
+        },
+        _ = closing.reached(Phase::Over) => Outcome::Shed,
+    };
+    connection.read(progress.upstream.into_inner());
+    connection.wrote(progress.downstream.into_inner());
+    connection.end(outcome);
+}

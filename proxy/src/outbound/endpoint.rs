@@ -1,0 +1,220 @@
+//! One endpoint: where it is, how it fares, and the connections to it.
+//!
+//! An endpoint outlives updates of policy and of the set that it belongs to, and with it its
+//! breaker, its latency and its warm connections. Where an identity is promised, plaintext is never
+//! used instead.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Shared;
+use crate::http::Version;
+use crate::http::body::{RequestBody, UpstreamBody};
+use crate::http::client::{
+    BoxFuture, Connect, H1Pool, H2Pool, PoolOptions, SendOptions, TryError, tcp_peer_has_closed,
+};
+use crate::identity::Alpn;
+use crate::inbound::UNKNOWN;
+use crate::net::{Io, Stream};
+use crate::outcome::{Failure, Origin, Outcome};
+use crate::policy::EndpointInfo;
+use crate::resilience::balance::Candidate;
+use crate::resilience::health::EndpointHealth;
+use crate::telemetry::{HandshakeResult, Tls};
+use crate::worker::PerWorker;
+
+/// One address behind a backend.
+pub(crate) struct Endpoint {
+    info: EndpointInfo,
+    health: Arc<EndpointHealth>,
+    link: Link,
+    /// The other side, as the `peer` label.
+    peer: Arc<str>,
+    http1: PerWorker<H1Pool<Connector>>,
+    http2: PerWorker<H2Pool<Connector>>,
+}
+
+/// How an endpoint is reached.
+#[derive(Clone)]
+pub(crate) struct Link {
+    shared: Arc<Shared>,
+    info: Arc<EndpointInfo>,
+    /// The endpoint is this very workload: straight to the application, in the clear.
+    local: bool,
+    /// TCP and TLS together, in microseconds; policy may change it at any time.
+    limit: Arc<AtomicU64>,
+}
+
+/// Makes a pool's connections.
+struct Connector {
+    link: Link,
+    alpn: Alpn,
+}
+
+impl Endpoint {
+    /// An endpoint that nothing is known of yet. `limit` is shared with its backend.
+    pub(crate) fn new(
+        info: EndpointInfo,
+        health: Arc<EndpointHealth>,
+        limit: Arc<AtomicU64>,
+        shared: &Arc<Shared>,
+    ) -> Self {
+        let link = Link {
+            local: shared.own_addresses.contains(&info.address.ip()),
+            shared: Arc::clone(shared),
+            info: Arc::new(info.clone()),
+            limit,
+        };
+        // A peer that is no sidecar may close an idle connection at any moment.
+        let options = if link.is_mesh() {
+            PoolOptions::MESH
+        } else {
+            PoolOptions::PLAIN
+        };
+        let connector = |alpn| Connector {
+            link: link.clone(),
+            alpn,
+        };
+        let peer = info.identity.as_ref().map_or_else(
+            || UNKNOWN.into(),
+            |id| format!("{}/{}", id.namespace(), id.service_account()).into(),
+        );
+        Self {
+            http1: PerWorker::new(shared.workers, |_| {
+                H1Pool::new(connector(Alpn::Http1), options)
+            }),
+            http2: PerWorker::new(shared.workers, |_| {
+                H2Pool::new(connector(Alpn::Http2), options)
+            }),
+            info,
+            health,
+            link,
+            peer,
+        }
+    }
+
+    /// What discovery said of it.
+    pub(crate) fn info(&self) -> &EndpointInfo {
+        &self.info
+    }
+
+    /// The other side, as the `peer` label.
+    pub(crate) fn peer(&self) -> &Arc<str> {
+        &self.peer
+    }
+
+    /// How bytes to it are protected.
+    pub(crate) fn tls(&self) -> Tls {
+        self.link.tls()
+    }
+
+    /// Sends a request and waits for the response's head.
+    pub(crate) async fn send(
+        &self,
+        version: Version,
+        request: Request<RequestBody>,
+        options: SendOptions,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        match version {
+            Version::Http1 => self.http1.here().send(request, options).await,
+            Version::Http2 => self.http2.here().send(request, options).await,
+        }
+    }
+
+    /// A connection for bytes.
+    pub(crate) async fn connect_bytes(&self) -> Result<Io, Failure> {
+        self.link.connect(Alpn::Tcp).await
+    }
+}
+
+impl Candidate for Arc<Endpoint> {
+    fn health(&self) -> &Arc<EndpointHealth> {
+        &self.health
+    }
+
+    fn weight(&self) -> u32 {
+        self.info.weight
+    }
+}
+
+impl Link {
+    fn is_mesh(&self) -> bool {
+        !self.local && self.info.identity.is_some()
+    }
+
+    fn tls(&self) -> Tls {
+        match (self.local, &self.info.identity) {
+            (true, _) => Tls::Local,
+            (false, Some(_)) => Tls::Mutual,
+            (false, None) => Tls::None,
+        }
+    }
+
+    /// TCP and, where an identity is promised, TLS, within one limit.
+    async fn connect(&self, alpn: Alpn) -> Result<Io, Failure> {
+        let limit = Duration::from_micros(self.limit.load(Ordering::Relaxed));
+        let address = self.info.address;
+        match timeout(limit, self.connect_unbounded(address, alpn)).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                if self.is_mesh() {
+                    self.shared
+                        .telemetry
+                        .tls_handshake(Origin::Outbound, HandshakeResult::Timeout);
+                }
+                Err(Failure::never(
+                    Outcome::ConnectTimeout,
+                    "no connection in time",
+                ))
+            }
+        }
+    }
+
+    async fn connect_unbounded(&self, address: SocketAddr, alpn: Alpn) -> Result<Io, Failure> {
+        let tcp: TcpStream = self.shared.dialer.dial(address).await.map_err(|error| {
+            let detail = format!("{address} took no connection");
+            Failure::never(Outcome::ConnectRefused, detail).because(error)
+        })?;
+        let Some(expected) = self.info.identity.as_ref().filter(|_| !self.local) else {
+            return Ok(tcp.into());
+        };
+        let connected = self.shared.identity.connect(tcp, expected, alpn).await;
+        let result = connected
+            .as_ref()
+            .map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
+        self.shared
+            .telemetry
+            .tls_handshake(Origin::Outbound, result);
+        Ok(Io::new(Stream::TlsClient(Box::new(connected?))))
+    }
+}
+
+impl Connect for Connector {
+    type Io = Io;
+
+    fn connect(&self) -> BoxFuture<Result<Io, Failure>> {
+        let (link, alpn) = (self.link.clone(), self.alpn);
+        Box::pin(async move { link.connect(alpn).await })
+    }
+
+    fn clean_close_is_proof(&self) -> bool {
+        self.link.is_mesh()
+    }
+
+    fn check_before_reuse(&self) -> bool {
+        !self.link.is_mesh()
+    }
+
+    fn peer_has_closed(io: &Io) -> bool {
+        match io.inner() {
+            Stream::Tcp(tcp) => tcp_peer_has_closed(tcp.inner()),
+            _ => false,
+        }
+    }
+}

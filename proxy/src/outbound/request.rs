@@ -1,0 +1,373 @@
+//! The stack of one outbound request. [`Requests::stack`] lists its layers, outermost first.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ::http::header::{HOST, SET_COOKIE};
+use ::http::request::Parts;
+use ::http::uri::Scheme;
+use ::http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::backend::Backend;
+use super::destination::{Destination, Service, Target};
+use super::tries::{Reply, Tries};
+use super::{DISCOVERY_WAIT, Outbound, Shared};
+use crate::exchange::{Account, Exchange};
+use crate::http::body::{Progress, ResponseBody};
+use crate::http::client::BoxFuture;
+use crate::http::server::Handler;
+use crate::http::upgrade::{self, Wanted};
+use crate::http::{Version, answer, headers};
+use crate::inbound::UNKNOWN;
+use crate::net::closing::Closing;
+use crate::outcome::{Failure, Origin, Outcome};
+use crate::policy::{Sticky, Timeouts};
+use crate::resilience::{route, split};
+use crate::telemetry::{PeerScopes, Tls};
+
+/// The requests of one connection that the application made.
+pub(crate) struct Requests {
+    outbound: Arc<Outbound>,
+    destination: Arc<Destination>,
+    closing: Closing,
+}
+
+/// Answers every request of a connection with the same failure.
+pub(crate) struct Refusal {
+    account: Account,
+    failure: Failure,
+}
+
+/// Where a request goes.
+struct Choice {
+    /// Index into the target's backends.
+    backend: usize,
+    /// A cookie to set, so that the user stays on this side.
+    cookie: Option<HeaderValue>,
+}
+
+impl Requests {
+    pub(crate) fn new(
+        outbound: Arc<Outbound>,
+        destination: Arc<Destination>,
+        closing: Closing,
+    ) -> Self {
+        Self {
+            outbound,
+            destination,
+            closing,
+        }
+    }
+
+    /// One request: whatever happens, an answer.
+    async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+        let is_grpc = headers::is_grpc(request.headers());
+        let (head, body) = request.into_parts();
+        let service = match self.service(&head).await {
+            Ok(service) => service,
+            Err(failure) => {
+                let account = Refusal::account(self.outbound.shared());
+                Exchange::begin(account, head.method).fail(&failure, is_grpc);
+                return answer::answer(&failure, Origin::Outbound, is_grpc);
+            }
+        };
+        let mut exchange = Exchange::begin(service.account(), head.method.clone());
+        match self.stack(&service, &mut exchange, head, body).await {
+            Ok(reply) => self.finish(exchange, reply),
+            Err(failure) => {
+                exchange.fail(&failure, is_grpc);
+                answer::answer(&failure, Origin::Outbound, is_grpc)
+            }
+        }
+    }
+
+    /// The layers that a request passes, in order.
+    async fn stack(
+        &self,
+        service: &Arc<Service>,
+        exchange: &mut Exchange,
+        mut head: Parts,
+        body: Incoming,
+    ) -> Result<Finished, Failure> {
+        let version = Version::of(head.version);
+
+        // What two readers could understand in two ways is refused.
+        headers::authority(&head)?;
+
+        // Request id; headers that concern one connection only, or that only a sidecar may say.
+        let mut request = Request::from_parts(head, ());
+        let wanted = Wanted::take(&mut request);
+        let streams = headers::request_streams(&request);
+        headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
+        headers::strip_ours(request.headers_mut());
+        headers::ensure_request_id(request.headers_mut());
+        match version {
+            Version::Http1 => {
+                headers::remember_form(&mut request);
+                headers::prepare_h1(&mut request);
+            }
+            Version::Http2 => headers::prepare_h2(&mut request, &Scheme::HTTP)?,
+        }
+        (head, ()) = request.into_parts();
+
+        // Route.
+        let target = &service.target;
+        let path = head.uri.path();
+        let route = route::match_route(&target.routes, &head.method, path, &head.headers)
+            .ok_or_else(|| Failure::never(Outcome::NoRoute, "no route matches this request"))?;
+        let timeouts = target.routes[route].timeouts;
+        *exchange.account() = service.route_account(route);
+
+        // Deadline: one for the whole exchange; of a stream only for the response's head.
+        let deadline = timeouts
+            .request
+            .and_then(|limit| exchange.started().checked_add(limit));
+
+        // Split.
+        let choice = self.split(service, route, &head)?;
+        let backend: &Arc<Backend> = &service.backends[choice.backend];
+
+        // Tries: retry, breaker, balance, per-try timeout, pool, connect.
+        let progress = timeouts.idle.map(|_| Arc::new(Progress::new()));
+        let tries = Tries {
+            service,
+            route,
+            backend_index: choice.backend,
+            backend,
+            version,
+            deadline,
+            progress,
+        };
+        let reply = tries.run(exchange, head, body).await?;
+        Ok(Finished {
+            reply,
+            timeouts,
+            deadline,
+            streams,
+            wanted,
+            cookie: choice.cookie,
+        })
+    }
+
+    /// The response on its way to the application.
+    fn finish(&self, exchange: Exchange, finished: Finished) -> Response<ResponseBody> {
+        let Finished {
+            reply,
+            timeouts,
+            deadline,
+            streams,
+            wanted,
+            cookie,
+        } = finished;
+        let Reply {
+            mut response,
+            trusted,
+            outcome,
+            permit,
+        } = reply;
+        let status = response.status();
+        let granted = wanted.filter(|wanted| wanted.is_granted(&response));
+        headers::strip_hop_by_hop(response.headers_mut(), granted.is_some());
+        if !trusted {
+            headers::strip_ours(response.headers_mut());
+        }
+        if let Some(cookie) = cookie {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+
+        let streams = streams || headers::response_streams(status, response.headers());
+        let until = if streams {
+            timeouts
+                .stream
+                .and_then(|limit| exchange.started().checked_add(limit))
+        } else {
+            deadline
+        };
+        if let Some(granted) = granted {
+            let upstream = hyper::upgrade::on(&mut response);
+            let downstream = granted.into_downstream();
+            let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), until);
+            let bridging = async move {
+                let bridged = bridge.await;
+                exchange.finish(status.as_u16(), None, bridged.outcome());
+                drop(permit);
+            };
+            let telemetry = &self.outbound.shared().telemetry;
+            tokio::spawn(telemetry.supervise("upgraded connection", bridging));
+            return response.map(|_| ResponseBody::Empty);
+        }
+
+        let (parts, mut body) = response.into_parts();
+        body.limit(until, timeouts.idle);
+        let follow = exchange.follow(status.as_u16(), &parts.headers, outcome);
+        body.observe(move |end| {
+            permit.ended(&end);
+            follow(end);
+        });
+        Response::from_parts(parts, body.into())
+    }
+
+    /// The service that a request is for: the connection's destination; where that is a workload's
+    /// own address, the service that the request's authority names, if the workload backs it.
+    async fn service(&self, head: &Parts) -> Result<Arc<Service>, Failure> {
+        let target = self.destination.known(DISCOVERY_WAIT).await?;
+        match &*target {
+            Target::Service(service) => Ok(Arc::clone(service)),
+            Target::Endpoint { service, aliases } => {
+                let Some(authority) = named_authority(head) else {
+                    return Ok(Arc::clone(service));
+                };
+                let named = aliases
+                    .iter()
+                    .any(|(_, names)| names.iter().any(|n| **n == *authority));
+                if !named {
+                    return Ok(Arc::clone(service));
+                }
+                let named = self.outbound.destinations().named(&authority);
+                match &*named.known(DISCOVERY_WAIT).await? {
+                    Target::Service(service) => Ok(Arc::clone(service)),
+                    Target::Endpoint { .. } | Target::NotFound => Ok(Arc::clone(service)),
+                }
+            }
+            Target::NotFound => Err(Failure::never(
+                Outcome::NoRoute,
+                "the destination is no longer known to the mesh",
+            )),
+        }
+    }
+
+    /// Chooses the backend: by force, by the hash of the sticky key, or by chance.
+    fn split(&self, service: &Service, route: usize, head: &Parts) -> Result<Choice, Failure> {
+        let split = &service.target.routes[route].split;
+        let chosen = |side: usize, cookie| Choice {
+            backend: split.backends[side].backend,
+            cookie,
+        };
+        if let [_] = &split.backends[..] {
+            return Ok(chosen(0, None));
+        }
+        let forced = split.backends.iter().position(|side| {
+            side.matches
+                .iter()
+                .any(|rule| route::matches_header(rule, &head.headers))
+        });
+        if let Some(side) = forced {
+            return Ok(chosen(side, None));
+        }
+
+        let (point, cookie) = self.point(service, split.sticky.as_ref(), head);
+        let side = split::choose(&split.backends, point).ok_or_else(|| {
+            Failure::never(
+                Outcome::NoEndpoints,
+                "every backend of this split has weight 0",
+            )
+        })?;
+        let has_endpoints = |backend: usize| !service.backends[backend].is_empty();
+        if !split.next_when_empty || has_endpoints(split.backends[side].backend) {
+            return Ok(chosen(side, cookie));
+        }
+        let next = split::next_when_empty(&split.backends, side, |s| has_endpoints(s.backend));
+        Ok(chosen(next.unwrap_or(side), cookie))
+    }
+
+    /// Where a request falls on the line that backends lie on; a cookie that pins it there, where
+    /// the user has none yet.
+    fn point(
+        &self,
+        service: &Service,
+        sticky: Option<&Sticky>,
+        head: &Parts,
+    ) -> (u64, Option<HeaderValue>) {
+        let hasher = || split::KeyHasher::new(&service.target.service);
+        match sticky {
+            None => (fastrand::u64(..), None),
+            Some(Sticky::ClientIdentity) => (
+                hasher().hash(self.outbound.shared().workload.as_bytes()),
+                None,
+            ),
+            Some(Sticky::Header(name)) => match head.headers.get(name) {
+                Some(key) => (hasher().hash(key.as_bytes()), None),
+                None => (fastrand::u64(..), None),
+            },
+            Some(Sticky::Cookie { name, ttl }) => match headers::cookie(&head.headers, name) {
+                Some(key) => (hasher().hash(key.as_bytes()), None),
+                None => {
+                    let key = format!("{:032x}", fastrand::u128(..));
+                    let age =
+                        ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
+                    let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{age}");
+                    // A cookie's name is checked where policy is decoded.
+                    (
+                        hasher().hash(key.as_bytes()),
+                        HeaderValue::try_from(cookie).ok(),
+                    )
+                }
+            },
+        }
+    }
+}
+
+impl Handler for Requests {
+    fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
+        let this = Arc::clone(self);
+        Box::pin(async move { this.request(request).await })
+    }
+}
+
+impl Refusal {
+    pub(crate) fn new(shared: &Arc<Shared>, failure: Failure) -> Self {
+        Self {
+            account: Self::account(shared),
+            failure,
+        }
+    }
+
+    fn account(shared: &Arc<Shared>) -> Account {
+        let unknown: Arc<str> = UNKNOWN.into();
+        Account {
+            scopes: Arc::new(PeerScopes::new(
+                Arc::clone(&shared.telemetry),
+                Origin::Outbound,
+                Arc::clone(&unknown),
+                "".into(),
+                "".into(),
+            )),
+            peer: unknown,
+            tls: Tls::None,
+        }
+    }
+}
+
+impl Handler for Refusal {
+    fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
+        let is_grpc = headers::is_grpc(request.headers());
+        Exchange::begin(self.account.clone(), request.method().clone())
+            .fail(&self.failure, is_grpc);
+        let response = answer::answer(&self.failure, Origin::Outbound, is_grpc);
+        Box::pin(std::future::ready(response))
+    }
+}
+
+/// A response, and what of its request still matters.
+struct Finished {
+    reply: Reply,
+    timeouts: Timeouts,
+    deadline: Option<Instant>,
+    /// The request alone says that the exchange is a stream.
+    streams: bool,
+    wanted: Option<Wanted>,
+    cookie: Option<HeaderValue>,
+}
+
+/// The authority that a request names by a host name; an address names no service.
+fn named_authority(head: &Parts) -> Option<String> {
+    let authority = match head.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => head.headers.get(HOST)?.to_str().ok()?,
+    };
+    let is_address =
+        authority.parse::<SocketAddr>().is_ok() || authority.parse::<std::net::IpAddr>().is_ok();
+    (!is_address).then(|| authority.to_ascii_lowercase())
+}

@@ -1,0 +1,431 @@
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use prost::Message;
+use weft_proto::discovery as wire;
+
+use super::{MtlsMode, OutboundTarget, Principal, Protocol, Sticky, decode};
+
+fn duration(millis: u64) -> prost_types::Duration {
+    Duration::from_millis(millis).try_into().unwrap()
+}
+
+fn cart() -> wire::ServiceRef {
+    wire::ServiceRef {
+        namespace: "shop".into(),
+        name: "cart".into(),
+        port: 80,
+    }
+}
+
+fn target() -> wire::ServiceTarget {
+    wire::ServiceTarget {
+        service: Some(cart()),
+        protocol: wire::Protocol::Unspecified.into(),
+        routes: vec![wire::Route {
+            name: "default".into(),
+            matches: vec![wire::RouteMatch {
+                path: Some(wire::PathMatch {
+                    kind: Some(wire::path_match::Kind::Prefix("/a".into())),
+                }),
+                method: "GET".into(),
+                headers: vec![wire::HeaderMatch {
+                    name: "x-canary".into(),
+                    value: "always".into(),
+                }],
+            }],
+            timeouts: Some(wire::Timeouts {
+                request: Some(duration(3000)),
+                ..Default::default()
+            }),
+            retries: Some(wire::Retries {
+                attempts: 2,
+                conditions: vec![wire::RetryCondition::Reset.into()],
+                status_codes: vec![503],
+                grpc_codes: vec![14],
+                methods: vec!["GET".into()],
+                backoff: Some(wire::Backoff {
+                    base: Some(duration(25)),
+                    max: Some(duration(250)),
+                }),
+                budget: Some(wire::RetryBudget {
+                    percent: 20,
+                    interval: Some(duration(10_000)),
+                    min_retries_per_second: 10,
+                }),
+                body_limit_bytes: 65536,
+                honor_retry_after: true,
+            }),
+            split: Some(wire::Split {
+                backends: vec![wire::WeightedBackend {
+                    backend: 0,
+                    weight: 1,
+                    matches: vec![],
+                }],
+                sticky: Some(wire::Sticky {
+                    kind: Some(wire::sticky::Kind::Cookie(wire::StickyCookie {
+                        name: "weft-canary".into(),
+                        ttl: None,
+                    })),
+                }),
+                when_empty: wire::WhenEmpty::NextBackend.into(),
+            }),
+        }],
+        backends: vec![wire::Backend {
+            service: Some(cart()),
+            connect_timeout: Some(duration(1000)),
+            circuit_breaker: Some(wire::CircuitBreaker {
+                consecutive_failures: 5,
+                open_duration: Some(duration(30_000)),
+                max_open_duration: Some(duration(60_000)),
+                half_open_max_requests: 1,
+                half_open_success_threshold: 3,
+                max_ejection_percent: 50,
+                limits: Some(wire::Limits {
+                    max_requests: 7,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            load_balancer: Some(wire::LoadBalancer::default()),
+        }],
+    }
+}
+
+fn decode_target(target: wire::ServiceTarget) -> Result<super::ServiceTarget, String> {
+    let message = wire::Outbound {
+        target: Some(wire::outbound::Target::Service(target)),
+    };
+    match decode::outbound(&message).map_err(|error| error.to_string())? {
+        OutboundTarget::Service(target) => Ok(target.as_ref().clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_service_comes_through_whole() {
+    let decoded = decode_target(target()).unwrap();
+    assert_eq!(decoded.service.to_string(), "shop/cart:80");
+    assert_eq!(decoded.protocol, Protocol::Detect);
+    let route = &decoded.routes[0];
+    assert_eq!(route.timeouts.request, Some(Duration::from_secs(3)));
+    assert_eq!(route.timeouts.idle, None);
+    let retries = route.retries.as_ref().unwrap();
+    assert!(retries.on_reset && !retries.on_connect_failure);
+    assert_eq!(retries.budget.interval, Duration::from_secs(10));
+    assert!(route.split.next_when_empty);
+    assert!(matches!(
+        &route.split.sticky,
+        Some(Sticky::Cookie { ttl: None, .. })
+    ));
+    let breaker = decoded.backends[0].circuit_breaker.as_ref().unwrap();
+    assert_eq!(breaker.consecutive_failures, Some(5));
+    let limits = breaker.limits.unwrap();
+    assert_eq!(
+        (limits.max_requests, limits.max_connections),
+        (Some(7), None)
+    );
+}
+
+/// Spoils a good target in one place.
+type Spoil = fn(&mut wire::ServiceTarget);
+
+#[test]
+fn what_breaks_the_rules_is_refused_with_its_place() {
+    fn retries(target: &mut wire::ServiceTarget) -> &mut wire::Retries {
+        target.routes[0].retries.as_mut().unwrap()
+    }
+    fn split(target: &mut wire::ServiceTarget) -> &mut wire::Split {
+        target.routes[0].split.as_mut().unwrap()
+    }
+    fn breaker(target: &mut wire::ServiceTarget) -> &mut wire::CircuitBreaker {
+        target.backends[0].circuit_breaker.as_mut().unwrap()
+    }
+    let cases: [(&str, Spoil); 24] = [
+        ("service.service: missing", |it| it.service = None),
+        ("service.service.port: not from 1 to 65535", |it| {
+            it.service.as_mut().unwrap().port = 0;
+        }),
+        ("service.protocol: unknown value 9", |it| it.protocol = 9),
+        ("service.routes: missing", |it| it.routes.clear()),
+        ("service.routes[0].split: missing", |it| {
+            it.routes[0].split = None;
+        }),
+        ("service.routes[0].split.backends: missing", |it| {
+            split(it).backends.clear();
+        }),
+        (
+            "service.routes[0].split.backends[0].backend: no such backend",
+            |it| split(it).backends[0].backend = 1,
+        ),
+        (
+            "service.routes[0].split.when_empty: unknown value 5",
+            |it| {
+                split(it).when_empty = 5;
+            },
+        ),
+        ("service.routes[0].split.sticky.kind: missing", |it| {
+            split(it).sticky = Some(wire::Sticky { kind: None });
+        }),
+        ("service.routes[0].matches[0].method: not a method", |it| {
+            it.routes[0].matches[0].method = "GE T".into();
+        }),
+        (
+            "service.routes[0].matches[0].headers[0].name: not a header name in lower case",
+            |it| it.routes[0].matches[0].headers[0].name = "X-Canary".into(),
+        ),
+        (
+            "service.routes[0].matches[0].headers[0].value: not a header value",
+            |it| it.routes[0].matches[0].headers[0].value = "a\nb".into(),
+        ),
+        (
+            "service.routes[0].timeouts.request: a duration of zero",
+            |it| it.routes[0].timeouts.as_mut().unwrap().request = Some(duration(0)),
+        ),
+        (
+            "service.routes[0].timeouts.request: a duration out of range",
+            |it| {
+                it.routes[0].timeouts.as_mut().unwrap().request = Some(prost_types::Duration {
+                    seconds: -1,
+                    nanos: 0,
+                });
+            },
+        ),
+        ("service.routes[0].retries.budget: missing", |it| {
+            retries(it).budget = None;
+        }),
+        ("service.routes[0].retries.budget.interval: missing", |it| {
+            retries(it).budget.as_mut().unwrap().interval = None;
+        }),
+        (
+            "service.routes[0].retries.conditions[0]: unspecified",
+            |it| {
+                retries(it).conditions[0] = 0;
+            },
+        ),
+        (
+            "service.routes[0].retries.conditions[0]: unknown value 77",
+            |it| {
+                retries(it).conditions[0] = 77;
+            },
+        ),
+        (
+            "service.routes[0].retries.grpc_codes[0]: not a gRPC status",
+            |it| {
+                retries(it).grpc_codes[0] = 17;
+            },
+        ),
+        ("service.backends[0].connect_timeout: missing", |it| {
+            it.backends[0].connect_timeout = None;
+        }),
+        ("service.backends[0].load_balancer: missing", |it| {
+            it.backends[0].load_balancer = None;
+        }),
+        (
+            "service.backends[0].circuit_breaker.open_duration: missing",
+            |it| {
+                breaker(it).open_duration = None;
+            },
+        ),
+        (
+            "service.backends[0].circuit_breaker.half_open_max_requests: 0, where at least 1 is needed",
+            |it| breaker(it).half_open_max_requests = 0,
+        ),
+        (
+            "service.backends[0].circuit_breaker.max_ejection_percent: over 100",
+            |it| breaker(it).max_ejection_percent = 101,
+        ),
+    ];
+    for (reason, spoil) in cases {
+        let mut spoiled = target();
+        spoil(&mut spoiled);
+        assert_eq!(decode_target(spoiled).unwrap_err(), reason);
+    }
+}
+
+fn endpoint(ip: &[u8], port: u32) -> wire::Endpoint {
+    wire::Endpoint {
+        address: Some(wire::SocketAddress {
+            ip: ip.to_vec(),
+            port,
+        }),
+        spiffe_id: "spiffe://cluster.local/ns/shop/sa/cart".into(),
+        workload: "cart-1".into(),
+        namespace: "shop".into(),
+        weight: 1,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn endpoints() {
+    let decode = |endpoint| {
+        decode::endpoints(&wire::Endpoints {
+            endpoints: vec![endpoint],
+        })
+        .map_err(|error| error.to_string())
+    };
+    let good = decode(endpoint(&[10, 0, 0, 1], 80)).unwrap();
+    assert_eq!(good[0].address, "10.0.0.1:80".parse().unwrap());
+    let mapped = endpoint(
+        &"::ffff:10.0.0.1"
+            .parse::<std::net::Ipv6Addr>()
+            .unwrap()
+            .octets(),
+        80,
+    );
+    assert_eq!(decode(mapped).unwrap()[0].address, good[0].address);
+
+    let refused = |endpoint, reason: &str| assert_eq!(decode(endpoint).unwrap_err(), reason);
+    refused(
+        endpoint(&[1, 2, 3], 80),
+        "endpoints[0].address.ip: neither 4 nor 16 bytes",
+    );
+    refused(
+        endpoint(&[1, 2, 3, 4], 65536),
+        "endpoints[0].address.port: not from 1 to 65535",
+    );
+    let mut weightless = endpoint(&[1, 2, 3, 4], 80);
+    weightless.weight = 0;
+    refused(
+        weightless,
+        "endpoints[0].weight: 0, where at least 1 is needed",
+    );
+    let mut nobody = endpoint(&[1, 2, 3, 4], 80);
+    nobody.spiffe_id = "spiffe://".into();
+    assert!(
+        decode(nobody)
+            .unwrap_err()
+            .starts_with("endpoints[0].spiffe_id")
+    );
+}
+
+#[test]
+fn an_endpoint_target_may_belong_to_no_service() {
+    let mut policy = target();
+    policy.service = None;
+    let message = wire::Outbound {
+        target: Some(wire::outbound::Target::Endpoint(wire::EndpointTarget {
+            endpoint: Some(endpoint(&[10, 0, 0, 1], 8080)),
+            aliases: vec![wire::AuthorityAlias {
+                service: Some(cart()),
+                authorities: vec!["cart.shop:80".into(), "cart.shop".into()],
+            }],
+            policy: Some(policy),
+        })),
+    };
+    let OutboundTarget::Endpoint(target) = decode::outbound(&message).unwrap() else {
+        panic!("not an endpoint");
+    };
+    assert_eq!(target.policy.service.to_string(), "shop/:8080");
+    assert_eq!(target.aliases[0].1.len(), 2);
+}
+
+#[test]
+fn inbound() {
+    let mut message = wire::Inbound {
+        mtls: wire::MtlsMode::Strict.into(),
+        authorization: Some(wire::Authorization {
+            lists: vec![wire::AllowList {
+                entries: vec![wire::AllowEntry {
+                    principals: vec!["spiffe://a/ns/b/*".into(), "spiffe://a/ns/b/sa/c".into()],
+                    methods: vec!["GET".into()],
+                    paths: vec!["/cart".into()],
+                }],
+                audit: false,
+            }],
+        }),
+        probes: vec![wire::Probe {
+            path: "/health".into(),
+            method: "GET".into(),
+        }],
+        ..Default::default()
+    };
+    let policy = decode::inbound(&message).unwrap();
+    assert_eq!(policy.mtls, MtlsMode::Strict);
+    assert_eq!(
+        policy.authorization[0].entries[0].principals,
+        [
+            Principal::Prefix("spiffe://a/ns/b/".into()),
+            Principal::Exact("spiffe://a/ns/b/sa/c".into())
+        ]
+    );
+
+    message.authorization.as_mut().unwrap().lists.clear();
+    let error = decode::inbound(&message).unwrap_err().to_string();
+    assert_eq!(error, "authorization: no list");
+    message.authorization = None;
+    message.mtls = 0;
+    assert_eq!(
+        decode::inbound(&message).unwrap_err().to_string(),
+        "mtls: missing"
+    );
+}
+
+#[test]
+fn the_meshs_networks() {
+    let mut reply = wire::HelloReply {
+        trust_domain: "cluster.local".into(),
+        networks: vec!["10.0.0.0/8".into(), "fd00::/8".into()],
+        explicit_listeners: vec![wire::ExplicitListener {
+            address: "127.0.0.1:18080".into(),
+            ip: vec![10, 1, 0, 1],
+            port: 80,
+        }],
+        server_first_ports: vec![3306],
+    };
+    let info = decode::mesh_info(&reply).unwrap();
+    let inside = |text: &str| info.contains(text.parse::<IpAddr>().unwrap());
+    assert!(inside("10.9.8.7") && inside("::ffff:10.9.8.7") && inside("fd00::1"));
+    assert!(!inside("192.0.2.1") && !inside("2001:db8::1"));
+    let destination: SocketAddr = "10.1.0.1:80".parse().unwrap();
+    assert_eq!(info.explicit_listeners[0].destination, destination);
+
+    reply.networks.push("10.0.0.0/33".into());
+    let error = decode::mesh_info(&reply).unwrap_err().to_string();
+    assert!(error.starts_with("networks[2]: "), "{error}");
+}
+
+/// Decodes bytes as every message, and what comes out as the types of this process.
+fn survive(bytes: &[u8]) {
+    if let Ok(message) = wire::Outbound::decode(bytes) {
+        let _ = decode::outbound(&message);
+    }
+    if let Ok(message) = wire::Endpoints::decode(bytes) {
+        let _ = decode::endpoints(&message);
+    }
+    if let Ok(message) = wire::EndpointsDelta::decode(bytes) {
+        let _ = decode::endpoints_delta(&message);
+    }
+    if let Ok(message) = wire::Inbound::decode(bytes) {
+        let _ = decode::inbound(&message);
+    }
+    if let Ok(message) = wire::HelloReply::decode(bytes) {
+        let _ = decode::mesh_info(&message);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        survive(&bytes);
+    }
+
+    #[test]
+    fn damaged_messages_are_survived(
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        more in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let message = wire::Outbound {
+            target: Some(wire::outbound::Target::Service(target())),
+        };
+        let mut bytes = message.encode_to_vec();
+        for (at, byte) in more.into_iter().chain([(at, byte)]) {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        survive(&bytes);
+    }
+}

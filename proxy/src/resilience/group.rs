@@ -1,0 +1,674 @@
+//! A backend's endpoints, their breakers and the cap on ejections.
+//!
+//! Every change of a breaker's state happens under one lock per group, so that the cap holds for
+//! trips at the same instant; the lock is held over nothing else, and what requests read while all
+//! is well are atomics, which each change publishes.
+//!
+//! * At most `max_ejection_percent` of the endpoints are ejected (open or half-open) at once, but one
+//!   may be when there are two or more, and the last never is. What people forced open counts. When
+//!   the set shrinks below what the cap allows, those whose open period ends first are closed again.
+//! * Where no breaker of scope Endpoint is set, one that only sees connections takes its place: the
+//!   reconnect back-off of [`RECONNECT_MIN`] to [`RECONNECT_MAX`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::attempt::TryVerdict;
+use super::breaker::{Breaker, ProbeEligibility, State, Transition};
+use super::health::{Circuit, EndpointHealth, Gate};
+use crate::policy::{BalancerPolicy, BreakerPolicy, BreakerScope, EndpointInfo};
+
+/// The first reconnect back-off.
+pub const RECONNECT_MIN: Duration = Duration::from_secs(1);
+/// The longest reconnect back-off.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// The breaker that an endpoint has where policy gives it none: it opens at the first connection
+/// that fails and closes at the first that does not.
+static RECONNECT: BreakerPolicy = BreakerPolicy {
+    scope: BreakerScope::Endpoint,
+    consecutive_failures: Some(1),
+    error_rate: None,
+    failure_status_codes: Vec::new(),
+    open_duration: RECONNECT_MIN,
+    max_open_duration: RECONNECT_MAX,
+    half_open_max_requests: 1,
+    half_open_success_threshold: 1,
+    max_ejection_percent: 100,
+    limits: None,
+};
+
+/// How many of `endpoints` may be ejected at once.
+pub fn ejection_cap(endpoints: usize, percent: u32) -> usize {
+    if endpoints < 2 {
+        return 0;
+    }
+    (endpoints * percent as usize / 100).clamp(1, endpoints - 1)
+}
+
+/// One backend as this sidecar sees it.
+#[derive(Debug)]
+pub struct Group {
+    epoch: Instant,
+    pub(super) settings: ArcSwap<Settings>,
+    /// Endpoints that do not take every request.
+    pub(super) away: AtomicUsize,
+    /// When the next probe is due: for repeatable requests, and for others.
+    next_probe: AtomicU64,
+    next_late: AtomicU64,
+    /// Round robin.
+    pub(super) cursor: AtomicUsize,
+    pub(super) max_weight: AtomicU32,
+    pub(super) uniform: AtomicBool,
+    transitions: [AtomicU64; State::ALL.len()],
+    /// Scope Backend.
+    backend: Circuit,
+    slow: Mutex<Slow>,
+}
+
+/// What policy says.
+#[derive(Debug)]
+pub(super) struct Settings {
+    /// As it was given.
+    given: Option<BreakerPolicy>,
+    /// For every endpoint: the given one or the reconnect back-off.
+    endpoint: BreakerPolicy,
+    reconnect: bool,
+    pub(super) balancer: BalancerPolicy,
+}
+
+impl Settings {
+    fn new(given: Option<BreakerPolicy>, balancer: BalancerPolicy) -> Self {
+        let own = given
+            .as_ref()
+            .filter(|policy| policy.scope == BreakerScope::Endpoint);
+        Self {
+            reconnect: own.is_none(),
+            endpoint: own.cloned().unwrap_or_else(|| RECONNECT.clone()),
+            given,
+            balancer,
+        }
+    }
+
+    fn backend(&self) -> Option<&BreakerPolicy> {
+        self.given
+            .as_ref()
+            .filter(|policy| policy.scope == BreakerScope::Backend)
+    }
+
+    /// How many failures in a row make up a breaker's mind; `None` where nothing is to be found out.
+    pub(super) fn evidence(&self) -> Option<u32> {
+        if self.reconnect {
+            return None;
+        }
+        let by_rate = self.endpoint.error_rate.map(|rate| rate.min_requests);
+        self.endpoint.consecutive_failures.or(by_rate)
+    }
+}
+
+#[derive(Debug)]
+struct Slow {
+    members: BTreeMap<SocketAddr, Member>,
+    next_id: u64,
+    ejected: usize,
+    forced_open: usize,
+    backend: Breaker,
+}
+
+#[derive(Debug)]
+struct Member {
+    id: u64,
+    health: Weak<EndpointHealth>,
+    breaker: Breaker,
+}
+
+/// What people act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Every breaker of the backend.
+    All,
+    /// The backend's own.
+    Backend,
+    /// One endpoint's.
+    Endpoint(SocketAddr),
+}
+
+/// One breaker for people and metrics.
+#[derive(Clone, Debug)]
+pub struct BreakerView {
+    /// Whose; `None` is the backend's own.
+    pub endpoint: Option<SocketAddr>,
+    /// Its state.
+    pub state: State,
+    /// Whether this is the reconnect back-off and no breaker of policy's.
+    pub reconnect: bool,
+    /// When it came to its state.
+    pub since: Instant,
+    /// Failures in a row, while closed.
+    pub consecutive_failures: u32,
+    /// When its open period ends.
+    pub open_until: Option<Instant>,
+}
+
+/// Fail fast: the backend's breaker is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the backend's breaker is open")]
+pub struct CircuitOpen;
+
+impl Group {
+    /// A backend without endpoints.
+    pub fn new(
+        now: Instant,
+        breaker: Option<BreakerPolicy>,
+        balancer: BalancerPolicy,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            epoch: now,
+            settings: ArcSwap::from_pointee(Settings::new(breaker, balancer)),
+            away: AtomicUsize::new(0),
+            next_probe: AtomicU64::new(u64::MAX),
+            next_late: AtomicU64::new(u64::MAX),
+            cursor: AtomicUsize::new(0),
+            max_weight: AtomicU32::new(1),
+            uniform: AtomicBool::new(true),
+            transitions: Default::default(),
+            backend: Circuit::new(),
+            slow: Mutex::new(Slow {
+                members: BTreeMap::new(),
+                next_id: 0,
+                ejected: 0,
+                forced_open: 0,
+                backend: Breaker::new(now),
+            }),
+        })
+    }
+
+    /// Takes a new policy. An equal breaker stanza keeps all state; a changed one resets the
+    /// breakers, but not what people forced.
+    pub fn set_policy(
+        &self,
+        now: Instant,
+        breaker: Option<BreakerPolicy>,
+        balancer: BalancerPolicy,
+    ) {
+        let mut slow = self.slow.lock();
+        let changed = self.settings.load().given != breaker;
+        self.settings
+            .store(Arc::new(Settings::new(breaker, balancer)));
+        if !changed {
+            return;
+        }
+        for member in slow.members.values_mut() {
+            reset_unforced(&mut member.breaker, now);
+            if let Some(health) = member.health.upgrade() {
+                health.circuit.tripwire.reset();
+            }
+        }
+        reset_unforced(&mut slow.backend, now);
+        self.backend.tripwire.reset();
+        self.publish(&mut slow);
+    }
+
+    /// Takes a new endpoint set and answers with the health of each, in the order given. An address
+    /// that was there keeps its own for as long as the caller has kept it.
+    pub fn set_endpoints(
+        self: &Arc<Self>,
+        now: Instant,
+        endpoints: &[EndpointInfo],
+    ) -> Vec<Arc<EndpointHealth>> {
+        let mut slow = self.slow.lock();
+        let mut before = std::mem::take(&mut slow.members);
+        let mut healths = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let address = endpoint.address;
+            if let Some(twin) = slow.members.get(&address).and_then(|m| m.health.upgrade()) {
+                healths.push(twin);
+                continue;
+            }
+            let kept = before
+                .remove(&address)
+                .and_then(|member| Some((member.health.upgrade()?, member)));
+            let (health, member) = kept.unwrap_or_else(|| {
+                slow.next_id += 1;
+                let health = Arc::new(EndpointHealth::new(self.clone(), address, slow.next_id));
+                let member = Member {
+                    id: slow.next_id,
+                    health: Arc::downgrade(&health),
+                    breaker: Breaker::new(now),
+                };
+                (health, member)
+            });
+            slow.members.insert(address, member);
+            healths.push(health);
+        }
+        self.set_weights(endpoints);
+        self.uneject(&mut slow, now);
+        healths
+    }
+
+    /// Asks the breaker of scope Backend to let a try pass. Without one it always does.
+    pub fn enter(self: &Arc<Self>, now: Instant) -> Result<BackendPermit, CircuitOpen> {
+        let gate = self.backend.gate();
+        if gate.state().is_passing() {
+            return Ok(BackendPermit::new(self.clone(), gate, false));
+        }
+        // Whether a request could be repeated makes no difference: there is nowhere else to go.
+        if self.backend.probe_at.load(Ordering::Relaxed) > self.nanos(now) {
+            return Err(CircuitOpen);
+        }
+        let settings = self.settings.load();
+        let policy = settings.backend().ok_or(CircuitOpen)?;
+        let mut slow = self.slow.lock();
+        let (started, transition) = slow.backend.start_probe(now, ProbeEligibility::Yes, policy);
+        self.count(transition);
+        self.publish_backend(&slow.backend, policy);
+        if !started {
+            return Err(CircuitOpen);
+        }
+        let gate = Gate::new(slow.backend.generation(), State::HalfOpen);
+        Ok(BackendPermit::new(self.clone(), gate, true))
+    }
+
+    /// Resets to closed, and begins counting anew; forced states end too. `false` when there is no
+    /// such endpoint.
+    pub fn reset(&self, now: Instant, target: Target) -> bool {
+        self.force(now, target, State::Closed)
+    }
+
+    /// Nothing passes until somebody resets it.
+    pub fn force_open(&self, now: Instant, target: Target) -> bool {
+        self.force(now, target, State::ForcedOpen)
+    }
+
+    /// Everything passes until somebody resets it.
+    pub fn force_closed(&self, now: Instant, target: Target) -> bool {
+        self.force(now, target, State::ForcedClosed)
+    }
+
+    /// Every breaker: the backend's own where policy or people gave it one, then the endpoints' by
+    /// address.
+    pub fn states(&self) -> Vec<BreakerView> {
+        let settings = self.settings.load();
+        let slow = self.slow.lock();
+        let has_backend = settings.backend().is_some() || slow.backend.state() != State::Closed;
+        let backend = has_backend.then(|| BreakerView {
+            endpoint: None,
+            state: slow.backend.state(),
+            reconnect: false,
+            since: slow.backend.since(),
+            consecutive_failures: self.backend.tripwire.consecutive(),
+            open_until: slow.backend.open_until(),
+        });
+        let endpoints = slow.members.iter().map(|(address, member)| BreakerView {
+            endpoint: Some(*address),
+            state: member.breaker.state(),
+            reconnect: settings.reconnect,
+            since: member.breaker.since(),
+            consecutive_failures: member
+                .health
+                .upgrade()
+                .map_or(0, |health| health.consecutive_failures()),
+            open_until: member.breaker.open_until(),
+        });
+        backend.into_iter().chain(endpoints).collect()
+    }
+
+    /// How often a breaker of this group came to each state, in the order of [`State::ALL`]; the
+    /// reconnect back-off included. Removed endpoints stay counted.
+    pub fn transitions(&self) -> [(State, u64); State::ALL.len()] {
+        State::ALL.map(|state| {
+            let count = self.transitions[state as usize].load(Ordering::Relaxed);
+            (state, count)
+        })
+    }
+
+    /// Endpoints that do not take every request at the moment.
+    pub fn away(&self) -> usize {
+        self.away.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn millis(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.epoch).as_millis() as u32
+    }
+
+    /// Whether some endpoint may be due for a probe.
+    pub(super) fn is_probe_due(&self, now: u64, eligibility: ProbeEligibility) -> bool {
+        let next = match eligibility {
+            ProbeEligibility::No => return false,
+            ProbeEligibility::Yes => &self.next_probe,
+            ProbeEligibility::Late => &self.next_late,
+        };
+        next.load(Ordering::Relaxed) <= now
+    }
+
+    pub(super) fn start_probe(
+        &self,
+        health: &EndpointHealth,
+        now: Instant,
+        eligibility: ProbeEligibility,
+    ) -> Option<Gate> {
+        let settings = self.settings.load();
+        let mut slow = self.slow.lock();
+        let member = slow.member(health)?;
+        let (started, transition) =
+            member
+                .breaker
+                .start_probe(now, eligibility, &settings.endpoint);
+        let gate = Gate::new(member.breaker.generation(), member.breaker.state());
+        self.count(transition);
+        self.publish(&mut slow);
+        started.then_some(gate)
+    }
+
+    pub(super) fn finish_probe(
+        &self,
+        health: &EndpointHealth,
+        gate: Gate,
+        now: Instant,
+        verdict: TryVerdict,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Transition> {
+        let settings = self.settings.load();
+        let verdict = settings.endpoint_verdict(verdict);
+        let mut slow = self.slow.lock();
+        let transition = slow.member(health)?.breaker.finish_probe(
+            gate.generation(),
+            now,
+            verdict,
+            &settings.endpoint,
+            rng,
+        );
+        if transition.is_some() {
+            health.circuit.tripwire.reset();
+        }
+        self.count(transition);
+        self.publish(&mut slow);
+        transition
+    }
+
+    pub(super) fn release_probe(&self, health: &EndpointHealth, gate: Gate) {
+        let mut slow = self.slow.lock();
+        if let Some(member) = slow.member(health) {
+            member.breaker.release_probe(gate.generation());
+            self.publish(&mut slow);
+        }
+    }
+
+    /// Counts the result of a try that was no probe.
+    pub(super) fn record(
+        &self,
+        health: &EndpointHealth,
+        gate: Gate,
+        now: Instant,
+        verdict: TryVerdict,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Transition> {
+        // Results of an earlier life of the breaker say nothing about this one.
+        if gate.state() != State::Closed || gate != health.circuit.gate() {
+            return None;
+        }
+        let settings = self.settings.load();
+        let failed = match settings.endpoint_verdict(verdict) {
+            TryVerdict::Neutral => return None,
+            verdict => verdict.is_failure(),
+        };
+        let policy = &settings.endpoint;
+        let tripwire = &health.circuit.tripwire;
+        if !tripwire.record(self.nanos(now), failed, policy) {
+            return None;
+        }
+
+        let mut slow = self.slow.lock();
+        let room = slow.room(policy);
+        let ejected = slow.ejected;
+        let member = slow.member(health)?;
+        if ejected >= room || member.breaker.generation() != gate.generation() {
+            return None;
+        }
+        let transition = member.breaker.trip(now, policy, rng);
+        self.count(transition);
+        self.publish(&mut slow);
+        transition
+    }
+
+    fn force(&self, now: Instant, target: Target, state: State) -> bool {
+        let mut slow = self.slow.lock();
+        let mut found = false;
+        for (address, member) in &mut slow.members {
+            if target != Target::All && target != Target::Endpoint(*address) {
+                continue;
+            }
+            found = true;
+            self.count(member.breaker.force(state, now));
+            if let Some(health) = member.health.upgrade() {
+                health.circuit.tripwire.reset();
+            }
+        }
+        // Forcing everything open stops the endpoints; the backend's own would only hide them.
+        let resets_all = target == Target::All && state == State::Closed;
+        if target == Target::Backend || resets_all {
+            found = true;
+            self.count(slow.backend.force(state, now));
+            self.backend.tripwire.reset();
+        }
+        self.uneject(&mut slow, now);
+        found || target == Target::All
+    }
+
+    /// Closes what the cap no longer allows to be ejected, and publishes.
+    fn uneject(&self, slow: &mut Slow, now: Instant) {
+        let settings = self.settings.load();
+        slow.recount();
+        while slow.ejected > slow.room(&settings.endpoint) {
+            let first = slow
+                .members
+                .values_mut()
+                .filter(|member| member.breaker.state().is_ejected())
+                .min_by_key(|member| member.breaker.open_until());
+            let Some(member) = first else { break };
+            self.count(member.breaker.force(State::Closed, now));
+            if let Some(health) = member.health.upgrade() {
+                health.circuit.tripwire.reset();
+            }
+            slow.recount();
+        }
+        self.publish(slow);
+    }
+
+    fn set_weights(&self, endpoints: &[EndpointInfo]) {
+        let weights = || endpoints.iter().map(|endpoint| endpoint.weight.max(1));
+        let max = weights().max().unwrap_or(1);
+        let uniform = weights().all(|weight| weight == max);
+        self.max_weight.store(max, Ordering::Relaxed);
+        self.uniform.store(uniform, Ordering::Relaxed);
+    }
+
+    fn count(&self, transition: Option<Transition>) {
+        if let Some(transition) = transition {
+            self.transitions[transition.to as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes the atomics say what the breakers do.
+    fn publish(&self, slow: &mut Slow) {
+        let settings = self.settings.load();
+        slow.recount();
+        let (mut away, mut next_probe, mut next_late) = (0, u64::MAX, u64::MAX);
+        for member in slow.members.values() {
+            let Some(health) = member.health.upgrade() else {
+                continue;
+            };
+            let due = |eligibility| {
+                member
+                    .breaker
+                    .probe_at(eligibility, &settings.endpoint)
+                    .map_or(u64::MAX, |at| self.nanos(at))
+            };
+            let (probe_at, late_at) = (due(ProbeEligibility::Yes), due(ProbeEligibility::Late));
+            let circuit = &health.circuit;
+            circuit.probe_at.store(probe_at, Ordering::Relaxed);
+            circuit.late_at.store(late_at, Ordering::Relaxed);
+            circuit.set_gate(member.breaker.generation(), member.breaker.state());
+            away += usize::from(!member.breaker.state().is_passing());
+            next_probe = next_probe.min(probe_at);
+            next_late = next_late.min(late_at);
+        }
+        self.away.store(away, Ordering::Relaxed);
+        self.next_probe.store(next_probe, Ordering::Relaxed);
+        self.next_late.store(next_late, Ordering::Relaxed);
+        let policy = settings.backend().unwrap_or(&RECONNECT);
+        self.publish_backend(&slow.backend, policy);
+    }
+
+    fn publish_backend(&self, breaker: &Breaker, policy: &BreakerPolicy) {
+        let at = breaker
+            .probe_at(ProbeEligibility::Yes, policy)
+            .map_or(u64::MAX, |at| self.nanos(at));
+        self.backend.probe_at.store(at, Ordering::Relaxed);
+        self.backend.set_gate(breaker.generation(), breaker.state());
+    }
+}
+
+impl Settings {
+    /// The reconnect back-off only sees whether a connection came about.
+    fn endpoint_verdict(&self, verdict: TryVerdict) -> TryVerdict {
+        match verdict {
+            TryVerdict::Failure if self.reconnect => TryVerdict::Success,
+            verdict => verdict,
+        }
+    }
+}
+
+impl Slow {
+    fn member(&mut self, health: &EndpointHealth) -> Option<&mut Member> {
+        self.members
+            .get_mut(&health.address)
+            .filter(|member| member.id == health.id)
+    }
+
+    /// How many may be ejected, beside what people forced open.
+    fn room(&self, policy: &BreakerPolicy) -> usize {
+        ejection_cap(self.members.len(), policy.max_ejection_percent)
+            .saturating_sub(self.forced_open)
+    }
+
+    fn recount(&mut self) {
+        let count = |wanted: fn(State) -> bool| {
+            let states = self.members.values().map(|member| member.breaker.state());
+            states.filter(|state| wanted(*state)).count()
+        };
+        (self.ejected, self.forced_open) = (
+            count(State::is_ejected),
+            count(|state| state == State::ForcedOpen),
+        );
+    }
+}
+
+fn reset_unforced(breaker: &mut Breaker, now: Instant) {
+    if breaker.state().is_ejected() {
+        breaker.force(State::Closed, now);
+    }
+}
+
+/// One try under a breaker of scope Backend. Dropping it without a result says nothing.
+#[derive(Debug)]
+pub struct BackendPermit {
+    group: Arc<Group>,
+    gate: Gate,
+    probe: bool,
+    observed: bool,
+}
+
+impl BackendPermit {
+    fn new(group: Arc<Group>, gate: Gate, probe: bool) -> Self {
+        Self {
+            group,
+            gate,
+            probe,
+            observed: false,
+        }
+    }
+
+    /// Whether this is a probe.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// The try's result. Counts once.
+    pub fn observe(
+        &mut self,
+        now: Instant,
+        verdict: TryVerdict,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Transition> {
+        if std::mem::replace(&mut self.observed, true) {
+            return None;
+        }
+        let group = &self.group;
+        let settings = group.settings.load();
+        let policy = settings.backend()?;
+        if self.probe {
+            let mut slow = group.slow.lock();
+            let generation = self.gate.generation();
+            let transition = slow
+                .backend
+                .finish_probe(generation, now, verdict, policy, rng);
+            return self.publish(&slow.backend, transition, policy);
+        }
+        if verdict == TryVerdict::Neutral
+            || self.gate.state() != State::Closed
+            || self.gate != group.backend.gate()
+        {
+            return None;
+        }
+        let tripwire = &group.backend.tripwire;
+        if !tripwire.record(group.nanos(now), verdict.is_failure(), policy) {
+            return None;
+        }
+        let mut slow = group.slow.lock();
+        if slow.backend.generation() != self.gate.generation() {
+            return None;
+        }
+        let transition = slow.backend.trip(now, policy, rng);
+        self.publish(&slow.backend, transition, policy)
+    }
+
+    fn publish(
+        &self,
+        breaker: &Breaker,
+        transition: Option<Transition>,
+        policy: &BreakerPolicy,
+    ) -> Option<Transition> {
+        if transition.is_some() {
+            self.group.backend.tripwire.reset();
+        }
+        self.group.count(transition);
+        self.group.publish_backend(breaker, policy);
+        transition
+    }
+}
+
+impl Drop for BackendPermit {
+    fn drop(&mut self) {
+        if !self.probe || self.observed {
+            return;
+        }
+        let settings = self.group.settings.load();
+        let Some(policy) = settings.backend() else {
+            return;
+        };
+        let mut slow = self.group.slow.lock();
+        slow.backend.release_probe(self.gate.generation());
+        self.group.publish_backend(&slow.backend, policy);
+    }
+}

@@ -1,0 +1,73 @@
+//! Every metric family that a sidecar shows: its name, its kind and what it means.
+//!
+//! A family is written either through handles or by collectors, never by both: two parts of one
+//! family would stand under two `TYPE` lines, which scrapers refuse.
+
+/// What the values of a family are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Counts per bucket.
+    Histogram,
+}
+
+impl Kind {
+    /// The word after `TYPE`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric family.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// What it means, one line.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($all:ident: $($family:ident = $kind:ident $name:literal $help:literal;)*) => {
+        $(#[doc = $help] pub static $family: Family = Family { name: $name, kind: Kind::$kind, help: $help };)*
+        /// All of this group.
+        pub static $all: &[&Family] = &[$(&$family),*];
+    };
+}
+
+families! { HANDLED:
+    REQUESTS = Counter "weft_requests_total" "Requests by how they ended.";
+    REQUEST_DURATION = Histogram "weft_request_duration_seconds" "Time from the first byte of the request to the last byte of the response.";
+    RETRIES = Counter "weft_retries_total" "Further tries of requests: sent, or given up and why.";
+    TCP_CONNECTIONS = Counter "weft_tcp_connections_total" "Opaque connections by how they ended.";
+    TCP_OPEN = Gauge "weft_tcp_open_connections" "Opaque connections that are open now.";
+    TCP_READ = Counter "weft_tcp_read_bytes_total" "Bytes read from the peers that opened opaque connections.";
+    TCP_WRITE = Counter "weft_tcp_write_bytes_total" "Bytes written to the peers that opened opaque connections.";
+    TLS_HANDSHAKES = Counter "weft_tls_handshakes_total" "Mesh TLS handshakes by result.";
+    CERTIFICATE_EXPIRY = Gauge "weft_certificate_expiry_timestamp_seconds" "When this workload's certificate expires, in seconds since the Unix epoch.";
+    DISCOVERY_CONNECTED = Gauge "weft_discovery_connected" "Whether the discovery stream to the control plane stands.";
+    PLAINTEXT_EXEMPT = Counter "weft_plaintext_exempt_total" "Plaintext requests that passed a strict port because they are declared probes or paths.";
+    PANICS = Counter "weft_panics_total" "Tasks of this process that panicked; each is a bug.";
+    LIMIT_HITS = Counter "weft_limit_hits_total" "Times that a bound of this process was hit, by its name.";
+}
+
+families! { COLLECTED:
+    BREAKER_STATE = Gauge "weft_circuit_breaker_state" "1 for the state that a circuit breaker is in, 0 for the others.";
+    BREAKER_TRANSITIONS = Counter "weft_circuit_breaker_transitions_total" "Changes of state of a backend's circuit breakers.";
+    ENDPOINTS = Gauge "weft_endpoints" "Endpoints of a backend by state.";
+    CONFIG_AGE = Gauge "weft_config_age_seconds" "Seconds since the configuration was last known to be current; 0 while the discovery stream stands.";
+    BUILD_INFO = Gauge "weft_build_info" "Always 1; the labels say what runs.";
+    PROCESS_CPU = Counter "process_cpu_seconds_total" "Processor time that the process used, user and system.";
+    PROCESS_MEMORY = Gauge "process_resident_memory_bytes" "Memory of the process that is resident.";
+    PROCESS_FDS = Gauge "process_open_fds" "Open file descriptors of the process.";
+    PROCESS_START = Gauge "process_start_time_seconds" "When the process started, in seconds since the Unix epoch.";
+}

@@ -1,0 +1,51 @@
+//! Counting further tries.
+
+use metrics::Counter;
+
+/// What became of a wish to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryResult {
+    /// Another try was made.
+    Sent,
+    /// The budget is spent.
+    BudgetExhausted,
+    /// The body was too large to keep, or is gone.
+    NotReplayable,
+    /// The request's time would be over before the next try.
+    Deadline,
+}
+
+impl RetryResult {
+    /// Every result, in the order of the enum.
+    pub const ALL: [Self; 4] = [
+        Self::Sent,
+        Self::BudgetExhausted,
+        Self::NotReplayable,
+        Self::Deadline,
+    ];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::NotReplayable => "not_replayable",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+/// Counts the retries of one (service, route, backend). Cheap to clone.
+#[derive(Clone)]
+pub struct RetryCounters([Counter; RetryResult::ALL.len()]);
+
+impl RetryCounters {
+    pub(super) fn new(make: impl Fn(RetryResult) -> Counter) -> Self {
+        Self(RetryResult::ALL.map(make))
+    }
+
+    /// Counts one.
+    pub fn record(&self, result: RetryResult) {
+        self.0[result as usize].increment(1);
+    }
+}
