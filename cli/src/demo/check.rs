@@ -14,7 +14,7 @@ const EXPECTED_WIDTH: usize = 20;
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Unit {
+pub(super) enum Unit {
     /// Things, by the piece.
     Count,
     /// Milliseconds.
@@ -27,31 +27,31 @@ pub enum Unit {
 
 /// The numbers that are as expected, bounds included.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Expected {
+pub(super) struct Expected {
     /// The least, where there is one.
-    pub least: Option<f64>,
+    pub(super) least: Option<f64>,
     /// The most, where there is one.
-    pub most: Option<f64>,
+    pub(super) most: Option<f64>,
 }
 
 /// One measured line.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Check {
+pub(super) struct Check {
     /// The act that it belongs to.
-    pub act: &'static str,
+    pub(super) act: &'static str,
     /// What was measured.
-    pub what: String,
+    pub(super) what: String,
     /// The number; `None` where what was waited for did not come.
-    pub value: Option<f64>,
+    pub(super) value: Option<f64>,
     /// What the number counts.
-    pub unit: Unit,
+    pub(super) unit: Unit,
     /// What was expected of it.
-    pub expected: Expected,
+    pub(super) expected: Expected,
 }
 
 impl Expected {
     /// This number.
-    pub fn exactly(number: impl Into<f64>) -> Self {
+    pub(super) fn exactly(number: impl Into<f64>) -> Self {
         let number = Some(number.into());
         Self {
             least: number,
@@ -60,7 +60,7 @@ impl Expected {
     }
 
     /// This number or more.
-    pub fn at_least(least: impl Into<f64>) -> Self {
+    pub(super) fn at_least(least: impl Into<f64>) -> Self {
         Self {
             least: Some(least.into()),
             most: None,
@@ -68,7 +68,7 @@ impl Expected {
     }
 
     /// This number or less.
-    pub fn at_most(most: impl Into<f64>) -> Self {
+    pub(super) fn at_most(most: impl Into<f64>) -> Self {
         Self {
             least: None,
             most: Some(most.into()),
@@ -76,7 +76,7 @@ impl Expected {
     }
 
     /// A number between these, or one of them.
-    pub fn between(least: impl Into<f64>, most: impl Into<f64>) -> Self {
+    pub(super) fn between(least: impl Into<f64>, most: impl Into<f64>) -> Self {
         Self {
             least: Some(least.into()),
             most: Some(most.into()),
@@ -85,7 +85,7 @@ impl Expected {
 
     /// A share of `percent` as `answers` random choices show it: within four standard deviations,
     /// which chance leaves once in 16,000 times.
-    pub fn share(percent: f64, answers: u64) -> Self {
+    pub(super) fn share(percent: f64, answers: u64) -> Self {
         let share = percent / 100.0;
         let deviation = (share * (1.0 - share) / answers.max(1) as f64).sqrt();
         let room = 400.0 * deviation;
@@ -131,12 +131,12 @@ impl Unit {
 
 impl Check {
     /// Whether it is as expected.
-    pub fn is_ok(&self) -> bool {
+    pub(super) fn is_ok(&self) -> bool {
         self.value.is_some_and(|value| self.expected.holds(value))
     }
 
     /// The number in words.
-    pub fn measured(&self) -> String {
+    pub(super) fn measured(&self) -> String {
         match self.value {
             Some(value) => self.unit.text(value),
             None => "never seen".to_owned(),
@@ -144,7 +144,7 @@ impl Check {
     }
 
     /// What was expected, in words.
-    pub fn expectation(&self) -> String {
+    pub(super) fn expectation(&self) -> String {
         self.expected.text(self.unit)
     }
 

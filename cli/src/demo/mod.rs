@@ -93,6 +93,8 @@ pub fn run(options: &Options) -> ExitCode {
 async fn until_told(options: &Options, sandbox: &Sandbox) -> ExitCode {
     let mut demo = pin!(demo(options, sandbox));
     tokio::select! {
+        // First: under `--keep` it has its own way to end.
+        biased;
         code = &mut demo => code,
         () = told_to_end() => ExitCode::from(INTERRUPTED),
     }

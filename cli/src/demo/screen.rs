@@ -17,7 +17,7 @@ const ERASE_BELOW: &str = "\r\x1b[J";
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paint {
+pub(super) struct Paint {
     colours: bool,
 }
 
@@ -41,7 +41,7 @@ enum Out {
 
 impl Paint {
     /// No colours.
-    pub const fn plain() -> Self {
+    pub(super) const fn plain() -> Self {
         Self { colours: false }
     }
 
