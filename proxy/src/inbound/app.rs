@@ -35,6 +35,7 @@ pub(crate) struct Apps {
     dialer: Dialer,
     pools: PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>,
     pools_dropped: Counter,
+    spare_source: Counter,
 }
 
 #[derive(Clone)]
@@ -46,14 +47,35 @@ enum AppPool {
 struct AppConnector {
     dialer: Dialer,
     address: SocketAddr,
+    spare_source: Counter,
 }
 
 impl Apps {
-    pub(crate) fn new(dialer: Dialer, workers: usize, pools_dropped: Counter) -> Self {
+    /// No pool yet. `pools_dropped` counts that there were too many, `spare_source` that source
+    /// ports had run out.
+    pub(crate) fn new(
+        dialer: Dialer,
+        workers: usize,
+        pools_dropped: Counter,
+        spare_source: Counter,
+    ) -> Self {
+        let pools = PerWorker::new(workers, |_| Mutex::default());
         Self {
             dialer,
-            pools: PerWorker::new(workers, |_| Mutex::default()),
+            pools,
             pools_dropped,
+            spare_source,
+        }
+    }
+
+    /// Closes connections of this worker that have been idle for too long.
+    pub(crate) fn sweep(&self) {
+        let pools: Vec<AppPool> = self.pools.here().lock().values().cloned().collect();
+        for pool in pools {
+            match pool {
+                AppPool::Http1(pool) => pool.sweep(),
+                AppPool::Http2(pool) => pool.sweep(),
+            }
         }
     }
 
@@ -86,6 +108,7 @@ impl Apps {
             let connector = AppConnector {
                 dialer: self.dialer,
                 address,
+                spare_source: self.spare_source.clone(),
             };
             match version {
                 Version::Http1 => AppPool::Http1(H1Pool::new(connector, PoolOptions::PLAIN)),
@@ -100,9 +123,9 @@ impl Connect for AppConnector {
     type Io = Io;
 
     fn connect(&self) -> BoxFuture<Result<Io, Failure>> {
-        let (dialer, address) = (self.dialer, self.address);
+        let (dialer, address, spare) = (self.dialer, self.address, self.spare_source.clone());
         Box::pin(async move {
-            let (connection, _spare) = dial(dialer, address, APP_CONNECT_LIMIT).await?;
+            let connection = dial(dialer, address, APP_CONNECT_LIMIT, &spare).await?;
             Ok(connection.into())
         })
     }
@@ -119,20 +142,27 @@ impl Connect for AppConnector {
     }
 }
 
-/// Connects to the application. Returns whether the spare source address was needed.
+/// Connects to the application. `spare_source` counts that the spare source address was needed.
 pub(crate) async fn dial(
     dialer: Dialer,
     address: SocketAddr,
     limit: Duration,
-) -> Result<(TcpStream, bool), Failure> {
-    match timeout(limit, dialer.dial_app(address)).await {
-        Ok(Ok(dialled)) => Ok(dialled),
-        Ok(Err(error)) => Err(refused(error)),
-        Err(_) => Err(Failure::never(
+    spare_source: &Counter,
+) -> Result<TcpStream, Failure> {
+    let late = || {
+        Failure::never(
             Outcome::ConnectTimeout,
             "the application took no connection",
-        )),
+        )
+    };
+    let dialled = timeout(limit, dialer.dial_app(address))
+        .await
+        .map_err(|_| late())?;
+    let (connection, spare) = dialled.map_err(refused)?;
+    if spare {
+        spare_source.increment(1);
     }
+    Ok(connection)
 }
 
 /// Methods whose repetition does no harm (RFC 9110 section 9.2.2).
