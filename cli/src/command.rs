@@ -88,18 +88,13 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             println!("weft {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        Command::Internal(Internal::Proxy(rest)) => proxy(rest),
+        Command::Internal(Internal::Proxy(rest)) => weft_proxy::app::main(rest.of("weft-proxy")),
         Command::Internal(Internal::ControlPlane(rest)) => {
             weft_control_plane::app::main(rest.of("weft-control-plane"))
         }
         Command::Internal(Internal::App(rest)) => weft_sandbox::app::main(rest.of("weft-app")),
         Command::Internal(Internal::Init(args)) => interception::run(&args),
     }
-}
-
-fn proxy(rest: Rest) -> ExitCode {
-    drop(rest.of("weft-proxy"));
-    ExitCode::FAILURE
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ enum Out {
 
 impl Paint {
     /// No colours.
+    #[cfg(test)]
     pub(super) const fn plain() -> Self {
         Self { colours: false }
     }

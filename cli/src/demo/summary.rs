@@ -236,14 +236,10 @@ mod tests {
     fn json_has_a_stable_shape() {
         let why = "not allowed".to_owned();
         let mut summary = Summary::new(&Mode::Root { why });
-        let report = Report {
-            sent: 3,
-            answered: 2,
-            failed: 1,
-            statuses: BTreeMap::from([(200, 1), (504, 1)]),
-            failures: BTreeMap::from([("reset".to_owned(), 1)]),
-            ..Report::default()
-        };
+        let mut report = Report::default();
+        (report.sent, report.answered, report.failed) = (3, 2, 1);
+        report.statuses = BTreeMap::from([(200, 1), (504, 1)]);
+        report.failures = BTreeMap::from([("reset".to_owned(), 1)]);
         summary.add(&report);
         summary.push(check("one", 0.0));
         let mut json = summary.json();
