@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::http::{Method, Request, Response};
+use http_body::Body as _;
 use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -80,21 +81,41 @@ impl Apps {
     }
 
     /// Sends a request to the application.
+    ///
+    /// What may be sent twice, and has no body, is sent once more where a connection that was kept
+    /// open broke under it: the application closed it as idle, or it would break again.
     pub(crate) async fn send(
         &self,
         address: SocketAddr,
         version: Version,
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, TryError> {
-        let must_be_sent_once = !is_idempotent(request.method());
-        let options = SendOptions {
-            max_idle_age: must_be_sent_once.then_some(FRESH_ENOUGH),
-            probe_before_write: must_be_sent_once,
-            progress: None,
-        };
-        match self.pool(address, version) {
-            AppPool::Http1(pool) => pool.send(request, options).await,
-            AppPool::Http2(pool) => pool.send(request, options).await,
+        let pool = self.pool(address, version);
+        let repeatable = request.body().is_end_stream() && is_idempotent(request.method());
+        if !repeatable || version == Version::Http2 {
+            let options = SendOptions {
+                max_idle_age: Some(FRESH_ENOUGH),
+                probe_before_write: true,
+                progress: None,
+            };
+            return pool.send(request, options).await;
+        }
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head.clone(), body);
+        match pool.send(request, SendOptions::default()).await {
+            Err(TryError {
+                reused: true,
+                failure,
+                ..
+            }) if failure.outcome == Outcome::Reset => {
+                let again = Request::from_parts(head, RequestBody::Empty);
+                let fresh = SendOptions {
+                    max_idle_age: Some(Duration::ZERO),
+                    ..SendOptions::default()
+                };
+                pool.send(again, fresh).await
+            }
+            result => result,
         }
     }
 
@@ -116,6 +137,19 @@ impl Apps {
             }
         });
         pool.clone()
+    }
+}
+
+impl AppPool {
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+        options: SendOptions,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        match self {
+            Self::Http1(pool) => pool.send(request, options).await,
+            Self::Http2(pool) => pool.send(request, options).await,
+        }
     }
 }
 

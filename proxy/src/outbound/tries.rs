@@ -185,7 +185,15 @@ impl Tries<'_> {
                 let answer = read(&response, endpoint.tls() == Tls::Mutual);
                 Tried::Answered(Box::new(response), answer)
             }
-            Ok(Err(error)) => Tried::Failed(error),
+            Ok(Err(mut error)) => {
+                // A kept connection of a peer that is no sidecar, which may have closed it as idle
+                // just then: for what may be sent twice that is as good as never sent.
+                let stale = error.reused && endpoint.tls() != Tls::Mutual;
+                if stale && course.idempotent && error.failure.outcome == Outcome::Reset {
+                    error.failure.processed = Processed::Never;
+                }
+                Tried::Failed(error)
+            }
             Err(_) if deadline == self.deadline => Tried::Failed(out_of_time().into()),
             Err(_) => {
                 let late = "no response within the try's time";
