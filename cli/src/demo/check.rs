@@ -7,9 +7,9 @@ use super::screen::Paint;
 use super::text::grouped;
 
 /// Widths of the columns of a line, which with its indent and gaps fits into 100.
-const WHAT_WIDTH: usize = 50;
-const MEASURED_WIDTH: usize = 13;
-const EXPECTED_WIDTH: usize = 20;
+const WHAT_WIDTH: usize = 56;
+const MEASURED_WIDTH: usize = 10;
+const EXPECTED_WIDTH: usize = 16;
 
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -235,11 +235,11 @@ mod tests {
         let line = check(Some(0.0), Unit::Count, Expected::exactly(0)).line(paint);
         assert_eq!(
             line,
-            "  requests that did not end in 200                                0  0                     ok"
+            "  requests that did not end in 200                                   0  0                 ok"
         );
         let line = check(None, Unit::Seconds, Expected::at_most(1.5)).line(paint);
         assert!(
-            line.ends_with("never seen  at most 1.50 s        FAILED"),
+            line.ends_with("never seen  at most 1.50 s    FAILED"),
             "{line}"
         );
         assert!(line.len() <= 100);

@@ -26,7 +26,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use weft_sandbox::{Mesh, Sandbox};
+use weft_sandbox::{Mesh, Mode, Sandbox};
 
 use check::{Check, Expected, Unit};
 use keep::Doors;
@@ -105,7 +105,7 @@ async fn demo(options: &Options, sandbox: &Sandbox) -> ExitCode {
     let mut summary = Summary::new(sandbox.mode());
     let version = env!("CARGO_PKG_VERSION");
     let title = screen.paint().strong(&format!("weft demo {version}"));
-    screen.say(&format!("{title}: {}", sandbox.mode()));
+    screen.say(&format!("{title}: {}", mode_and_why(sandbox.mode())));
     if !sandbox.mode().has_namespaces() {
         summary.fail(&anyhow::anyhow!(
             "this machine refuses network namespaces: {}",
@@ -150,6 +150,14 @@ async fn demo(options: &Options, sandbox: &Sandbox) -> ExitCode {
     code
 }
 
+/// How pods are isolated here, and why so.
+fn mode_and_why(mode: &Mode) -> String {
+    match mode {
+        Mode::UserNamespaces => format!("{mode} (this kernel lets everybody make them)"),
+        Mode::Root { .. } | Mode::Explicit { .. } => mode.to_string(),
+    }
+}
+
 /// Starts the mesh and says that it does.
 async fn start(sandbox: &Sandbox, screen: &mut Screen, summary: &Summary) -> anyhow::Result<Mesh> {
     screen.say("Starting a control plane and eight workloads with their sidecars …");
@@ -176,7 +184,7 @@ fn everything(summary: &Summary) -> Check {
     Check {
         act: "The whole story",
         what: format!(
-            "of {} requests were neither answered nor failed",
+            "neither answered nor counted as failed, of {} requests",
             text::grouped(traffic.sent)
         ),
         value: Some(traffic.sent as f64 - (traffic.answered + traffic.failed) as f64),

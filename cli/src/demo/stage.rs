@@ -195,12 +195,12 @@ impl Stage {
         self.summary.push(check);
     }
 
-    /// Tells how many requests of the act did not end in 200, of which there may be none.
+    /// Tells how many requests of the act were not answered with 200: none may be.
     pub(super) fn check_no_failure(&mut self) {
         self.cut();
         let Tally { sent, not_ok, .. } = self.tally_of_all();
         let what = format!(
-            "of {} requests did not end in 200",
+            "not answered with 200, of {} requests",
             super::text::grouped(sent)
         );
         self.check(what, not_ok as f64, Unit::Count, Expected::exactly(0));

@@ -40,7 +40,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     stage.watch(SICK_TIME).await;
     let failures = app.stats().await?.statuses.get(&500).copied().unwrap_or(0);
     stage.check(
-        "answers with 500 that the endpoint gave in all this time",
+        "answers with 500 that it gave until it was healed",
         failures as f64,
         Unit::Count,
         Expected::between(1, MOST_FAILURES),
@@ -48,7 +48,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     stage.scrape().await;
     let retries = stage.retries(INVENTORY);
     stage.check(
-        "of them hidden from clients by a second try",
+        "of them that a second try hid from clients",
         retries,
         Unit::Count,
         Expected::exactly(failures as f64),

@@ -41,14 +41,14 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     };
     let (answered, times) = stage.during(calls).await?;
     stage.check(
-        format!("of {CALLS} calls answered with 504, request_timeout"),
+        format!("answered with 504 request_timeout, of {CALLS} calls"),
         f64::from(answered),
         Unit::Count,
         Expected::exactly(CALLS),
     );
     for (what, time) in [
-        ("the quickest of them took", times.iter().min()),
-        ("the slowest of them took", times.iter().max()),
+        ("time of the quickest of them", times.iter().min()),
+        ("time of the slowest of them", times.iter().max()),
     ] {
         let least = REPORT_DEADLINE.as_secs_f64() * 1000.0;
         let most = (REPORT_DEADLINE + MOST_LATE).as_secs_f64() * 1000.0;

@@ -63,7 +63,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     };
     let refused = stage.during(calls).await?;
     stage.check(
-        format!("of {CALLS} calls refused with 403, mtls_required"),
+        format!("refused with 403 mtls_required, of {CALLS} calls"),
         f64::from(refused),
         Unit::Count,
         Expected::exactly(CALLS),

@@ -23,14 +23,14 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     let answered = stage.tally_of_all().answered as f64 / TIME.as_secs_f64();
     let wanted: f64 = TARGETS.iter().map(|target| target.rate).sum();
     stage.check(
-        format!("answers per second, of {wanted} requests that are sent"),
+        format!("answers per second, of {wanted} requests sent"),
         answered,
         Unit::Count,
         Expected::at_least((wanted * LEAST_RATE).floor()),
     );
     let percent = stage.mtls_percent();
     stage.check(
-        "of them over mutual TLS, as the callers' sidecars count",
+        "over mutual TLS, as the callers' sidecars count",
         percent,
         Unit::Percent,
         Expected::exactly(100),
