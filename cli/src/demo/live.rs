@@ -30,8 +30,8 @@ pub(super) struct Row {
     pub(super) service: &'static str,
     pub(super) requests: u64,
     pub(super) success_percent: f64,
-    pub(super) p50: Duration,
-    pub(super) p99: Duration,
+    /// Median and 99th percentile; `None` before an answer.
+    pub(super) latencies: Option<[Duration; 2]>,
     /// Shares of the versions in percent: wanted by policy, and observed in answers.
     pub(super) split: Option<Split>,
     pub(super) retries: u64,
@@ -105,10 +105,10 @@ impl Row {
                 observed.map(Split::observed_text).unwrap_or_default(),
             ),
         };
-        let [p50, p99] = [self.p50, self.p99].map(|latency| match self.requests {
-            0 => String::new(),
-            _ => short(latency),
-        });
+        let [p50, p99] = match self.latencies {
+            None => [String::new(), String::new()],
+            Some(latencies) => latencies.map(short),
+        };
         let line = columns([
             self.service,
             &grouped(self.requests),
@@ -183,8 +183,7 @@ mod tests {
                     service: "checkout",
                     requests: 1_234_567,
                     success_percent: 100.0,
-                    p50: Duration::from_micros(1_240),
-                    p99: Duration::from_micros(999_400),
+                    latencies: Some([1_240, 999_400].map(Duration::from_micros)),
                     split: Some(Split {
                         wanted: [90, 10],
                         observed: Some([89.96, 10.04]),
@@ -225,7 +224,7 @@ mod tests {
         let expected = [
             "service    requests  success      p50      p99  wanted   observed  retries       breakers    mTLS",
             "checkout   1,234,567     100%  1.24 ms   999 ms   90/10  90.0/10.0        0                   100%",
-            "inventory        10   90.00%  0.00 ms  0.00 ms                           3  1/3 half-open  99.99%",
+            "inventory        10   90.00%                                             3  1/3 half-open  99.99%",
             "web               0     100%                                             0                       ",
         ];
         assert_eq!(lines[1..5], expected);

@@ -83,6 +83,7 @@ impl Stage {
         let heading = format!("[{}/{ACTS}] {title}", self.act.number);
         let heading = self.screen.paint().strong(&heading);
         self.screen.say(&format!("\n{heading}\n  {words}"));
+        self.tick().await;
     }
 
     /// Tells the table which split policy wants from now on.
@@ -251,18 +252,18 @@ impl Stage {
         let target = &TARGETS[index];
         let tally = self.tally(index);
         let counted = self.counted(index).since(&self.act.before[index]);
-        let (p50, p99, observed) = self.world.look(index, |report| {
+        let (latencies, observed) = self.world.look(index, |report| {
             let [v1, v2] = ["v1", "v2"].map(|version| answers_of(report, version) as f64);
             let all = v1 + v2;
             let observed = (all > 0.0).then(|| [v1 * 100.0 / all, v2 * 100.0 / all]);
-            (report.latency(0.5), report.latency(0.99), observed)
+            let latencies = [report.latency(0.5), report.latency(0.99)];
+            ((report.answered > 0).then_some(latencies), observed)
         });
         Row {
             service: target.service,
             requests: tally.sent,
             success_percent: tally.success_percent(),
-            p50,
-            p99,
+            latencies,
             split: (index == CHECKOUT).then_some(Split {
                 wanted: self.wanted,
                 observed,
