@@ -40,7 +40,9 @@ pub(super) struct Check {
     /// The act that it belongs to.
     pub(super) act: &'static str,
     /// What was measured.
-    pub(super) what: String,
+    pub(super) what: &'static str,
+    /// Out of how many of what, where that says something.
+    pub(super) of: Option<(u64, &'static str)>,
     /// The number; `None` where what was waited for did not come.
     pub(super) value: Option<f64>,
     /// What the number counts.
@@ -148,6 +150,13 @@ impl Check {
         self.expected.text(self.unit)
     }
 
+    fn subject(&self) -> String {
+        match self.of {
+            Some((count, things)) => format!("{}, of {} {things}", self.what, grouped(count)),
+            None => self.what.to_owned(),
+        }
+    }
+
     /// The line for people.
     pub(super) fn line(&self, paint: Paint) -> String {
         let verdict = if self.is_ok() {
@@ -157,7 +166,7 @@ impl Check {
         };
         format!(
             "  {:WHAT_WIDTH$}  {:>MEASURED_WIDTH$}  {:EXPECTED_WIDTH$}  {verdict}",
-            self.what,
+            self.subject(),
             self.measured(),
             self.expectation(),
         )
@@ -174,9 +183,10 @@ pub(super) fn head(paint: Paint) -> String {
 
 impl Serialize for Check {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Check", 7)?;
+        let mut object = serializer.serialize_struct("Check", 8)?;
         object.serialize_field("act", self.act)?;
-        object.serialize_field("what", &self.what)?;
+        object.serialize_field("what", self.what)?;
+        object.serialize_field("of", &self.of.map(|(count, _)| count))?;
         object.serialize_field("value", &self.value)?;
         object.serialize_field("unit", &self.unit)?;
         object.serialize_field("least", &self.expected.least)?;
@@ -193,7 +203,8 @@ mod tests {
     fn check(value: Option<f64>, unit: Unit, expected: Expected) -> Check {
         Check {
             act: "steady state",
-            what: "requests that did not end in 200".to_owned(),
+            what: "not answered with 200",
+            of: Some((2_500, "requests")),
             value,
             unit,
             expected,
@@ -235,7 +246,7 @@ mod tests {
         let line = check(Some(0.0), Unit::Count, Expected::exactly(0)).line(paint);
         assert_eq!(
             line,
-            "  requests that did not end in 200                                   0  0                 ok"
+            "  not answered with 200, of 2,500 requests                           0  0                 ok"
         );
         let line = check(None, Unit::Seconds, Expected::at_most(1.5)).line(paint);
         assert!(
@@ -256,7 +267,8 @@ mod tests {
         let json = serde_json::to_value(check).expect("strings and numbers only");
         let expected = serde_json::json!({
             "act": "steady state",
-            "what": "requests that did not end in 200",
+            "what": "not answered with 200",
+            "of": 2_500,
             "value": 420.0,
             "unit": "milliseconds",
             "least": null,

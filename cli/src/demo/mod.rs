@@ -26,6 +26,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use weft_sandbox::enter::MODE_ENV;
 use weft_sandbox::{Mesh, Mode, Sandbox};
 
 use check::{Check, Expected, Unit};
@@ -154,6 +155,9 @@ async fn demo(options: &Options, sandbox: &Sandbox) -> ExitCode {
 fn mode_and_why(mode: &Mode) -> String {
     match mode {
         Mode::UserNamespaces => format!("{mode} (this kernel lets everybody make them)"),
+        Mode::Root { why } if why.is_empty() => {
+            format!("network namespaces as root ({MODE_ENV} asks for them)")
+        }
         Mode::Root { .. } | Mode::Explicit { .. } => mode.to_string(),
     }
 }
@@ -183,10 +187,8 @@ fn everything(summary: &Summary) -> Check {
     let traffic = summary.traffic();
     Check {
         act: "The whole story",
-        what: format!(
-            "neither answered nor counted as failed, of {} requests",
-            text::grouped(traffic.sent)
-        ),
+        what: "neither answered nor counted as failed",
+        of: Some((traffic.sent, "requests")),
         value: Some(traffic.sent as f64 - (traffic.answered + traffic.failed) as f64),
         unit: Unit::Count,
         expected: Expected::exactly(0),

@@ -180,36 +180,67 @@ impl Stage {
     /// Tells what was measured.
     pub(super) fn check(
         &mut self,
-        what: impl Into<String>,
+        what: &'static str,
         value: impl Into<Option<f64>>,
         unit: Unit,
         expected: Expected,
     ) {
-        let check = Check {
-            act: self.act.title,
-            what: what.into(),
-            value: value.into(),
-            unit,
-            expected,
-        };
-        self.screen.say(&check.line(self.screen.paint()));
-        self.summary.push(check);
+        self.judge(what, None, value.into(), unit, expected);
+    }
+
+    /// Tells how many, of so many things, are as described.
+    pub(super) fn check_count(
+        &mut self,
+        what: &'static str,
+        of: (u64, &'static str),
+        count: u64,
+        expected: Expected,
+    ) {
+        self.judge(what, Some(of), Some(count as f64), Unit::Count, expected);
+    }
+
+    /// Tells a share in percent of so many things.
+    pub(super) fn check_share(
+        &mut self,
+        what: &'static str,
+        of: (u64, &'static str),
+        percent: Option<f64>,
+        expected: Expected,
+    ) {
+        self.judge(what, Some(of), percent, Unit::Percent, expected);
     }
 
     /// Tells how many requests of the act were not answered with 200: none may be.
     pub(super) fn check_no_failure(&mut self) {
         self.cut();
         let Tally { sent, not_ok, .. } = self.tally_of_all();
-        let what = format!(
-            "not answered with 200, of {} requests",
-            super::text::grouped(sent)
-        );
-        self.check(what, not_ok as f64, Unit::Count, Expected::exactly(0));
+        let what = "not answered with 200";
+        self.check_count(what, (sent, "requests"), not_ok, Expected::exactly(0));
         if not_ok > 0 {
             for reason in self.summary.reasons() {
                 self.screen.say(&format!("    {reason}"));
             }
         }
+    }
+
+    fn judge(
+        &mut self,
+        what: &'static str,
+        of: Option<(u64, &'static str)>,
+        value: Option<f64>,
+        unit: Unit,
+        expected: Expected,
+    ) {
+        let check = Check {
+            act: self.act.title,
+            what,
+            of,
+            value,
+            unit,
+            expected,
+        };
+        self.screen.say(&check.line(self.screen.paint()));
+        self.summary.push(check);
     }
 
     /// Asks the callers' sidecars for their metrics. One that does not answer keeps its last ones.

@@ -198,7 +198,8 @@ mod tests {
     fn check(act: &'static str, value: f64) -> Check {
         Check {
             act,
-            what: "requests that failed".to_owned(),
+            what: "requests that failed",
+            of: None,
             value: Some(value),
             unit: Unit::Count,
             expected: Expected::exactly(0),
@@ -256,7 +257,7 @@ mod tests {
                 "reasons": {"answered with 504": 1, "reset": 1},
             },
             "checks": [{
-                "act": "one", "what": "requests that failed", "value": 0.0, "unit": "count",
+                "act": "one", "what": "requests that failed", "of": null, "value": 0.0, "unit": "count",
                 "least": 0.0, "most": 0.0, "ok": true,
             }],
         });

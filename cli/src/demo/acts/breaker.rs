@@ -47,10 +47,10 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     );
     stage.scrape().await;
     let retries = stage.retries(INVENTORY);
-    stage.check(
-        "of them that a second try hid from clients",
-        retries,
-        Unit::Count,
+    stage.check_count(
+        "hidden from clients by a second try",
+        (failures, "answers with 500"),
+        retries as u64,
         Expected::exactly(failures as f64),
     );
 

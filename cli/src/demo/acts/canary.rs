@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::check::{Expected, Unit};
+use super::super::check::Expected;
 use super::super::stage::{Stage, answers_of};
-use super::super::text::grouped;
 use super::super::world::CHECKOUT;
 use super::check_time;
 
@@ -40,10 +39,10 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     let [checkout, ..] = stage.cut();
     let [v1, v2] = ["v1", "v2"].map(|version| answers_of(&checkout, version));
     let answers = v1 + v2;
-    stage.check(
-        format!("v2's share of {} answers", grouped(answers)),
+    stage.check_share(
+        "v2's share",
+        (answers, "answers"),
         (answers > 0).then(|| v2 as f64 * 100.0 / answers as f64),
-        Unit::Percent,
         Expected::share(f64::from(WEIGHTS[1]), answers),
     );
     stage.check_no_failure();

@@ -29,7 +29,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
 /// The time that something took, which must be short.
 fn check_time(
     stage: &mut Stage,
-    what: &str,
+    what: &'static str,
     took: Option<std::time::Duration>,
     most: std::time::Duration,
 ) {

@@ -11,7 +11,7 @@ use super::super::stage::Stage;
 use super::super::world::{APP_PORT, WEB};
 use super::check_time;
 
-const CALLS: u32 = 10;
+const CALLS: u64 = 10;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// From the file on disk to the first refusal.
 const MOST_DELAY: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
         MOST_DELAY,
     );
     let calls = async {
-        let mut refused = 0_u32;
+        let mut refused = 0;
         for _ in 0..CALLS {
             let answer = stranger.get(to, TARGET).await?;
             let outcome = Outcome::MtlsRequired;
@@ -62,18 +62,18 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
         anyhow::Ok(refused)
     };
     let refused = stage.during(calls).await?;
-    stage.check(
-        format!("refused with 403 mtls_required, of {CALLS} calls"),
-        f64::from(refused),
-        Unit::Count,
-        Expected::exactly(CALLS),
+    stage.check_count(
+        "refused with 403 mtls_required",
+        (CALLS, "calls"),
+        refused,
+        Expected::exactly(CALLS as f64),
     );
     let stats = world.mesh.app(WEB).stats().await?;
     let seen = stats.routes.get(&format!("GET {TARGET}"));
-    stage.check(
-        "of them seen by web's application",
-        seen.copied().unwrap_or(0) as f64,
-        Unit::Count,
+    stage.check_count(
+        "seen by web's application",
+        (CALLS, "calls"),
+        seen.copied().unwrap_or(0),
         Expected::exactly(0),
     );
     stage.check_no_failure();

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::check::{Expected, Unit};
+use super::super::check::Expected;
 use super::super::stage::Stage;
 use super::super::world::{World, checkout};
 
@@ -36,10 +36,10 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
         .iter()
         .filter(|(_, new, _)| reports[0].served_by.contains_key(*new))
         .count();
-    stage.check(
-        "new workloads that serve",
-        serving as f64,
-        Unit::Count,
+    stage.check_count(
+        "replaced and serving",
+        (REPLACEMENTS.len() as u64, "workloads"),
+        serving as u64,
         Expected::exactly(REPLACEMENTS.len() as f64),
     );
     stage.check_no_failure();
