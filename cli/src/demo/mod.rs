@@ -97,7 +97,10 @@ async fn until_told(options: &Options, sandbox: &Sandbox) -> ExitCode {
         // First: under `--keep` it has its own way to end.
         biased;
         code = &mut demo => code,
-        () = told_to_end() => ExitCode::from(INTERRUPTED),
+        () = told_to_end() => {
+            eprintln!("weft demo: ended before its summary");
+            ExitCode::from(INTERRUPTED)
+        }
     }
 }
 

@@ -237,4 +237,27 @@ mod tests {
         let open = format!("openDuration: {}s\n", OPEN_DURATION.as_secs());
         assert!(INVENTORY_POLICY.contains(&open));
     }
+
+    /// The directory that the documents point to has nothing that is refused.
+    #[tokio::test]
+    async fn the_quickstart_is_a_mesh() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/quickstart");
+        let end = tokio_util::sync::CancellationToken::new();
+        let models = weft_control_plane::source::files::watch_dir(dir, end.clone())
+            .await
+            .expect("a mesh");
+        let model = std::sync::Arc::clone(&models.borrow());
+        assert_eq!(model.refusals(), []);
+        let workloads: Vec<_> = model.workloads().map(|it| it.name.name.as_str()).collect();
+        assert!(
+            workloads.contains(&WEB) && workloads.contains(&FAILING),
+            "{workloads:?}"
+        );
+        for target in TARGETS {
+            for service in target.backends.iter().chain([&target.service]) {
+                assert!(model.service(NAMESPACE, service).is_some(), "{service}");
+            }
+        }
+        end.cancel();
+    }
 }
