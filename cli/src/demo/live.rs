@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::screen::Paint;
 use super::text::{grouped, share, short};
 
@@ -97,6 +99,24 @@ pub(super) fn line(view: &View) -> String {
 }
 
 impl Row {
+    /// For machines.
+    pub(super) fn json(&self) -> Value {
+        let millis = |latency: Duration| latency.as_secs_f64() * 1000.0;
+        let [p50, p99] = match self.latencies {
+            None => [None, None],
+            Some(latencies) => latencies.map(|latency| Some(millis(latency))),
+        };
+        json!({
+            "service": self.service,
+            "requests": self.requests,
+            "successPercent": self.success_percent,
+            "p50Millis": p50,
+            "p99Millis": p99,
+            "retries": self.retries,
+            "mtlsPercent": self.mtls_percent,
+        })
+    }
+
     fn line(&self, paint: Paint) -> String {
         let (wanted, observed) = match self.split {
             None => (String::new(), String::new()),
@@ -232,6 +252,19 @@ mod tests {
             lines[5],
             "configuration: last known to be current 4.2 s ago"
         );
+    }
+
+    #[test]
+    fn json_has_what_the_row_has() {
+        let [checkout, inventory, _] = &view().rows[..] else {
+            panic!("three rows");
+        };
+        let expected = json!({
+            "service": "checkout", "requests": 1_234_567, "successPercent": 100.0,
+            "p50Millis": 1.24, "p99Millis": 999.4, "retries": 0, "mtlsPercent": 100.0,
+        });
+        assert_eq!(checkout.json(), expected);
+        assert!(inventory.json()["p50Millis"].is_null());
     }
 
     #[test]

@@ -190,7 +190,7 @@ fn everything(summary: &Summary) -> Check {
     let traffic = summary.traffic();
     Check {
         act: "The whole story",
-        what: "neither answered nor counted as failed",
+        what: "neither answered nor failed",
         of: Some((traffic.sent, "requests")),
         value: Some(traffic.sent as f64 - (traffic.answered + traffic.failed) as f64),
         unit: Unit::Count,

@@ -132,6 +132,12 @@ impl Stage {
         }
     }
 
+    /// Remembers what the table shows now as the mesh's steady state.
+    pub(super) fn remember_steady_state(&mut self) {
+        let rows = (0..TARGETS.len()).map(|target| self.row(target).json());
+        self.summary.set_steady_state(rows.collect());
+    }
+
     /// Takes the traffic's reports since the last cut. What they count stays with the act.
     pub(super) fn cut(&mut self) -> [Report; TARGETS.len()] {
         let reports = self.world.take();

@@ -36,6 +36,8 @@ pub(super) struct Summary {
     traffic: Tally,
     /// Why requests failed, with how many did so.
     reasons: BTreeMap<String, u64>,
+    /// An object for each service.
+    steady_state: Vec<Value>,
     /// What kept the story from its end.
     error: Option<String>,
 }
@@ -80,6 +82,7 @@ impl Summary {
             checks: Vec::new(),
             traffic: Tally::default(),
             reasons: BTreeMap::new(),
+            steady_state: Vec::new(),
             error: None,
         }
     }
@@ -92,6 +95,11 @@ impl Summary {
     /// Adds what was measured.
     pub(super) fn push(&mut self, check: Check) {
         self.checks.push(check);
+    }
+
+    /// What the services were like before anything happened.
+    pub(super) fn set_steady_state(&mut self, services: Vec<Value>) {
+        self.steady_state = services;
     }
 
     /// Adds a part of the traffic.
@@ -185,6 +193,7 @@ impl Summary {
                 "notOk": self.traffic.not_ok,
                 "reasons": self.reasons,
             },
+            "steadyState": self.steady_state,
             "checks": self.checks,
         })
     }
@@ -256,6 +265,7 @@ mod tests {
                 "sent": 3, "answered": 2, "failed": 1, "notOk": 2,
                 "reasons": {"answered with 504": 1, "reset": 1},
             },
+            "steadyState": [],
             "checks": [{
                 "act": "one", "what": "requests that failed", "of": null, "value": 0.0, "unit": "count",
                 "least": 0.0, "most": 0.0, "ok": true,

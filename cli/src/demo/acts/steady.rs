@@ -19,6 +19,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
         .await;
     stage.watch(TIME).await;
     stage.scrape().await;
+    stage.remember_steady_state();
     stage.check_no_failure();
     let answered = stage.tally_of_all().answered as f64 / TIME.as_secs_f64();
     let wanted: f64 = TARGETS.iter().map(|target| target.rate).sum();
