@@ -122,6 +122,9 @@ impl TryResult {
                     let codes = breaker.map_or(&[][..], |policy| &policy.failure_status_codes);
                     status_verdict(codes, answer.status, answer.grpc_status)
                 }
+                // The application takes no connection: to the endpoint it is as if none had come
+                // about, and its sidecar will say the same to the next request.
+                Some(outcome) if is_connect_failure(outcome) => TryVerdict::ConnectFailed,
                 // The endpoint's sidecar was reached: whatever went wrong lies behind it.
                 Some(outcome) if outcome.is_breaker_failure() => TryVerdict::Failure,
                 Some(_) => TryVerdict::Neutral,

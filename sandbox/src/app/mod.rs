@@ -11,8 +11,8 @@
 //!
 //! On SIGTERM it closes its listeners, announces the end on its connections (HTTP/1 with its next
 //! answer, HTTP/2 by GOAWAY; idle ones are closed a moment later), finishes what is in
-//! flight, for at most 20 s, and exits. A request that carries [`ID`] is counted by it, so that tests can prove that
-//! what was sent is what was seen.
+//! flight, for at most 20 s, prints its [`Stats`] as the last line, and exits. A request that carries
+//! [`ID`] is counted by it, so that tests can prove that what was sent is what was seen.
 
 mod behavior;
 mod control;

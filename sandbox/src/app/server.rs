@@ -120,6 +120,8 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<()> {
         }
         // What is still in flight then will not end by itself: an open stream, a hanging request.
         let _ = tokio::time::timeout(FINISH_PATIENCE, app.finish()).await;
+        // Nobody can ask any more: what was seen is left in the log.
+        println!("{}", serde_json::to_string(&app.stats())?);
         Ok(())
     })
 }

@@ -135,6 +135,11 @@ impl Mesh {
         self.member(workload).pod.clone()
     }
 
+    /// The workloads there are now, as `namespace/name`.
+    pub fn workloads(&self) -> Vec<String> {
+        self.state.lock().members.keys().cloned().collect()
+    }
+
     /// The control plane's pod.
     pub fn control_plane_pod(&self) -> &Pod {
         &self.control_plane_pod

@@ -74,8 +74,11 @@ impl<C: Connect> H1Pool<C> {
             };
             match self.exchange(connection, request, &options).await {
                 Ok(response) => return Ok(response),
+                // Only what died in the pool is replaced: a fresh connection that does is a try of
+                // its own, which the caller counts.
                 Err(TryError {
                     request: Some(whole),
+                    reused: true,
                     ..
                 }) if replaced <= MAX_REPLACEMENTS => {
                     replaced += 1;

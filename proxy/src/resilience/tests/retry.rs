@@ -287,7 +287,7 @@ fn verdicts_follow_the_table() {
         assert_eq!(verdict(TryResult::Answered(answer)), expected, "{code}");
     }
     for (outcome, expected) in [
-        (Outcome::ConnectRefused, TryVerdict::Failure),
+        (Outcome::ConnectRefused, TryVerdict::ConnectFailed),
         (Outcome::Overflow, TryVerdict::Neutral),
         (Outcome::Unauthorized, TryVerdict::Neutral),
     ] {
