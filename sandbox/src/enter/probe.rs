@@ -13,7 +13,9 @@ pub(super) const PROBE_ENV: &str = "WEFT_SANDBOX_PROBE";
 
 /// Asks a process of its own whether the rung holds; the inner error is its refusal.
 pub(super) fn ask(rung: Rung) -> anyhow::Result<Result<(), String>> {
+    // The same arguments: a program with several commands enters in one of them only.
     let output = Command::new("/proc/self/exe")
+        .args(std::env::args_os().skip(1))
         .env(PROBE_ENV, rung.to_string())
         .stdin(Stdio::null())
         .output()
