@@ -94,6 +94,7 @@ fn samples_of_the_schema() {
         let outcome = read(&text);
         let acceptable: &[&str] = match want {
             None if text.contains("name: full") => &[
+                "spec.circuitBreaker.limits: not enforced",
                 "spec.rateLimit: not enforced",
                 "spec.fallback: not enforced",
                 "spec.loadBalancer.slowStart: not enforced",

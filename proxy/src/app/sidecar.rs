@@ -44,6 +44,9 @@ const MAX_SETTLE: Duration = Duration::from_secs(5);
 /// What is left for cutting what did not end in time, and for the threads to end.
 const CUT_LIMIT: Duration = Duration::from_secs(1);
 
+/// How often idle connections are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Why a sidecar could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -143,6 +146,7 @@ impl Sidecar {
         let (closing, listening) = closing::channel();
         let closing = Arc::new(closing);
         let workers = threads.workers();
+        let connections = TaskTracker::new();
         let outbound = Outbound::new(OutboundParts {
             discovery: discovery.clone(),
             identity: identity.clone(),
@@ -151,6 +155,7 @@ impl Sidecar {
             own_addresses: own_addresses.clone(),
             workload: format!("{}/{}", settings.namespace, settings.workload).into(),
             workers: workers.count(),
+            connections: connections.clone(),
         });
         let inbound = Inbound::new(InboundParts {
             discovery: discovery.clone(),
@@ -159,12 +164,12 @@ impl Sidecar {
             dialer,
             own_addresses: own_addresses.clone(),
             workers: workers.count(),
+            connections: connections.clone(),
         });
         let collected = Arc::clone(&outbound);
         telemetry.register_collector(Arc::new(move |exposition| collected.collect(exposition)));
 
         // Accept loops.
-        let connections = TaskTracker::new();
         let refused = telemetry.limit("connections");
         let accept = |listener: &Listener| {
             listen::run(listener, workers, &listening, &connections, &refused)
@@ -186,6 +191,18 @@ impl Sidecar {
                 // What the application still has to finish may need others.
                 until: Phase::Over,
             })?;
+        }
+
+        // Idle connections, which belong to workers.
+        for worker in workers.iter() {
+            let (inbound, outbound) = (Arc::clone(&inbound), Arc::clone(&outbound));
+            worker.spawn("sweep", async move {
+                loop {
+                    sleep(SWEEP_INTERVAL).await;
+                    inbound.sweep();
+                    outbound.sweep();
+                }
+            });
         }
 
         // The control thread's work.

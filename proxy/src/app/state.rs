@@ -125,7 +125,7 @@ impl AdminState for State {
 
     fn render_metrics(&self) -> String {
         self.telemetry
-            .set_discovery_connected(self.discovery.connected());
+            .set_discovery(self.discovery.connected(), self.discovery.config_age());
         if let Some(current) = self.identity.current() {
             self.telemetry.set_certificate_expiry(current.not_after());
         }

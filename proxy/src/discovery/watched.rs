@@ -94,11 +94,12 @@ impl<T: Send + Sync + 'static> Watched<T> {
     pub(super) fn store(&self, value: impl Into<Arc<T>>) {
         let value = value.into();
         let listeners = self.0.listeners.lock();
-        self.0.value.store(Some(Arc::clone(&value)));
-        self.0.changed.notify_waiters();
+        // First: whoever waits or looks on another thread finds what listeners made of the value.
         for listener in &*listeners {
             listener(&value);
         }
+        self.0.value.store(Some(value));
+        self.0.changed.notify_waiters();
     }
 
     /// Handles on the same value, this one included.

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::http::{Method, Request, Response};
+use http_body::Body as _;
 use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -35,6 +36,7 @@ pub(crate) struct Apps {
     dialer: Dialer,
     pools: PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>,
     pools_dropped: Counter,
+    spare_source: Counter,
 }
 
 #[derive(Clone)]
@@ -46,33 +48,74 @@ enum AppPool {
 struct AppConnector {
     dialer: Dialer,
     address: SocketAddr,
+    spare_source: Counter,
 }
 
 impl Apps {
-    pub(crate) fn new(dialer: Dialer, workers: usize, pools_dropped: Counter) -> Self {
+    /// No pool yet. `pools_dropped` counts that there were too many, `spare_source` that source
+    /// ports had run out.
+    pub(crate) fn new(
+        dialer: Dialer,
+        workers: usize,
+        pools_dropped: Counter,
+        spare_source: Counter,
+    ) -> Self {
+        let pools = PerWorker::new(workers, |_| Mutex::default());
         Self {
             dialer,
-            pools: PerWorker::new(workers, |_| Mutex::default()),
+            pools,
             pools_dropped,
+            spare_source,
+        }
+    }
+
+    /// Closes connections of this worker that have been idle for too long.
+    pub(crate) fn sweep(&self) {
+        let pools: Vec<AppPool> = self.pools.here().lock().values().cloned().collect();
+        for pool in pools {
+            match pool {
+                AppPool::Http1(pool) => pool.sweep(),
+                AppPool::Http2(pool) => pool.sweep(),
+            }
         }
     }
 
     /// Sends a request to the application.
+    ///
+    /// What may be sent twice, and has no body, is sent once more where a connection that was kept
+    /// open broke under it: the application closed it as idle, or it would break again.
     pub(crate) async fn send(
         &self,
         address: SocketAddr,
         version: Version,
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, TryError> {
-        let must_be_sent_once = !is_idempotent(request.method());
-        let options = SendOptions {
-            max_idle_age: must_be_sent_once.then_some(FRESH_ENOUGH),
-            probe_before_write: must_be_sent_once,
-            progress: None,
-        };
-        match self.pool(address, version) {
-            AppPool::Http1(pool) => pool.send(request, options).await,
-            AppPool::Http2(pool) => pool.send(request, options).await,
+        let pool = self.pool(address, version);
+        let repeatable = request.body().is_end_stream() && is_idempotent(request.method());
+        if !repeatable || version == Version::Http2 {
+            let options = SendOptions {
+                max_idle_age: Some(FRESH_ENOUGH),
+                probe_before_write: true,
+                progress: None,
+            };
+            return pool.send(request, options).await;
+        }
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head.clone(), body);
+        match pool.send(request, SendOptions::default()).await {
+            Err(TryError {
+                reused: true,
+                failure,
+                ..
+            }) if failure.outcome == Outcome::Reset => {
+                let again = Request::from_parts(head, RequestBody::Empty);
+                let fresh = SendOptions {
+                    max_idle_age: Some(Duration::ZERO),
+                    ..SendOptions::default()
+                };
+                pool.send(again, fresh).await
+            }
+            result => result,
         }
     }
 
@@ -86,6 +129,7 @@ impl Apps {
             let connector = AppConnector {
                 dialer: self.dialer,
                 address,
+                spare_source: self.spare_source.clone(),
             };
             match version {
                 Version::Http1 => AppPool::Http1(H1Pool::new(connector, PoolOptions::PLAIN)),
@@ -96,13 +140,26 @@ impl Apps {
     }
 }
 
+impl AppPool {
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+        options: SendOptions,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        match self {
+            Self::Http1(pool) => pool.send(request, options).await,
+            Self::Http2(pool) => pool.send(request, options).await,
+        }
+    }
+}
+
 impl Connect for AppConnector {
     type Io = Io;
 
     fn connect(&self) -> BoxFuture<Result<Io, Failure>> {
-        let (dialer, address) = (self.dialer, self.address);
+        let (dialer, address, spare) = (self.dialer, self.address, self.spare_source.clone());
         Box::pin(async move {
-            let (connection, _spare) = dial(dialer, address, APP_CONNECT_LIMIT).await?;
+            let connection = dial(dialer, address, APP_CONNECT_LIMIT, &spare).await?;
             Ok(connection.into())
         })
     }
@@ -119,20 +176,27 @@ impl Connect for AppConnector {
     }
 }
 
-/// Connects to the application. Returns whether the spare source address was needed.
+/// Connects to the application. `spare_source` counts that the spare source address was needed.
 pub(crate) async fn dial(
     dialer: Dialer,
     address: SocketAddr,
     limit: Duration,
-) -> Result<(TcpStream, bool), Failure> {
-    match timeout(limit, dialer.dial_app(address)).await {
-        Ok(Ok(dialled)) => Ok(dialled),
-        Ok(Err(error)) => Err(refused(error)),
-        Err(_) => Err(Failure::never(
+    spare_source: &Counter,
+) -> Result<TcpStream, Failure> {
+    let late = || {
+        Failure::never(
             Outcome::ConnectTimeout,
             "the application took no connection",
-        )),
+        )
+    };
+    let dialled = timeout(limit, dialer.dial_app(address))
+        .await
+        .map_err(|_| late())?;
+    let (connection, spare) = dialled.map_err(refused)?;
+    if spare {
+        spare_source.increment(1);
     }
+    Ok(connection)
 }
 
 /// Methods whose repetition does no harm (RFC 9110 section 9.2.2).

@@ -23,6 +23,7 @@ use bytes::BytesMut;
 use metrics::Counter;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use weft_proto::spiffe::SpiffeId;
 
 use crate::detect::{self, Speaker, Verdict};
@@ -58,7 +59,9 @@ pub struct Inbound {
     pub(crate) apps: Apps,
     own_addresses: OwnAddresses,
     dialer: Dialer,
-    limits: Limits,
+    /// What the end of this process waits for.
+    connections: TaskTracker,
+    spare_source: Counter,
 }
 
 /// What inbound connections stand on.
@@ -75,11 +78,8 @@ pub struct InboundParts {
     pub own_addresses: OwnAddresses,
     /// Data-path workers.
     pub workers: usize,
-}
-
-/// Bounds that were hit.
-struct Limits {
-    spare_source: Counter,
+    /// What the end of this process waits for.
+    pub connections: TaskTracker,
 }
 
 /// One port of the application, as a connection sees it.
@@ -120,11 +120,16 @@ impl Inbound {
     /// The inbound direction of one workload.
     pub fn new(parts: InboundParts) -> Arc<Self> {
         let pools_dropped = parts.telemetry.limit("inbound_app_pools");
+        let spare_source = parts.telemetry.limit("source_ports");
         Arc::new(Self {
-            apps: Apps::new(parts.dialer, parts.workers, pools_dropped),
-            limits: Limits {
-                spare_source: parts.telemetry.limit("source_ports"),
-            },
+            apps: Apps::new(
+                parts.dialer,
+                parts.workers,
+                pools_dropped,
+                spare_source.clone(),
+            ),
+            spare_source,
+            connections: parts.connections,
             discovery: parts.discovery,
             identity: parts.identity,
             telemetry: parts.telemetry,
@@ -226,7 +231,7 @@ impl Inbound {
         let first = timeout(SILENCE, detect::read_more(tcp, buffer)).await;
         let mut read = match first {
             Ok(read) => read.map_err(client_broke)?,
-            Err(_) if self.may_be_greeted(port) => match self.dial_app(port.app).await {
+            Err(_) if port.may_be_greeted() => match self.dial_app(port.app).await {
                 Ok(mut app) => {
                     let speaker = detect::first_speaker(tcp, buffer, &mut app).await;
                     match speaker.map_err(client_broke)? {
@@ -255,16 +260,6 @@ impl Inbound {
         Ok(FirstWords::Client(Verdict::Opaque))
     }
 
-    /// Whether a plaintext client that says nothing may be connected to the application: the port
-    /// takes plaintext, nobody has to prove anything, and no request could hide in the bytes.
-    fn may_be_greeted(&self, port: &Port) -> bool {
-        port.policy.load().is_some_and(|policy| {
-            policy.mtls != MtlsMode::Strict
-                && matches!(policy.protocol, Protocol::Opaque | Protocol::Detect)
-                && authorize(&policy.authorization, None, Wish::Bytes) != Decision::Deny
-        })
-    }
-
     /// Mesh TLS: the ALPN says what is inside, unless policy wants to see for itself.
     async fn open_mesh(
         &self,
@@ -285,9 +280,7 @@ impl Inbound {
         match alpn {
             Alpn::Http1 => Ok(Opened::Http(Io::new(stream), Version::Http1, peer)),
             Alpn::Http2 => Ok(Opened::Http(Io::new(stream), Version::Http2, peer)),
-            Alpn::Tcp if !self.looks_into_requests(port) => {
-                Ok(Opened::Bytes(Io::new(stream), peer))
-            }
+            Alpn::Tcp if !port.looks_into_requests() => Ok(Opened::Bytes(Io::new(stream), peer)),
             Alpn::Tcp => {
                 let mut buffer = BytesMut::new();
                 loop {
@@ -390,17 +383,22 @@ impl Inbound {
     }
 
     async fn dial_app(&self, address: SocketAddr) -> Result<TcpStream, Failure> {
-        let (connection, spare) = app::dial(self.dialer, address, APP_CONNECT_LIMIT).await?;
-        if spare {
-            self.limits.spare_source.increment(1);
-        }
-        Ok(connection)
+        app::dial(self.dialer, address, APP_CONNECT_LIMIT, &self.spare_source).await
     }
 
-    fn looks_into_requests(&self, port: &Port) -> bool {
-        port.policy
-            .load()
-            .is_none_or(|policy| has_request_rules(&policy.authorization))
+    /// Closes connections of this worker that have been idle for too long. To be called now and
+    /// then on every worker: without traffic nothing else does.
+    pub fn sweep(&self) {
+        self.apps.sweep();
+    }
+
+    /// Runs what goes on after its connection's task has ended.
+    pub(crate) fn spawn_tracked(
+        &self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.connections.spawn(self.telemetry.supervise(what, task));
     }
 
     fn tcp_connection(&self, port: &Port, peer: &Peer, tls: Tls) -> TcpConnection {
@@ -422,6 +420,22 @@ impl Inbound {
 }
 
 impl Port {
+    /// Whether a plaintext client that says nothing may be connected to the application: the port
+    /// takes plaintext, nobody has to prove anything, and no request could hide in the bytes.
+    fn may_be_greeted(&self) -> bool {
+        self.policy.load().is_some_and(|policy| {
+            policy.mtls != MtlsMode::Strict
+                && matches!(policy.protocol, Protocol::Opaque | Protocol::Detect)
+                && authorize(&policy.authorization, None, Wish::Bytes) != Decision::Deny
+        })
+    }
+
+    fn looks_into_requests(&self) -> bool {
+        self.policy
+            .load()
+            .is_none_or(|policy| has_request_rules(&policy.authorization))
+    }
+
     /// The service that leads here, as a label.
     pub(crate) fn service_label(&self) -> Arc<str> {
         let service = self

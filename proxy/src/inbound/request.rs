@@ -156,11 +156,7 @@ impl Requests {
                 let bridged = bridge.await;
                 exchange.finish(status.as_u16(), None, bridged.outcome());
             };
-            tokio::spawn(
-                self.inbound
-                    .telemetry
-                    .supervise("upgraded connection", bridging),
-            );
+            self.inbound.spawn_tracked("upgraded connection", bridging);
             return response.map(|_| ResponseBody::Empty);
         }
         let (parts, mut body) = response.into_parts();

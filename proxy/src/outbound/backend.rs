@@ -129,9 +129,9 @@ impl Backends {
             known.retain(|_, backend| Arc::strong_count(backend) > 1);
         }
         let backend = Backend::new(policy, watch());
-        known.insert(key, Arc::clone(&backend));
-        drop(known);
+        // Before anybody else can have it: whoever waits for endpoints relies on being told last.
         backend.follow(&self.shared);
+        known.insert(key, Arc::clone(&backend));
         backend
     }
 }

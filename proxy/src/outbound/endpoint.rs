@@ -127,6 +127,12 @@ impl Endpoint {
         }
     }
 
+    /// Closes connections of this worker that have been idle for too long.
+    pub(crate) fn sweep(&self) {
+        self.http1.here().sweep();
+        self.http2.here().sweep();
+    }
+
     /// A connection for bytes.
     pub(crate) async fn connect_bytes(&self) -> Result<Io, Failure> {
         self.link.connect(Alpn::Tcp).await
@@ -160,20 +166,18 @@ impl Link {
     async fn connect(&self, alpn: Alpn) -> Result<Io, Failure> {
         let limit = Duration::from_micros(self.limit.load(Ordering::Relaxed));
         let address = self.info.address;
-        match timeout(limit, self.connect_unbounded(address, alpn)).await {
-            Ok(connected) => connected,
-            Err(_) => {
-                if self.is_mesh() {
-                    self.shared
-                        .telemetry
-                        .tls_handshake(Origin::Outbound, HandshakeResult::Timeout);
-                }
-                Err(Failure::never(
-                    Outcome::ConnectTimeout,
-                    "no connection in time",
-                ))
-            }
+        if let Ok(connected) = timeout(limit, self.connect_unbounded(address, alpn)).await {
+            return connected;
         }
+        if self.is_mesh() {
+            self.shared
+                .telemetry
+                .tls_handshake(Origin::Outbound, HandshakeResult::Timeout);
+        }
+        Err(Failure::never(
+            Outcome::ConnectTimeout,
+            "no connection in time",
+        ))
     }
 
     async fn connect_unbounded(&self, address: SocketAddr, alpn: Alpn) -> Result<Io, Failure> {

@@ -27,6 +27,7 @@ use metrics::Counter;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use weft_proto::names::sentinel;
 
 use crate::detect::{self, Speaker, Verdict};
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     /// `namespace/name` of this workload instance: what `ClientIdentity` stickiness hashes.
     pub(crate) workload: Arc<str>,
     pub(crate) workers: usize,
+    /// What the end of this process waits for.
+    pub(crate) connections: TaskTracker,
     pub(crate) limits: Limits,
 }
 
@@ -92,6 +95,8 @@ pub struct OutboundParts {
     pub workload: Arc<str>,
     /// Data-path workers.
     pub workers: usize,
+    /// What the end of this process waits for.
+    pub connections: TaskTracker,
 }
 
 /// What a connection to a service turned out to be.
@@ -117,6 +122,7 @@ impl Outbound {
             own_addresses: parts.own_addresses,
             workload: parts.workload,
             workers: parts.workers,
+            connections: parts.connections,
             limits,
         });
         Arc::new(Self {
@@ -229,6 +235,26 @@ impl Outbound {
         };
         let refusal = Arc::new(request::Refusal::new(&self.shared, failure));
         server::serve(rewound(heard, tcp), version, refusal, closing, options()).await;
+    }
+
+    /// Closes connections of this worker that have been idle for too long. To be called now and
+    /// then on every worker: without traffic nothing else does.
+    pub fn sweep(&self) {
+        for backend in self.destinations.backends().all() {
+            for endpoint in backend.known_endpoints().iter() {
+                endpoint.sweep();
+            }
+        }
+    }
+
+    /// Runs what goes on after its connection's task has ended.
+    pub(crate) fn spawn_tracked(
+        &self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let supervised = self.shared.telemetry.supervise(what, task);
+        self.shared.connections.spawn(supervised);
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

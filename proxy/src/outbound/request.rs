@@ -194,8 +194,7 @@ impl Requests {
                 exchange.finish(status.as_u16(), None, bridged.outcome());
                 drop(permit);
             };
-            let telemetry = &self.outbound.shared().telemetry;
-            tokio::spawn(telemetry.supervise("upgraded connection", bridging));
+            self.outbound.spawn_tracked("upgraded connection", bridging);
             return response.map(|_| ResponseBody::Empty);
         }
 
@@ -291,20 +290,20 @@ impl Requests {
                 Some(key) => (hasher().hash(key.as_bytes()), None),
                 None => (fastrand::u64(..), None),
             },
-            Some(Sticky::Cookie { name, ttl }) => match headers::cookie(&head.headers, name) {
-                Some(key) => (hasher().hash(key.as_bytes()), None),
-                None => {
-                    let key = format!("{:032x}", fastrand::u128(..));
-                    let age =
-                        ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
-                    let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{age}");
-                    // A cookie's name is checked where policy is decoded.
-                    (
-                        hasher().hash(key.as_bytes()),
-                        HeaderValue::try_from(cookie).ok(),
-                    )
+            Some(Sticky::Cookie { name, ttl }) => {
+                if let Some(key) = headers::cookie(&head.headers, name) {
+                    return (hasher().hash(key.as_bytes()), None);
                 }
-            },
+                let key = format!("{:032x}", fastrand::u128(..));
+                let age =
+                    ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
+                let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{age}");
+                // A cookie's name is checked where policy is decoded.
+                (
+                    hasher().hash(key.as_bytes()),
+                    HeaderValue::try_from(cookie).ok(),
+                )
+            }
         }
     }
 }

@@ -7,8 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::bytes::Bytes;
 use ::http::request::Parts;
 use ::http::{HeaderName, HeaderValue, Request, Response};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -21,19 +24,27 @@ use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Ending, ExchangeEnd, Progress, RequestBody, UpstreamBody};
 use crate::http::client::{SendOptions, TryError};
 use crate::http::deadline::{before, earlier};
-use crate::http::replay::{ReplayHandle, replayable};
+use crate::http::replay::{ReplayHandle, ReplayState, replayable};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::RetryPolicy;
 use crate::resilience::attempt::{Answer, Pushback, TryResult, TryVerdict, parse_retry_after};
 use crate::resilience::balance::{PickKind, ProbeEligibility};
+use crate::resilience::deadline::Deadline;
 use crate::resilience::retry::{self, RetryDecision, StopReason};
-use crate::telemetry::{RetryResult, Tls};
+use crate::telemetry::{RetryCounters, RetryResult, Tls};
 
 const ATTEMPT: HeaderName = HeaderName::from_static(names::ATTEMPT);
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// The oldest idle connection to a peer that is no sidecar which a request takes that must not be
+/// sent twice.
+const FRESH_ENOUGH: Duration = Duration::from_millis(500);
+/// What is read at most of an answer that is given up for another try, and for how long.
+const MAX_DISCARDED: usize = 64 * 1024;
+const DISCARD_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where one request goes, and by when.
 pub(crate) struct Tries<'a> {
@@ -67,8 +78,34 @@ pub(crate) struct TryPermit {
 
 /// What one try came to.
 enum Tried {
-    Answered(Response<UpstreamBody>, Answer),
+    Answered(Box<Response<UpstreamBody>>, Answer),
     Failed(TryError),
+}
+
+/// How far the tries of one request have come.
+struct Course {
+    /// Of the try to come; `None` while one is being made.
+    body: Option<RequestBody>,
+    /// Makes the bodies of further tries.
+    replay: Option<ReplayHandle>,
+    tried: SmallVec<[Arc<Endpoint>; 4]>,
+    /// Of the try to come, from 1; the free one is not counted.
+    attempt: u32,
+    /// The free try after a failed probe: it goes to a closed endpoint.
+    free: bool,
+    free_used: bool,
+    idempotent: bool,
+    idempotency_key: bool,
+}
+
+/// What follows a try.
+enum Next {
+    /// Its result is the request's.
+    Settle,
+    Again {
+        free: bool,
+        wait: Duration,
+    },
 }
 
 impl Tries<'_> {
@@ -80,144 +117,92 @@ impl Tries<'_> {
         body: Incoming,
     ) -> Result<Reply, Failure> {
         let policy = self.service.target.routes[self.route].retries.as_ref();
-        let per_try = self.service.target.routes[self.route].timeouts.per_try;
-        let idempotency_key = head.headers.contains_key(&IDEMPOTENCY_KEY);
-        let idempotent = retry::is_idempotent(policy, &head.method, idempotency_key);
+        let mut course = Course::new(policy, &head, body);
         self.backend.budget.deposit(Instant::now().into_std());
-
-        let (first, replay) = self.bodies(policy, body);
-        let mut next_body = Some(first);
-        let mut tried = SmallVec::<[Arc<Endpoint>; 4]>::new();
-        let mut attempt = 1;
-        let mut free_used = false;
-        let mut closed_only = false;
         loop {
             // Balance, breaker: the endpoint.
-            let probe = if free_used {
-                ProbeEligibility::No
-            } else if idempotent && replay.as_ref().is_some_and(can_repeat) {
-                ProbeEligibility::Yes
-            } else {
-                ProbeEligibility::Late
-            };
-            let choosing = self.backend.choose(probe, &tried, closed_only);
+            let choosing = self
+                .backend
+                .choose(course.probe(), &course.tried, course.free);
             let mut chosen = before(self.deadline, choosing)
                 .await
-                .map_err(|_| self.out_of_time())??;
+                .map_err(|_| out_of_time())??;
             *exchange.account() = self.account(&chosen.endpoint);
 
             // The try itself, within its own time.
-            let body = next_body
-                .take()
-                .expect("a try is made only with a body at hand");
-            let request = self.dress(&head, body, &chosen.endpoint, attempt);
             let started = Instant::now();
-            let try_deadline = earlier(
-                self.deadline,
-                per_try.and_then(|limit| started.checked_add(limit)),
-            );
-            let options = SendOptions {
-                progress: self.progress.clone(),
-                ..SendOptions::default()
-            };
-            let sending = chosen.endpoint.send(self.version, request, options);
-            let tried_now = match before(try_deadline, sending).await {
-                Ok(Ok(response)) => {
-                    let trusted = chosen.endpoint.tls() == Tls::Mutual;
-                    let answer = read(&response, trusted);
-                    Tried::Answered(response, answer)
-                }
-                Ok(Err(error)) => Tried::Failed(error),
-                Err(_) => Tried::Failed(self.timed_out(try_deadline).into()),
-            };
-
-            // Judge it.
-            let result = tried_now.result();
+            let tried = self
+                .send(&head, &mut course, &chosen.endpoint, started)
+                .await;
+            let result = tried.result();
             let verdict = self.backend.verdict(&result);
-            let kept = tried_now.returns_the_request();
-            let question = retry::Request {
-                method: &head.method,
-                idempotency_key,
-                replayable: kept || replay.as_ref().is_some_and(can_repeat),
-                attempt,
-                failed_probe: chosen.kind == PickKind::Probe && verdict.is_failure(),
-                free_used,
-                remaining: self
-                    .deadline
-                    .map(|at| at.saturating_duration_since(Instant::now())),
-            };
-            let decision =
-                RetryDecision::decide(policy, &question, &result, &mut fastrand::Rng::new());
-            let (wait, free) = match decision {
-                RetryDecision::Retry { free, wait } if free || self.may_retry(policy) => {
-                    (wait, free)
-                }
-                RetryDecision::Retry { .. } => {
-                    return self.settle(tried_now, chosen, started, verdict);
-                }
-                RetryDecision::Stop(reason) => {
-                    self.count_stop(reason);
-                    return self.settle(tried_now, chosen, started, verdict);
-                }
-            };
 
-            // Again: on another endpoint where there is one.
-            chosen.permits.observe(started.elapsed(), verdict);
-            tried.push(Arc::clone(&chosen.endpoint));
-            drop(chosen);
-            next_body = match tried_now {
-                Tried::Failed(TryError {
-                    request: Some(request),
-                    ..
-                }) => Some(request.into_body()),
-                // A response that is given up resets its stream, or closes its connection.
-                Tried::Answered(..) | Tried::Failed(_) => {
-                    replay.as_ref().and_then(ReplayHandle::another)
-                }
+            // Again, or not.
+            let failed_probe = chosen.kind == PickKind::Probe && verdict.is_failure();
+            let (free, wait) = match self.next(policy, &head, &course, &tried, failed_probe) {
+                Next::Again { free, wait } => (free, wait),
+                Next::Settle => return self.settle(tried, chosen, started, verdict),
             };
-            if next_body.is_none() {
-                let lost = "the request's body is no longer at hand";
-                return Err(Failure::maybe(Outcome::Reset, lost));
-            }
-            if free {
-                free_used = true;
-                closed_only = true;
-            } else {
-                attempt += 1;
-                closed_only = false;
-            }
+            chosen.permits.observe(started.elapsed(), verdict);
+            course.tried.push(Arc::clone(&chosen.endpoint));
+            drop(chosen);
+            course.go_on(tried, free)?;
             self.counters().record(RetryResult::Sent);
             if !wait.is_zero() {
                 let waited = before(self.deadline, tokio::time::sleep(wait)).await;
-                waited.map_err(|_| self.out_of_time())?;
+                waited.map_err(|_| out_of_time())?;
             }
         }
     }
 
-    /// The first try's body, and the handle for further ones where the route retries.
-    fn bodies(
+    /// One try on one endpoint.
+    async fn send(
         &self,
-        policy: Option<&RetryPolicy>,
-        body: Incoming,
-    ) -> (RequestBody, Option<ReplayHandle>) {
-        match policy {
-            Some(policy) if policy.attempts > 0 => {
-                let (body, handle) = replayable(body, policy.body_limit_bytes);
-                (body, Some(handle))
+        head: &Parts,
+        course: &mut Course,
+        endpoint: &Endpoint,
+        started: Instant,
+    ) -> Tried {
+        let body = course
+            .body
+            .take()
+            .expect("a try is made only with a body at hand");
+        let request = self.dress(head, body, endpoint, course.attempt);
+        // A peer that is no sidecar may close an idle connection at any moment, and nobody can tell
+        // whether it saw the request: what must not be sent twice takes a connection used just now.
+        let must_be_sent_once = endpoint.tls() != Tls::Mutual && !course.idempotent;
+        let options = SendOptions {
+            max_idle_age: must_be_sent_once.then_some(FRESH_ENOUGH),
+            probe_before_write: must_be_sent_once,
+            progress: self.progress.clone(),
+        };
+        let per_try = self.service.target.routes[self.route].timeouts.per_try;
+        let own = per_try.and_then(|limit| started.checked_add(limit));
+        let deadline = earlier(self.deadline, own);
+        let sending = endpoint.send(self.version, request, options);
+        match before(deadline, sending).await {
+            Ok(Ok(response)) => {
+                let answer = read(&response, endpoint.tls() == Tls::Mutual);
+                Tried::Answered(Box::new(response), answer)
             }
-            _ => {
-                let body = RequestBody::from(body);
-                // A request without a body can always be sent again: a probe may need it.
-                let empty = matches!(body, RequestBody::Empty);
-                (
-                    body,
-                    empty.then(|| ReplayHandle::whole(::bytes::Bytes::new())),
-                )
+            Ok(Err(mut error)) => {
+                // A kept connection of a peer that is no sidecar, which may have closed it as idle
+                // just then: for what may be sent twice that is as good as never sent.
+                let stale = error.reused && endpoint.tls() != Tls::Mutual;
+                if stale && course.idempotent && error.failure.outcome == Outcome::Reset {
+                    error.failure.processed = Processed::Never;
+                }
+                Tried::Failed(error)
+            }
+            Err(_) if deadline == self.deadline => Tried::Failed(out_of_time().into()),
+            Err(_) => {
+                let late = "no response within the try's time";
+                Tried::Failed(Failure::maybe(Outcome::TryTimeout, late).into())
             }
         }
     }
 
-    /// The head of one try.
+    /// The request of one try.
     fn dress(
         &self,
         head: &Parts,
@@ -226,20 +211,65 @@ impl Tries<'_> {
         attempt: u32,
     ) -> Request<RequestBody> {
         let mut request = Request::from_parts(head.clone(), body);
-        if endpoint.tls() == Tls::Mutual {
-            if attempt > 1 {
-                request.headers_mut().insert(ATTEMPT, attempt.into());
-            }
-            if let Some(deadline) = self.deadline {
-                // Rounded up: the receiver must not give up before the sender does.
-                let left = deadline.saturating_duration_since(Instant::now());
-                let millis = left.as_nanos().div_ceil(1_000_000) as u64;
-                request
-                    .headers_mut()
-                    .insert(DEADLINE_MS, HeaderValue::from(millis));
-            }
+        if endpoint.tls() != Tls::Mutual {
+            return request;
+        }
+        if attempt > 1 {
+            request.headers_mut().insert(ATTEMPT, attempt.into());
+        }
+        let now = Instant::now().into_std();
+        let deadline = Deadline::at(self.deadline.map(Instant::into_std));
+        if let Some(millis) = deadline.header_ms(now) {
+            request
+                .headers_mut()
+                .insert(DEADLINE_MS, HeaderValue::from(millis));
         }
         request
+    }
+
+    /// Decides what follows a try; asks the budget for what is not free.
+    fn next(
+        &self,
+        policy: Option<&RetryPolicy>,
+        head: &Parts,
+        course: &Course,
+        tried: &Tried,
+        failed_probe: bool,
+    ) -> Next {
+        let question = retry::Request {
+            method: &head.method,
+            idempotency_key: course.idempotency_key,
+            replayable: tried.returns_the_request() || course.can_repeat(),
+            attempt: course.attempt,
+            failed_probe,
+            free_used: course.free_used,
+            remaining: self
+                .deadline
+                .map(|at| at.saturating_duration_since(Instant::now())),
+        };
+        let mut rng = fastrand::Rng::new();
+        match RetryDecision::decide(policy, &question, &tried.result(), &mut rng) {
+            RetryDecision::Retry { free: true, wait } => Next::Again { free: true, wait },
+            RetryDecision::Retry { free: false, wait } => {
+                let now = Instant::now().into_std();
+                let budget = policy.map(|policy| &policy.budget);
+                if budget.is_some_and(|budget| self.backend.budget.withdraw(now, budget)) {
+                    return Next::Again { free: false, wait };
+                }
+                self.counters().record(RetryResult::BudgetExhausted);
+                Next::Settle
+            }
+            RetryDecision::Stop(reason) => {
+                match reason {
+                    StopReason::Deadline => self.counters().record(RetryResult::Deadline),
+                    StopReason::NotReplayable => {
+                        self.counters().record(RetryResult::NotReplayable);
+                    }
+                    _ => {}
+                }
+                Next::Settle
+            }
+        }
     }
 
     /// The last try's result is the request's.
@@ -250,15 +280,15 @@ impl Tries<'_> {
         started: Instant,
         verdict: TryVerdict,
     ) -> Result<Reply, Failure> {
+        let latency = started.elapsed();
         let (response, answer) = match tried {
             Tried::Failed(error) => {
-                chosen.permits.observe(started.elapsed(), verdict);
+                chosen.permits.observe(latency, verdict);
                 return Err(error.failure);
             }
-            Tried::Answered(response, answer) => (response, answer),
+            Tried::Answered(response, answer) => (*response, answer),
         };
         let awaits_trailers = headers::is_grpc(response.headers()) && answer.grpc_status.is_none();
-        let latency = started.elapsed();
         let undecided = if awaits_trailers {
             chosen.permits.head_received(latency);
             Some((latency, Arc::clone(self.backend)))
@@ -277,28 +307,7 @@ impl Tries<'_> {
         })
     }
 
-    /// Asks the budget for one retry.
-    fn may_retry(&self, policy: Option<&RetryPolicy>) -> bool {
-        let allowed = policy.is_some_and(|policy| {
-            self.backend
-                .budget
-                .withdraw(Instant::now().into_std(), &policy.budget)
-        });
-        if !allowed {
-            self.counters().record(RetryResult::BudgetExhausted);
-        }
-        allowed
-    }
-
-    fn count_stop(&self, reason: StopReason) {
-        match reason {
-            StopReason::Deadline => self.counters().record(RetryResult::Deadline),
-            StopReason::NotReplayable => self.counters().record(RetryResult::NotReplayable),
-            _ => {}
-        }
-    }
-
-    fn counters(&self) -> &crate::telemetry::RetryCounters {
+    fn counters(&self) -> &RetryCounters {
         self.service.retry_counters(self.route, self.backend_index)
     }
 
@@ -309,19 +318,80 @@ impl Tries<'_> {
             tls: endpoint.tls(),
         }
     }
+}
 
-    fn timed_out(&self, try_deadline: Option<Instant>) -> Failure {
-        if self.deadline.is_some() && try_deadline == self.deadline {
-            return Failure::maybe(
-                Outcome::RequestTimeout,
-                "no response within the request's time",
-            );
+impl Course {
+    /// The body is kept where the route retries. A request without a body can always be sent again.
+    fn new(policy: Option<&RetryPolicy>, head: &Parts, body: Incoming) -> Self {
+        let idempotency_key = head.headers.contains_key(&IDEMPOTENCY_KEY);
+        let (body, replay) = match policy {
+            Some(policy) if policy.attempts > 0 => {
+                let (body, handle) = replayable(body, policy.body_limit_bytes);
+                (body, Some(handle))
+            }
+            _ => match RequestBody::from(body) {
+                RequestBody::Empty => (RequestBody::Empty, Some(ReplayHandle::whole(Bytes::new()))),
+                body => (body, None),
+            },
+        };
+        Self {
+            body: Some(body),
+            replay,
+            tried: SmallVec::new(),
+            attempt: 1,
+            free: false,
+            free_used: false,
+            idempotent: retry::is_idempotent(policy, &head.method, idempotency_key),
+            idempotency_key,
         }
-        Failure::maybe(Outcome::TryTimeout, "no response within the try's time")
     }
 
-    fn out_of_time(&self) -> Failure {
-        Failure::maybe(Outcome::RequestTimeout, "the request's time is over")
+    /// Which probes the try to come may be.
+    fn probe(&self) -> ProbeEligibility {
+        if self.free_used {
+            ProbeEligibility::No
+        } else if self.idempotent && self.can_repeat() {
+            ProbeEligibility::Yes
+        } else {
+            ProbeEligibility::Late
+        }
+    }
+
+    /// Whether another try's body could be made now.
+    fn can_repeat(&self) -> bool {
+        let state = self.replay.as_ref().map(ReplayHandle::state);
+        matches!(
+            state,
+            Some(ReplayState::Replayable | ReplayState::InProgress { .. })
+        )
+    }
+
+    /// Readies the try to come, after `tried`.
+    fn go_on(&mut self, tried: Tried, free: bool) -> Result<(), Failure> {
+        self.body = match tried {
+            // What was never written is whole.
+            Tried::Failed(TryError {
+                request: Some(request),
+                ..
+            }) => Some(request.into_body()),
+            Tried::Failed(_) => self.replay.as_ref().and_then(ReplayHandle::another),
+            Tried::Answered(response, _) => {
+                let body = self.replay.as_ref().and_then(ReplayHandle::another);
+                discard(response.into_body());
+                body
+            }
+        };
+        if self.body.is_none() {
+            let lost = "the client broke off while its request was tried again";
+            return Err(Failure::maybe(Outcome::ClientGone, lost));
+        }
+        self.free = free;
+        if free {
+            self.free_used = true;
+        } else {
+            self.attempt += 1;
+        }
+        Ok(())
     }
 }
 
@@ -365,11 +435,24 @@ impl Tried {
     }
 }
 
-fn can_repeat(handle: &ReplayHandle) -> bool {
-    use crate::http::replay::ReplayState;
-    matches!(
-        handle.state(),
-        ReplayState::Replayable | ReplayState::InProgress { .. }
+/// Reads the rest of an answer that nobody wants, so that its connection can be used again. A long
+/// or slow one is not worth it.
+fn discard(body: UpstreamBody) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(async move {
+        let deadline = Instant::now().checked_add(DISCARD_LIMIT);
+        let limited = http_body_util::Limited::new(body, MAX_DISCARDED);
+        // Whatever comes of it: dropping the body gives the connection back, or closes it.
+        let _ = before(deadline, limited.collect()).await;
+    });
+}
+
+fn out_of_time() -> Failure {
+    Failure::maybe(
+        Outcome::RequestTimeout,
+        "no response within the request's time",
     )
 }
 

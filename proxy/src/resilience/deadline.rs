@@ -36,6 +36,11 @@ impl Deadline {
     /// No bound.
     pub const NONE: Self = Self(None);
 
+    /// At `instant`.
+    pub fn at(instant: Option<Instant>) -> Self {
+        Self(instant)
+    }
+
     /// `timeout` after `start`; no bound without one, or beyond what an `Instant` can say.
     pub fn after(start: Instant, timeout: Option<Duration>) -> Self {
         Self(timeout.and_then(|timeout| start.checked_add(timeout)))

@@ -54,6 +54,7 @@ families! { HANDLED:
     TCP_WRITE = Counter "weft_tcp_write_bytes_total" "Bytes written to the peers that opened opaque connections.";
     TLS_HANDSHAKES = Counter "weft_tls_handshakes_total" "Mesh TLS handshakes by result.";
     CERTIFICATE_EXPIRY = Gauge "weft_certificate_expiry_timestamp_seconds" "When this workload's certificate expires, in seconds since the Unix epoch.";
+    CONFIG_AGE = Gauge "weft_config_age_seconds" "Seconds since the configuration was last known to be current; 0 while the discovery stream stands.";
     DISCOVERY_CONNECTED = Gauge "weft_discovery_connected" "Whether the discovery stream to the control plane stands.";
     PLAINTEXT_EXEMPT = Counter "weft_plaintext_exempt_total" "Plaintext requests that passed a strict port because they are declared probes or paths.";
     PANICS = Counter "weft_panics_total" "Tasks of this process that panicked; each is a bug.";
@@ -64,7 +65,6 @@ families! { COLLECTED:
     BREAKER_STATE = Gauge "weft_circuit_breaker_state" "1 for the state that a circuit breaker is in, 0 for the others.";
     BREAKER_TRANSITIONS = Counter "weft_circuit_breaker_transitions_total" "Changes of state of a backend's circuit breakers.";
     ENDPOINTS = Gauge "weft_endpoints" "Endpoints of a backend by state.";
-    CONFIG_AGE = Gauge "weft_config_age_seconds" "Seconds since the configuration was last known to be current; 0 while the discovery stream stands.";
     BUILD_INFO = Gauge "weft_build_info" "Always 1; the labels say what runs.";
     PROCESS_CPU = Counter "process_cpu_seconds_total" "Processor time that the process used, user and system.";
     PROCESS_MEMORY = Gauge "process_resident_memory_bytes" "Memory of the process that is resident.";

@@ -29,7 +29,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
@@ -84,8 +84,7 @@ pub struct Telemetry {
     plaintext_exempt: Counter,
     handshakes: [[Counter; HandshakeResult::ALL.len()]; 2],
     discovery_connected: Gauge,
-    /// When the configuration was last known to be current; `None` while it is.
-    config_current_until: Mutex<Option<Instant>>,
+    config_age: Gauge,
     scopes: Mutex<Scopes>,
     collectors: Mutex<Vec<Collector>>,
     retained: Mutex<RetainedCounters>,
@@ -143,7 +142,7 @@ impl Telemetry {
             plaintext_exempt: recorder.counter(&families::PLAINTEXT_EXEMPT, &[]),
             handshakes,
             discovery_connected: recorder.gauge(&families::DISCOVERY_CONNECTED, &[]),
-            config_current_until: Mutex::new(Some(Instant::now())),
+            config_age: recorder.gauge(&families::CONFIG_AGE, &[]),
             scopes: Mutex::new(Scopes {
                 peers: Bounded::new(MAX_PEERS),
                 limits: Bounded::new(MAX_LIMITS),
@@ -258,15 +257,11 @@ impl Telemetry {
             .set(seconds.as_secs_f64());
     }
 
-    /// Tells whether the discovery stream stands: while it does, the configuration is current.
-    pub fn set_discovery_connected(&self, connected: bool) {
+    /// Tells whether the discovery stream stands, and for how many seconds the configuration has not
+    /// been known to be current (0 while the stream stands).
+    pub fn set_discovery(&self, connected: bool, config_age_seconds: f64) {
         self.discovery_connected.set(u32::from(connected));
-        let mut current_until = self.config_current_until.lock();
-        if connected {
-            *current_until = None;
-        } else if current_until.is_none() {
-            *current_until = Some(Instant::now());
-        }
+        self.config_age.set(config_age_seconds);
     }
 
     /// Asks `collector` at each rendering, for as long as the process lives. It may keep nothing
@@ -291,12 +286,6 @@ impl Telemetry {
             &families::BUILD_INFO,
             &[("version", env!("CARGO_PKG_VERSION"))],
             1.0,
-        );
-        let age = self.config_current_until.lock().map(|at| at.elapsed());
-        exposition.gauge(
-            &families::CONFIG_AGE,
-            &[],
-            age.unwrap_or_default().as_secs_f64(),
         );
         process::collect(&mut exposition);
         let collectors = self.collectors.lock().clone();

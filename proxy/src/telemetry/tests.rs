@@ -388,17 +388,12 @@ fn what_collectors_write_is_bounded() {
 }
 
 #[test]
-fn configuration_ages_only_while_disconnected() {
+fn the_control_plane_side_is_told() {
     let telemetry = telemetry();
-    let age = |telemetry: &Telemetry| parse(&telemetry.render())["weft_config_age_seconds"];
-    thread::sleep(Duration::from_millis(5));
-    assert!(age(&telemetry) > 0.0);
-    telemetry.set_discovery_connected(true);
-    assert_eq!(age(&telemetry), 0.0);
-    telemetry.set_discovery_connected(false);
-    thread::sleep(Duration::from_millis(5));
-    telemetry.set_discovery_connected(false);
-    assert!(age(&telemetry) >= 0.005);
+    telemetry.set_discovery(true, 0.0);
+    assert_eq!(parse(&telemetry.render())["weft_config_age_seconds"], 0.0);
+    telemetry.set_discovery(false, 2.5);
+    assert_eq!(parse(&telemetry.render())["weft_config_age_seconds"], 2.5);
     telemetry.set_certificate_expiry(UNIX_EPOCH + Duration::from_secs(1_000));
     let samples = parse(&telemetry.render());
     assert_eq!(

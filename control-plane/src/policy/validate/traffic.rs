@@ -190,10 +190,7 @@ pub(super) fn check_breaker(found: &mut Findings, breaker: &CircuitBreaker) {
             found.within(&format!("{path}.{name}"), cap, least..=1_000_000);
         }
     }
-    // On the wire 0 means no cap, the opposite of what is meant here.
-    if limits.max_pending_requests == Some(0) {
-        found.not_enforced("spec.circuitBreaker.limits.maxPendingRequests: 0");
-    }
+    found.not_enforced(path);
 }
 
 pub(super) fn check_balancer(found: &mut Findings, balancer: &LoadBalancer) {

@@ -67,6 +67,7 @@ impl<C: Connect> H1Pool<C> {
                 Err(failure) => {
                     return Err(TryError {
                         failure,
+                        reused: false,
                         request: Some(Box::new(request)),
                     });
                 }
@@ -151,6 +152,7 @@ impl<C: Connect> H1Pool<C> {
             probe,
             task: task.abort_handle(),
             used: Instant::now(),
+            used_before: false,
             idle_limit: self.shared.options.idle_limit,
         })
     }
@@ -162,6 +164,8 @@ impl<C: Connect> H1Pool<C> {
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mark = connection.link.mark();
+        let reused = connection.used_before;
+        connection.used_before = true;
         let request = request.map(|body| SentBody::new(body, options.progress.clone()));
         match connection.sender.try_send_request(request).await {
             Ok(response) => {
@@ -184,6 +188,7 @@ impl<C: Connect> H1Pool<C> {
                         && connection.link.closed_cleanly_without_a_byte_since(mark),
                 };
                 Err(TryError {
+                    reused,
                     failure: proof::failure(error.into_error(), proof),
                     request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
                 })
@@ -249,6 +254,8 @@ struct Connection {
     probe: Option<Probe>,
     task: AbortHandle,
     used: Instant,
+    /// It has carried an exchange.
+    used_before: bool,
     idle_limit: Duration,
 }
 

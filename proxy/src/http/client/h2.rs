@@ -66,6 +66,7 @@ impl<C: Connect> H2Pool<C> {
                 Err(failure) => {
                     return Err(TryError {
                         failure,
+                        reused: false,
                         request: Some(Box::new(request)),
                     });
                 }
@@ -162,6 +163,7 @@ impl<C: Connect> H2Pool<C> {
                     self.shared.retire(&stream.lease.0);
                 }
                 Err(TryError {
+                    reused: false,
                     failure: proof::failure(error, evidence),
                     request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
                 })

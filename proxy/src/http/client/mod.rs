@@ -118,6 +118,9 @@ pub struct TryError {
     /// Why, and whether it may have been processed.
     #[source]
     pub failure: Failure,
+    /// The connection had carried an exchange before: its peer may have closed it as idle just when
+    /// the request was on its way. HTTP/1 only; HTTP/2 has GOAWAY to say so.
+    pub reused: bool,
     /// The request, where it was provably never written and is still whole.
     pub request: Option<Box<Request<RequestBody>>>,
 }
@@ -126,6 +129,7 @@ impl From<Failure> for TryError {
     fn from(failure: Failure) -> Self {
         Self {
             failure,
+            reused: false,
             request: None,
         }
     }
