@@ -218,11 +218,19 @@ async fn workloads_come_and_go(mesh: &Mesh) -> anyhow::Result<()> {
         .port(8080, AppSpec::http());
     mesh.add_workload(new).await?;
     mesh.set_endpoints("first", ["server-3"])?;
-    mesh.remove_workload("server-1").await?;
     for caller in ["client", "server-3"] {
-        let answer = mesh.pod(caller).get(mesh.addr("first", 80), "/").await?;
-        assert_eq!(answer.served_by(), Some("server-3"), "from {caller}");
+        let moved = async {
+            loop {
+                let answer = mesh.pod(caller).get(mesh.addr("first", 80), "/").await?;
+                ensure!(answer.status == 200, "from {caller}: {}", answer.status);
+                if answer.served_by() == Some("server-3") {
+                    return anyhow::Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(EDIT_PATIENCE, moved).await??;
     }
+    mesh.remove_workload("server-1").await?;
     mesh.kill_control_plane().await?;
     let answer = mesh.pod("client").get(mesh.addr("shop", 80), "/").await?;
     assert_eq!(answer.status, 200);
