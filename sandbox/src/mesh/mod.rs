@@ -170,13 +170,14 @@ impl Mesh {
         self.cluster_ips(service).0
     }
 
-    /// A service's IPv4 cluster IP with a port.
+    /// A service's IPv4 cluster IP with a port. Where nothing is intercepted, only [`Pod::connect`]
+    /// and what is built on it reach it as it is; [`Pod::route`] says where others have to go.
     #[track_caller]
     pub fn addr(&self, service: &str, port: u16) -> SocketAddr {
         (self.cluster_ips(service).0, port).into()
     }
 
-    /// A service's IPv6 cluster IP with a port.
+    /// A service's IPv6 cluster IP with a port. Nothing reaches it where nothing is intercepted.
     #[track_caller]
     pub fn addr_v6(&self, service: &str, port: u16) -> SocketAddr {
         (self.cluster_ips(service).1, port).into()

@@ -3,7 +3,8 @@
 //! Nothing is redirected. A pod's sidecar listens at the pod's address, where clients of the
 //! application look for it, and the application at an address that only the sidecar is told. A
 //! service's address is nobody's: each pod with a sidecar has a listener of its own for each service
-//! port, and what the pod connects to is [`Place::route`]d there. There is no IPv6.
+//! port, and what the pod connects to is routed there ([`super::Pod::route`]). A pod's own address is
+//! dialled as it is, past the caller's sidecar. There is no IPv6.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -152,4 +153,82 @@ fn no_ipv6() -> io::Error {
         io::ErrorKind::Unsupported,
         "no IPv6 on explicit listeners on loopback",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 46, 1, 2);
+    const APP: Ipv4Addr = Ipv4Addr::new(127, 48, 1, 2);
+
+    fn place(has_sidecar: bool) -> Place {
+        let block = Block::of_slot(1);
+        let services = [(80, 0), (90, 1)]
+            .map(|(port, number)| (SocketAddr::from((block.service(10), port)), number));
+        Place::new(block, 0x102, has_sidecar, Arc::new(services.into()))
+    }
+
+    fn route(place: &Place, to: &str) -> Result<String, io::ErrorKind> {
+        let routed = place.route(to.parse().unwrap());
+        routed
+            .map(|to| to.to_string())
+            .map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn shares_do_not_overlap() {
+        let networks: Vec<Ipv4Net> = (0..10)
+            .map(Block::of_slot)
+            .flat_map(|block| [PODS, LISTENERS, APPS, SERVICES].map(|part| block.network(part)))
+            .collect();
+        for (number, network) in networks.iter().enumerate() {
+            assert!(network.addr().is_loopback(), "{network}");
+            assert!(!networks[..number].contains(network), "{network}");
+        }
+    }
+
+    #[test]
+    fn services_are_reached_through_the_sidecar_only() {
+        let meshed = place(true);
+        assert_eq!((meshed.address(), meshed.app()), (ADDRESS, APP));
+        assert_eq!(
+            route(&meshed, "127.100.0.10:90").unwrap(),
+            "127.47.1.2:20001"
+        );
+        let refused = Err(io::ErrorKind::ConnectionRefused);
+        assert_eq!(route(&meshed, "127.100.0.10:81"), refused);
+        assert_eq!(meshed.listeners().count(), 2);
+        let stranger = place(false);
+        assert_eq!((stranger.address(), stranger.app()), (ADDRESS, ADDRESS));
+        assert_eq!(route(&stranger, "127.100.0.10:90"), refused);
+        assert_eq!(stranger.listeners().count(), 0);
+        for place in [meshed, stranger] {
+            // Other pods, other meshes and the world are where they say they are.
+            for to in ["127.46.0.9:8080", "127.96.0.10:80", "192.0.2.1:80"] {
+                assert_eq!(route(&place, to).unwrap(), to);
+            }
+            let ipv6 = route(&place, "[::1]:80");
+            assert_eq!(ipv6, Err(io::ErrorKind::Unsupported));
+        }
+    }
+
+    #[test]
+    fn localhost_is_the_pod() {
+        let meshed = place(true);
+        assert_eq!(
+            route(&meshed, "127.0.0.1:15190").unwrap(),
+            "127.46.1.2:15190"
+        );
+        assert_eq!(route(&meshed, "127.0.0.1:9900").unwrap(), "127.48.1.2:9900");
+        for on in [
+            "127.46.1.2:8080",
+            "127.0.0.1:8080",
+            "0.0.0.0:8080",
+            "[::]:8080",
+        ] {
+            let bound = meshed.bind(on.parse().unwrap()).unwrap();
+            assert_eq!(bound, SocketAddr::from((APP, 8080)), "{on}");
+        }
+    }
 }

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weft_sandbox::app::echo::EchoRequest;
 use weft_sandbox::enter::MODE_ENV;
 use weft_sandbox::load::{Load, Protocol, Shot};
+use weft_sandbox::pod::loopback::Place;
 use weft_sandbox::process::Program;
 use weft_sandbox::{AppSpec, Mesh, Pod, Programs, Sandbox, Service, Workload};
 
@@ -45,6 +46,7 @@ pub(crate) fn main(sandbox: &Sandbox) -> anyhow::Result<ExitCode> {
             bytes_are_carried(&mesh).await?;
             policy_holds(&mesh).await?;
             a_call_to_oneself_is_local(&mesh).await?;
+            a_taken_listener_is_named(&mesh).await?;
             workloads_come_and_go(&mesh).await
         };
         let result: anyhow::Result<()> = told.await;
@@ -207,6 +209,31 @@ async fn a_call_to_oneself_is_local(mesh: &Mesh) -> anyhow::Result<()> {
     ensure!(counted(&seen, r#"tls="local""#), "not local:\n{seen}");
     let probe = mesh.admin_get("server-1", "/probe/8080").await?;
     assert_eq!(probe.status, 200, "{}", probe.text());
+    Ok(())
+}
+
+/// A listener for a service that somebody else has: the sidecar is not ready, says which, and takes
+/// it when it is free.
+async fn a_taken_listener_is_named(mesh: &Mesh) -> anyhow::Result<()> {
+    mesh.stop_sidecar("server-2").await?;
+    let pod = mesh.pod("server-2");
+    let mut listeners = pod.place().into_iter().flat_map(Place::listeners);
+    let (service, listener) = listeners.next().context("no listener")?;
+    let taken = std::net::TcpListener::bind(listener)?;
+    let told = async {
+        let line = format!("listener {listener} (");
+        while !mesh
+            .admin_get("server-2", "/ready")
+            .await
+            .is_ok_and(|answer| answer.status == 503 && answer.text().contains(&line))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(taken);
+    };
+    let (started, ()) = tokio::join!(mesh.start_sidecar("server-2"), told);
+    started?;
+    pod.connect(service).await?;
     Ok(())
 }
 
