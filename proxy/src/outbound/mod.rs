@@ -35,7 +35,7 @@ use crate::discovery::Discovery;
 use crate::http::Version;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::Identity;
-use crate::net::closing::Closing;
+use crate::net::closing::{self, Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::Failure;
 use crate::policy::Protocol;
@@ -219,7 +219,7 @@ impl Outbound {
     }
 
     /// Answers what can be answered with `failure`; closes the rest.
-    async fn refuse(&self, mut tcp: TcpStream, failure: Failure, closing: Closing) {
+    async fn refuse(&self, mut tcp: TcpStream, failure: Failure, mut closing: Closing) {
         tracing::info!(%failure, "connection refused");
         let mut heard = BytesMut::new();
         let version = match timeout(SILENCE, verdict(&mut tcp, &mut heard)).await {
@@ -234,7 +234,15 @@ impl Outbound {
             }
         };
         let refusal = Arc::new(request::Refusal::new(&self.shared, failure));
-        server::serve(rewound(heard, tcp), version, refusal, closing, options()).await;
+        // What is unknown now may be known soon: the client is told to come again.
+        let (announce, leaving) = closing::channel();
+        announce.advance(Phase::Announcing);
+        let options = ServerOptions::default();
+        let served = server::serve(rewound(heard, tcp), version, refusal, leaving, options);
+        tokio::select! {
+            () = served => {}
+            _ = closing.reached(Phase::Over) => {}
+        }
     }
 
     /// Closes connections of this worker that have been idle for too long. To be called now and

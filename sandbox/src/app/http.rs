@@ -102,10 +102,10 @@ pub(super) async fn handle(
         }
     };
     let mut response = if is_grpc {
-        tokio::time::sleep(after).await;
+        wait(after).await;
         answer_grpc(&app, status, request).await
     } else if request.uri().path() == "/echo" {
-        tokio::time::sleep(after).await;
+        wait(after).await;
         answer_echo(&app, status, request)
     } else {
         answer_seen(&app, &mut counted, status, after, request).await
@@ -163,6 +163,13 @@ fn answer_echo(app: &Arc<Shared>, status: u16, request: Request<Incoming>) -> Re
     response
 }
 
+/// A sleep of no time would still last until the timer's next tick.
+async fn wait(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
 async fn answer_seen(
     app: &Shared,
     counted: &mut Counted,
@@ -173,7 +180,7 @@ async fn answer_seen(
     let (head, body) = request.into_parts();
     let script = Script::of(head.uri.query().unwrap_or_default());
     let hasher = counted.read_body(body).await;
-    tokio::time::sleep(after + Duration::from_millis(script.delay_ms)).await;
+    wait(after + Duration::from_millis(script.delay_ms)).await;
     let status = script.status.unwrap_or(status);
     let builder = Response::builder().status(StatusCode::from_u16(status).unwrap_or_default());
     let (kind, body) = match (script.chunks, script.bytes) {

@@ -72,9 +72,12 @@ impl Plan {
         self.next.set(number + 1);
         let due = match self.load.rate {
             None => Instant::now(),
-            Some(rate) => self.start + Duration::from_secs_f64(number as f64 / rate),
+            Some(rate) => {
+                let due = self.start + Duration::from_secs_f64(number as f64 / rate);
+                tokio::time::sleep_until(due).await;
+                due
+            }
         };
-        tokio::time::sleep_until(due).await;
         if self.has_ended(due) || self.shared.stop.load(Ordering::Relaxed) {
             return None;
         }
