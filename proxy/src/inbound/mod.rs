@@ -15,6 +15,9 @@ pub mod app;
 pub mod authorize;
 pub mod request;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
