@@ -94,11 +94,13 @@ impl<T: Send + Sync + 'static> Watched<T> {
     pub(super) fn store(&self, value: impl Into<Arc<T>>) {
         let value = value.into();
         let listeners = self.0.listeners.lock();
-        self.0.value.store(Some(Arc::clone(&value)));
-        self.0.changed.notify_waiters();
         for listener in &*listeners {
             listener(&value);
         }
+        // After the listeners, which keep what is made of the value: whoever sees the value finds
+        // that too.
+        self.0.value.store(Some(value));
+        self.0.changed.notify_waiters();
     }
 
     /// Handles on the same value, this one included.

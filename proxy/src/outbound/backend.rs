@@ -129,9 +129,9 @@ impl Backends {
             known.retain(|_, backend| Arc::strong_count(backend) > 1);
         }
         let backend = Backend::new(policy, watch());
-        known.insert(key, Arc::clone(&backend));
-        drop(known);
+        // Before anybody else can find it: where the endpoints are known already, it has them.
         backend.follow(&self.shared);
+        known.insert(key, Arc::clone(&backend));
         backend
     }
 }
