@@ -374,6 +374,10 @@ impl Inbound {
             },
             _ = closing.reached(Phase::Over) => Outcome::Shed,
         };
+        if outcome != Outcome::Ok {
+            io.cut();
+            app.cut();
+        }
         connection.read(progress.upstream.into_inner());
         connection.wrote(progress.downstream.into_inner());
         connection.end(outcome);

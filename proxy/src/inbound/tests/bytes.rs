@@ -137,3 +137,18 @@ async fn bytes_to_an_application_that_is_down_are_closed_and_counted() {
     soon(link.served).await.unwrap();
     assert_eq!(sidecar.connections(&[("outcome", "connect_refused")]), 1);
 }
+
+#[tokio::test]
+async fn a_reset_stays_a_reset() {
+    let (sidecar, listener) = played(inbound(MtlsMode::Permissive)).await;
+    let mut link = sidecar.dial().await;
+    link.tcp.write_all(b"\0\x01bytes").await.unwrap();
+    let (mut app, _) = soon(listener.accept()).await.unwrap();
+    hear(&mut app, b"\0\x01bytes").await;
+    app.set_zero_linger().unwrap();
+    drop(app);
+    let error = soon(link.tcp.read(&mut [0])).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    soon(link.served).await.unwrap();
+    assert_eq!(sidecar.connections(&[("outcome", "reset")]), 1);
+}

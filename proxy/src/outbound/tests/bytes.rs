@@ -196,10 +196,49 @@ async fn the_end_of_the_sidecar_cuts() {
     let mut server = accept(&listener).await;
     link.tcp.write_all(b"ping").await.unwrap();
     hear(&mut server, b"ping").await;
-    sidecar.closing.advance(crate::net::closing::Phase::Draining);
+    sidecar.closing.advance(closing::Phase::Draining);
     server.write_all(b"pong").await.unwrap();
     hear(&mut link.tcp, b"pong").await;
-    sidecar.closing.advance(crate::net::closing::Phase::Over);
+    sidecar.closing.advance(closing::Phase::Over);
     soon(link.served).await.unwrap();
     assert_eq!(sidecar.connections(&[("outcome", "shed")]), 1);
+}
+
+#[tokio::test]
+async fn a_truncated_stream_does_not_look_whole() {
+    // A sidecar that is cut off sends no close_notify.
+    let (sidecar, listener) = played(Protocol::Opaque).await;
+    let address = listener.local_addr().unwrap();
+    sidecar.tell_endpoints("api", vec![endpoint(address, Some(spiffe("api")))]);
+    let mut link = sidecar.dial(api()).await;
+    let tcp = accept(&listener).await;
+    let identity = sidecar.identity("api");
+    let (mut tls, ..) = soon(identity.accept(tcp)).await.unwrap();
+    tls.write_all(b"half of").await.unwrap();
+    tls.flush().await.unwrap();
+    hear(&mut link.tcp, b"half of").await;
+    drop(tls);
+    let error = soon(link.tcp.read(&mut [0])).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    soon(link.served).await.unwrap();
+    assert_eq!(sidecar.connections(&[("outcome", "reset")]), 1);
+
+    // In the clear a reset stays a reset, both ways.
+    sidecar.tell_endpoints("api", vec![endpoint(address, None)]);
+    for reset_by_server in [true, false] {
+        let mut link = sidecar.dial(api()).await;
+        let mut server = accept(&listener).await;
+        server.write_all(b"half of").await.unwrap();
+        hear(&mut link.tcp, b"half of").await;
+        let (broken, mut other) = if reset_by_server {
+            (server, link.tcp)
+        } else {
+            (link.tcp, server)
+        };
+        broken.set_zero_linger().unwrap();
+        drop(broken);
+        let error = soon(other.read(&mut [0])).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        soon(link.served).await.unwrap();
+    }
 }
