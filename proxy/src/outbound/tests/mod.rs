@@ -3,6 +3,8 @@
 mod bytes;
 mod destinations;
 mod failures;
+mod forms;
+mod hot_path;
 mod mesh;
 mod retries;
 mod splits;
