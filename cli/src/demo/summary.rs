@@ -146,7 +146,10 @@ impl Summary {
 
     /// The lines for people.
     pub(super) fn table(&self, paint: Paint) -> Vec<String> {
-        let mut lines = vec![check::head(paint)];
+        let mut lines = Vec::new();
+        if !self.checks.is_empty() {
+            lines.push(check::head(paint));
+        }
         let mut act = "";
         for check in &self.checks {
             if check.act != act {
@@ -158,7 +161,7 @@ impl Summary {
         let failed = self.checks.iter().filter(|check| !check.is_ok()).count();
         let took = self.elapsed().as_secs_f64();
         let verdict = match (&self.error, failed) {
-            (Some(error), _) => paint.bad(&format!("The story broke off: {error}")),
+            (Some(error), _) => paint.bad(&format!("The story broke off: {error}.")),
             (None, 0) => paint.good(&format!(
                 "All {} measurements are as expected.",
                 self.checks.len()
@@ -168,7 +171,7 @@ impl Summary {
                 self.checks.len()
             )),
         };
-        lines.push(format!("\n{verdict} {took:.0} s."));
+        lines.push(format!("\n{verdict} It took {took:.0} s."));
         lines
     }
 
