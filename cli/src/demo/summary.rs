@@ -188,6 +188,7 @@ impl Summary {
             "error": self.error,
             "mode": mode,
             "why": why,
+            "interception": if self.mode.has_namespaces() { "redirect" } else { "none" },
             "seconds": (self.elapsed().as_secs_f64() * 10.0).round() / 10.0,
             "requests": {
                 "sent": self.traffic.sent,
@@ -263,6 +264,7 @@ mod tests {
             "error": null,
             "mode": "root",
             "why": "not allowed",
+            "interception": "redirect",
             "seconds": null,
             "requests": {
                 "sent": 3, "answered": 2, "failed": 1, "notOk": 2,
