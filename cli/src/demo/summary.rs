@@ -146,7 +146,10 @@ impl Summary {
 
     /// The lines for people.
     pub(super) fn table(&self, paint: Paint) -> Vec<String> {
-        let mut lines = vec![check::head(paint)];
+        let mut lines = Vec::new();
+        if !self.checks.is_empty() {
+            lines.push(check::head(paint));
+        }
         let mut act = "";
         for check in &self.checks {
             if check.act != act {
@@ -158,7 +161,7 @@ impl Summary {
         let failed = self.checks.iter().filter(|check| !check.is_ok()).count();
         let took = self.elapsed().as_secs_f64();
         let verdict = match (&self.error, failed) {
-            (Some(error), _) => paint.bad(&format!("The story broke off: {error}")),
+            (Some(error), _) => paint.bad(&format!("The story broke off: {error}.")),
             (None, 0) => paint.good(&format!(
                 "All {} measurements are as expected.",
                 self.checks.len()
@@ -168,7 +171,7 @@ impl Summary {
                 self.checks.len()
             )),
         };
-        lines.push(format!("\n{verdict} {took:.0} s."));
+        lines.push(format!("\n{verdict} It took {took:.0} s."));
         lines
     }
 
@@ -185,6 +188,7 @@ impl Summary {
             "error": self.error,
             "mode": mode,
             "why": why,
+            "interception": if self.mode.has_namespaces() { "redirect" } else { "none" },
             "seconds": (self.elapsed().as_secs_f64() * 10.0).round() / 10.0,
             "requests": {
                 "sent": self.traffic.sent,
@@ -260,6 +264,7 @@ mod tests {
             "error": null,
             "mode": "root",
             "why": "not allowed",
+            "interception": "redirect",
             "seconds": null,
             "requests": {
                 "sent": 3, "answered": 2, "failed": 1, "notOk": 2,
