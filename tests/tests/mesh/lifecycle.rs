@@ -129,7 +129,7 @@ fn start(mesh: &Mesh, cx: &Cx, protocol: Protocol) -> Running {
     Load::new(mesh.addr("api", PORT))
         .protocol(protocol)
         .rate(f64::from(in_flight) * 1_000.0 / f64::from(work_ms))
-        .clients(2 * in_flight as usize)
+        .clients(in_flight as usize)
         .requests(requests)
         .shot(Shot::get(&format!("/items?delay_ms={work_ms}")))
         .shot(Shot::post(&format!("/orders?delay_ms={work_ms}"), 300))
