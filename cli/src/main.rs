@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The `weft` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_cli::main(std::env::args_os())
+}

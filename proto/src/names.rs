@@ -100,6 +100,9 @@ pub mod env {
     pub const WORKLOAD_ADDRESSES: &str = "WEFT_WORKLOAD_ADDRESSES";
     /// Sidecar: `Redirect` (connections are intercepted) or `Explicit` (a listener per service).
     pub const INTERCEPTION: &str = "WEFT_INTERCEPTION";
+    /// Sidecar under `Explicit`: comma-separated `ADDRESS:PORT=APP_ADDRESS:APP_PORT`. It listens at the
+    /// former, which is what the mesh knows, for the application at the latter.
+    pub const EXPLICIT_INBOUND: &str = "WEFT_EXPLICIT_INBOUND";
     /// Sidecar: packet mark for its own connections; empty where a uid exempts it.
     pub const MARK: &str = "WEFT_MARK";
     /// Sidecar: data-path worker threads.

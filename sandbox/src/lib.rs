@@ -4,7 +4,8 @@
 //! It needs no program of the system (`ip`, `nft`, `unshare`) and no privilege where the kernel
 //! lets ordinary users make user namespaces. A program calls [`Sandbox::enter`] first thing in its
 //! `main`; from then on everything that it starts lives in a process namespace of its own, so that
-//! nothing outlives it, however it ends.
+//! nothing outlives it, however it ends. A machine that has no namespaces for it gets the same meshes
+//! on the host's loopback, without interception: [`Mode`] says so, and why.
 //!
 //! Data flows downhill: a module uses only what stands below it in this list.
 //!
@@ -12,7 +13,7 @@
 //! * [`load`]: a load generator that hides nothing: no silent retry, no silent reconnect.
 //! * [`client`]: single requests and connections out of a pod.
 //! * [`app`]: the stand-in service, scripted through an admin port.
-//! * [`pod`]: network namespaces with a thread, addresses and processes.
+//! * [`pod`]: network namespaces, or shares of the loopback, with a thread, addresses and processes.
 //! * [`process`]: child processes with their logs.
 //! * [`enter`]: the way into the namespaces, the ladder of modes, and the run's directory.
 //! * [`net`]: links, addresses and routes of a namespace.

@@ -2,10 +2,12 @@
 //! nothing, and nothing left behind.
 //!
 //! The binary enters the sandbox first and runs the tests inside. It is its own application
-//! (`app`), control plane (`control-plane`), a stand-in for a sidecar (`proxy`), and the program
-//! whose sudden death is looked at (`hold`, `mode`).
+//! (`app`), control plane (`control-plane`), a stand-in for a sidecar (`proxy`), a real one
+//! (`real-proxy`), a mesh on loopback (`loopback`), and the program whose sudden death is looked at
+//! (`hold`, `mode`).
 
 mod leftovers;
+mod loopback;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -39,11 +41,16 @@ fn main() -> anyhow::Result<ExitCode> {
             args.next();
             return Ok(weft_control_plane::app::main(args));
         }
+        Some("real-proxy") => {
+            args.next();
+            return Ok(weft_proxy::app::main(args));
+        }
         Some("proxy") => return stand_in_sidecar(),
         _ => {}
     }
     let sandbox = Sandbox::enter()?;
     match std::env::args().nth(1).as_deref() {
+        Some("loopback") => return loopback::main(&sandbox),
         Some("hold") => return leftovers::hold(&sandbox),
         Some("mode") => {
             println!("{}\n{}", sandbox.dir().display(), sandbox.mode());
@@ -67,6 +74,12 @@ fn main() -> anyhow::Result<ExitCode> {
         case(&sandbox, "a_killed_run_leaves_nothing", leftovers::killed),
         case(&sandbox, "a_told_run_ends", leftovers::told),
         case(&sandbox, "every_rung_of_the_ladder", leftovers::ladder),
+        case_anywhere(&sandbox, "a_mesh_without_namespaces", loopback::meshes_work),
+        case_anywhere(
+            &sandbox,
+            "a_killed_run_without_namespaces_leaves_no_process",
+            leftovers::killed_on_loopback,
+        ),
     ];
     println!("{}", sandbox.mode());
     Ok(libtest_mimic::run(&Arguments::from_args(), tests).exit_code())
@@ -78,8 +91,16 @@ fn case<F>(sandbox: &Sandbox, name: &str, test: fn(Sandbox) -> F) -> Trial
 where
     F: Future<Output = anyhow::Result<()>> + 'static,
 {
-    let sandbox = sandbox.clone();
     let impossible = !sandbox.mode().has_namespaces() && std::env::var("CI").is_err();
+    case_anywhere(sandbox, name, test).with_ignored_flag(impossible)
+}
+
+/// A test that needs no namespaces.
+fn case_anywhere<F>(sandbox: &Sandbox, name: &str, test: fn(Sandbox) -> F) -> Trial
+where
+    F: Future<Output = anyhow::Result<()>> + 'static,
+{
+    let sandbox = sandbox.clone();
     Trial::test(name, move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -87,7 +108,6 @@ where
         let result = runtime.block_on(test(sandbox));
         result.map_err(|error| format!("{error:#}").into())
     })
-    .with_ignored_flag(impossible)
 }
 
 fn programs() -> Programs {

@@ -6,10 +6,12 @@
 //! * [`sidecar`]: the parts of one sidecar and their start and end.
 //! * [`state`]: what the admin endpoint and the control plane may ask and change.
 //! * [`readiness`]: what is missing before a sidecar is ready.
+//! * `explicit`: listeners that stand for services.
 //! * [`listen`]: accept loops.
 //! * [`threads`]: the data workers and the control thread.
 //! * [`settings`]: what the environment says.
 
+mod explicit;
 pub mod listen;
 pub mod readiness;
 pub mod settings;

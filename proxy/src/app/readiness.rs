@@ -2,19 +2,22 @@
 //!
 //! Ready means: listeners are bound (the process ends where they cannot be), there is a certificate,
 //! the control plane has said what the mesh is and how the declared ports are to be served, and,
-//! where connections are to be intercepted, a connection proved that they are. What was there once
-//! stays: a control plane that goes away makes no sidecar unready.
+//! where connections are to be intercepted, a connection proved that they are; where they are not,
+//! services have their listeners. What was there once stays: a control plane that goes away makes no
+//! sidecar unready.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use weft_proto::names::sentinel;
 
+use super::settings::Interception;
 use crate::discovery::{Discovery, Watched};
 use crate::identity::Identity;
 use crate::outbound::SENTINEL_GREETING;
@@ -30,24 +33,36 @@ pub struct Readiness {
     identity: Identity,
     discovery: Discovery,
     ports: Vec<(u16, Watched<InboundPolicy>)>,
-    /// `None` where nothing is intercepted.
-    intercepted: Option<Arc<AtomicBool>>,
+    arrival: Arrival,
+}
+
+/// How the application's connections come to the sidecar, as far as that is known to work.
+enum Arrival {
+    /// Through the redirect: whether it was proved.
+    Redirected(AtomicBool),
+    /// At listeners for services: what is missing of them.
+    Explicit(Mutex<Vec<String>>),
 }
 
 impl Readiness {
-    /// Subscribes to the policies of `ports`; `expects_interception` where a redirect must be proved.
+    /// Subscribes to the policies of `ports`.
     pub fn new(
         identity: Identity,
         discovery: Discovery,
         ports: &[u16],
-        expects_interception: bool,
+        interception: Interception,
     ) -> Self {
         let ports = ports.iter().map(|port| (*port, discovery.inbound(*port)));
         Self {
             ports: ports.collect(),
             identity,
             discovery,
-            intercepted: expects_interception.then(Arc::default),
+            arrival: match interception {
+                Interception::Redirect => Arrival::Redirected(AtomicBool::new(false)),
+                Interception::Explicit => {
+                    Arrival::Explicit(Mutex::new(vec!["listeners for services".to_owned()]))
+                }
+            },
         }
     }
 
@@ -65,12 +80,11 @@ impl Readiness {
                 missing.push(format!("inbound policy of port {port}"));
             }
         }
-        if self
-            .intercepted
-            .as_ref()
-            .is_some_and(|proved| !proved.load(Ordering::Relaxed))
-        {
-            missing.push("interception (no redirect rules in this network namespace)".to_owned());
+        match &self.arrival {
+            Arrival::Redirected(proved) if proved.load(Ordering::Relaxed) => {}
+            Arrival::Redirected(_) => missing
+                .push("interception (no redirect rules in this network namespace)".to_owned()),
+            Arrival::Explicit(listeners) => missing.extend(listeners.lock().iter().cloned()),
         }
         missing
     }
@@ -80,10 +94,17 @@ impl Readiness {
         &self.ports
     }
 
+    /// What is missing of the listeners for services now.
+    pub(super) fn service_listeners_missing(&self, missing: Vec<String>) {
+        if let Arrival::Explicit(listeners) = &self.arrival {
+            *listeners.lock() = missing;
+        }
+    }
+
     /// Tries to prove the interception until it is proved. The connections carry no mark, as the
     /// application's do; the ruleset sends the sentinel to the sidecar before any exemption.
     pub async fn prove_interception(self: Arc<Self>) {
-        let Some(proved) = &self.intercepted else {
+        let Arrival::Redirected(proved) = &self.arrival else {
             return;
         };
         loop {

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::explicit::ServiceListeners;
 use super::listen::{self, Listener, Serve};
 use super::readiness::Readiness;
 use super::settings::{Interception, ListenAddr, Settings, SidecarMode};
@@ -30,9 +31,9 @@ use crate::identity::{ControlPlane, Identity};
 use crate::inbound::{Inbound, InboundParts};
 use crate::net::closing::{self, Closing, ClosingSender, Phase};
 use crate::net::socket::{Fixed, listen_first};
-use crate::net::{Dialer, Redirected};
+use crate::net::{Dialer, OriginalDestination, OwnAddresses, Redirected};
 use crate::outbound::{Outbound, OutboundParts};
-use crate::policy::{InboundPolicy, MeshInfo};
+use crate::policy::InboundPolicy;
 use crate::telemetry::logs::LogControl;
 use crate::telemetry::{ProcessLabels, Telemetry};
 
@@ -106,12 +107,15 @@ impl Sidecar {
         threads: &Threads,
     ) -> Result<Self, Error> {
         // What may be asked for before anything is known: listeners.
-        let inbound_socket = bind("inbound", settings.inbound_addr)?;
+        let inbound_sockets = InboundSockets::bind(&settings)?;
         let admin_socket = bind("admin", settings.admin_addr)?;
         let outbound_sockets = bind_outbound(&settings)?;
 
         // Who this workload is, and what it knows.
         let dialer = Dialer::new(settings.mark);
+        let apps = settings.explicit_inbound.iter();
+        let apps: Vec<_> = apps.map(|one| (one.listen, one.app)).collect();
+        let own_addresses = OwnAddresses::new(&settings.workload_addresses, &apps);
         let control_plane = ControlPlane::new(
             settings.control_plane_addr.to_string(),
             settings.control_plane_id.clone(),
@@ -135,7 +139,7 @@ impl Sidecar {
             identity.clone(),
             discovery.clone(),
             &settings.inbound_ports,
-            settings.interception == Interception::Redirect,
+            settings.interception,
         ));
 
         // The two directions.
@@ -148,7 +152,7 @@ impl Sidecar {
             identity: identity.clone(),
             telemetry: Arc::clone(&telemetry),
             dialer,
-            own_addresses: settings.workload_addresses.clone(),
+            own_addresses: own_addresses.clone(),
             workload: format!("{}/{}", settings.namespace, settings.workload).into(),
             workers: workers.count(),
             connections: connections.clone(),
@@ -158,7 +162,7 @@ impl Sidecar {
             identity: identity.clone(),
             telemetry: Arc::clone(&telemetry),
             dialer,
-            own_addresses: settings.workload_addresses.clone(),
+            own_addresses: own_addresses.clone(),
             workers: workers.count(),
             connections: connections.clone(),
         });
@@ -170,18 +174,20 @@ impl Sidecar {
         let accept = |listener: &Listener| {
             listen::run(listener, workers, &listening, &connections, &refused)
         };
-        accept(&Listener {
-            name: "inbound",
-            socket: inbound_socket,
-            serve: serve_inbound(Arc::clone(&inbound), listening.clone()),
-            // A new connection is refused by the kernel, and its client goes elsewhere.
-            until: Phase::Draining,
-        })?;
+        for (socket, serve) in inbound_sockets.serving(&inbound, &listening) {
+            accept(&Listener {
+                name: "inbound",
+                socket,
+                serve,
+                // A new connection is refused by the kernel, and its client goes elsewhere.
+                until: Phase::Draining,
+            })?;
+        }
         for socket in outbound_sockets {
             accept(&Listener {
                 name: "outbound",
                 socket,
-                serve: serve_outbound(&outbound, None, listening.clone()),
+                serve: serve_outbound(&outbound, Redirected, listening.clone()),
                 // What the application still has to finish may need others.
                 until: Phase::Over,
             })?;
@@ -220,6 +226,7 @@ impl Sidecar {
             closing: Arc::clone(&closing),
             log,
             dialer,
+            own_addresses,
             drain: Arc::clone(&drain),
         });
         discovery.set_handler(Arc::clone(&state) as _);
@@ -231,15 +238,16 @@ impl Sidecar {
             }
         });
         if settings.interception == Interception::Explicit {
-            let explicit = Explicit {
+            let listeners = ServiceListeners {
                 mesh: discovery.mesh(),
                 outbound,
                 workers: workers.clone(),
                 closing: listening,
                 connections: connections.clone(),
                 telemetry,
+                readiness: Arc::clone(&readiness),
             };
-            control.spawn("explicit listeners", explicit.run());
+            control.spawn("service listeners", listeners.run());
         }
         tracing::info!(
             workload = %settings.workload,
@@ -322,63 +330,6 @@ impl Sidecar {
     }
 }
 
-/// Listeners that stand for services, where nothing is intercepted.
-struct Explicit {
-    mesh: Watched<MeshInfo>,
-    outbound: Arc<Outbound>,
-    workers: super::threads::Workers,
-    closing: Closing,
-    connections: TaskTracker,
-    telemetry: Arc<Telemetry>,
-}
-
-impl Explicit {
-    /// Binds what the control plane names, as it names more. A listener stays until the end.
-    async fn run(self) {
-        let refused = self.telemetry.limit("connections");
-        let mut bound = std::collections::HashSet::new();
-        let mut seen: Option<Arc<MeshInfo>> = None;
-        loop {
-            let mesh = self.mesh.changed(seen.as_ref()).await;
-            for explicit in &mesh.explicit_listeners {
-                if bound.contains(explicit) {
-                    continue;
-                }
-                match listen_first(&[explicit.address]) {
-                    Ok(socket) => {
-                        bound.insert(*explicit);
-                        let serve = serve_outbound(
-                            &self.outbound,
-                            Some(explicit.destination),
-                            self.closing.clone(),
-                        );
-                        let listener = Listener {
-                            name: "explicit",
-                            socket,
-                            serve,
-                            until: Phase::Over,
-                        };
-                        let ran = listen::run(
-                            &listener,
-                            &self.workers,
-                            &self.closing,
-                            &self.connections,
-                            &refused,
-                        );
-                        if let Err(error) = ran {
-                            tracing::error!(address = %explicit.address, %error, "cannot listen");
-                        }
-                    }
-                    Err(error) => {
-                        tracing::error!(address = %explicit.address, %error, "cannot listen");
-                    }
-                }
-            }
-            seen = Some(mesh);
-        }
-    }
-}
-
 /// Dials past the redirect.
 struct Marked(Dialer);
 
@@ -395,32 +346,28 @@ async fn told_to_end(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-fn serve_inbound(inbound: Arc<Inbound>, closing: Closing) -> Serve {
+fn serve_inbound(
+    inbound: &Arc<Inbound>,
+    original: impl OriginalDestination + Copy,
+    closing: Closing,
+) -> Serve {
+    let inbound = Arc::clone(inbound);
     Arc::new(move |connection| {
         let (inbound, closing) = (Arc::clone(&inbound), closing.clone());
-        Box::pin(async move { inbound.connection(connection, &Redirected, closing).await })
+        Box::pin(async move { inbound.connection(connection, &original, closing).await })
     })
 }
 
-/// `destination`: what connections mean where nothing is redirected.
-fn serve_outbound(
+/// `original` says what connections mean.
+pub(super) fn serve_outbound(
     outbound: &Arc<Outbound>,
-    destination: Option<SocketAddr>,
+    original: impl OriginalDestination + Copy,
     closing: Closing,
 ) -> Serve {
     let outbound = Arc::clone(outbound);
     Arc::new(move |connection| {
         let (outbound, closing) = (Arc::clone(&outbound), closing.clone());
-        Box::pin(async move {
-            match destination {
-                Some(destination) => {
-                    outbound
-                        .connection(connection, &Fixed(destination), closing)
-                        .await;
-                }
-                None => outbound.connection(connection, &Redirected, closing).await,
-            }
-        })
+        Box::pin(async move { outbound.connection(connection, &original, closing).await })
     })
 }
 
@@ -436,9 +383,51 @@ fn bind(name: &'static str, address: ListenAddr) -> Result<std::net::TcpListener
     })
 }
 
-/// One listener per address; a machine without IPv6 has no `::1`.
+/// Listeners for what is sent to the application.
+enum InboundSockets {
+    Redirected(std::net::TcpListener),
+    /// Each stands for the address that it is bound to.
+    Explicit(Vec<(SocketAddr, std::net::TcpListener)>),
+}
+
+impl InboundSockets {
+    fn bind(settings: &Settings) -> Result<Self, Error> {
+        if settings.interception == Interception::Redirect {
+            return Ok(Self::Redirected(bind("inbound", settings.inbound_addr)?));
+        }
+        let mut sockets = Vec::new();
+        for explicit in &settings.explicit_inbound {
+            let socket = bind("inbound", ListenAddr::new(explicit.listen))?;
+            sockets.push((explicit.listen, socket));
+        }
+        Ok(Self::Explicit(sockets))
+    }
+
+    /// With what becomes of their connections.
+    fn serving(
+        self,
+        inbound: &Arc<Inbound>,
+        closing: &Closing,
+    ) -> Vec<(std::net::TcpListener, Serve)> {
+        match self {
+            Self::Redirected(socket) => {
+                vec![(socket, serve_inbound(inbound, Redirected, closing.clone()))]
+            }
+            Self::Explicit(sockets) => sockets
+                .into_iter()
+                .map(|(at, socket)| (socket, serve_inbound(inbound, Fixed(at), closing.clone())))
+                .collect(),
+        }
+    }
+}
+
+/// One listener per address; a machine without IPv6 has no `::1`. None where nothing is redirected:
+/// then services have [listeners](ServiceListeners) of their own.
 fn bind_outbound(settings: &Settings) -> Result<Vec<std::net::TcpListener>, Error> {
     let mut sockets = Vec::new();
+    if settings.interception == Interception::Explicit {
+        return Ok(sockets);
+    }
     for address in &settings.outbound_addrs {
         match listen_first(&[*address]) {
             Ok(socket) => sockets.push(socket),

@@ -1,6 +1,6 @@
 //! What the admin endpoint and the control plane may ask of a sidecar, and change.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,8 +15,8 @@ use crate::admin::{AdminState, BreakerAction, BreakerTarget};
 use crate::discovery::{self, Command, CommandHandler, Discovery};
 use crate::identity::Identity;
 use crate::identity::certify::CertifyStatus;
-use crate::net::Dialer;
 use crate::net::closing::ClosingSender;
+use crate::net::{Dialer, OwnAddresses};
 use crate::outbound::Outbound;
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::LogControl;
@@ -37,6 +37,7 @@ pub struct State {
     pub(super) closing: Arc<ClosingSender>,
     pub(super) log: LogControl,
     pub(super) dialer: Dialer,
+    pub(super) own_addresses: OwnAddresses,
     /// Starts draining, as SIGTERM does.
     pub(super) drain: Arc<Notify>,
 }
@@ -149,9 +150,9 @@ impl AdminState for State {
 
     fn probe(&self, port: u16) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            let own: Option<&IpAddr> = self.settings.workload_addresses.first();
-            let ip = own.copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
-            let address = SocketAddr::new(ip, port);
+            let own = self.own_addresses.first();
+            let ip = own.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            let address = self.own_addresses.app(SocketAddr::new(ip, port));
             match timeout(PROBE_LIMIT, self.dialer.dial(address)).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(format!("{address}: {error}")),

@@ -15,7 +15,7 @@ pub mod app;
 pub mod authorize;
 pub mod request;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +32,7 @@ use crate::http::Version;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::closing::{Closing, Phase};
-use crate::net::socket::is_own;
-use crate::net::{Dialer, Io, OriginalDestination, Rewind, Stream};
+use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{InboundPolicy, MtlsMode, Protocol};
 use crate::tcp::{self, Progress, RelayError};
@@ -58,7 +57,7 @@ pub struct Inbound {
     pub(crate) identity: Identity,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) apps: Apps,
-    own_addresses: Vec<IpAddr>,
+    own_addresses: OwnAddresses,
     dialer: Dialer,
     /// What the end of this process waits for.
     connections: TaskTracker,
@@ -76,7 +75,7 @@ pub struct InboundParts {
     /// How it connects.
     pub dialer: Dialer,
     /// The workload's own addresses.
-    pub own_addresses: Vec<IpAddr>,
+    pub own_addresses: OwnAddresses,
     /// Data-path workers.
     pub workers: usize,
     /// What the end of this process waits for.
@@ -85,7 +84,10 @@ pub struct InboundParts {
 
 /// One port of the application, as a connection sees it.
 pub(crate) struct Port {
+    /// The address that the client dialled.
     pub(crate) address: SocketAddr,
+    /// Where the application takes what comes to it.
+    pub(crate) app: SocketAddr,
     pub(crate) policy: Watched<InboundPolicy>,
 }
 
@@ -147,12 +149,16 @@ impl Inbound {
         let Some(address) = original.of(&tcp) else {
             return;
         };
-        if !is_own(address.ip(), &self.own_addresses) {
+        if !self.own_addresses.contains_or_loopback(address.ip()) {
             tracing::warn!(%address, "inbound connection to an address that is not this workload's");
             return;
         }
         let policy = self.discovery.inbound(address.port());
-        let port = Port { address, policy };
+        let port = Port {
+            address,
+            app: self.own_addresses.app(address),
+            policy,
+        };
         if port.policy.ready(POLICY_WAIT).await.is_none() {
             tracing::warn!(port = address.port(), "no policy for this port yet: closed");
             self.count_refused(
@@ -225,7 +231,7 @@ impl Inbound {
         let first = timeout(SILENCE, detect::read_more(tcp, buffer)).await;
         let mut read = match first {
             Ok(read) => read.map_err(client_broke)?,
-            Err(_) if port.may_be_greeted() => match self.dial_app(port.address).await {
+            Err(_) if port.may_be_greeted() => match self.dial_app(port.app).await {
                 Ok(mut app) => {
                     let speaker = detect::first_speaker(tcp, buffer, &mut app).await;
                     match speaker.map_err(client_broke)? {
@@ -352,7 +358,7 @@ impl Inbound {
         }
         let app = match app {
             Some(app) => Ok(app),
-            None => self.dial_app(port.address).await.map(Io::from),
+            None => self.dial_app(port.app).await.map(Io::from),
         };
         let mut app = match app {
             Ok(app) => app,

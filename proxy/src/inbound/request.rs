@@ -117,7 +117,7 @@ impl Requests {
         }
 
         // The application.
-        let sending = self.inbound.apps.send(self.port.address, version, request);
+        let sending = self.inbound.apps.send(self.port.app, version, request);
         let response = match before(deadline, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(error.failure),

@@ -2,13 +2,16 @@
 //!
 //! * [`closing`]: the phases in which a sidecar ends.
 //! * [`io`]: the one stream type of the data path.
+//! * [`own`]: the workload's own addresses, and its application behind them.
 //! * [`socket`]: listening, dialling, original destinations.
 
 pub mod closing;
 pub mod io;
+pub mod own;
 pub mod socket;
 
 pub use io::{Io, Rewind, Stream};
+pub use own::OwnAddresses;
 pub use socket::{Dialer, OriginalDestination, Redirected};
 
 use std::net::{IpAddr, SocketAddr};

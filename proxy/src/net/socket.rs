@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
-use super::{canonical, canonical_ip};
+use super::canonical;
 
 /// How many connections the kernel queues for a listener.
 const BACKLOG: i32 = 4096;
@@ -149,12 +149,6 @@ impl Dialer {
         tune(&connection)?;
         Ok(connection)
     }
-}
-
-/// Whether `address` is one of `own`, loopback counted among them.
-pub fn is_own(address: IpAddr, own: &[IpAddr]) -> bool {
-    let address = canonical_ip(address);
-    address.is_loopback() || own.contains(&address)
 }
 
 #[cfg(test)]

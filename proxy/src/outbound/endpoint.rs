@@ -66,7 +66,7 @@ impl Endpoint {
         shared: &Arc<Shared>,
     ) -> Self {
         let link = Link {
-            local: shared.own_addresses.contains(&info.address.ip()),
+            local: shared.own_addresses.contains(info.address.ip()),
             shared: Arc::clone(shared),
             info: Arc::new(info.clone()),
             limit,
@@ -181,8 +181,13 @@ impl Link {
     }
 
     async fn connect_unbounded(&self, address: SocketAddr, alpn: Alpn) -> Result<Io, Failure> {
-        let tcp: TcpStream = self.shared.dialer.dial(address).await.map_err(|error| {
-            let detail = format!("{address} took no connection");
+        let dialled = if self.local {
+            self.shared.own_addresses.app(address)
+        } else {
+            address
+        };
+        let tcp: TcpStream = self.shared.dialer.dial(dialled).await.map_err(|error| {
+            let detail = format!("{dialled} took no connection");
             Failure::never(Outcome::ConnectRefused, detail).because(error)
         })?;
         let Some(expected) = self.info.identity.as_ref().filter(|_| !self.local) else {

@@ -36,7 +36,7 @@ use crate::http::Version;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::Identity;
 use crate::net::closing::{self, Closing, Phase};
-use crate::net::{Dialer, Io, OriginalDestination, Rewind, Stream};
+use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::Failure;
 use crate::policy::Protocol;
 use crate::telemetry::Telemetry;
@@ -64,7 +64,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) dialer: Dialer,
-    pub(crate) own_addresses: Vec<IpAddr>,
+    pub(crate) own_addresses: OwnAddresses,
     /// `namespace/name` of this workload instance: what `ClientIdentity` stickiness hashes.
     pub(crate) workload: Arc<str>,
     pub(crate) workers: usize,
@@ -90,7 +90,7 @@ pub struct OutboundParts {
     /// How it connects.
     pub dialer: Dialer,
     /// The workload's own addresses.
-    pub own_addresses: Vec<IpAddr>,
+    pub own_addresses: OwnAddresses,
     /// `namespace/name` of the workload.
     pub workload: Arc<str>,
     /// Data-path workers.

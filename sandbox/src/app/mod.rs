@@ -91,7 +91,8 @@ pub struct Settings {
     /// A port to serve: http:PORT, tcp:PORT or tcp-server-first:PORT.
     #[arg(long = "serve")]
     pub ports: Vec<Port>,
-    /// Port of the control listener on the loopback.
+    /// Port of the control listener: on 127.0.0.1, or on the address to listen on where that is on
+    /// loopback itself.
     #[arg(long, default_value_t = CONTROL_PORT)]
     pub control: u16,
 }

@@ -71,7 +71,11 @@ impl App {
             shared.listeners.spawn(accept(app, listener, port));
         }
         // Last: whoever reaches it knows that the others listen.
-        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.control));
+        let loopback = match settings.bind {
+            bind if bind.is_loopback() => bind,
+            _ => Ipv4Addr::LOCALHOST.into(),
+        };
+        let at = SocketAddr::new(loopback, settings.control);
         let listener = listen(at).await?;
         tokio::spawn(accept_control(Arc::clone(&shared), listener));
         Ok(Self { shared })

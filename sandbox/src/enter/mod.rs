@@ -6,13 +6,15 @@
 //! the outer one is killed, the kernel kills everything that was started. It stays in the host's
 //! network namespace, so it may listen on the host's loopback; pods have namespaces of their own.
 //!
-//! The ladder, each rung tried for real (a namespace, a bridge and a veth pair are made):
-//! unprivileged user namespace → root without one → [`Mode::Explicit`], which says why.
+//! The ladder, each rung tried for real (namespaces, a bridge, a veth pair and redirect rules are
+//! made): unprivileged user namespace → root without one → [`Mode::Explicit`], which says why. There
+//! the process stays where it is, and what a mesh starts follows it into its end by itself.
 //!
 //! As first process of its namespace the inner one inherits orphaned grandchildren. It does not
 //! reap them, because a general `wait` would steal the status of its own children; they stay
 //! zombies until the end of the run.
 
+pub(crate) mod follow;
 mod probe;
 mod rundir;
 
@@ -62,7 +64,7 @@ pub enum Mode {
         /// Why no user namespace could be had.
         why: String,
     },
-    /// No network namespaces here.
+    /// No network namespaces here: everything is on the host's loopback, in the open.
     Explicit {
         /// What refused them.
         why: String,
@@ -70,9 +72,15 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Whether pods get network namespaces and real interception.
+    /// Whether pods get network namespaces.
     pub fn has_namespaces(&self) -> bool {
         !matches!(self, Self::Explicit { .. })
+    }
+
+    /// Whether connections are intercepted, and whether there is IPv6. Where not, meshes work, but
+    /// neither of the two can be shown: the caller says so by name.
+    pub fn has_interception(&self) -> bool {
+        self.has_namespaces()
     }
 }
 
@@ -107,6 +115,9 @@ impl Sandbox {
     /// rung that [`MODE_ENV`] forces is refused. A refusal of namespaces otherwise is no error, but
     /// [`Mode::Explicit`].
     pub fn enter() -> anyhow::Result<Self> {
+        if let Some(meant) = std::env::var_os(follow::BECOME_ENV) {
+            return Err(follow::obey(&meant));
+        }
         if let Ok(rung) = std::env::var(probe::PROBE_ENV) {
             probe::answer(rung.parse()?);
         }
@@ -231,8 +242,7 @@ fn leave_for(rung: Rung, why: &str) -> anyhow::Result<std::convert::Infallible> 
         .build()?;
     let status = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let mut child = Command::new("/proc/self/exe")
-            .args(std::env::args_os().skip(1))
+        let mut child = own_program()
             .env(INSIDE_ENV, rung.to_string())
             .env(PARENT_ENV, read_end.as_raw_fd().to_string())
             .env(DIR_ENV, dir.path())
@@ -243,6 +253,13 @@ fn leave_for(rung: Rung, why: &str) -> anyhow::Result<std::convert::Infallible> 
     })?;
     drop(dir);
     std::process::exit(exit_code(status));
+}
+
+/// This program with this process's arguments, so that its `main` comes to [`Sandbox::enter`] again.
+fn own_program() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1));
+    command
 }
 
 /// The signals that the outer process hands on or waits for.

@@ -1,11 +1,14 @@
 //! Finds out, in a process of its own, whether a rung of the ladder holds.
 
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::Context as _;
 
-use super::Rung;
+use weft_proto::names;
+use weft_proxy::interception::{self, InterceptionPlan};
+
+use super::{Rung, own_program};
 use crate::net;
 
 /// Set in the probing process: the rung to try.
@@ -13,7 +16,7 @@ pub(super) const PROBE_ENV: &str = "WEFT_SANDBOX_PROBE";
 
 /// Asks a process of its own whether the rung holds; the inner error is its refusal.
 pub(super) fn ask(rung: Rung) -> anyhow::Result<Result<(), String>> {
-    let output = Command::new("/proc/self/exe")
+    let output = own_program()
         .env(PROBE_ENV, rung.to_string())
         .stdin(Stdio::null())
         .output()
@@ -40,6 +43,8 @@ pub(super) fn answer(rung: Rung) -> ! {
 fn climb_and_build(rung: Rung) -> anyhow::Result<()> {
     rung.climb().context("a process namespace")?;
     let pod = net::unshare_net().context("a network namespace")?;
+    let rules = interception::rules(&InterceptionPlan::by_mark(names::PROXY_MARK));
+    interception::apply(&rules).context("redirect rules")?;
     let _node = net::unshare_net().context("a second network namespace")?;
     net::create_bridge("weft0")?;
     net::create_veth("weft1", "eth0", pod.as_fd())?;

@@ -1,6 +1,7 @@
 //! The clients of a load: one connection each, one exchange at a time.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,8 @@ type Body = Full<Bytes>;
 /// Requests are given out here, to whichever client is free.
 struct Plan {
     load: Load,
+    /// Where connections go.
+    route: Result<SocketAddr, String>,
     shared: Arc<Shared>,
     start: Instant,
     next: Cell<u64>,
@@ -35,10 +38,11 @@ struct Turn {
 }
 
 /// Runs the load to its end, on the current thread's runtime.
-pub(super) async fn run(load: Load, shared: Arc<Shared>) {
+pub(super) async fn run(load: Load, route: Result<SocketAddr, String>, shared: Arc<Shared>) {
     let clients = load.clients;
     let plan = Rc::new(Plan {
         load,
+        route,
         shared,
         start: Instant::now(),
         next: Cell::new(0),
@@ -226,20 +230,22 @@ impl Client {
             self.plan.shared.report.lock().reconnects += 1;
         }
         if self.connection.is_none() {
-            self.connection = Some(Connection::open(&self.plan.load).await?);
+            self.connection = Some(Connection::open(&self.plan).await?);
         }
         Ok(self.connection.as_mut().expect("was just made"))
     }
 }
 
 impl Connection {
-    async fn open(load: &Load) -> Result<Self, String> {
-        let stream = TcpStream::connect(load.to)
+    async fn open(plan: &Plan) -> Result<Self, String> {
+        let refused = |error: String| format!("connecting: {error}");
+        let route = plan.route.clone().map_err(refused)?;
+        let stream = TcpStream::connect(route)
             .await
-            .map_err(|error| format!("connecting: {error}"))?;
+            .map_err(|error| refused(error.to_string()))?;
         stream.set_nodelay(true).map_err(|error| text(&error))?;
         let io = TokioIo::new(stream);
-        let send = match load.protocol {
+        let send = match plan.load.protocol {
             Protocol::Http1 => {
                 let (send, connection) = http1::handshake(io).await.map_err(|e| text(&e))?;
                 tokio::spawn(connection);

@@ -182,7 +182,8 @@ impl Load {
         let shared = Arc::new(Shared::default());
         let thread = {
             let shared = Arc::clone(&shared);
-            pod.spawn_runtime(move || client::run(self, shared))
+            let route = pod.route(self.to).map_err(|error| error.to_string());
+            pod.spawn_runtime(move || client::run(self, route, shared))
         };
         Running {
             shared,

@@ -15,9 +15,10 @@ use weft_proto::spiffe::SpiffeId;
 use super::member::Member;
 use super::slots::Slot;
 use super::spec::{Programs, Service, Workload};
-use super::{Common, Mesh, RunningService, State};
+use super::{Common, Mesh, NETWORKS, RunningService, Services, State};
 use crate::Sandbox;
 use crate::pod::Node;
+use crate::pod::loopback::{Block, ServicePorts};
 
 /// How long a mesh may take until everything is ready.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -25,6 +26,8 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_CLUSTER_IP: u16 = 10;
 /// Services that one mesh takes, well inside 10.96.0.0/16.
 const MAX_SERVICES: u16 = 4096;
+/// Service ports of a mesh on loopback: each has a port number in every pod.
+const MAX_SERVICE_PORTS: usize = 10_000;
 
 /// Describes a mesh. Made by [`Mesh::builder`].
 #[derive(Debug)]
@@ -127,12 +130,6 @@ impl Builder {
     /// # Errors
     /// Names what could not be made or did not become ready, with the ends of the logs.
     pub async fn start(self, sandbox: &Sandbox) -> anyhow::Result<Mesh> {
-        if !sandbox.mode().has_namespaces() {
-            anyhow::bail!(
-                "a mesh needs network namespaces, which this machine refuses: {}",
-                sandbox.mode()
-            );
-        }
         let slot = Slot::take().await.context("waiting for a free slot")?;
         let dir = tempfile::Builder::new()
             .prefix(&format!("{}-", self.name))
@@ -141,7 +138,12 @@ impl Builder {
         for part in ["config", "state", "logs"] {
             fs::create_dir(dir.path().join(part))?;
         }
-        let node = Node::new(&self.name).context("making the node's network")?;
+        let block = (!sandbox.mode().has_namespaces()).then(|| Block::of_slot(slot.number()));
+        let services = running_services(self.services, &self.namespace, block)?;
+        let node = match block {
+            None => Node::new(&self.name).context("making the node's network")?,
+            Some(block) => Node::on_loopback(block, service_ports(&services)?),
+        };
         let control_plane = node
             .pod("control-plane")
             .context("making the control plane's pod")?;
@@ -162,19 +164,27 @@ impl Builder {
             minimum_mtls: self.minimum_mtls,
             server_first_ports: self.server_first_ports,
             namespace: self.namespace,
+            networks: match block {
+                None => NETWORKS
+                    .map(|text| text.parse().expect("a constant CIDR block"))
+                    .to_vec(),
+                Some(block) => block.networks().to_vec(),
+            },
             patience: self.patience,
             dir: dir.path().to_owned(),
         };
         let mesh = Mesh {
             control_plane_pod: control_plane,
             control_plane: Mutex::default(),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                services,
+                ..State::default()
+            }),
             common,
             node,
             _dir: dir,
             _slot: slot,
         };
-        mesh.add_services(self.services)?;
         for (name, yaml) in &self.manifests {
             mesh.apply_policy(name, yaml)?;
         }
@@ -190,31 +200,14 @@ impl Builder {
 }
 
 impl Mesh {
-    fn add_services(&self, services: Vec<Service>) -> anyhow::Result<()> {
-        let mut state = self.state.lock();
-        for spec in services {
-            let number = state.services.len() as u16;
-            anyhow::ensure!(number < MAX_SERVICES, "a mesh has room for 4096 services");
-            let [high, low] = (FIRST_CLUSTER_IP + number).to_be_bytes();
-            let namespace = spec.namespace.as_ref().unwrap_or(&self.common.namespace);
-            let key = format!("{namespace}/{}", spec.name);
-            let service = RunningService {
-                namespace: namespace.clone(),
-                v4: Ipv4Addr::new(10, 96, high, low),
-                v6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, FIRST_CLUSTER_IP + number),
-                spec,
-            };
-            state.services.insert(key, service);
-        }
-        Ok(())
-    }
-
     /// Makes a workload's pod and enters it into mesh.yaml; nothing runs in it yet.
     pub(super) fn make_member(&self, workload: Workload) -> anyhow::Result<Arc<Member>> {
-        let pod = self
-            .node
-            .pod(&workload.name)
-            .with_context(|| format!("making the pod {}", workload.name))?;
+        let pod = if workload.meshed {
+            self.node.pod_with_sidecar(&workload.name)
+        } else {
+            self.node.pod(&workload.name)
+        };
+        let pod = pod.with_context(|| format!("making the pod {}", workload.name))?;
         let namespace = workload
             .namespace
             .as_ref()
@@ -244,4 +237,50 @@ impl Mesh {
         }
         Ok(())
     }
+}
+
+/// Services with their addresses: on the host's loopback where `block` says so.
+fn running_services(
+    specs: Vec<Service>,
+    namespace: &str,
+    block: Option<Block>,
+) -> anyhow::Result<Services> {
+    anyhow::ensure!(
+        specs.len() <= usize::from(MAX_SERVICES),
+        "a mesh has room for 4096 services"
+    );
+    let mut services = Services::new();
+    for (host, spec) in (FIRST_CLUSTER_IP..).zip(specs) {
+        let [high, low] = host.to_be_bytes();
+        let namespace = spec.namespace.as_deref().unwrap_or(namespace).to_owned();
+        let key = format!("{namespace}/{}", spec.name);
+        let service = RunningService {
+            namespace,
+            v4: block.map_or(Ipv4Addr::new(10, 96, high, low), |block| {
+                block.service(host)
+            }),
+            v6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, host),
+            spec,
+        };
+        services.insert(key, service);
+    }
+    Ok(services)
+}
+
+/// What pods on loopback need listeners for: the ports of services that have an address.
+fn service_ports(services: &Services) -> anyhow::Result<ServicePorts> {
+    let mut ports = BTreeMap::new();
+    for service in services.values().filter(|service| !service.spec.headless) {
+        for port in &service.spec.ports {
+            anyhow::ensure!(
+                ports.len() < MAX_SERVICE_PORTS,
+                "a mesh on loopback has room for 10000 service ports"
+            );
+            let number = ports.len() as u16;
+            ports
+                .entry(SocketAddr::new(service.v4.into(), port.port))
+                .or_insert(number);
+        }
+    }
+    Ok(Arc::new(ports))
 }

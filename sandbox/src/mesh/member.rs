@@ -1,5 +1,6 @@
 //! One workload of a running mesh: its pod, sidecar and application.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::spec::Workload;
 use super::{Common, why_not_ready};
 use crate::Pod;
 use crate::app::{self, Control, Port};
+use crate::pod::loopback::Place;
 use crate::process::{Process, write_atomically};
 
 /// Lines of a log that a message shows.
@@ -54,7 +56,7 @@ impl Member {
             name: self.spec.name.clone(),
             namespace: self.namespace.clone(),
             service_account: self.spec.service_account.clone(),
-            addresses: self.pod.addresses().to_vec(),
+            addresses: self.pod.addresses(),
             meshed: self.spec.meshed,
             zone: self.spec.zone.clone().unwrap_or_default(),
             draining: *self.draining.lock(),
@@ -71,8 +73,17 @@ impl Member {
         }
     }
 
-    /// Puts the redirect rules into the pod's namespace.
+    /// Its listeners for services, where nothing is intercepted.
+    pub(super) fn listeners(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        let place = self.pod.place();
+        place.map_or_else(Vec::new, |place| place.listeners().collect())
+    }
+
+    /// Puts the redirect rules into the pod's namespace, where it has one.
     pub(super) fn intercept(&self) -> anyhow::Result<()> {
+        if self.pod.place().is_some() {
+            return Ok(());
+        }
         let rules = interception::rules(&InterceptionPlan::by_mark(names::PROXY_MARK));
         self.pod
             .run(move || interception::apply(&rules))
@@ -88,24 +99,27 @@ impl Member {
 
     /// Starts the sidecar; a running one is killed.
     pub(super) fn start_sidecar(&self, common: &Common) -> anyhow::Result<()> {
-        let mut command = common.programs.proxy.command();
+        let mut command = self.pod.command(&common.programs.proxy);
         self.set_sidecar_environment(&mut command, common);
         self.start(&self.sidecar, "sidecar", command)
     }
 
     /// Starts the application; a running one is killed.
     pub(super) fn start_app(&self, common: &Common) -> anyhow::Result<()> {
-        let mut command = common.programs.app.command();
-        command
+        let mut program = common
+            .programs
+            .app
+            .clone()
             .args(["--name", &self.spec.name])
-            .args(["--app-version", &self.spec.version]);
+            .args(["--app-version", &self.spec.version])
+            .args(["--bind", &self.pod.app_address().to_string()]);
         for (port, app) in &self.spec.ports {
             if let Some(kind) = app.kind {
                 let port = Port { kind, port: *port };
-                command.args(["--serve", &port.to_string()]);
+                program = program.args(["--serve", &port.to_string()]);
             }
         }
-        self.start(&self.app, "app", command)
+        self.start(&self.app, "app", self.pod.command(&program))
     }
 
     pub(super) fn sidecar(&self) -> anyhow::Result<Arc<Process>> {
@@ -214,7 +228,7 @@ impl Member {
 
     fn set_sidecar_environment(&self, command: &mut Command, common: &Common) {
         let ports: Vec<_> = self.spec.ports.iter().map(|(p, _)| p.to_string()).collect();
-        let addresses = self.pod.addresses().map(|address| address.to_string());
+        let addresses: Vec<_> = self.pod.addresses().iter().map(IpAddr::to_string).collect();
         command
             .env(env::WORKLOAD, &self.spec.name)
             .env(env::NAMESPACE, &self.namespace)
@@ -227,11 +241,21 @@ impl Member {
             .env(env::TOKEN_FILE, &self.token)
             .env(env::INBOUND_PORTS, ports.join(","))
             .env(env::WORKLOAD_ADDRESSES, addresses.join(","))
-            .env(env::INTERCEPTION, "Redirect")
-            .env(env::MARK, format!("{:#x}", names::PROXY_MARK))
-            .env(env::ADMIN_ADDR, format!("0.0.0.0:{}", names::ports::ADMIN))
+            .env(env::ADMIN_ADDR, admin_address(&self.pod).to_string())
             .env(env::LOG_LEVEL, "info")
             .env(env::LOG_FORMAT, "json");
+        match self.pod.place() {
+            None => {
+                command
+                    .env(env::INTERCEPTION, "Redirect")
+                    .env(env::MARK, format!("{:#x}", names::PROXY_MARK));
+            }
+            Some(place) => {
+                command
+                    .env(env::INTERCEPTION, "Explicit")
+                    .env(env::EXPLICIT_INBOUND, self.explicit_inbound(place));
+            }
+        }
         if let Some(zone) = &self.spec.zone {
             command.env(env::ZONE, zone);
         }
@@ -243,6 +267,25 @@ impl Member {
         }
         command.envs(self.spec.env.iter().map(|(name, value)| (name, value)));
     }
+
+    /// For each port: where the sidecar listens, and the application behind it.
+    fn explicit_inbound(&self, place: &Place) -> String {
+        let (own, app) = (place.address(), place.app());
+        let ports = self.spec.ports.iter();
+        let listeners: Vec<_> = ports
+            .map(|(port, _)| format!("{own}:{port}={app}:{port}"))
+            .collect();
+        listeners.join(",")
+    }
+}
+
+/// Where the admin port of a pod's Weft process listens.
+pub(super) fn admin_address(pod: &Pod) -> SocketAddr {
+    let address = match pod.place() {
+        Some(place) => place.address(),
+        None => Ipv4Addr::UNSPECIFIED,
+    };
+    SocketAddr::new(address.into(), names::ports::ADMIN)
 }
 
 /// A duration as settings have it: `1500ms`.

@@ -11,6 +11,10 @@
 //! let answer = mesh.pod("web-1").get(mesh.addr("checkout", 80), "/hello").await?;
 //! ```
 //!
+//! Where the machine has no namespaces for it, the same mesh runs on the host's loopback: sidecars
+//! listen in place of their applications, and pods reach services through listeners of their own,
+//! which [`Pod::connect`] and [`Pod::route`] know. Real interception and IPv6 are not to be had then.
+//!
 //! Each workload is a pod with the redirect rules, a sidecar and an application; the control plane
 //! has a pod of its own and reads a directory, as in file mode anywhere. Names mean the mesh's own
 //! namespace, or are written `namespace/name`. Asking for a name that is not there panics.
@@ -32,11 +36,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use weft_control_plane::identity::tokens::JoinTokens;
 use weft_control_plane::policy::MtlsMode;
 use weft_control_plane::source::mesh_file::{
-    Defaults, EndpointEntry, FILE_NAME, MeshFile, ServiceEntry, ServicePortEntry,
+    Defaults, EndpointEntry, FILE_NAME, ListenerEntry, MeshFile, ServiceEntry, ServicePortEntry,
 };
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
@@ -45,13 +50,13 @@ use crate::Pod;
 use crate::client::Answer;
 use crate::pod::Node;
 use crate::process::{Process, write_atomically};
-use member::Member;
+use member::{Member, admin_address};
 use slots::Slot;
 
 pub use builder::Builder;
 pub use spec::{AppSpec, Endpoint, Programs, Service, Workload};
 
-/// Networks of the mesh: pods and services, both families.
+/// Networks of a mesh in namespaces: pods and services, both families.
 const NETWORKS: [&str; 4] = ["10.42.0.0/16", "10.96.0.0/16", "fd42::/64", "fd96::/64"];
 /// What one question whether a process is ready may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -85,6 +90,7 @@ struct Common {
     minimum_mtls: Option<MtlsMode>,
     server_first_ports: Option<Vec<u16>>,
     namespace: String,
+    networks: Vec<IpNet>,
     patience: Duration,
     dir: PathBuf,
 }
@@ -93,8 +99,10 @@ struct Common {
 #[derive(Debug, Default)]
 struct State {
     members: BTreeMap<String, Arc<Member>>,
-    services: BTreeMap<String, RunningService>,
+    services: Services,
 }
+
+type Services = BTreeMap<String, RunningService>;
 
 #[derive(Debug)]
 struct RunningService {
@@ -167,13 +175,14 @@ impl Mesh {
         self.cluster_ips(service).0
     }
 
-    /// A service's IPv4 cluster IP with a port.
+    /// A service's IPv4 cluster IP with a port. Where nothing is intercepted, only [`Pod::connect`]
+    /// and what is built on it reach it as it is; [`Pod::route`] says where others have to go.
     #[track_caller]
     pub fn addr(&self, service: &str, port: u16) -> SocketAddr {
         (self.cluster_ips(service).0, port).into()
     }
 
-    /// A service's IPv6 cluster IP with a port.
+    /// A service's IPv6 cluster IP with a port. Nothing reaches it where nothing is intercepted.
     #[track_caller]
     pub fn addr_v6(&self, service: &str, port: u16) -> SocketAddr {
         (self.cluster_ips(service).1, port).into()
@@ -249,36 +258,62 @@ impl Mesh {
         let state = self.state.lock();
         let file = MeshFile {
             trust_domain: Some(self.common.trust_domain.clone()),
-            networks: NETWORKS
-                .map(|text| text.parse().expect("a constant CIDR block"))
-                .to_vec(),
+            networks: self.common.networks.clone(),
             server_first_ports: self.common.server_first_ports.clone(),
             defaults: self
                 .common
                 .minimum_mtls
                 .map(|mode| Defaults { mtls: Some(mode) }),
-            explicit_listeners: Vec::new(),
+            explicit_listeners: state.listeners(),
             workloads: state
                 .members
                 .values()
                 .map(|member| member.entry())
                 .collect(),
-            services: state.services.values().map(RunningService::entry).collect(),
+            services: state
+                .services
+                .values()
+                .map(|service| service.entry(self.control_plane_pod.place().is_none()))
+                .collect(),
         };
         let yaml = file.to_yaml()?;
         write_atomically(&self.config_dir().join(FILE_NAME), yaml).context("writing mesh.yaml")
     }
 }
 
+impl State {
+    /// The listeners of all sidecars for services, where nothing is intercepted.
+    fn listeners(&self) -> Vec<ListenerEntry> {
+        let mut entries = Vec::new();
+        for (workload, member) in &self.members {
+            for (to, listen) in member.listeners() {
+                let service = self
+                    .services
+                    .iter()
+                    .find(|(_, service)| to.ip() == service.v4);
+                let (service, _) = service.expect("pods have listeners for services only");
+                entries.push(ListenerEntry {
+                    workload: workload.clone(),
+                    listen,
+                    service: service.clone(),
+                    port: to.port(),
+                });
+            }
+        }
+        entries
+    }
+}
+
 impl RunningService {
-    fn entry(&self) -> ServiceEntry {
+    fn entry(&self, has_v6: bool) -> ServiceEntry {
         ServiceEntry {
             name: self.spec.name.clone(),
             namespace: self.namespace.clone(),
             cluster_ips: if self.spec.headless {
                 Vec::new()
             } else {
-                vec![IpAddr::V4(self.v4), IpAddr::V6(self.v6)]
+                let v6 = has_v6.then_some(IpAddr::V6(self.v6));
+                std::iter::once(IpAddr::V4(self.v4)).chain(v6).collect()
             },
             ports: self
                 .spec
@@ -309,8 +344,9 @@ impl Mesh {
     /// Starts the control plane and waits until it is ready.
     pub async fn start_control_plane(&self) -> anyhow::Result<()> {
         drop(self.control_plane.lock().take());
-        let mut command = self.common.programs.control_plane.command();
-        command
+        let control_plane = &self.common.programs.control_plane;
+        let program = control_plane
+            .clone()
             .arg("serve")
             .arg("--dir")
             .arg(self.config_dir())
@@ -319,8 +355,9 @@ impl Mesh {
             .arg("--listen")
             .arg(self.common.control_plane_address.to_string())
             .arg("--admin")
-            .arg(format!("0.0.0.0:{}", names::ports::ADMIN))
-            .envs(self.common.control_plane_env.iter().map(|(n, v)| (n, v)));
+            .arg(admin_address(&self.control_plane_pod).to_string());
+        let mut command = self.control_plane_pod.command(&program);
+        command.envs(self.common.control_plane_env.iter().map(|(n, v)| (n, v)));
         let process = self
             .control_plane_pod
             .start("control-plane", command, &self.control_plane_log())

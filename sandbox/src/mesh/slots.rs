@@ -17,6 +17,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Held as long as a mesh lives.
 #[derive(Debug)]
 pub(super) struct Slot {
+    number: u8,
     _locked: File,
 }
 
@@ -25,11 +26,12 @@ impl Slot {
     pub(super) async fn take() -> io::Result<Self> {
         let files = (0..SLOTS).map(open).collect::<io::Result<Vec<_>>>()?;
         loop {
-            for file in &files {
+            for (number, file) in (0..).zip(&files) {
                 match flock(file, FlockOperation::NonBlockingLockExclusive) {
                     Ok(()) => {
                         // A lock belongs to what was opened once, so a second handle keeps it.
                         return Ok(Self {
+                            number,
                             _locked: file.try_clone()?,
                         });
                     }
@@ -39,6 +41,11 @@ impl Slot {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Which one it is, from 0.
+    pub(super) fn number(&self) -> u8 {
+        self.number
     }
 }
 

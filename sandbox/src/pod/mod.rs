@@ -1,4 +1,4 @@
-//! Network namespaces with a thread, addresses and processes.
+//! Network namespaces with a thread, addresses and processes; or shares of the host's loopback.
 //!
 //! A namespace lives as long as something is in it: its thread, a process, or a socket. Nothing is
 //! pinned in the file system, so nothing is left behind.
@@ -7,8 +7,14 @@
 //! sockets ([`Pod::connect`], [`Pod::listen`]) and hands them to whoever asked, who uses them on any
 //! runtime. Clients and servers that make their own sockets run on a thread of the pod
 //! ([`Pod::run_future`], [`Pod::thread`]).
+//!
+//! Where there are no namespaces a pod has [addresses on the host's loopback](loopback) instead, with
+//! the same interface: [`Pod::connect`] and [`Pod::listen`] turn the addresses that a namespace would
+//! have into those that there are. What makes its own sockets asks [`Pod::route`] and
+//! [`Pod::app_address`].
 
 mod forward;
+pub mod loopback;
 mod node;
 mod worker;
 
@@ -23,8 +29,10 @@ use std::thread::JoinHandle;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use crate::enter::follow;
 use crate::net;
-use crate::process::Process;
+use crate::process::{Process, Program};
+use loopback::Place;
 
 pub use forward::Forward;
 pub use node::Node;
@@ -47,6 +55,8 @@ struct Inner {
     name: String,
     v4: Ipv4Addr,
     v6: Ipv6Addr,
+    /// Where there is no namespace.
+    place: Option<Place>,
     worker: Worker,
 }
 
@@ -56,9 +66,10 @@ impl Pod {
         &self.inner.name
     }
 
-    /// Its addresses: IPv4, IPv6.
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        [self.inner.v4.into(), self.inner.v6.into()]
+    /// Its addresses: IPv4, and where there are namespaces IPv6.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let v6 = self.place().is_none().then_some(self.inner.v6.into());
+        std::iter::once(self.inner.v4.into()).chain(v6).collect()
     }
 
     /// Its IPv4 address.
@@ -66,9 +77,34 @@ impl Pod {
         self.inner.v4
     }
 
-    /// Its IPv6 address.
+    /// Its IPv6 address. Where there are no namespaces nothing reaches it.
     pub fn v6(&self) -> Ipv6Addr {
         self.inner.v6
+    }
+
+    /// Where it is, if it has no namespace.
+    pub fn place(&self) -> Option<&Place> {
+        self.inner.place.as_ref()
+    }
+
+    /// The address at which its application is to listen: every one in a namespace, else one.
+    pub fn app_address(&self) -> IpAddr {
+        match self.place() {
+            Some(place) => place.app().into(),
+            None => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    /// Where a connection to `to` has to go: there, or to the pod's listener that stands for it.
+    ///
+    /// # Errors
+    /// Without namespaces: `Unsupported` for IPv6, `ConnectionRefused` for what is no service's
+    /// address and port, and for every service where the pod has no sidecar.
+    pub fn route(&self, to: SocketAddr) -> io::Result<SocketAddr> {
+        match self.place() {
+            Some(place) => place.route(to),
+            None => Ok(to),
+        }
     }
 
     /// Runs `work` on the pod's thread, in its network namespace, and waits for the result. Keep it
@@ -130,13 +166,18 @@ impl Pod {
 
     /// A TCP connection out of the pod, for use on the caller's runtime.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        let stream = self.socket(to.is_ipv4())?.connect(to).await?;
+        let at = self.route(to)?;
+        let stream = self.socket(at.is_ipv4())?.connect(at).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 
     /// A listener in the pod, for use on the caller's runtime.
     pub fn listen(&self, on: SocketAddr) -> io::Result<TcpListener> {
+        let on = match self.place() {
+            Some(place) => place.bind(on)?,
+            None => on,
+        };
         let socket = self.socket(on.is_ipv4())?;
         socket.set_reuseaddr(true)?;
         socket.bind(on)?;
@@ -158,6 +199,15 @@ impl Pod {
     /// `to` as seen from the pod. Ends with the returned guard. The caller's runtime carries it.
     pub fn forward(&self, listener: TcpListener, to: SocketAddr) -> Forward {
         forward::start(self.clone(), listener, to)
+    }
+
+    /// A command for [`Self::start`] whose process ends with this one, however this one ends. Takes
+    /// environment variables, but no further arguments.
+    pub(crate) fn command(&self, program: &Program) -> Command {
+        match self.place() {
+            Some(_) => follow::command(program),
+            None => program.command(),
+        }
     }
 
     /// Starts a process in the pod; its output goes to the end of `log`.
@@ -186,7 +236,21 @@ impl Pod {
                 name: name.to_owned(),
                 v4,
                 v6,
+                place: None,
                 worker,
+            }),
+        })
+    }
+
+    /// A pod on the host's loopback.
+    fn on_loopback(name: &str, place: Place, v6: Ipv6Addr) -> io::Result<Self> {
+        Ok(Self {
+            inner: Arc::new(Inner {
+                name: name.to_owned(),
+                v4: place.address(),
+                v6,
+                worker: Worker::start_here(name)?,
+                place: Some(place),
             }),
         })
     }

@@ -1,10 +1,12 @@
-//! The machine that pods are plugged into: one more namespace, with a bridge.
+//! The machine that pods are plugged into: one more namespace, with a bridge; or the host's loopback.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use super::loopback::{Block, Place, ServicePorts};
 use super::{DEVICE, Pod, Worker};
 use crate::net;
 
@@ -16,13 +18,21 @@ const PREFIX_V6: u8 = 64;
 /// Pods that one node takes over its life, well inside 10.42.0.0/16.
 const MAX_PODS: u16 = 4096;
 
-/// A bridge that connects pods. Pods have 10.42.0.0/16 and fd42::/64 addresses, and a default route
+/// A bridge that connects pods. They have 10.42.0.0/16 and fd42::/64 addresses, and a default route
 /// through the bridge, which forwards nothing: addresses of services have a route, so that a
 /// connection to them can be made, but only redirection makes it arrive.
+///
+/// Without namespaces there is no bridge: pods have [addresses on the host's loopback](Place).
 #[derive(Debug)]
 pub struct Node {
-    worker: Worker,
+    kind: Kind,
     pods: AtomicU16,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Bridge(Worker),
+    Loopback(Block, ServicePorts),
 }
 
 impl Node {
@@ -37,45 +47,67 @@ impl Node {
             net::set_up(BRIDGE)
         })?;
         Ok(Self {
-            worker,
+            kind: Kind::Bridge(worker),
             pods: AtomicU16::new(0),
         })
     }
 
-    /// Makes a pod: the first has 10.42.0.2 and fd42::2, and so on.
+    /// The host's loopback. Pods with a sidecar reach `services`.
+    pub fn on_loopback(block: Block, services: ServicePorts) -> Self {
+        Self {
+            kind: Kind::Loopback(block, services),
+            pods: AtomicU16::new(0),
+        }
+    }
+
+    /// Makes a pod without sidecar: the first has 10.42.0.2 and fd42::2, and so on.
     pub fn pod(&self, name: &str) -> io::Result<Pod> {
+        self.make(name, false)
+    }
+
+    /// As [`Self::pod`], and there will be a sidecar.
+    pub fn pod_with_sidecar(&self, name: &str) -> io::Result<Pod> {
+        self.make(name, true)
+    }
+
+    fn make(&self, name: &str, has_sidecar: bool) -> io::Result<Pod> {
         let number = self.pods.fetch_add(1, Ordering::Relaxed);
         if number >= MAX_PODS {
             return Err(io::Error::other("a node has room for 4096 pods"));
         }
         let host = number + 2;
         let [high, low] = host.to_be_bytes();
-        let pod = Pod::new(
-            name,
-            Ipv4Addr::new(10, 42, high, low),
-            Ipv6Addr::new(0xfd42, 0, 0, 0, 0, 0, 0, host),
-        )?;
-        self.attach(&pod, &format!("weft{host}"))?;
-        Ok(pod)
+        let v6 = Ipv6Addr::new(0xfd42, 0, 0, 0, 0, 0, 0, host);
+        match &self.kind {
+            Kind::Bridge(worker) => {
+                let pod = Pod::new(name, Ipv4Addr::new(10, 42, high, low), v6)?;
+                attach(worker, &pod, &format!("weft{host}"))?;
+                Ok(pod)
+            }
+            Kind::Loopback(block, services) => {
+                let place = Place::new(*block, host, has_sidecar, Arc::clone(services));
+                Pod::on_loopback(name, place, v6)
+            }
+        }
     }
+}
 
-    /// Plugs the pod into the bridge.
-    fn attach(&self, pod: &Pod, port: &str) -> io::Result<()> {
-        let namespace = pod.namespace()?;
-        let port = port.to_owned();
-        self.worker.run(move || {
-            net::create_veth(&port, DEVICE, namespace.as_fd())?;
-            net::set_master(&port, BRIDGE)?;
-            net::set_up(&port)
-        })?;
-        let [v4, v6] = pod.addresses();
-        pod.run(move || {
-            net::add_address(DEVICE, v4, PREFIX_V4)?;
-            net::add_address(DEVICE, v6, PREFIX_V6)?;
-            net::set_up(DEVICE)?;
-            net::add_default_route(IpAddr::V4(GATEWAY_V4))?;
-            net::add_default_route(IpAddr::V6(GATEWAY_V6))
-        })?;
-        Ok(())
-    }
+/// Plugs the pod into the bridge.
+fn attach(node: &Worker, pod: &Pod, port: &str) -> io::Result<()> {
+    let namespace = pod.namespace()?;
+    let port = port.to_owned();
+    node.run(move || {
+        net::create_veth(&port, DEVICE, namespace.as_fd())?;
+        net::set_master(&port, BRIDGE)?;
+        net::set_up(&port)
+    })?;
+    let (v4, v6) = (pod.v4(), pod.v6());
+    pod.run(move || {
+        net::add_address(DEVICE, v4.into(), PREFIX_V4)?;
+        net::add_address(DEVICE, v6.into(), PREFIX_V6)?;
+        net::set_up(DEVICE)?;
+        net::add_default_route(IpAddr::V4(GATEWAY_V4))?;
+        net::add_default_route(IpAddr::V6(GATEWAY_V6))
+    })?;
+    Ok(())
 }

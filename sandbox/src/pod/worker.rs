@@ -1,4 +1,4 @@
-//! A thread that made a network namespace and stays in it.
+//! A thread that made a network namespace and stays in it; or one that stays where it is.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,19 +18,32 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct Worker {
     name: String,
     jobs: Sender<Job>,
-    namespace: Arc<OwnedFd>,
+    /// `None` where there are no namespaces.
+    namespace: Option<Arc<OwnedFd>>,
 }
 
 impl Worker {
     /// Starts a thread in a new network namespace.
     pub(crate) fn start(name: &str) -> io::Result<Self> {
+        Self::begin(name, || net::unshare_net().map(Some))
+    }
+
+    /// Starts a thread in the caller's network namespace.
+    pub(crate) fn start_here(name: &str) -> io::Result<Self> {
+        Self::begin(name, || Ok(None))
+    }
+
+    fn begin(
+        name: &str,
+        enter: impl FnOnce() -> io::Result<Option<OwnedFd>> + Send + 'static,
+    ) -> io::Result<Self> {
         // Unbounded in name only: every sender waits for its answer.
         let (jobs, inbox) = channel::<Job>();
         let (ready, made) = channel();
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                if ready.send(net::unshare_net()).is_err() {
+                if ready.send(enter()).is_err() {
                     return;
                 }
                 for job in inbox {
@@ -39,11 +52,11 @@ impl Worker {
             })?;
         let namespace = made
             .recv()
-            .map_err(|_| io::Error::other("the thread of a new namespace has panicked"))??;
+            .map_err(|_| io::Error::other("the thread of a new pod has panicked"))??;
         Ok(Self {
             name: name.to_owned(),
             jobs,
-            namespace: Arc::new(namespace),
+            namespace: namespace.map(Arc::new),
         })
     }
 
@@ -68,12 +81,14 @@ impl Worker {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let namespace = Arc::clone(&self.namespace);
+        let namespace = self.namespace.clone();
         std::thread::Builder::new()
             .name(self.name.clone())
             .spawn(move || {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                    .expect("who made a namespace may enter it");
+                if let Some(namespace) = namespace {
+                    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                        .expect("who made a namespace may enter it");
+                }
                 work()
             })
             .expect("the machine has threads to spare")
@@ -81,6 +96,9 @@ impl Worker {
 
     /// A handle to the namespace.
     pub(crate) fn namespace(&self) -> io::Result<OwnedFd> {
-        self.namespace.try_clone()
+        match &self.namespace {
+            Some(namespace) => namespace.try_clone(),
+            None => Err(io::Error::other("this thread has no namespace of its own")),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use weft_sandbox::{AppSpec, Mesh, Sandbox, Workload};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Holds a mesh until killed. The first line of its output is its directory, the second the
-/// network namespace of a pod.
+/// network namespace of a pod; the latter is empty where there are none.
 pub(crate) fn hold(sandbox: &Sandbox) -> anyhow::Result<ExitCode> {
     let marker = std::env::args().nth(2).context("no marker")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,9 +29,12 @@ pub(crate) fn hold(sandbox: &Sandbox) -> anyhow::Result<ExitCode> {
             )
             .start(sandbox)
             .await?;
-        let namespace = mesh
-            .pod(&marker)
-            .run(|| fs::read_link("/proc/thread-self/ns/net"))?;
+        let namespace = if sandbox.mode().has_namespaces() {
+            mesh.pod(&marker)
+                .run(|| fs::read_link("/proc/thread-self/ns/net"))?
+        } else {
+            PathBuf::new()
+        };
         println!("{}\n{}", sandbox.dir().display(), namespace.display());
         std::future::pending().await
     })
@@ -47,6 +50,10 @@ struct Run {
 
 impl Run {
     fn hold(number: u32) -> anyhow::Result<Self> {
+        Self::hold_with(number, run)
+    }
+
+    fn hold_with(number: u32, run: impl Fn(&[&str]) -> Command) -> anyhow::Result<Self> {
         let marker = format!("held-{}-{number}", fastrand::u64(..));
         let mut outer = run(&["hold", &marker]).stdout(Stdio::piped()).spawn()?;
         let output = outer.stdout.take().context("its output")?;
@@ -114,7 +121,7 @@ impl Run {
 }
 
 /// This program as a new run: nothing tells it that it is inside already.
-fn run(args: &[&str]) -> Command {
+pub(crate) fn run(args: &[&str]) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(args).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
@@ -136,6 +143,19 @@ pub(crate) async fn killed(_: Sandbox) -> anyhow::Result<()> {
     assert_eq!(next.status.code(), Some(7));
     ensure!(!Path::new(&held.dir).exists(), "{} is there", held.dir);
     Ok(())
+}
+
+pub(crate) async fn killed_on_loopback(_: Sandbox) -> anyhow::Result<()> {
+    let explicit = |args: &[&str]| {
+        let mut command = run(args);
+        command.env("WEFT_SANDBOX_MODE", "explicit");
+        command
+    };
+    let mut held = Run::hold_with(3, explicit)?;
+    ensure!(held.left()?.len() == 2, "{:?}", held.left()?);
+    held.send(Signal::KILL)?;
+    held.outer.wait()?;
+    held.wait_until_gone().await
 }
 
 pub(crate) async fn told(_: Sandbox) -> anyhow::Result<()> {

@@ -51,6 +51,8 @@ pub struct Settings {
     pub workload_addresses: Vec<IpAddr>,
     /// How connections come here.
     pub interception: Interception,
+    /// Listeners for what is sent to the application; none under [`Interception::Redirect`].
+    pub explicit_inbound: Vec<ExplicitInbound>,
     /// Mark on the sidecar's own packets; `None` where its uid exempts it.
     pub mark: Option<u32>,
     /// Data workers; `None` to follow the CPU quota.
@@ -59,7 +61,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How the sidecar's end is ordered with the application's.
     pub sidecar_mode: SidecarMode,
-    /// Listeners for what the application sends: loopback only, at least one.
+    /// Listeners for what the application sends: loopback only, at least one. Under
+    /// [`Interception::Explicit`] neither these nor `inbound_addr` are bound.
     pub outbound_addrs: Vec<SocketAddr>,
     /// Listener for what is sent to the application.
     pub inbound_addr: ListenAddr,
@@ -78,6 +81,15 @@ pub enum Interception {
     Explicit,
     /// The kernel redirects them.
     Redirect,
+}
+
+/// A listener for one port of the application, where nothing is redirected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExplicitInbound {
+    /// What clients dial: an address of the workload and a port, which policy goes by.
+    pub listen: SocketAddr,
+    /// Where the application listens: on loopback.
+    pub app: SocketAddr,
 }
 
 /// How the sidecar's end is ordered with the application's.
@@ -204,6 +216,24 @@ impl Settings {
             "ports from 1 to 65535, separated by commas",
             "list the ports that the application's containers declare",
         );
+        let explicit_inbound = match interception {
+            Interception::Redirect => reader.or(
+                env::EXPLICIT_INBOUND,
+                Vec::new(),
+                |_| None,
+                "nothing, as connections are redirected",
+                "leave it out, or set WEFT_INTERCEPTION=Explicit",
+            ),
+            Interception::Explicit => reader.or(
+                env::EXPLICIT_INBOUND,
+                Vec::new(),
+                parse::explicit_inbound,
+                "ADDRESS:PORT=APP_ADDRESS:APP_PORT, separated by commas: each left side once, the \
+                 right sides on loopback and no left side themselves",
+                "give what clients dial and where the application listens, as \
+                 10.0.0.7:8080=127.0.0.1:8080",
+            ),
+        };
         let mark = reader.or(
             env::MARK,
             None,
@@ -300,6 +330,7 @@ impl Settings {
                 inbound_ports,
                 workload_addresses,
                 interception,
+                explicit_inbound,
                 mark,
                 workers,
                 drain_timeout,

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{HostPort, Interception, ListenAddr, MAX_DRAIN_TIMEOUT, SettingError, SidecarMode};
+use super::{
+    ExplicitInbound, HostPort, Interception, ListenAddr, MAX_DRAIN_TIMEOUT, SettingError,
+    SidecarMode,
+};
 use crate::telemetry::logs::LogFormat;
 
 /// As much of a bad value as an error shows, in characters.
@@ -256,6 +259,24 @@ pub(super) fn log_format(text: &str) -> Option<LogFormat> {
         text,
         &[("json", LogFormat::Json), ("plain", LogFormat::Plain)],
     )
+}
+
+/// Listeners and the application behind them. An application where the sidecar listens would be the
+/// sidecar.
+pub(super) fn explicit_inbound(text: &str) -> Option<Vec<ExplicitInbound>> {
+    let listeners = list(explicit_listener)(text)?;
+    let holds = |address| listeners.iter().filter(move |one| one.listen == address);
+    let each_once = listeners.iter().all(|one| holds(one.listen).count() == 1);
+    let none_is_ours = listeners.iter().all(|one| holds(one.app).count() == 0);
+    (each_once && none_is_ours).then_some(listeners)
+}
+
+fn explicit_listener(text: &str) -> Option<ExplicitInbound> {
+    let (listen, app) = text.split_once('=')?;
+    let listen: SocketAddr = listen.trim().parse().ok()?;
+    let app = loopback_socket(app.trim())?;
+    let fits = !listen.ip().is_unspecified() && listen.port() != 0 && app.port() != 0;
+    fits.then_some(ExplicitInbound { listen, app })
 }
 
 /// What only the workload itself can reach.

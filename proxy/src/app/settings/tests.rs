@@ -43,6 +43,7 @@ fn defaults() {
     let addresses: Vec<IpAddr> = vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
     assert_eq!(settings.workload_addresses, addresses);
     assert_eq!(settings.interception, Interception::Redirect);
+    assert_eq!(settings.explicit_inbound, []);
     assert_eq!(settings.mark, None);
     assert_eq!(settings.workers, None);
     assert_eq!(settings.drain_timeout, Duration::from_secs(30));
@@ -72,6 +73,10 @@ fn everything_can_be_said() {
         (env::CONTROL_PLANE_ADDR, "[fd00::1]:15180"),
         (env::INBOUND_PORTS, "8080, 9090,8080"),
         (env::INTERCEPTION, "explicit"),
+        (
+            env::EXPLICIT_INBOUND,
+            "10.0.0.7:8080=127.0.0.1:8081, [fd00::7]:8080=[::1]:8081",
+        ),
         (env::WORKLOAD_ADDRESSES, ""),
         (env::MARK, "0x2140"),
         (env::WORKERS, "4"),
@@ -89,6 +94,15 @@ fn everything_can_be_said() {
     assert_eq!(settings.control_plane_addr.to_string(), "[fd00::1]:15180");
     assert_eq!(settings.inbound_ports, [8080, 9090]);
     assert_eq!(settings.interception, Interception::Explicit);
+    let inbound = [
+        ("10.0.0.7:8080", "127.0.0.1:8081"),
+        ("[fd00::7]:8080", "[::1]:8081"),
+    ];
+    let inbound = inbound.map(|(listen, app)| ExplicitInbound {
+        listen: listen.parse().unwrap(),
+        app: app.parse().unwrap(),
+    });
+    assert_eq!(settings.explicit_inbound, inbound);
     assert_eq!(settings.workload_addresses, Vec::<IpAddr>::new());
     assert_eq!(settings.mark, Some(weft_proto::names::PROXY_MARK));
     assert_eq!(settings.workers, Some(4));
@@ -141,6 +155,30 @@ fn addresses_are_needed_where_connections_are_redirected() {
         wrong(&[(env::WORKLOAD_ADDRESSES, "::")]),
         [env::WORKLOAD_ADDRESSES]
     );
+}
+
+#[test]
+fn an_explicit_listener_is_no_application() {
+    let wrong_values = [
+        "10.0.0.7:8080",
+        "10.0.0.7=127.0.0.1:1",
+        "10.0.0.7:8080=10.0.0.8:1",
+        "10.0.0.7:0=127.0.0.1:1",
+        "10.0.0.7:8080=127.0.0.1:0",
+        "0.0.0.0:8080=127.0.0.1:1",
+        "127.0.0.1:1=127.0.0.1:1",
+        "127.0.0.1:1=127.0.0.1:2,127.0.0.1:2=127.0.0.1:3",
+        "10.0.0.7:1=127.0.0.1:1,10.0.0.7:1=127.0.0.1:2",
+    ];
+    for value in wrong_values {
+        let settings = [
+            (env::INTERCEPTION, "Explicit"),
+            (env::EXPLICIT_INBOUND, value),
+        ];
+        assert_eq!(wrong(&settings), [env::EXPLICIT_INBOUND], "{value}");
+    }
+    let redirected = [(env::EXPLICIT_INBOUND, "10.0.0.7:1=127.0.0.1:1")];
+    assert_eq!(wrong(&redirected), [env::EXPLICIT_INBOUND]);
 }
 
 #[test]
@@ -199,7 +237,7 @@ fn long_values_are_cut() {
     assert!(errors.to_string().len() < 500);
 }
 
-const ALL: [&str; 19] = [
+const ALL: [&str; 20] = [
     env::WORKLOAD,
     env::NAMESPACE,
     env::ZONE,
@@ -210,6 +248,7 @@ const ALL: [&str; 19] = [
     env::INBOUND_PORTS,
     env::WORKLOAD_ADDRESSES,
     env::INTERCEPTION,
+    env::EXPLICIT_INBOUND,
     env::MARK,
     env::WORKERS,
     env::DRAIN_TIMEOUT,

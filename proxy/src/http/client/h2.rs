@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -73,8 +73,11 @@ impl<C: Connect> H2Pool<C> {
             };
             match self.exchange(stream, request, &options).await {
                 Ok(response) => return Ok(response),
+                // Only what died in the pool is replaced: a fresh connection that does is a try of
+                // its own, which the caller counts.
                 Err(TryError {
                     request: Some(whole),
+                    reused: true,
                     ..
                 }) if replaced < MAX_REPLACEMENTS => {
                     replaced += 1;
@@ -144,9 +147,11 @@ impl<C: Connect> H2Pool<C> {
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mark = stream.lease.0.link.mark();
+        let reused = stream.lease.0.answered.load(Ordering::Relaxed);
         let request = request.map(|body| SentBody::new(body, options.progress.clone()));
         match stream.sender.try_send_request(request).await {
             Ok(response) => {
+                stream.lease.0.answered.store(true, Ordering::Relaxed);
                 let lease = Lease::H2(stream.lease);
                 let progress = options.progress.clone();
                 Ok(response.map(|body| UpstreamBody::new(body, lease, progress)))
@@ -163,7 +168,7 @@ impl<C: Connect> H2Pool<C> {
                     self.shared.retire(&stream.lease.0);
                 }
                 Err(TryError {
-                    reused: false,
+                    reused,
                     failure: proof::failure(error, evidence),
                     request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
                 })
@@ -192,6 +197,8 @@ impl<C> std::fmt::Debug for H2Pool<C> {
 struct Line {
     link: Arc<Link>,
     streams: AtomicUsize,
+    /// It has carried an exchange.
+    answered: AtomicBool,
 }
 
 impl Line {
@@ -365,6 +372,7 @@ async fn open<C: Connect>(connect: &C) -> Result<Entry, Failure> {
         line: Arc::new(Line {
             link,
             streams: AtomicUsize::new(0),
+            answered: AtomicBool::new(false),
         }),
         used: Instant::now(),
     })

@@ -119,7 +119,7 @@ pub struct TryError {
     #[source]
     pub failure: Failure,
     /// The connection had carried an exchange before: its peer may have closed it as idle just when
-    /// the request was on its way. HTTP/1 only; HTTP/2 has GOAWAY to say so.
+    /// the request was on its way.
     pub reused: bool,
     /// The request, where it was provably never written and is still whole.
     pub request: Option<Box<Request<RequestBody>>>,

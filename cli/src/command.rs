@@ -1,0 +1,131 @@
+//! The command line.
+//!
+//! Nothing runs before the command is known, and nothing here starts a thread: `weft demo` has to
+//! enter its namespaces while the process has one thread only.
+
+use std::ffi::OsString;
+use std::iter;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use weft_proxy::interception::{self, InitArgs};
+
+use crate::demo;
+
+/// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
+pub const USAGE: u8 = 64;
+
+/// A lightweight service mesh.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weft",
+    version,
+    after_help = "Exit codes: 0 done, 64 bad command line."
+)]
+struct Weft {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a meshed application on this machine and shows what the mesh does.
+    Demo(demo::Options),
+    /// Prints the version.
+    Version,
+    /// Runs one of the programs that a mesh is made of.
+    #[command(subcommand)]
+    Internal(Internal),
+}
+
+#[derive(Debug, Subcommand)]
+enum Internal {
+    /// The sidecar; its settings are environment variables.
+    #[command(disable_help_flag = true)]
+    Proxy(Rest),
+    /// The control plane.
+    #[command(disable_help_flag = true)]
+    ControlPlane(Rest),
+    /// A stand-in service.
+    #[command(disable_help_flag = true)]
+    App(Rest),
+    /// Redirects the connections of this network namespace to the sidecar.
+    Init(InitArgs),
+}
+
+/// What another program's own command line gets.
+#[derive(Debug, clap::Args)]
+struct Rest {
+    #[arg(
+        value_name = "ARGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    args: Vec<OsString>,
+}
+
+impl Rest {
+    /// With a program's name in front.
+    fn of(self, program: &str) -> impl Iterator<Item = OsString> {
+        iter::once(OsString::from(program)).chain(self.args)
+    }
+}
+
+/// Runs what `args` ask for, the program's name first. Exit codes: 0 when it is done, 64 for a bad
+/// command line; those of `demo` are in its help.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let weft = match Weft::try_parse_from(args) {
+        Ok(weft) => weft,
+        Err(error) => {
+            // Nothing is left to do where even this cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match weft.command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Version => {
+            println!("weft {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Command::Internal(Internal::Proxy(rest)) => weft_proxy::app::main(rest.of("weft-proxy")),
+        Command::Internal(Internal::ControlPlane(rest)) => {
+            weft_control_plane::app::main(rest.of("weft-control-plane"))
+        }
+        Command::Internal(Internal::App(rest)) => weft_sandbox::app::main(rest.of("weft-app")),
+        Command::Internal(Internal::Init(args)) => interception::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Weft::command().debug_assert();
+    }
+
+    #[test]
+    fn other_programs_get_their_own_arguments() {
+        let weft = Weft::try_parse_from(["weft", "internal", "app", "--help", "--name", "x"])
+            .expect("a good command line");
+        let Command::Internal(Internal::App(rest)) = weft.command else {
+            panic!("not the app: {:?}", weft.command);
+        };
+        let args: Vec<_> = rest.of("weft-app").collect();
+        assert_eq!(args, ["weft-app", "--help", "--name", "x"]);
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused() {
+        for args in [
+            &["weft"][..],
+            &["weft", "install"],
+            &["weft", "demo", "--fast"],
+        ] {
+            assert!(Weft::try_parse_from(args).is_err(), "{args:?}");
+        }
+    }
+}
