@@ -244,7 +244,10 @@ async fn plaintext(cx: Cx) -> anyhow::Result<()> {
         let refused = [("direction", "inbound"), ("outcome", "mtls_required")];
         assert_eq!(metrics.sum("weft_requests_total", &refused), 3.0);
         let bytes = metrics.sum("weft_tcp_connections_total", &refused);
-        assert!(bytes >= 2.0, "{bytes} connections of bytes were refused, of two");
+        assert!(
+            bytes >= 2.0,
+            "{bytes} connections of bytes were refused, of two"
+        );
 
         // The control: through a sidecar it passes.
         let answer = mesh
