@@ -39,4 +39,6 @@ pub mod policy;
 pub mod resilience;
 pub mod tcp;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod worker;

@@ -17,6 +17,8 @@ mod table;
 mod watched;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;

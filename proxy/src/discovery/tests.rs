@@ -222,6 +222,19 @@ async fn values_are_waited_for_and_told() {
     assert_eq!(*told.lock(), [1, 101, 2, 102]);
 }
 
+#[test]
+fn listeners_are_told_before_a_value_is_seen() {
+    let watched = Watched::empty();
+    let seen = watched.clone();
+    watched.on_change(Box::new(move |value| {
+        let before = seen.load();
+        assert!(before.is_none_or(|before| *before < **value));
+    }));
+    watched.store(1);
+    watched.store(2);
+    assert_eq!(watched.load().as_deref(), Some(&2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_begins_with_everything_that_is_held() {
     let mut bench = Bench::new();

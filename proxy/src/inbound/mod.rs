@@ -15,6 +15,9 @@ pub mod app;
 pub mod authorize;
 pub mod request;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -377,6 +380,10 @@ impl Inbound {
             },
             _ = closing.reached(Phase::Over) => Outcome::Shed,
         };
+        if outcome != Outcome::Ok {
+            io.cut();
+            app.cut();
+        }
         connection.read(progress.upstream.into_inner());
         connection.wrote(progress.downstream.into_inner());
         connection.end(outcome);

@@ -112,6 +112,17 @@ pub enum Stream {
     TlsServer(Box<tokio_rustls::server::TlsStream<Rewind<TcpStream>>>),
 }
 
+impl Io {
+    /// Makes the end of this connection a reset, because what it carried broke off: a plain TCP
+    /// peer would take a clean end for the whole. TLS says it by the close_notify that is missing.
+    pub fn cut(&self) {
+        if let Stream::Tcp(tcp) = &self.inner {
+            // Fails only where the connection has gone already.
+            let _ = tcp.inner.set_zero_linger();
+        }
+    }
+}
+
 impl From<TcpStream> for Io {
     fn from(tcp: TcpStream) -> Self {
         Self::new(Stream::Tcp(Rewind::new(tcp)))

@@ -155,6 +155,10 @@ async fn relay(client: &mut Io, server: &mut Io, connection: TcpConnection, mut 
         },
         _ = closing.reached(Phase::Over) => Outcome::Shed,
     };
+    if outcome != Outcome::Ok {
+        client.cut();
+        server.cut();
+    }
     connection.read(progress.upstream.into_inner());
     connection.wrote(progress.downstream.into_inner());
     connection.end(outcome);

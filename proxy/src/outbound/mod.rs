@@ -18,6 +18,9 @@ pub(crate) mod request;
 pub(crate) mod tries;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,6 +7,9 @@
 //! the test is listed as ignored with the reason; with `CI=true` it fails instead.
 //! `WEFT_TEST_LOGS=DIR` keeps the logs of failing tests.
 
+// Counters come as `f64` and are whole numbers: equality is what is meant.
+#![allow(clippy::float_cmp)]
+
 mod breaker;
 mod common;
 mod edges;

@@ -1,0 +1,247 @@
+//! Callers who proved who they are.
+
+use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+use crate::outcome::Outcome;
+use crate::policy::{AllowEntry, AllowList, MtlsMode, Principal, Protocol};
+use crate::testing::clients::request;
+use crate::testing::policies::inbound;
+use crate::testing::servers::{Act, Refusing};
+
+/// Allows `web` to GET below `/cart`.
+fn only_web_gets_the_cart() -> InboundPolicy {
+    let mut policy = inbound(MtlsMode::Strict);
+    policy.authorization = vec![AllowList {
+        entries: vec![AllowEntry {
+            principals: vec![Principal::Exact(spiffe("web").as_str().into())],
+            methods: vec![Method::GET, Method::POST],
+            paths: vec!["/cart".into(), "/shop.Cart".into()],
+        }],
+        audit: false,
+    }];
+    policy
+}
+
+async fn app() -> Server {
+    Server::plain(|_, seen| match seen.headers.get("content-type") {
+        Some(_) => Act::grpc(0),
+        None => Act::ok("app"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn requests_of_both_versions_arrive() {
+    let app = app().await;
+    let sidecar = Sidecar::before(&app, inbound(MtlsMode::Strict));
+    let mut client = sidecar.http1_as("web").await;
+    client.get("/cart").await.assert_ok("app");
+    client.leave().await;
+    let mut client = sidecar.http2_as("web").await;
+    let answer = client.grpc("/shop.Cart/Get").await;
+    assert_eq!(answer.trailers["grpc-status"], "0");
+    client.leave().await;
+    let versions: Vec<_> = app.seen().iter().map(|seen| seen.version).collect();
+    assert_eq!(versions, [http::Version::HTTP_11, http::Version::HTTP_2]);
+    let labels = [("tls", "mutual"), ("peer", "shop/web"), ("outcome", "ok")];
+    assert_eq!(sidecar.requests(&labels), 2);
+    let handshakes = [("direction", "inbound"), ("result", "ok")];
+    let handshakes = count(&sidecar.telemetry, "weft_tls_handshakes_total", &handshakes);
+    assert_eq!(handshakes, 2);
+}
+
+#[tokio::test]
+async fn who_is_not_allowed_is_told_so() {
+    let app = app().await;
+    let sidecar = Sidecar::before(&app, only_web_gets_the_cart());
+    let mut web = sidecar.http1_as("web").await;
+    web.get("/cart/1").await.assert_ok("app");
+    let answer = web.get("/admin").await;
+    answer.assert_made_by("inbound", Outcome::Unauthorized);
+    assert_eq!(answer.status, 403);
+    let answer = web.get("/cart/../admin").await;
+    answer.assert_made_by("inbound", Outcome::Unauthorized);
+    let delete = request(Method::DELETE, "/cart", &[], "");
+    let answer = web.send(delete).await;
+    answer.assert_made_by("inbound", Outcome::Unauthorized);
+    assert_eq!(app.requests(), 1);
+
+    let mut job = sidecar.http2_as("job").await;
+    let answer = job.grpc("/shop.Cart/Get").await;
+    answer.assert_made_by("inbound", Outcome::Unauthorized);
+    assert_eq!(app.requests(), 1);
+    job.leave().await;
+    let labels = [
+        ("peer", "shop/job"),
+        ("outcome", "unauthorized"),
+        ("grpc_status", "7"),
+    ];
+    assert_eq!(sidecar.requests(&labels), 1);
+}
+
+#[tokio::test]
+async fn an_audit_denies_nothing() {
+    let app = app().await;
+    let mut policy = only_web_gets_the_cart();
+    policy.authorization[0].audit = true;
+    let sidecar = Sidecar::before(&app, policy);
+    let mut job = sidecar.http1_as("job").await;
+    job.get("/admin").await.assert_ok("app");
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_dropped() {
+    let app = app().await;
+    let sidecar = Sidecar::before(&app, inbound(MtlsMode::Strict));
+    let mut client = sidecar.http1_as("web").await;
+    let late = request(Method::GET, "/", &[("x-weft-deadline-ms", "0")], "");
+    let answer = client.send(late).await;
+    answer.assert_made_by("inbound", Outcome::RequestTimeout);
+    assert_eq!(app.connections(), 0);
+    let early = request(Method::GET, "/", &[("x-weft-deadline-ms", "60000")], "");
+    client.send(early).await.assert_ok("app");
+    let seen = app.seen();
+    assert_eq!(seen[0].headers.get("x-weft-deadline-ms"), None);
+}
+
+#[tokio::test]
+async fn the_callers_deadline_ends_what_is_in_flight() {
+    let app = Server::plain(|_, _| Act::Hang).await;
+    let sidecar = Sidecar::before(&app, inbound(MtlsMode::Strict));
+    let mut client = sidecar.http1_as("web").await;
+    let call = request(Method::GET, "/", &[("x-weft-deadline-ms", "100")], "");
+    let answer = client.send(call).await;
+    answer.assert_made_by("inbound", Outcome::RequestTimeout);
+}
+
+#[tokio::test]
+async fn an_application_that_is_down_is_told_of() {
+    let refusing = Refusing::new();
+    let sidecar = Sidecar::new(refusing.address, inbound(MtlsMode::Strict));
+    let mut client = sidecar.http1_as("web").await;
+    let answer = client.post("/", "body").await;
+    answer.assert_made_by("inbound", Outcome::ConnectRefused);
+}
+
+#[tokio::test]
+async fn a_byte_stream_grants_nothing_on_a_port_with_request_rules() {
+    let app = app().await;
+    let sidecar = Sidecar::before(&app, only_web_gets_the_cart());
+    // HTTP is found, and each request decided.
+    let (tls, served) = sidecar.dial_as("web", Alpn::Tcp).await;
+    let mut client = Http::over(tls, false, served).await;
+    client.get("/cart").await.assert_ok("app");
+    let answer = client.get("/admin").await;
+    answer.assert_made_by("inbound", Outcome::Unauthorized);
+    let (tls, served) = sidecar.dial_as("web", Alpn::Tcp).await;
+    let mut client = Http::over(tls, true, served).await;
+    let answer = client.grpc("/shop.Cart/Get").await;
+    assert_eq!(answer.trailers["grpc-status"], "0");
+    let made = app.connections();
+
+    // Anything else is refused before the application is dialled.
+    let (mut tls, served) = sidecar.dial_as("web", Alpn::Tcp).await;
+    tls.write_all(b"\0\x01garbage").await.unwrap();
+    tls.flush().await.unwrap();
+    soon(served).await.unwrap();
+    assert_eq!(app.connections(), made);
+    let labels = [("outcome", "unauthorized"), ("peer", "shop/web")];
+    assert_eq!(sidecar.connections(&labels), 1);
+}
+
+#[tokio::test]
+async fn bytes_arrive_where_no_rule_looks_into_requests() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut policy = inbound(MtlsMode::Strict);
+    policy.protocol = Protocol::Opaque;
+    let sidecar = Sidecar::new(listener.local_addr().unwrap(), policy);
+    let (mut tls, served) = sidecar.dial_as("web", Alpn::Tcp).await;
+    let (mut app, _) = soon(listener.accept()).await.unwrap();
+    // The server may speak first.
+    app.write_all(b"220 ready").await.unwrap();
+    let mut heard = [0; 9];
+    soon(tls.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"220 ready");
+    tls.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    tls.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    soon(app.read_to_end(&mut heard)).await.unwrap();
+    assert_eq!(heard, b"GET / HTTP/1.1\r\n");
+    drop(app);
+    soon(tls.read_to_end(&mut heard)).await.unwrap();
+    soon(served).await.unwrap();
+    let labels = [
+        ("direction", "inbound"),
+        ("service", "shop/api:80"),
+        ("peer", "shop/web"),
+        ("tls", "mutual"),
+        ("outcome", "ok"),
+    ];
+    assert_eq!(sidecar.connections(&labels), 1);
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused() {
+    let app = app().await;
+    let sidecar = Sidecar::before(&app, inbound(MtlsMode::Permissive));
+    let Link { tcp, served } = sidecar.dial().await;
+    let stranger = Ca::new().identity(&spiffe("web"));
+    let api = spiffe("api");
+    let connecting = stranger.connect(tcp, &api, Alpn::Http1);
+    assert!(soon(connecting).await.is_err());
+    soon(served).await.unwrap();
+    assert_eq!(app.connections(), 0);
+    assert_eq!(sidecar.connections(&[("outcome", "tls_failed")]), 1);
+}
+
+/// A way into `tcp` that passes its first bytes in small pieces.
+fn dribble(tcp: TcpStream) -> DuplexStream {
+    const DRIBBLED: usize = 2 * 1024;
+    let (near, far) = duplex(64 * 1024);
+    tokio::spawn(async move {
+        let (mut from_near, mut to_near) = tokio::io::split(far);
+        let (mut from_tcp, mut to_tcp) = tcp.into_split();
+        let down = tokio::io::copy(&mut from_tcp, &mut to_near);
+        let up = async {
+            let (mut piece, mut passed) = ([0; 16 * 1024], 0);
+            loop {
+                let most = if passed < DRIBBLED { 97 } else { piece.len() };
+                let read = from_near.read(&mut piece[..most]).await?;
+                if read == 0 {
+                    return Ok(());
+                }
+                to_tcp.write_all(&piece[..read]).await?;
+                passed += read;
+                tokio::task::yield_now().await;
+            }
+        };
+        let up = async { up.await as std::io::Result<()> };
+        let _ = tokio::join!(down, up);
+    });
+    near
+}
+
+#[tokio::test]
+async fn a_slow_client_hello_is_recognised() {
+    for mode in [MtlsMode::Strict, MtlsMode::Permissive] {
+        let app = app().await;
+        let sidecar = Sidecar::before(&app, inbound(mode));
+        let Link { tcp, served } = sidecar.dial().await;
+        // Longer than the silence after which a server that speaks first is looked for.
+        tokio::time::sleep(crate::inbound::SILENCE * 3 / 2).await;
+        assert_eq!(app.connections(), usize::from(mode == MtlsMode::Permissive));
+        let identity = sidecar.ca.identity(&spiffe("web"));
+        let api = spiffe("api");
+        let connecting = identity.connect(dribble(tcp), &api, Alpn::Http1);
+        let tls = soon(connecting).await.unwrap();
+        let mut client = Http::over(tls, false, served).await;
+        client.get("/").await.assert_ok("app");
+        client.leave().await;
+        assert_eq!(
+            sidecar.requests(&[("peer", "shop/web"), ("tls", "mutual")]),
+            1
+        );
+    }
+}
