@@ -20,7 +20,7 @@ use crate::http::server::Handler;
 use crate::http::upgrade::{self, Wanted};
 use crate::http::{Version, answer, headers};
 use crate::net::closing::Closing;
-use crate::outcome::{Failure, Origin, Outcome};
+use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::{InboundPolicy, MtlsMode, Probe};
 use crate::resilience::deadline::parse_deadline_ms;
 use crate::telemetry::PeerScopes;
@@ -120,7 +120,7 @@ impl Requests {
         let sending = self.inbound.apps.send(self.port.app, version, request);
         let response = match before(deadline, sending).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(error.failure),
+            Ok(Err(error)) => return Err(not_handed_on(error.failure)),
             Err(_) => {
                 return Err(Failure::maybe(
                     Outcome::RequestTimeout,
@@ -226,4 +226,16 @@ struct Answered {
     response: Response<UpstreamBody>,
     wanted: Option<Wanted>,
     until: Option<Instant>,
+}
+
+/// A connection to the application that broke before it took the request is, to the caller, one that
+/// did not come about: only so its sidecar learns that any method may be tried elsewhere.
+fn not_handed_on(failure: Failure) -> Failure {
+    if failure.outcome == Outcome::Reset && failure.processed == Processed::Never {
+        return Failure {
+            outcome: Outcome::ConnectRefused,
+            ..failure
+        };
+    }
+    failure
 }

@@ -34,6 +34,12 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("lifecycle::the_app_stops_accepting_http2", |cx| {
         app_stops_accepting(cx, Protocol::Http2)
     });
+    suite.add("lifecycle::nobody_announces_the_end_http1", |cx| {
+        unannounced(cx, Protocol::Http1)
+    });
+    suite.add("lifecycle::nobody_announces_the_end_http2", |cx| {
+        unannounced(cx, Protocol::Http2)
+    });
     suite.add("lifecycle::a_rolling_update", rolling_update);
 }
 
@@ -91,6 +97,25 @@ async fn app_stops_accepting(cx: Cx, protocol: Protocol) -> anyhow::Result<()> {
     .await
 }
 
+/// (a) again, where the control plane says nothing, before or after: the workload stays an endpoint,
+/// the application ends, and after it the sidecar.
+async fn unannounced(cx: Cx, protocol: Protocol) -> anyhow::Result<()> {
+    cx.on(client_and("silent-end", APPS), async |mesh| {
+        let load = start(mesh, &cx, protocol);
+        in_flight(mesh, &cx).await?;
+        let app = mesh.app_process("api-1")?;
+        mesh.stop_app("api-1").await?;
+        mesh.stop_sidecar("api-1").await?;
+        let (report, reconnects) = finish(load).await;
+        let mut seen = stats(mesh, ["api-2", "api-3", "api-4"]).await?;
+        add(&mut seen, &last_stats(&app)?);
+        assert_all_served_once(&report, &seen);
+        say(&cx, &report, reconnects);
+        Ok(())
+    })
+    .await
+}
+
 /// Promise 5: "no failed request during a rolling update": workloads are replaced one after the other
 /// (two of four; in the long form all), each new one before its old one goes.
 async fn rolling_update(cx: Cx) -> anyhow::Result<()> {
@@ -129,7 +154,7 @@ fn start(mesh: &Mesh, cx: &Cx, protocol: Protocol) -> Running {
     Load::new(mesh.addr("api", PORT))
         .protocol(protocol)
         .rate(f64::from(in_flight) * 1_000.0 / f64::from(work_ms))
-        .clients(2 * in_flight as usize)
+        .clients(in_flight as usize)
         .requests(requests)
         .shot(Shot::get(&format!("/items?delay_ms={work_ms}")))
         .shot(Shot::post(&format!("/orders?delay_ms={work_ms}"), 300))

@@ -191,6 +191,7 @@ async fn not_allowed(cx: Cx) -> anyhow::Result<()> {
         let metrics = metrics(mesh, "api-1").await?;
         let refused = [("direction", "inbound"), ("outcome", "unauthorized")];
         assert_eq!(metrics.sum("weft_requests_total", &refused), 2.0);
+        assert_eq!(metrics.sum("weft_tcp_connections_total", &refused), 1.0);
 
         // The control.
         let allowed = request(Method::POST, "/secret", "client", "a secret");
@@ -242,6 +243,11 @@ async fn plaintext(cx: Cx) -> anyhow::Result<()> {
         let metrics = metrics(mesh, "api-1").await?;
         let refused = [("direction", "inbound"), ("outcome", "mtls_required")];
         assert_eq!(metrics.sum("weft_requests_total", &refused), 3.0);
+        let bytes = metrics.sum("weft_tcp_connections_total", &refused);
+        assert!(
+            bytes >= 2.0,
+            "{bytes} connections of bytes were refused, of two"
+        );
 
         // The control: through a sidecar it passes.
         let answer = mesh
