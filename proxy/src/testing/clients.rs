@@ -108,8 +108,13 @@ impl Http {
     pub(crate) async fn grpc(&mut self, path: &str) -> Answer {
         let headers = [("content-type", "application/grpc"), ("te", "trailers")];
         let body = &b"\0\0\0\0\0"[..];
-        self.send(request(Method::POST, &format!("http://api{path}"), &headers, body))
-            .await
+        self.send(request(
+            Method::POST,
+            &format!("http://api{path}"),
+            &headers,
+            body,
+        ))
+        .await
     }
 
     /// Leaves, and waits until the sidecar is done: then everything is counted.
@@ -127,7 +132,11 @@ impl Answer {
     /// Asserts that a sidecar made this answer.
     #[track_caller]
     pub(crate) fn assert_made_by(&self, origin: &str, outcome: Outcome) {
-        assert_eq!(self.header("x-weft-outcome"), Some(outcome.as_str()), "{self:?}");
+        assert_eq!(
+            self.header("x-weft-outcome"),
+            Some(outcome.as_str()),
+            "{self:?}"
+        );
         assert_eq!(self.header("x-weft-origin"), Some(origin));
         if self.header("grpc-status").is_some() {
             assert_eq!(self.status, StatusCode::OK);
@@ -146,7 +155,11 @@ impl Answer {
     /// Asserts that the application made this answer.
     #[track_caller]
     pub(crate) fn assert_ok(&self, body: &str) {
-        assert_eq!((self.status, &*self.body), (StatusCode::OK, body.as_bytes()), "{self:?}");
+        assert_eq!(
+            (self.status, &*self.body),
+            (StatusCode::OK, body.as_bytes()),
+            "{self:?}"
+        );
         assert_eq!(self.header("x-weft-outcome"), None);
     }
 }

@@ -88,12 +88,17 @@ impl Act {
             tokio::time::sleep(after).await;
             Ok(Frame::data(Bytes::from_static(b"late")))
         });
-        Self::Answer(response.body(StreamBody::new(Box::pin(body)).boxed()).unwrap())
+        Self::Answer(
+            response
+                .body(StreamBody::new(Box::pin(body)).boxed())
+                .unwrap(),
+        )
     }
 
     /// A gRPC answer with its status in the trailers.
     pub(crate) fn grpc(code: u8) -> Self {
-        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), u16::from(code).into())]);
+        let trailers =
+            HeaderMap::from_iter([("grpc-status".parse().unwrap(), u16::from(code).into())]);
         let body = Full::new(Bytes::from_static(b"\0\0\0\0\0"))
             .with_trailers(std::future::ready(Some(Ok(trailers))));
         let response = Response::builder().header("content-type", "application/grpc");

@@ -239,6 +239,9 @@ async fn a_slow_client_hello_is_recognised() {
         let mut client = Http::over(tls, false, served).await;
         client.get("/").await.assert_ok("app");
         client.leave().await;
-        assert_eq!(sidecar.requests(&[("peer", "shop/web"), ("tls", "mutual")]), 1);
+        assert_eq!(
+            sidecar.requests(&[("peer", "shop/web"), ("tls", "mutual")]),
+            1
+        );
     }
 }

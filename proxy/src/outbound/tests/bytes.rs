@@ -53,8 +53,14 @@ async fn opaque_bytes_go_both_ways_with_half_close() {
         ("outcome", "ok"),
     ];
     assert_eq!(sidecar.connections(&labels), 1);
-    assert_eq!(count(&sidecar.telemetry, "weft_tcp_read_bytes_total", &[]), 16);
-    assert_eq!(count(&sidecar.telemetry, "weft_tcp_write_bytes_total", &[]), 10);
+    assert_eq!(
+        count(&sidecar.telemetry, "weft_tcp_read_bytes_total", &[]),
+        16
+    );
+    assert_eq!(
+        count(&sidecar.telemetry, "weft_tcp_write_bytes_total", &[]),
+        10
+    );
 }
 
 #[tokio::test]
@@ -86,7 +92,10 @@ async fn silence_is_no_verdict() {
         }
     };
     soon(dialled).await;
-    link.tcp.write_all(b"GET /slow HTTP/1.1\r\nhost: api\r\n\r\n").await.unwrap();
+    link.tcp
+        .write_all(b"GET /slow HTTP/1.1\r\nhost: api\r\n\r\n")
+        .await
+        .unwrap();
     let mut heard = [0; 12];
     soon(link.tcp.read_exact(&mut heard)).await.unwrap();
     assert_eq!(&heard, b"HTTP/1.1 200");

@@ -31,10 +31,17 @@ async fn outside_of_the_mesh_everything_passes_as_it_is() {
     client.send(get).await.assert_ok("outside");
     client.leave().await;
     let seen = server.seen();
-    assert_eq!(seen[0].headers["x-weft-attempt"], "7", "bytes are not looked into");
+    assert_eq!(
+        seen[0].headers["x-weft-attempt"], "7",
+        "bytes are not looked into"
+    );
     assert!(!seen[0].headers.contains_key("x-request-id"));
     assert_eq!(sidecar.requests(&[]), 0);
-    let labels = [("direction", "outbound"), ("service", "unknown"), ("outcome", "ok")];
+    let labels = [
+        ("direction", "outbound"),
+        ("service", "unknown"),
+        ("outcome", "ok"),
+    ];
     assert_eq!(sidecar.connections(&labels), 1);
 }
 
@@ -123,7 +130,9 @@ async fn bytes_to_a_workloads_address_go_there() {
     let mut policy = target("headless", &["headless"]);
     policy.protocol = Protocol::Opaque;
     meaning.policy = Arc::new(policy);
-    sidecar.discovery.tell_outbound(pod, OutboundTarget::Endpoint(meaning));
+    sidecar
+        .discovery
+        .tell_outbound(pod, OutboundTarget::Endpoint(meaning));
     let mut link = sidecar.dial(pod).await;
     let (mut server, _) = soon(own.accept()).await.unwrap();
     link.tcp.write_all(b"ping").await.unwrap();

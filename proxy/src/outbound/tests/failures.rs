@@ -51,7 +51,10 @@ async fn http2_stays_http2() {
     assert_eq!(server.seen()[0].version, http::Version::HTTP_2);
     assert_eq!(server.seen()[0].headers["te"], "trailers");
     client.leave().await;
-    assert_eq!(sidecar.requests(&[("grpc_status", "0"), ("outcome", "ok")]), 1);
+    assert_eq!(
+        sidecar.requests(&[("grpc_status", "0"), ("outcome", "ok")]),
+        1
+    );
 }
 
 #[tokio::test]
@@ -190,7 +193,9 @@ async fn an_update_holds_for_the_next_request() {
     client.get("/").await.assert_ok("one");
     sidecar.tell_endpoints("api", at(&[&servers[1]]));
     client.get("/").await.assert_ok("two");
-    sidecar.discovery.tell_outbound(api(), OutboundTarget::NotFound);
+    sidecar
+        .discovery
+        .tell_outbound(api(), OutboundTarget::NotFound);
     let answer = client.get("/").await;
     answer.assert_made_by("outbound", Outcome::NoRoute);
 }
@@ -200,13 +205,22 @@ async fn what_is_not_known_is_waited_for_and_then_refused() {
     let sidecar = Sidecar::new();
     let started = tokio::time::Instant::now();
     let mut link = sidecar.dial(api()).await;
-    link.tcp.write_all(b"GET / HTTP/1.1\r\nhost: api\r\n").await.unwrap();
-    link.tcp.write_all(b"connection: close\r\n\r\n").await.unwrap();
+    link.tcp
+        .write_all(b"GET / HTTP/1.1\r\nhost: api\r\n")
+        .await
+        .unwrap();
+    link.tcp
+        .write_all(b"connection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = String::new();
     let reading = tokio::io::AsyncReadExt::read_to_string(&mut link.tcp, &mut answer);
     reading.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("x-weft-outcome: config_unavailable\r\n"), "{answer}");
+    assert!(
+        answer.contains("x-weft-outcome: config_unavailable\r\n"),
+        "{answer}"
+    );
     let waited = started.elapsed();
     assert!(waited >= crate::outbound::DISCOVERY_WAIT, "{waited:?}");
     assert!(waited < crate::outbound::DISCOVERY_WAIT * 2, "{waited:?}");

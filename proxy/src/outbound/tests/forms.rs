@@ -68,9 +68,16 @@ async fn responses_without_a_body() {
     for status in ["204 No Content", "304 Not Modified"] {
         say(&mut wire.client, "GET /b HTTP/1.1\r\nhost: api\r\n\r\n").await;
         hear(&mut server, END).await;
-        say(&mut server, &format!("HTTP/1.1 {status}\r\netag: \"1\"\r\n\r\n")).await;
+        say(
+            &mut server,
+            &format!("HTTP/1.1 {status}\r\netag: \"1\"\r\n\r\n"),
+        )
+        .await;
         let head = hear(&mut wire.client, END).await;
-        assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{head}");
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{head}"
+        );
         assert!(!head.contains("transfer-encoding"), "{head}");
     }
 }
@@ -85,7 +92,11 @@ async fn a_client_that_expects_to_be_told_to_continue() {
     say(&mut wire.client, "body").await;
     let mut server = wire.accept().await;
     hear(&mut server, "body").await;
-    say(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    say(
+        &mut server,
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    )
+    .await;
     let answer = hear(&mut wire.client, "ok").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
@@ -93,8 +104,16 @@ async fn a_client_that_expects_to_be_told_to_continue() {
 #[tokio::test]
 async fn trailers_pass_both_ways() {
     let mut wire = Wire::new().await;
-    say(&mut wire.client, "POST /a HTTP/1.1\r\nhost: api\r\nte: trailers\r\n").await;
-    say(&mut wire.client, "trailer: sum\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    say(
+        &mut wire.client,
+        "POST /a HTTP/1.1\r\nhost: api\r\nte: trailers\r\n",
+    )
+    .await;
+    say(
+        &mut wire.client,
+        "trailer: sum\r\ntransfer-encoding: chunked\r\n\r\n",
+    )
+    .await;
     say(&mut wire.client, "4\r\nbody\r\n0\r\nsum: 1\r\n\r\n").await;
     let mut server = wire.accept().await;
     let head = hear(&mut server, END).await;
@@ -102,7 +121,11 @@ async fn trailers_pass_both_ways() {
     let rest = hear(&mut server, "0\r\nsum: 1\r\n\r\n").await;
     assert!(rest.contains("body"), "{rest}");
     say(&mut server, "HTTP/1.1 200 OK\r\ntrailer: sum\r\n").await;
-    say(&mut server, "transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nsum: 2\r\n\r\n").await;
+    say(
+        &mut server,
+        "transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nsum: 2\r\n\r\n",
+    )
+    .await;
     hear(&mut wire.client, END).await;
     let rest = hear(&mut wire.client, "0\r\nsum: 2\r\n\r\n").await;
     assert!(rest.contains("ok"), "{rest}");
@@ -112,10 +135,18 @@ async fn trailers_pass_both_ways() {
 async fn bodies_stream_both_ways_at_once() {
     let mut wire = Wire::new().await;
     say(&mut wire.client, "POST /a HTTP/1.1\r\nhost: api\r\n").await;
-    say(&mut wire.client, "transfer-encoding: chunked\r\n\r\n2\r\nup\r\n").await;
+    say(
+        &mut wire.client,
+        "transfer-encoding: chunked\r\n\r\n2\r\nup\r\n",
+    )
+    .await;
     let mut server = wire.accept().await;
     hear(&mut server, "up\r\n").await;
-    say(&mut server, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    say(
+        &mut server,
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+    )
+    .await;
     say(&mut server, "4\r\ndown\r\n").await;
     hear(&mut wire.client, "down\r\n").await;
     say(&mut wire.client, "5\r\nagain\r\n0\r\n\r\n").await;
@@ -131,7 +162,11 @@ async fn old_clients_are_served() {
     let mut server = wire.accept().await;
     let head = hear(&mut server, END).await;
     assert!(head.starts_with("GET /a HTTP/1.1\r\n"), "{head}");
-    say(&mut server, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    say(
+        &mut server,
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+    )
+    .await;
     say(&mut server, "2\r\nok\r\n0\r\n\r\n").await;
     let mut answer = String::new();
     soon(wire.client.read_to_string(&mut answer)).await.unwrap();
@@ -154,7 +189,10 @@ async fn targets_keep_their_form() {
             None => server.insert(wire.accept().await),
         };
         let heard = hear(server, END).await;
-        assert!(heard.starts_with(&format!("{method} {target} HTTP/1.1\r\n")), "{heard}");
+        assert!(
+            heard.starts_with(&format!("{method} {target} HTTP/1.1\r\n")),
+            "{heard}"
+        );
         say(server, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         hear(&mut wire.client, END).await;
     }
@@ -163,7 +201,11 @@ async fn targets_keep_their_form() {
 #[tokio::test]
 async fn connect_opens_a_tunnel() {
     let mut wire = Wire::new().await;
-    say(&mut wire.client, "CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n").await;
+    say(
+        &mut wire.client,
+        "CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n",
+    )
+    .await;
     let mut server = wire.accept().await;
     let heard = hear(&mut server, END).await;
     assert!(heard.starts_with("CONNECT db:5432 HTTP/1.1\r\n"), "{heard}");
@@ -181,8 +223,16 @@ async fn early_hints_do_not_end_an_exchange() {
     say(&mut wire.client, "GET /a HTTP/1.1\r\nhost: api\r\n\r\n").await;
     let mut server = wire.accept().await;
     hear(&mut server, END).await;
-    say(&mut server, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
-    say(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    say(
+        &mut server,
+        "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n",
+    )
+    .await;
+    say(
+        &mut server,
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    )
+    .await;
     let answer = hear(&mut wire.client, "ok").await;
     assert!(answer.contains("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
@@ -193,7 +243,11 @@ async fn a_broken_body_is_not_made_whole() {
     say(&mut wire.client, "GET /a HTTP/1.1\r\nhost: api\r\n\r\n").await;
     let mut server = wire.accept().await;
     hear(&mut server, END).await;
-    say(&mut server, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    say(
+        &mut server,
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    )
+    .await;
     drop(server);
     let mut heard = Vec::new();
     let _ = soon(wire.client.read_to_end(&mut heard)).await;

@@ -145,7 +145,10 @@ async fn a_response_leaves_in_one_write() {
         assert_eq!(counts.writes.load(Ordering::Relaxed), count);
     }
     for count in 6..=10 {
-        client.post("/", vec![b'x'; 512]).await.assert_ok("a small body");
+        client
+            .post("/", vec![b'x'; 512])
+            .await
+            .assert_ok("a small body");
         assert_eq!(counts.writes.load(Ordering::Relaxed), count);
     }
     assert_eq!(server.connections(), 1);

@@ -59,7 +59,10 @@ async fn a_status_is_retried_for_listed_methods_only() {
     let server = Server::plain(recovers).await;
     sidecar.tell_endpoints("api", at(&[&server]));
     let answer = sidecar.http1().await.post("/", "body").await;
-    assert_eq!((answer.status.as_u16(), &*answer.body), (503, &b"not yet"[..]));
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.body),
+        (503, &b"not yet"[..])
+    );
     assert_eq!(server.requests(), 1);
 }
 
@@ -118,7 +121,10 @@ async fn the_budget_ends_retrying_and_the_last_answer_is_passed_on() {
     let sidecar = Sidecar::knowing(retrying(policy), at(&[&server]));
     let mut client = sidecar.http1().await;
     let answer = client.get("/").await;
-    assert_eq!((answer.status.as_u16(), &*answer.body), (503, &b"overloaded"[..]));
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.body),
+        (503, &b"overloaded"[..])
+    );
     assert_eq!(server.requests(), 1);
     assert_eq!(sidecar.retries("budget_exhausted"), 1);
     client.leave().await;

@@ -112,8 +112,14 @@ async fn a_match_forces_a_side_even_without_weight() {
     })
     .await;
     canary.get(&[]).await.assert_ok("stable");
-    canary.get(&[("x-canary", "never")]).await.assert_ok("stable");
-    canary.get(&[("x-canary", "always")]).await.assert_ok("canary");
+    canary
+        .get(&[("x-canary", "never")])
+        .await
+        .assert_ok("stable");
+    canary
+        .get(&[("x-canary", "always")])
+        .await
+        .assert_ok("canary");
     let labels = [("service", "shop/api:80"), ("backend", "shop/canary:80")];
     assert_eq!(canary.sidecar.requests(&labels), 1);
 }

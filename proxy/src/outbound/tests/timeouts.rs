@@ -77,7 +77,8 @@ async fn the_last_try_has_its_time_too() {
 async fn what_nobody_accepts_is_given_up() {
     // A listener whose queue is full drops what comes.
     let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
     full.listen(0).unwrap();
     let address = full.local_addr().unwrap().as_socket().unwrap();
     let _queued = tokio::net::TcpStream::connect(address).await.unwrap();
