@@ -47,10 +47,13 @@ pub(crate) struct Server {
     accepting: JoinHandle<()>,
 }
 
+/// What a server does about a request; it is told how many came so far, this one counted.
+type Script = dyn Fn(usize, &Seen) -> Act + Send + Sync;
+
 struct Shared {
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
-    answer: Box<dyn Fn(usize, &Seen) -> Act + Send + Sync>,
+    answer: Box<Script>,
     identity: Option<Identity>,
 }
 
@@ -107,7 +110,7 @@ impl Act {
 }
 
 impl Server {
-    /// In the clear. `answer` is given how many requests came so far, this one counted.
+    /// In the clear.
     pub(crate) async fn plain(
         answer: impl Fn(usize, &Seen) -> Act + Send + Sync + 'static,
     ) -> Self {

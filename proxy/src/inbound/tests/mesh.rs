@@ -1,7 +1,7 @@
 //! Callers who proved who they are.
 
 use http::Method;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 use crate::outcome::Outcome;
@@ -198,29 +198,32 @@ async fn a_stranger_is_refused() {
 
 /// A way into `tcp` that passes its first bytes in small pieces.
 fn dribble(tcp: TcpStream) -> DuplexStream {
-    const DRIBBLED: usize = 2 * 1024;
     let (near, far) = duplex(64 * 1024);
     tokio::spawn(async move {
-        let (mut from_near, mut to_near) = tokio::io::split(far);
-        let (mut from_tcp, mut to_tcp) = tcp.into_split();
+        let (from_near, mut to_near) = tokio::io::split(far);
+        let (mut from_tcp, to_tcp) = tcp.into_split();
         let down = tokio::io::copy(&mut from_tcp, &mut to_near);
-        let up = async {
-            let (mut piece, mut passed) = ([0; 16 * 1024], 0);
-            loop {
-                let most = if passed < DRIBBLED { 97 } else { piece.len() };
-                let read = from_near.read(&mut piece[..most]).await?;
-                if read == 0 {
-                    return Ok(());
-                }
-                to_tcp.write_all(&piece[..read]).await?;
-                passed += read;
-                tokio::task::yield_now().await;
-            }
-        };
-        let up = async { up.await as std::io::Result<()> };
-        let _ = tokio::join!(down, up);
+        let _ = tokio::join!(down, pass_in_pieces(from_near, to_tcp));
     });
     near
+}
+
+async fn pass_in_pieces(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+) -> std::io::Result<()> {
+    const DRIBBLED: usize = 2 * 1024;
+    let (mut piece, mut passed) = (vec![0; 16 * 1024], 0);
+    loop {
+        let most = if passed < DRIBBLED { 97 } else { piece.len() };
+        let read = from.read(&mut piece[..most]).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        to.write_all(&piece[..read]).await?;
+        passed += read;
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
