@@ -202,7 +202,10 @@ impl Permit {
             TryVerdict::Success if self.measured => {}
             TryVerdict::Success => self.measure(now, latency),
             TryVerdict::ConnectFailed | TryVerdict::Failure => {
-                self.measure(now, latency.max(FAILED_TRY_LATENCY));
+                // Nor does a failure make an endpoint look faster than it was.
+                let known = self.health.latency_micros(now).unwrap_or_default();
+                let known = Duration::from_secs_f32(known / 1e6);
+                self.measure(now, latency.max(FAILED_TRY_LATENCY).max(known));
             }
         }
         let group = &self.health.group;
