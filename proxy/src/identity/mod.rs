@@ -40,7 +40,7 @@ use crate::outcome::{Failure, Outcome};
 
 pub use control_plane::{ControlPlane, Dial};
 pub use hello::{HelloVerdict, is_mesh_client_hello};
-pub use tls::Alpn;
+pub use tls::{Alpn, is_wrong_identity};
 use verify::{IdentityError, TrustRoots};
 
 /// Who this workload is, and whom it trusts. Cheap to clone; read from any thread.

@@ -19,7 +19,7 @@ use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::client::{
     BoxFuture, Connect, H1Pool, H2Pool, PoolOptions, SendOptions, TryError, tcp_peer_has_closed,
 };
-use crate::identity::Alpn;
+use crate::identity::{Alpn, is_wrong_identity};
 use crate::inbound::UNKNOWN;
 use crate::net::{Io, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
@@ -194,9 +194,11 @@ impl Link {
             return Ok(tcp.into());
         };
         let connected = self.shared.identity.connect(tcp, expected, alpn).await;
-        let result = connected
-            .as_ref()
-            .map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
+        let result = match &connected {
+            Ok(_) => HandshakeResult::Ok,
+            Err(failure) if is_wrong_identity(failure) => HandshakeResult::WrongIdentity,
+            Err(_) => HandshakeResult::Failed,
+        };
         self.shared
             .telemetry
             .tls_handshake(Origin::Outbound, result);

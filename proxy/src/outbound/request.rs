@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::header::{HOST, SET_COOKIE};
 use ::http::request::Parts;
@@ -12,11 +13,12 @@ use tokio::time::Instant;
 
 use super::backend::Backend;
 use super::destination::{Destination, Service, Target};
-use super::tries::{Reply, Tries};
+use super::tries::{GRPC_TIMEOUT, Reply, Tries};
 use super::{DISCOVERY_WAIT, Outbound, Shared};
 use crate::exchange::{Account, Exchange};
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::client::BoxFuture;
+use crate::http::deadline::earlier;
 use crate::http::server::Handler;
 use crate::http::upgrade::{self, Wanted};
 use crate::http::{Version, answer, headers};
@@ -24,6 +26,7 @@ use crate::inbound::UNKNOWN;
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{Sticky, Timeouts};
+use crate::resilience::deadline::parse_grpc_timeout;
 use crate::resilience::{route, split};
 use crate::telemetry::{PeerScopes, Tls};
 
@@ -120,10 +123,14 @@ impl Requests {
         let timeouts = target.routes[route].timeouts;
         *exchange.account() = service.route_account(route);
 
-        // Deadline: one for the whole exchange; of a stream only for the response's head.
-        let deadline = timeouts
+        // Deadline: the policy's for the whole exchange, of a stream only for the response's head;
+        // and the client's own, where it speaks gRPC.
+        let own_deadline =
+            grpc_timeout(&head).and_then(|limit| exchange.started().checked_add(limit));
+        let policy_deadline = timeouts
             .request
             .and_then(|limit| exchange.started().checked_add(limit));
+        let deadline = earlier(policy_deadline, own_deadline);
 
         // Split.
         let choice = self.split(service, route, &head)?;
@@ -138,6 +145,7 @@ impl Requests {
             backend,
             version,
             deadline,
+            own_deadline,
             progress,
         };
         let reply = tries.run(exchange, head, body).await?;
@@ -145,6 +153,7 @@ impl Requests {
             reply,
             timeouts,
             deadline,
+            own_deadline,
             streams,
             wanted,
             cookie: choice.cookie,
@@ -157,6 +166,7 @@ impl Requests {
             reply,
             timeouts,
             deadline,
+            own_deadline,
             streams,
             wanted,
             cookie,
@@ -179,9 +189,10 @@ impl Requests {
 
         let streams = streams || headers::response_streams(status, response.headers());
         let until = if streams {
-            timeouts
+            let stream = timeouts
                 .stream
-                .and_then(|limit| exchange.started().checked_add(limit))
+                .and_then(|limit| exchange.started().checked_add(limit));
+            earlier(stream, own_deadline)
         } else {
             deadline
         };
@@ -354,10 +365,20 @@ struct Finished {
     reply: Reply,
     timeouts: Timeouts,
     deadline: Option<Instant>,
+    /// The client's own, which holds for streams too.
+    own_deadline: Option<Instant>,
     /// The request alone says that the exchange is a stream.
     streams: bool,
     wanted: Option<Wanted>,
     cookie: Option<HeaderValue>,
+}
+
+/// How long a gRPC client waits, as it says.
+fn grpc_timeout(head: &Parts) -> Option<Duration> {
+    if !headers::is_grpc(&head.headers) {
+        return None;
+    }
+    parse_grpc_timeout(head.headers.get(&GRPC_TIMEOUT)?.as_bytes())
 }
 
 /// The authority that a request names by a host name; an address names no service.

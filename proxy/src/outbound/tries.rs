@@ -30,7 +30,7 @@ use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::RetryPolicy;
 use crate::resilience::attempt::{Answer, Pushback, TryResult, TryVerdict, parse_retry_after};
 use crate::resilience::balance::{PickKind, ProbeEligibility};
-use crate::resilience::deadline::Deadline;
+use crate::resilience::deadline::{Deadline, format_grpc_timeout};
 use crate::resilience::retry::{self, RetryDecision, StopReason};
 use crate::telemetry::{RetryCounters, RetryResult, Tls};
 
@@ -39,6 +39,8 @@ const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
+/// How long a gRPC client waits (gRPC over HTTP/2, "Timeout").
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The oldest idle connection to a peer that is no sidecar which a request takes that must not be
 /// sent twice.
 const FRESH_ENOUGH: Duration = Duration::from_millis(500);
@@ -55,7 +57,10 @@ pub(crate) struct Tries<'a> {
     pub(crate) backend_index: usize,
     pub(crate) backend: &'a Arc<Backend>,
     pub(crate) version: Version,
+    /// By when a response's head must have come.
     pub(crate) deadline: Option<Instant>,
+    /// The client's own part of it, from its `grpc-timeout`.
+    pub(crate) own_deadline: Option<Instant>,
     pub(crate) progress: Option<Arc<Progress>>,
 }
 
@@ -147,11 +152,11 @@ impl Tries<'_> {
             course.tried.push(Arc::clone(&chosen.endpoint));
             drop(chosen);
             course.go_on(tried, free)?;
-            self.counters().record(RetryResult::Sent);
             if !wait.is_zero() {
                 let waited = before(self.deadline, tokio::time::sleep(wait)).await;
                 waited.map_err(|_| out_of_time())?;
             }
+            self.counters().record(RetryResult::Sent);
         }
     }
 
@@ -211,6 +216,15 @@ impl Tries<'_> {
         attempt: u32,
     ) -> Request<RequestBody> {
         let mut request = Request::from_parts(head.clone(), body);
+        if let Some(at) = self.own_deadline {
+            // A client's own limit is passed on less the time that is gone; never as nothing, which
+            // would mean no limit to some.
+            let left = at.saturating_duration_since(Instant::now());
+            let left = format_grpc_timeout(left.max(Duration::from_nanos(1)));
+            if let Ok(left) = HeaderValue::try_from(left) {
+                request.headers_mut().insert(GRPC_TIMEOUT, left);
+            }
+        }
         if endpoint.tls() != Tls::Mutual {
             return request;
         }

@@ -80,6 +80,8 @@ async fn who_proves_to_be_somebody_else_sees_no_byte() {
     assert_eq!(soon(serving).await.unwrap(), b"");
     client.leave().await;
     assert_eq!(sidecar.requests(&[("outcome", "tls_failed")]), 1);
+    let labels = [("direction", "outbound"), ("result", "wrong_identity")];
+    assert!(count(&sidecar.telemetry, "weft_tls_handshakes_total", &labels) >= 1);
 }
 
 #[tokio::test]

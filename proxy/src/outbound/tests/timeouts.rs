@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use http::Method;
+
 use super::*;
 use crate::outcome::Outcome;
 use crate::policy::Timeouts;
+use crate::resilience::deadline::parse_grpc_timeout;
+use crate::testing::clients::request;
 use crate::testing::policies::{retries, target};
 use crate::testing::servers::Act;
 
@@ -109,7 +113,7 @@ async fn a_stream_has_a_deadline_for_its_head_only() {
     let mut client = sidecar.http1().await;
     client.get("/watch").await.assert_ok("late");
 
-    let whole = crate::testing::clients::request(http::Method::GET, "/", &[], "");
+    let whole = request(Method::GET, "/", &[], "");
     client.try_send(whole).await.unwrap_err();
     client.leave().await;
     assert_eq!(sidecar.requests(&[("outcome", "ok")]), 1);
@@ -125,8 +129,42 @@ async fn an_exchange_in_which_nothing_moves_ends() {
     });
     let sidecar = Sidecar::knowing(policy, at(&[&server]));
     let mut client = sidecar.http1().await;
-    let call = crate::testing::clients::request(http::Method::GET, "/", &[], "");
+    let call = request(Method::GET, "/", &[], "");
     client.try_send(call).await.unwrap_err();
     client.leave().await;
     assert_eq!(sidecar.requests(&[("outcome", "idle_timeout")]), 1);
+}
+
+#[tokio::test]
+async fn a_grpc_clients_own_limit_is_kept_and_passed_on_less_the_time_that_is_gone() {
+    let server = Server::plain(|count, _| match count {
+        1 => Act::grpc(0),
+        _ => Act::Hang,
+    })
+    .await;
+    let sidecar = Sidecar::knowing(timing(Timeouts::default()), at(&[&server]));
+    let mut client = sidecar.http2().await;
+    let call = |limit| {
+        let headers = [
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("grpc-timeout", limit),
+        ];
+        request(
+            Method::POST,
+            "http://api/shop.Cart/Get",
+            &headers,
+            &b"\0\0\0\0\0"[..],
+        )
+    };
+    client.send(call("60S")).await;
+    let told = server.seen()[0].headers["grpc-timeout"].clone();
+    let told = parse_grpc_timeout(told.as_bytes()).unwrap();
+    assert!(
+        told < Duration::from_secs(60) && told > Duration::from_secs(50),
+        "{told:?}"
+    );
+
+    let answer = client.send(call("100m")).await;
+    answer.assert_made_by("outbound", Outcome::RequestTimeout);
 }
