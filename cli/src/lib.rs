@@ -7,11 +7,9 @@
 //!
 //! * [`command`]: the command line; [`main`] reads it and hands over.
 //! * [`demo`]: a meshed application on this machine, a story told on it, and what was measured.
-//! * [`metrics`]: reading Prometheus text.
 #![forbid(unsafe_code)]
 
 pub mod command;
 pub mod demo;
-pub mod metrics;
 
 pub use command::main;

@@ -12,6 +12,7 @@
 //! * [`mesh`]: control plane, pods, sidecars and applications of one mesh: the builder.
 //! * [`load`]: a load generator that hides nothing: no silent retry, no silent reconnect.
 //! * [`client`]: single requests and connections out of a pod.
+//! * [`metrics`]: reading what `/metrics` answers.
 //! * [`app`]: the stand-in service, scripted through an admin port.
 //! * [`pod`]: network namespaces, or shares of the loopback, with a thread, addresses and processes.
 //! * [`process`]: child processes with their logs.
@@ -24,6 +25,7 @@ pub mod client;
 pub mod enter;
 pub mod load;
 pub mod mesh;
+pub mod metrics;
 pub mod net;
 pub mod pod;
 pub mod process;

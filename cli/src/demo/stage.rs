@@ -11,7 +11,7 @@ use super::live::{Breakers, Row, Split, View};
 use super::screen::Screen;
 use super::summary::{Summary, Tally};
 use super::world::{CHECKOUT, TARGETS, World, label};
-use crate::metrics::Metrics;
+use weft_sandbox::metrics::Metrics;
 
 /// How often the table is drawn.
 const TICK: Duration = Duration::from_millis(500);

@@ -15,8 +15,8 @@ use weft_sandbox::app::Stats;
 use weft_sandbox::client::{Answer, Http1};
 use weft_sandbox::load::Report;
 use weft_sandbox::mesh::Builder;
+use weft_sandbox::metrics::Metrics;
 use weft_sandbox::{AppSpec, Mesh, Pod, Programs, Sandbox, Service, Workload};
-use weft_tests::Metrics;
 
 /// The HTTP port of every application here.
 pub(crate) const APP_PORT: u16 = 8080;

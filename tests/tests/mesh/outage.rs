@@ -122,7 +122,7 @@ fn two_services(name: &str) -> Builder {
 async fn config_age(mesh: &Mesh) -> anyhow::Result<f64> {
     let metrics = metrics(mesh, "client").await?;
     anyhow::ensure!(
-        metrics.has("weft_config_age_seconds", &[]),
+        metrics.value("weft_config_age_seconds", &[]).is_some(),
         "no weft_config_age_seconds"
     );
     Ok(metrics.sum("weft_config_age_seconds", &[]))

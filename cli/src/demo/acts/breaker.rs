@@ -8,7 +8,7 @@ use super::super::check::{Expected, Unit};
 use super::super::stage::{BREAKER_STATE, Stage};
 use super::super::world::{APP_PORT, FAILING, INVENTORY, OPEN_DURATION, TARGETS, World, label};
 use super::check_time;
-use crate::metrics::Metrics;
+use weft_sandbox::metrics::Metrics;
 
 /// No multiple of the open period: what is counted at its end does not race with a probe.
 const SICK_TIME: Duration = Duration::from_millis(3_500);
