@@ -263,7 +263,10 @@ impl Tries<'_> {
         };
         let mut rng = fastrand::Rng::new();
         match RetryDecision::decide(policy, &question, &tried.result(), &mut rng) {
-            RetryDecision::Retry { free: true, wait } => Next::Again { free: true, wait },
+            RetryDecision::Retry { free: true, wait } => {
+                self.backend.budget.charge();
+                Next::Again { free: true, wait }
+            }
             RetryDecision::Retry { free: false, wait } => {
                 let now = Instant::now().into_std();
                 let budget = policy.map(|policy| &policy.budget);

@@ -26,6 +26,8 @@ const COUNT_BITS: u32 = 32;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 /// The floor's tokens are counted in these, so that arithmetic stays exact.
 const TOKEN: u64 = 1_000_000_000;
+/// Free tries that are owed at most; more are forgiven.
+const MAX_OWED: u64 = 100 * TOKEN;
 
 /// Requests and retries of the recent past.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ struct Retries {
     shared: [(u64, u64); SLOTS as usize],
     /// The floor's tokens, in `1 / TOKEN`.
     tokens: u64,
+    /// Tokens that free tries have used in advance, in `1 / TOKEN`.
+    owed: u64,
     /// When tokens were last added, in nanoseconds since the epoch.
     refilled: u64,
 }
@@ -57,6 +61,7 @@ impl Budget {
             retries: Mutex::new(Retries {
                 shared: [(0, 0); SLOTS as usize],
                 tokens: TOKEN,
+                owed: 0,
                 refilled: 0,
             }),
         }
@@ -104,6 +109,13 @@ impl Budget {
         retries.take_token()
     }
 
+    /// Counts a retry that nobody was asked for, the free try after a failed probe: it is owed, and
+    /// what accrues pays it before any other.
+    pub fn charge(&self) {
+        let mut retries = self.retries.lock();
+        retries.owed = retries.owed.saturating_add(TOKEN).min(MAX_OWED);
+    }
+
     fn nanos(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
@@ -145,6 +157,9 @@ impl Retries {
     }
 
     fn take_token(&mut self) -> bool {
+        let paid = self.owed.min(self.tokens);
+        self.owed -= paid;
+        self.tokens -= paid;
         let Some(left) = self.tokens.checked_sub(TOKEN) else {
             return false;
         };
