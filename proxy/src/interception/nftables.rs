@@ -183,13 +183,13 @@ fn open() -> Result<Socket, Error> {
 }
 
 /// One message of a transaction, and what to call it when it is refused.
-pub(super) struct Step {
+struct Step {
     name: String,
     message: Message,
 }
 
 /// Creating a table before deleting it makes the deletion succeed where there was none.
-pub(super) fn removal(family: Family) -> [Step; 2] {
+fn removal(family: Family) -> [Step; 2] {
     let table = |verb, kind, flags| {
         let mut message = Message::new(kind, flags, &family_header(family));
         message.string(attribute::TABLE_NAME, Table::NAME);
@@ -234,7 +234,7 @@ fn place(family: Family, hook: Hook) -> String {
 }
 
 /// Makes all of the changes or none.
-pub(super) fn commit(socket: &mut Socket, steps: Vec<Step>) -> Result<(), Error> {
+fn commit(socket: &mut Socket, steps: Vec<Step>) -> Result<(), Error> {
     let (names, messages): (Vec<_>, Vec<_>) = steps
         .into_iter()
         .map(|step| (step.name, step.message))

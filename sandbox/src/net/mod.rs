@@ -4,11 +4,10 @@
 //! Each function is one change: it has happened when the function returns, or the error names it
 //! and gives the kernel's reason. Nothing here undoes anything: a namespace takes its links along
 //! when the last thread and the last handle of it are gone (a veth pair goes with either end).
+//!
+//! It is tested by the target `kernel` of `weft-tests`.
 
 mod namespace;
-
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::net::IpAddr;

@@ -1,38 +1,28 @@
-//! Against the kernel, in namespaces of the tests' own.
+//! Links, addresses and routes.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
-use super::*;
+use rustix::io::Errno;
+use weft_sandbox::net::{
+    add_address, add_default_route, create_bridge, create_veth, delete_link, set_loopback_up,
+    set_master, set_up, unshare_net,
+};
+
+use crate::pod::{PATIENCE, in_namespace, ip};
+use crate::{Test, tests};
+
+pub(crate) const TESTS: &[Test] = tests![
+    two_namespaces_talk_over_a_bridge,
+    a_device_can_be_the_default_route,
+    refusals_name_the_change_and_the_reason,
+];
 
 const ADDRESSES: [&str; 2] = ["10.99.0.2:8080", "[fd99::2]:8080"];
-/// Only a failing test waits this long.
-const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs `test` in a new network namespace, or says that this machine allows none (in CI: fails).
-fn in_namespace(test: impl FnOnce(OwnedFd) + Send + 'static) {
-    let run = move || match unshare_net() {
-        Ok(namespace) => test(namespace),
-        Err(error) => {
-            let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-            assert!(!ci, "cannot make a network namespace: {error}");
-            eprintln!("SKIPPED: cannot make a network namespace: {error}");
-        }
-    };
-    if let Err(panic) = thread::spawn(run).join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().expect("a literal")
-}
-
-#[test]
 fn two_namespaces_talk_over_a_bridge() {
     in_namespace(|_hub| {
         create_bridge("br0").expect("bridge");
@@ -85,7 +75,6 @@ fn two_namespaces_talk_over_a_bridge() {
     });
 }
 
-#[test]
 fn a_device_can_be_the_default_route() {
     in_namespace(|namespace| {
         create_veth("a", "b", namespace.as_fd()).expect("veth");
@@ -99,7 +88,6 @@ fn a_device_can_be_the_default_route() {
     });
 }
 
-#[test]
 fn refusals_name_the_change_and_the_reason() {
     in_namespace(|_| {
         let error = set_up("nothere").expect_err("no such link");
