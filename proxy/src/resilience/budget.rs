@@ -6,7 +6,8 @@
 //!
 //! Bound: after the first request, for every schedule,
 //! `retries <= percent/100 * requests + min_retries_per_second * seconds + 1`.
-//! The one is there so that the very first request may be retried at all.
+//! The one is there so that the very first request may be retried at all. The free try after a failed
+//! probe is never refused; it is owed, and paid back by the floor before any other retry is granted.
 //!
 //! Requests are counted by one atomic add each. Retries take a lock, which nothing else holds.
 //! What policy says is passed with each call, so that an edit takes effect at once and loses nothing.

@@ -90,6 +90,19 @@ fn the_floor_accrues_and_is_kept_for_a_second() {
 }
 
 #[test]
+fn what_was_taken_in_advance_is_paid_back_first() {
+    let start = Instant::now();
+    let (budget, policy) = (Budget::new(start), policy(0, 10, 10));
+    let take = |now| (0..1_000).filter(|_| budget.withdraw(now, &policy)).count();
+    budget.deposit(start);
+    assert_eq!(take(start), 1);
+    (0..3).for_each(|_| budget.charge());
+    assert_eq!(take(start + Duration::from_millis(500)), 2);
+    (0..1_000).for_each(|_| budget.charge());
+    assert_eq!(take(start + Duration::from_secs(10)), 0);
+}
+
+#[test]
 fn threads_share_one_budget() {
     const THREADS: u64 = 4;
     const REQUESTS: u64 = 20_000;
