@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use metrics::Counter;
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -45,7 +46,8 @@ use authorize::{Decision, Wish, authorize, has_request_rules};
 
 /// How long a connection waits for its port's policy before it is closed.
 const POLICY_WAIT: Duration = Duration::from_secs(5);
-/// How long a client may take to say what it speaks, its TLS handshake included.
+/// How long a client that must speak first, or has begun to, may take for each step until it is
+/// clear what it speaks and who it is.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
 /// After this much silence the application is asked whether it speaks first.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -99,14 +101,6 @@ pub(crate) struct Port {
 pub(crate) struct Peer {
     pub(crate) id: Option<SpiffeId>,
     pub(crate) label: Arc<str>,
-}
-
-/// Who spoke first.
-enum FirstWords {
-    Client(Verdict),
-    /// The application, on this connection.
-    Server(Io),
-    Nobody,
 }
 
 /// What a connection turned out to be.
@@ -173,15 +167,15 @@ impl Inbound {
             return;
         }
 
-        let opened = match timeout(OPENING_LIMIT, self.open(tcp, &port)).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(refused)) => {
+        let opened = tokio::select! {
+            opened = self.open(tcp, &port) => opened,
+            () = closing.clone().ends_silence() => return,
+        };
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(refused) => {
                 tracing::info!(port = address.port(), %refused, "inbound connection refused");
-                return;
-            }
-            Err(_) => {
-                tracing::debug!(port = address.port(), "client said too little for too long");
-                self.count_refused(&port, &Peer::unknown(), Tls::None, Outcome::IdleTimeout);
+                self.count_refused(&port, &Peer::unknown(), Tls::None, refused.outcome);
                 return;
             }
         };
@@ -205,136 +199,70 @@ impl Inbound {
     /// refused here, unless HTTP can tell it so.
     async fn open(&self, mut tcp: TcpStream, port: &Port) -> Result<Opened, Failure> {
         let mut buffer = BytesMut::new();
-        let verdict = match self.first_words(&mut tcp, &mut buffer, port).await? {
-            FirstWords::Client(verdict) => verdict,
-            FirstWords::Server(app) => return Ok(Opened::Greeted(tcp.into(), app)),
-            FirstWords::Nobody => return Ok(Opened::Nothing),
-        };
+        if let Some(app) = self.first_words(&mut tcp, &mut buffer, port).await? {
+            return Ok(Opened::Greeted(tcp.into(), app));
+        }
+        if buffer.is_empty() {
+            return Ok(Opened::Nothing);
+        }
+        let verdict = in_time(read_verdict(&mut tcp, &mut buffer)).await?;
         if verdict == Verdict::Tls {
-            match read_hello(&mut tcp, &mut buffer).await? {
-                HelloVerdict::Mesh => return self.open_mesh(tcp, buffer, port).await,
+            match in_time(read_hello(&mut tcp, &mut buffer)).await? {
+                HelloVerdict::Mesh => {
+                    let (stream, peer, alpn) = in_time(self.accept(tcp, buffer)).await?;
+                    return open_mesh(stream, peer, alpn, port).await;
+                }
                 HelloVerdict::NeedMore => return Ok(Opened::Nothing),
                 HelloVerdict::Foreign { .. } | HelloVerdict::NotTls => {}
             }
         }
         let io = Io::new(Stream::Tcp(Rewind::with_prefix(buffer, tcp)));
-        self.open_plain(io, verdict, port)
+        open_plain(io, verdict, port)
     }
 
-    /// Reads until it is clear what the client speaks.
+    /// Waits for the client's first bytes, into `heard`; none where it left without a word.
     ///
     /// Where a port takes plaintext bytes from anybody, a silent client may be waiting for the
-    /// server's greeting: then the application is dialled, and whoever speaks first decides.
+    /// server's greeting: then the application is dialled, and is the answer if it spoke first (or
+    /// left). How long that takes is the application's affair; elsewhere silence has a limit.
     async fn first_words(
         &self,
         tcp: &mut TcpStream,
-        buffer: &mut BytesMut,
+        heard: &mut BytesMut,
         port: &Port,
-    ) -> Result<FirstWords, Failure> {
-        let first = timeout(SILENCE, detect::read_more(tcp, buffer)).await;
-        let mut read = match first {
-            Ok(read) => read.map_err(client_broke)?,
-            Err(_) if port.may_be_greeted() => match self.dial_app(port.app).await {
-                Ok(mut app) => {
-                    let speaker = detect::first_speaker(tcp, buffer, &mut app).await;
-                    match speaker.map_err(client_broke)? {
-                        Speaker::Client => buffer.len(),
-                        Speaker::Server(greeting) => {
-                            let app = Stream::Tcp(Rewind::with_prefix(greeting, app));
-                            return Ok(FirstWords::Server(Io::new(app)));
-                        }
-                    }
+    ) -> Result<Option<Io>, Failure> {
+        if let Ok(read) = timeout(SILENCE, detect::read_more(tcp, heard)).await {
+            read.map_err(client_broke)?;
+            return Ok(None);
+        }
+        if port.may_be_greeted()
+            && let Ok(mut app) = self.dial_app(port.app).await
+        {
+            let speaker = detect::first_speaker(tcp, heard, &mut app).await;
+            return Ok(match speaker.map_err(client_broke)? {
+                Speaker::Client => None,
+                Speaker::Server(greeting) => {
+                    Some(Io::new(Stream::Tcp(Rewind::with_prefix(greeting, app))))
                 }
-                // Nobody there to greet; what the client says may still be answered.
-                Err(_) => detect::read_more(tcp, buffer).await.map_err(client_broke)?,
-            },
-            Err(_) => detect::read_more(tcp, buffer).await.map_err(client_broke)?,
-        };
-        while read > 0 {
-            match detect::classify(buffer) {
-                Verdict::NeedMore => {}
-                verdict => return Ok(FirstWords::Client(verdict)),
-            }
-            read = detect::read_more(tcp, buffer).await.map_err(client_broke)?;
+            });
         }
-        if buffer.is_empty() {
-            return Ok(FirstWords::Nobody);
-        }
-        Ok(FirstWords::Client(Verdict::Opaque))
+        in_time(async { detect::read_more(tcp, heard).await.map_err(client_broke) }).await?;
+        Ok(None)
     }
 
-    /// Mesh TLS: the ALPN says what is inside, unless policy wants to see for itself.
-    async fn open_mesh(
+    /// Mesh TLS, whoever it is.
+    async fn accept(
         &self,
         tcp: TcpStream,
         hello: BytesMut,
-        port: &Port,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<(Stream, Peer, Alpn), Failure> {
         let accepted = self.identity.accept(Rewind::with_prefix(hello, tcp)).await;
         let result = accepted
             .as_ref()
             .map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
         self.telemetry.tls_handshake(Origin::Inbound, result);
-        let (tls, id, alpn) = accepted.inspect_err(|failure| {
-            self.count_refused(port, &Peer::unknown(), Tls::None, failure.outcome);
-        })?;
-        let peer = Peer::verified(id);
-        let mut stream = Stream::TlsServer(Box::new(tls));
-        match alpn {
-            Alpn::Http1 => Ok(Opened::Http(Io::new(stream), Version::Http1, peer)),
-            Alpn::Http2 => Ok(Opened::Http(Io::new(stream), Version::Http2, peer)),
-            Alpn::Tcp if !port.looks_into_requests() => Ok(Opened::Bytes(Io::new(stream), peer)),
-            Alpn::Tcp => {
-                let mut buffer = BytesMut::new();
-                loop {
-                    if detect::read_more(&mut stream, &mut buffer)
-                        .await
-                        .map_err(client_broke)?
-                        == 0
-                    {
-                        break;
-                    }
-                    let version = match detect::classify(&buffer) {
-                        Verdict::NeedMore => continue,
-                        Verdict::Http1 => Version::Http1,
-                        Verdict::Http2 => Version::Http2,
-                        Verdict::Opaque | Verdict::Tls => break,
-                    };
-                    return Ok(Opened::Http(
-                        Rewind::with_prefix(buffer, stream),
-                        version,
-                        peer,
-                    ));
-                }
-                Ok(Opened::Bytes(Rewind::with_prefix(buffer, stream), peer))
-            }
-        }
-    }
-
-    /// Plaintext, or TLS of the application's own.
-    fn open_plain(&self, io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> {
-        let policy = port.policy.load();
-        let strict = policy
-            .as_ref()
-            .is_none_or(|policy| policy.mtls == MtlsMode::Strict);
-        let opaque = policy.is_some_and(|policy| policy.protocol == Protocol::Opaque);
-        match verdict {
-            // Under Strict, HTTP clients are told so, and probes pass: per request.
-            Verdict::Http1 if strict || !opaque => {
-                Ok(Opened::Http(io, Version::Http1, Peer::unknown()))
-            }
-            Verdict::Http2 if strict || !opaque => {
-                Ok(Opened::Http(io, Version::Http2, Peer::unknown()))
-            }
-            _ if strict => {
-                self.count_refused(port, &Peer::unknown(), Tls::None, Outcome::MtlsRequired);
-                Err(Failure::never(
-                    Outcome::MtlsRequired,
-                    "plaintext to a port that takes mesh TLS",
-                ))
-            }
-            _ => Ok(Opened::Bytes(io, Peer::unknown())),
-        }
+        let (tls, id, alpn) = accepted?;
+        Ok((Stream::TlsServer(Box::new(tls)), Peer::verified(id), alpn))
     }
 
     /// Bytes both ways between the client and the application.
@@ -475,6 +403,90 @@ impl Peer {
         } else {
             Tls::None
         }
+    }
+}
+
+/// What is inside of mesh TLS: the ALPN says so, unless policy wants to see for itself. A verified
+/// peer may be silent for as long as it likes.
+async fn open_mesh(
+    mut stream: Stream,
+    peer: Peer,
+    alpn: Alpn,
+    port: &Port,
+) -> Result<Opened, Failure> {
+    match alpn {
+        Alpn::Http1 => return Ok(Opened::Http(Io::new(stream), Version::Http1, peer)),
+        Alpn::Http2 => return Ok(Opened::Http(Io::new(stream), Version::Http2, peer)),
+        Alpn::Tcp if !port.looks_into_requests() => {
+            return Ok(Opened::Bytes(Io::new(stream), peer));
+        }
+        Alpn::Tcp => {}
+    }
+    let mut heard = BytesMut::new();
+    let first = detect::read_more(&mut stream, &mut heard).await;
+    if first.map_err(client_broke)? == 0 {
+        return Ok(Opened::Nothing);
+    }
+    let verdict = in_time(read_verdict(&mut stream, &mut heard)).await?;
+    let io = Rewind::with_prefix(heard, stream);
+    Ok(match verdict {
+        Verdict::Http1 => Opened::Http(io, Version::Http1, peer),
+        Verdict::Http2 => Opened::Http(io, Version::Http2, peer),
+        Verdict::NeedMore | Verdict::Opaque | Verdict::Tls => Opened::Bytes(io, peer),
+    })
+}
+
+/// Plaintext, or TLS of the application's own.
+fn open_plain(io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> {
+    let policy = port.policy.load();
+    let strict = policy
+        .as_ref()
+        .is_none_or(|policy| policy.mtls == MtlsMode::Strict);
+    let opaque = policy.is_some_and(|policy| policy.protocol == Protocol::Opaque);
+    match verdict {
+        // Under Strict, HTTP clients are told so, and probes pass: per request.
+        Verdict::Http1 if strict || !opaque => {
+            Ok(Opened::Http(io, Version::Http1, Peer::unknown()))
+        }
+        Verdict::Http2 if strict || !opaque => {
+            Ok(Opened::Http(io, Version::Http2, Peer::unknown()))
+        }
+        _ if strict => {
+            let refusal = "plaintext to a port that takes mesh TLS";
+            Err(Failure::never(Outcome::MtlsRequired, refusal))
+        }
+        _ => Ok(Opened::Bytes(io, Peer::unknown())),
+    }
+}
+
+/// Reads until it is clear what the client speaks; one that ends before has sent bytes.
+async fn read_verdict<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    heard: &mut BytesMut,
+) -> Result<Verdict, Failure> {
+    loop {
+        match detect::classify(heard) {
+            Verdict::NeedMore => {}
+            verdict => return Ok(verdict),
+        }
+        if detect::read_more(reader, heard)
+            .await
+            .map_err(client_broke)?
+            == 0
+        {
+            return Ok(Verdict::Opaque);
+        }
+    }
+}
+
+/// Bounds one step of a client that has begun to say something, or must.
+async fn in_time<T>(step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match timeout(OPENING_LIMIT, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::never(
+            Outcome::IdleTimeout,
+            "the client said too little for too long",
+        )),
     }
 }
 

@@ -3,7 +3,12 @@
 //! Phases only rise. `Announcing` comes from the control plane ("pod terminating"), `Draining` from
 //! SIGTERM, `Over` when the drain deadline has passed.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+
+/// How long a connection that is just opening is waited for while draining.
+const SILENCE_GRACE: Duration = Duration::from_secs(1);
 
 /// Where a sidecar is on its way out. Ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +66,14 @@ impl Closing {
     /// The phase now.
     pub fn phase(&self) -> Phase {
         *self.0.borrow()
+    }
+
+    /// Completes when a connection that has not yet said what it wants is to be given up: a moment
+    /// after Draining began, so that one that is just opening is still served.
+    pub async fn ends_silence(mut self) {
+        if self.reached(Phase::Draining).await < Phase::Over {
+            tokio::time::sleep(SILENCE_GRACE).await;
+        }
     }
 
     /// Waits until the phase is at least `phase`. Where the sender is gone, time is up.

@@ -163,7 +163,11 @@ impl Outbound {
             Target::Endpoint { service, .. } | Target::Service(service) => Arc::clone(service),
             Target::NotFound => return self.pass(tcp.into(), address, closing).await,
         };
-        match self.open(tcp, address, &destination, &service).await {
+        let opened = tokio::select! {
+            opened = self.open(tcp, address, &destination, &service) => opened,
+            () = closing.clone().ends_silence() => return,
+        };
+        match opened {
             Opened::Bytes(io, upstream) => self.bytes(io, &service, upstream, closing).await,
             Opened::Http(io, version) => {
                 let requests = request::Requests::new(self, destination, closing.clone());
@@ -204,7 +208,10 @@ impl Outbound {
                     match detect::first_speaker(&mut tcp, &mut heard, dialled.io()).await {
                         Ok(Speaker::Client) => upstream = Some(dialled),
                         Ok(Speaker::Server(greeting)) => {
-                            destination.remember_server_first();
+                            // One that only left has not spoken.
+                            if !greeting.is_empty() {
+                                destination.remember_server_first();
+                            }
                             return Opened::Bytes(tcp.into(), Some(dialled.rewound(greeting)));
                         }
                         Err(_) => return Opened::Nothing,

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use ::bytes::BytesMut;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::detect::Verdict;
+use crate::inbound::{in_time, read_verdict};
+use crate::outcome::Outcome;
 use crate::policy::{AllowList, MtlsMode, Protocol};
 use crate::testing::policies::inbound;
 use crate::testing::servers::{Act, Refusing};
@@ -151,4 +155,16 @@ async fn a_reset_stays_a_reset() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     soon(link.served).await.unwrap();
     assert_eq!(sidecar.connections(&[("outcome", "reset")]), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_was_begun_has_its_limit() {
+    let (mut client, mut sidecar) = tokio::io::duplex(64);
+    client.write_all(b"GET / HT").await.unwrap();
+    let mut heard = BytesMut::new();
+    let refused = in_time(read_verdict(&mut sidecar, &mut heard)).await;
+    assert_eq!(refused.unwrap_err().outcome, Outcome::IdleTimeout);
+    client.write_all(b"TP/1.1\r\n").await.unwrap();
+    let verdict = in_time(read_verdict(&mut sidecar, &mut heard)).await;
+    assert_eq!(verdict.unwrap(), Verdict::Http1);
 }

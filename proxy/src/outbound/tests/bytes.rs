@@ -81,6 +81,26 @@ async fn a_server_that_speaks_first_is_heard_and_remembered() {
 }
 
 #[tokio::test]
+async fn a_server_that_only_leaves_has_not_spoken() {
+    let (sidecar, listener) = played(Protocol::Detect).await;
+    let mut link = sidecar.dial(api()).await;
+    drop(accept(&listener).await);
+    assert_eq!(soon(link.tcp.read(&mut [0; 1])).await.unwrap(), 0);
+
+    // The next client is listened to as before: what it says is read before anybody is dialled.
+    let mut link = sidecar.dial(api()).await;
+    link.tcp
+        .write_all(b"GET /next HTTP/1.1\r\nhost: api\r\n\r\n")
+        .await
+        .unwrap();
+    let mut server = accept(&listener).await;
+    let mut heard = vec![0; 256];
+    let length = soon(server.read(&mut heard)).await.unwrap();
+    let heard = String::from_utf8_lossy(&heard[..length]).into_owned();
+    assert!(heard.contains("x-request-id"), "taken for bytes: {heard}");
+}
+
+#[tokio::test]
 async fn silence_is_no_verdict() {
     let server = Server::plain(|_, _| Act::ok("http")).await;
     let sidecar = Sidecar::knowing(target("api", &["api"]), at(&[&server]));
