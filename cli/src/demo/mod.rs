@@ -2,8 +2,9 @@
 //! network namespaces, and on the loopback where it does not.
 //!
 //! It starts a control plane and a small shop of eight workloads, each with a sidecar; lets traffic
-//! flow; and tells a story in which each act does something to the mesh. Whatever an act shows is measured by the load generator, by the sidecars or by the
-//! applications, and compared with what had been expected of it.
+//! flow; and tells a story in which each act does something to the mesh. Whatever an act shows is
+//! measured by the load generator, by the sidecars or by the applications, and compared with what had
+//! been expected of it.
 //!
 //! Nothing is left behind, however it ends: processes and namespaces go with this process.
 
