@@ -64,7 +64,7 @@ impl Exchange {
     /// It is over: this sidecar answered it.
     pub fn fail(self, failure: &Failure, is_grpc: bool) {
         let (status, grpc_status) = if is_grpc {
-            (200, Some(failure.outcome.grpc_code()))
+            (200, Some(failure.grpc_code()))
         } else {
             (failure.http_status().as_u16(), None)
         };

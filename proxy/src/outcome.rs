@@ -230,6 +230,8 @@ pub struct Failure {
     pub detail: Cow<'static, str>,
     /// The status of the answer where it is not the outcome's own (431 and 501 of `bad_request`).
     pub status: Option<StatusCode>,
+    /// The gRPC status of the answer where it is not the outcome's own (`fault_injected`).
+    pub grpc_status: Option<u8>,
     /// What lies behind.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -258,9 +260,20 @@ impl Failure {
         self
     }
 
+    /// Answers gRPC callers with `code` instead of the outcome's own.
+    pub fn with_grpc_code(mut self, code: u8) -> Self {
+        self.grpc_status = Some(code);
+        self
+    }
+
     /// The status of the answer.
     pub fn http_status(&self) -> StatusCode {
         self.status.unwrap_or(self.outcome.http_status())
+    }
+
+    /// The gRPC status code of the answer.
+    pub fn grpc_code(&self) -> u8 {
+        self.grpc_status.unwrap_or(self.outcome.grpc_code())
     }
 
     fn new(outcome: Outcome, processed: Processed, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -269,6 +282,7 @@ impl Failure {
             processed,
             detail: detail.into(),
             status: None,
+            grpc_status: None,
             source: None,
         }
     }

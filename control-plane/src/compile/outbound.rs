@@ -13,7 +13,7 @@ use weft_proto::discovery::{
 };
 
 use super::authority::{self, Authority};
-use super::{Client, endpoints, protocol, wire};
+use super::{Client, endpoints, fault, protocol, wire};
 use crate::index::{Destination, Model, Name, Service, ServicePort, Stanzas, Workload};
 use crate::policy;
 
@@ -212,6 +212,10 @@ impl<'a> TargetBuilder<'a> {
             .and_then(|rule| rule.retries.as_ref())
             .or(self.policy.retries.as_deref());
         let (timeouts, retries) = (wire::timeouts(timeouts), wire::retries(retries));
+        let fault = rule
+            .and_then(|rule| rule.fault_injection.as_ref())
+            .or(self.policy.fault_injection.as_deref())
+            .map(fault::fault);
         let inherited = self.policy.split.clone();
         let split = rule
             .and_then(|rule| rule.split.as_ref())
@@ -224,6 +228,7 @@ impl<'a> TargetBuilder<'a> {
             timeouts: Some(timeouts),
             retries,
             split: Some(self.split(split)),
+            fault,
         }
     }
 

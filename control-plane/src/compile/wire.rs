@@ -267,7 +267,7 @@ fn widened(codes: &[u16]) -> Vec<u32> {
     codes.iter().map(|code| u32::from(*code)).collect()
 }
 
-fn duration(value: PolicyDuration) -> prost_types::Duration {
+pub(super) fn duration(value: PolicyDuration) -> prost_types::Duration {
     let value: Duration = value.get();
     prost_types::Duration {
         seconds: value.as_secs() as i64,

@@ -6,6 +6,7 @@ use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use weft_proto::names;
 
+use super::fault::FaultInjection;
 use super::traffic::{CircuitBreaker, LoadBalancer, Method, Retries, Rule, Split, Timeouts};
 
 /// One `TrafficPolicy` as a manifest carries it.
@@ -63,8 +64,8 @@ pub struct TrafficPolicySpec {
     pub rules: Option<Vec<Rule>>,
     /// See [`NotEnforced`].
     pub rate_limit: Option<NotEnforced>,
-    /// See [`NotEnforced`].
-    pub fault_injection: Option<NotEnforced>,
+    /// Failures that are asked for.
+    pub fault_injection: Option<FaultInjection>,
     /// See [`NotEnforced`].
     pub fallback: Option<NotEnforced>,
 }

@@ -102,7 +102,6 @@ fn samples_of_the_schema() {
                 "spec.split.mirror: not enforced",
                 "matches[1].cookies: not enforced",
                 "rules[1].matches[0].grpc: not enforced",
-                "rules[2].faultInjection: not enforced",
             ],
             None => {
                 outcome.unwrap();
@@ -114,7 +113,6 @@ fn samples_of_the_schema() {
             Some("exactly one of response or backend") => &["spec.fallback: not enforced"],
             Some("header is required exactly") => &["spec.rateLimit: not enforced"],
             Some("mirror must not name") => &["spec.split.mirror: not enforced"],
-            Some("exactly one of httpStatus") => &["spec.faultInjection: not enforced"],
             Some(want) => &[want],
         };
         let error = outcome.expect_err(sample);
@@ -282,6 +280,30 @@ fn violations_name_their_field() {
         (
             "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], timeouts: {connect: 1s}}]",
             "rules[0].timeouts.connect: not enforced",
+        ),
+        (
+            "targetRefs: [{name: a}], faultInjection: {headers: [{name: x, value: y}]}",
+            "spec.faultInjection: delay or abort is required",
+        ),
+        (
+            "targetRefs: [{name: a}], faultInjection: {delay: {duration: 6m}}",
+            "spec.faultInjection.delay.duration: must be at most 5m",
+        ),
+        (
+            "targetRefs: [{name: a}], faultInjection: {delay: {duration: 0s}}",
+            "spec.faultInjection.delay.duration: must be at least",
+        ),
+        (
+            "targetRefs: [{name: a}], faultInjection: {delay: {duration: 1s, percent: 101}}",
+            "spec.faultInjection.delay.percent: 101 is not",
+        ),
+        (
+            "targetRefs: [{name: a}], faultInjection: {abort: {httpStatus: 503, grpcCode: ABORTED}}",
+            "spec.faultInjection.abort: exactly one of httpStatus or grpcCode",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], faultInjection: {abort: {httpStatus: 199}}}]",
+            "spec.rules[0].faultInjection.abort.httpStatus: 199 is not",
         ),
         ("targetRefs: [{name: a}], authorization: {}", "allow"),
         (

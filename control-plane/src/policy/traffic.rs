@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::duration::PolicyDuration;
+use super::fault::FaultInjection;
 use super::spec::NotEnforced;
 
 /// Limits in time; `0s` switches one off (but `connect`).
@@ -342,9 +343,9 @@ pub struct Rule {
     /// See [`NotEnforced`].
     #[serde(default)]
     pub rate_limit: Option<NotEnforced>,
-    /// See [`NotEnforced`].
+    /// Failures that are asked for.
     #[serde(default)]
-    pub fault_injection: Option<NotEnforced>,
+    pub fault_injection: Option<FaultInjection>,
     /// See [`NotEnforced`].
     #[serde(default)]
     pub fallback: Option<NotEnforced>,

@@ -40,7 +40,7 @@ pub fn answer_later(
 ) -> Response<ResponseBody> {
     let sentence = sentence(failure);
     let mut response = if request_is_grpc {
-        trailers_only(failure.outcome, &sentence)
+        trailers_only(failure.grpc_code(), &sentence)
     } else {
         plain(failure.http_status(), sentence)
     };
@@ -66,6 +66,11 @@ pub fn read_answer(headers: &HeaderMap) -> Option<(Outcome, Origin)> {
 }
 
 fn plain(status: StatusCode, mut sentence: String) -> Response<ResponseBody> {
+    if !may_have_body(status) {
+        let mut response = Response::new(ResponseBody::Empty);
+        *response.status_mut() = status;
+        return response;
+    }
     sentence.push('\n');
     let mut response = Response::new(ResponseBody::full(sentence));
     *response.status_mut() = status;
@@ -76,21 +81,26 @@ fn plain(status: StatusCode, mut sentence: String) -> Response<ResponseBody> {
     response
 }
 
-fn trailers_only(outcome: Outcome, sentence: &str) -> Response<ResponseBody> {
+fn trailers_only(code: u8, sentence: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Empty);
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/grpc"),
     );
-    headers.insert(
-        GRPC_STATUS,
-        HeaderValue::from(u16::from(outcome.grpc_code())),
-    );
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
     if let Ok(message) = HeaderValue::try_from(percent_encoded(sentence)) {
         headers.insert(GRPC_MESSAGE, message);
     }
     response
+}
+
+/// Whether a response with this status may have a body at all (RFC 9110, section 15).
+fn may_have_body(status: StatusCode) -> bool {
+    !matches!(
+        status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    )
 }
 
 fn sentence(failure: &Failure) -> String {

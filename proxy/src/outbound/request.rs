@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 use super::backend::Backend;
 use super::destination::{Destination, Service, Target};
-use super::tries::{GRPC_TIMEOUT, Reply, Tries};
+use super::tries::{GRPC_TIMEOUT, Reply, Tries, out_of_time};
 use super::{DISCOVERY_WAIT, Outbound, Shared};
 use crate::exchange::{Account, Exchange};
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::client::BoxFuture;
-use crate::http::deadline::earlier;
+use crate::http::deadline::{before, earlier};
 use crate::http::server::Handler;
 use crate::http::upgrade::{self, Wanted};
 use crate::http::{Version, answer, headers};
@@ -27,6 +27,7 @@ use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{Sticky, Timeouts};
 use crate::resilience::deadline::parse_grpc_timeout;
+use crate::resilience::fault::Fault;
 use crate::resilience::{route, split};
 use crate::telemetry::{PeerScopes, Tls};
 
@@ -131,6 +132,18 @@ impl Requests {
             .request
             .and_then(|limit| exchange.started().checked_add(limit));
         let deadline = earlier(policy_deadline, own_deadline);
+
+        // Fault: what policy asks for, within the request's time.
+        if let Some(policy) = &target.routes[route].fault {
+            let fault = Fault::draw(policy, &head.headers, || fastrand::u32(..100));
+            if let Some(delay) = fault.delay {
+                let waited = before(deadline, tokio::time::sleep(delay)).await;
+                waited.map_err(|_| out_of_time())?;
+            }
+            if let Some(failure) = fault.failure() {
+                return Err(failure);
+            }
+        }
 
         // Split.
         let choice = self.split(service, route, &head)?;

@@ -466,7 +466,8 @@ fn discard(body: UpstreamBody) {
     });
 }
 
-fn out_of_time() -> Failure {
+/// The request's whole time is over.
+pub(crate) fn out_of_time() -> Failure {
     Failure::maybe(
         Outcome::RequestTimeout,
         "no response within the request's time",

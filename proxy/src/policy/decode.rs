@@ -18,10 +18,10 @@ use weft_proto::spiffe::SpiffeId;
 
 use super::{
     AllowEntry, AllowList, BackendPolicy, BalancerPolicy, BreakerPolicy, BreakerScope,
-    BudgetPolicy, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, HeaderMatch,
-    InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch, Principal, Probe,
-    Protocol, RetryPolicy, Route, RouteMatch, ServiceRef, ServiceTarget, Split, Sticky, Timeouts,
-    WeightedBackend,
+    BudgetPolicy, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FaultPolicy,
+    HeaderMatch, InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch, Principal,
+    Probe, Protocol, RetryPolicy, Route, RouteMatch, ServiceRef, ServiceTarget, Split, Sticky,
+    Timeouts, WeightedBackend,
 };
 
 /// Why a message is refused.
@@ -227,6 +227,7 @@ fn route(message: &wire::Route, backends: usize) -> Decoded<Route> {
         timeouts: optional("timeouts", message.timeouts.as_ref(), timeouts)?.unwrap_or_default(),
         retries: optional("retries", message.retries.as_ref(), retries)?,
         split: self::split(split, backends).map_err(at("split"))?,
+        fault: optional("fault", message.fault.as_ref(), FaultPolicy::decode)?,
     })
 }
 
@@ -246,7 +247,7 @@ fn route_match(message: &wire::RouteMatch) -> Decoded<RouteMatch> {
     })
 }
 
-fn header_match(message: &wire::HeaderMatch) -> Decoded<HeaderMatch> {
+pub(super) fn header_match(message: &wire::HeaderMatch) -> Decoded<HeaderMatch> {
     Ok(HeaderMatch {
         name: header_name(&message.name)?,
         value: HeaderValue::from_str(&message.value)
@@ -518,7 +519,7 @@ fn duration(message: &prost_types::Duration) -> Decoded<Duration> {
     Duration::try_from(*message).map_err(|_| refuse("", "a duration out of range"))
 }
 
-fn positive(message: &prost_types::Duration) -> Decoded<Duration> {
+pub(super) fn positive(message: &prost_types::Duration) -> Decoded<Duration> {
     match duration(message)? {
         Duration::ZERO => Err(refuse("", "a duration of zero")),
         duration => Ok(duration),
@@ -546,7 +547,7 @@ fn required<M, T>(
     decode(message.ok_or(missing(place))?).map_err(at(place))
 }
 
-fn optional<M, T>(
+pub(super) fn optional<M, T>(
     place: &'static str,
     message: Option<&M>,
     decode: impl FnOnce(&M) -> Decoded<T>,
@@ -554,7 +555,7 @@ fn optional<M, T>(
     message.map(decode).transpose().map_err(at(place))
 }
 
-fn each<M, T>(
+pub(super) fn each<M, T>(
     place: &str,
     messages: &[M],
     mut decode: impl FnMut(&M) -> Decoded<T>,
@@ -568,14 +569,14 @@ fn each<M, T>(
         .collect()
 }
 
-fn refuse(place: &str, why: impl Into<Cow<'static, str>>) -> DecodeError {
+pub(super) fn refuse(place: &str, why: impl Into<Cow<'static, str>>) -> DecodeError {
     DecodeError {
         place: place.to_owned(),
         why: why.into(),
     }
 }
 
-fn missing(place: &str) -> DecodeError {
+pub(super) fn missing(place: &str) -> DecodeError {
     refuse(place, "missing")
 }
 

@@ -6,6 +6,7 @@
 //! budget on every retry policy).
 
 pub mod decode;
+mod fault;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use weft_proto::spiffe::SpiffeId;
+
+pub use fault::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy};
 
 /// One port of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,6 +129,8 @@ pub struct Route {
     pub retries: Option<RetryPolicy>,
     /// Where the requests go.
     pub split: Split,
+    /// Failures that are asked for.
+    pub fault: Option<FaultPolicy>,
 }
 
 /// A conjunction; an absent part matches everything.

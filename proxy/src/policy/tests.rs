@@ -71,6 +71,17 @@ fn target() -> wire::ServiceTarget {
                 }),
                 when_empty: wire::WhenEmpty::NextBackend.into(),
             }),
+            fault: Some(wire::Fault {
+                headers: vec![],
+                delay: Some(wire::FaultDelay {
+                    duration: Some(duration(200)),
+                    percent: 5,
+                }),
+                abort: Some(wire::FaultAbort {
+                    status: Some(wire::fault_abort::Status::HttpStatus(503)),
+                    percent: 1,
+                }),
+            }),
         }],
         backends: vec![wire::Backend {
             service: Some(cart()),
@@ -142,7 +153,11 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
     fn breaker(target: &mut wire::ServiceTarget) -> &mut wire::CircuitBreaker {
         target.backends[0].circuit_breaker.as_mut().unwrap()
     }
-    let cases: [(&str, Spoil); 24] = [
+    fn abort(target: &mut wire::ServiceTarget) -> &mut wire::FaultAbort {
+        let fault = target.routes[0].fault.as_mut().unwrap();
+        fault.abort.as_mut().unwrap()
+    }
+    let cases: [(&str, Spoil); 27] = [
         ("service.service: missing", |it| it.service = None),
         ("service.service.port: not from 1 to 65535", |it| {
             it.service.as_mut().unwrap().port = 0;
@@ -236,6 +251,17 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
             "service.backends[0].circuit_breaker.max_ejection_percent: over 100",
             |it| breaker(it).max_ejection_percent = 101,
         ),
+        (
+            "service.routes[0].fault.abort.http_status: not from 200 to 599",
+            |it| abort(it).status = Some(wire::fault_abort::Status::HttpStatus(199)),
+        ),
+        (
+            "service.routes[0].fault.abort.grpc_code: not from 1 to 16",
+            |it| abort(it).status = Some(wire::fault_abort::Status::GrpcCode(0)),
+        ),
+        ("service.routes[0].fault.abort.percent: over 100", |it| {
+            abort(it).percent = 101;
+        }),
     ];
     for (reason, spoil) in cases {
         let mut spoiled = target();

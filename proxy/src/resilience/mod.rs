@@ -16,6 +16,7 @@
 //! * [`backoff`]: how long to wait before a retry.
 //! * [`deadline`]: time left, and the headers that carry it.
 //! * [`split`]: which backend a request goes to.
+//! * [`fault`]: whether a request meets a failure that policy asks for.
 //! * [`route`]: which route a request takes.
 
 pub mod attempt;
@@ -24,6 +25,7 @@ pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod deadline;
+pub mod fault;
 pub mod group;
 pub mod health;
 pub mod retry;

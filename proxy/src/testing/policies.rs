@@ -65,6 +65,7 @@ pub(crate) fn route(name: &str, backends: Vec<WeightedBackend>) -> Route {
             sticky: None,
             next_when_empty: false,
         },
+        fault: None,
     }
 }
 

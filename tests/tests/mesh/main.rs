@@ -13,6 +13,7 @@
 mod breaker;
 mod common;
 mod edges;
+mod faults;
 mod lifecycle;
 mod outage;
 mod retries;
@@ -40,6 +41,7 @@ fn main() -> anyhow::Result<ExitCode> {
     split::register(&mut suite);
     breaker::register(&mut suite);
     retries::register(&mut suite);
+    faults::register(&mut suite);
     security::register(&mut suite);
     lifecycle::register(&mut suite);
     outage::register(&mut suite);

@@ -206,6 +206,50 @@ fn the_mesh_default_is_spelled_out() {
 }
 
 #[test]
+fn a_rules_fault_stands_before_the_services_and_that_before_the_namespaces() {
+    use weft_proto::discovery::fault_abort::Status;
+    let abort = |model: &Model| -> Vec<_> {
+        let target = to_service(model, outbound("fd96::10", 80));
+        let status = |fault: &weft_proto::discovery::Fault| fault.abort.as_ref()?.status;
+        let routes = target.routes.iter();
+        routes.map(|route| status(route.fault.as_ref()?)).collect()
+    };
+    let namespace = policy(
+        "n",
+        "demo",
+        "targetRefs: [{kind: Namespace, name: demo}], faultInjection: {abort: {httpStatus: 500}}",
+    );
+    let own = policy(
+        "p",
+        "demo",
+        "targetRefs: [{name: checkout}], faultInjection: {abort: {grpcCode: ABORTED, percent: 7}},
+         rules: [{name: r, matches: [{}], faultInjection: {headers: [{name: X-Chaos, value: '1'}], delay: {duration: 200ms, percent: 5}}}]",
+    );
+    let inherited = abort(&mesh(std::slice::from_ref(&namespace)));
+    assert_eq!(inherited, [Some(Status::HttpStatus(500))]);
+    let model = mesh(&[namespace, own]);
+    assert_eq!(abort(&model), [None, Some(Status::GrpcCode(10))]);
+    let target = to_service(&model, outbound("fd96::10", 80));
+    let fault = target.routes[0].fault.as_ref().unwrap();
+    assert_eq!(fault.headers[0].name, "x-chaos");
+    let delay = fault.delay.as_ref().unwrap();
+    assert_eq!(
+        (millis(delay.duration.as_ref()), delay.percent),
+        (Some(200), 5)
+    );
+    assert_eq!(
+        target.routes[1]
+            .fault
+            .as_ref()
+            .unwrap()
+            .abort
+            .unwrap()
+            .percent,
+        7
+    );
+}
+
+#[test]
 fn every_stanza_reaches_the_wire() {
     let model = mesh(&[
         policy("p", "demo", "targetRefs: [{name: checkout, sectionName: http}],

@@ -1,6 +1,7 @@
 //! Bounds, and what fields ask of each other. The bounds and messages are those of the resource's
 //! schema, so that a cluster and a directory refuse the same things with the same words.
 
+mod fault;
 mod findings;
 mod traffic;
 
@@ -135,8 +136,10 @@ fn check_spec(found: &mut Findings, spec: &TrafficPolicySpec) {
     if let Some(rules) = rules {
         traffic::check_rules(found, rules);
     }
+    if let Some(fault) = fault_injection {
+        fault::check_fault(found, "spec.faultInjection", fault);
+    }
     found.absent("spec.rateLimit".into(), *rate_limit);
-    found.absent("spec.faultInjection".into(), *fault_injection);
     found.absent("spec.fallback".into(), *fallback);
 }
 

@@ -1,5 +1,6 @@
 //! The client-side stanzas' bounds.
 
+use super::fault::check_fault;
 use super::findings::Findings;
 use crate::policy::traffic::{
     BalancerPolicy, CircuitBreaker, HeaderMatch, HeaderMatchType, LoadBalancer, Locality,
@@ -16,7 +17,7 @@ const MAX_WEIGHT: u32 = 1_000_000;
 const MAX_SPLIT_MATCHES: usize = 4;
 const MAX_RULES: usize = 16;
 const MAX_RULE_MATCHES: usize = 8;
-const MAX_HEADERS: usize = 8;
+pub(super) const MAX_HEADERS: usize = 8;
 const MAX_HEADER_VALUE: usize = 1024;
 
 pub(super) fn check_timeouts(found: &mut Findings, path: &str, timeouts: &Timeouts) {
@@ -327,8 +328,10 @@ pub(super) fn check_rules(found: &mut Findings, rules: &[Rule]) {
         if let Some(split) = &rule.split {
             check_split(found, &format!("{path}.split"), split);
         }
+        if let Some(fault) = &rule.fault_injection {
+            check_fault(found, &format!("{path}.faultInjection"), fault);
+        }
         found.absent(format!("{path}.rateLimit"), rule.rate_limit);
-        found.absent(format!("{path}.faultInjection"), rule.fault_injection);
         found.absent(format!("{path}.fallback"), rule.fallback);
     }
 }
@@ -357,7 +360,7 @@ fn check_match(found: &mut Findings, path: &str, entry: &RuleMatch) {
     found.absent(format!("{path}.grpc"), entry.grpc);
 }
 
-fn check_headers(found: &mut Findings, path: &str, headers: &[HeaderMatch]) {
+pub(super) fn check_headers(found: &mut Findings, path: &str, headers: &[HeaderMatch]) {
     for (at, header) in headers.iter().enumerate() {
         let path = format!("{path}[{at}]");
         found.token(&format!("{path}.name"), &header.name);

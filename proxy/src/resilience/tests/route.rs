@@ -16,6 +16,7 @@ fn route(matches: Vec<RouteMatch>) -> Route {
             sticky: None,
             next_when_empty: false,
         },
+        fault: None,
     }
 }
 
