@@ -77,8 +77,9 @@ impl RequestScope {
     }
 
     /// Counts one request: one snapshot load, a scan of at most [`MAX_CELLS`] numbers, atomic adds;
-    /// it allocates only when a combination comes for the first time. `status` is what the client got (499 where it went away first),
-    /// `grpc_status` the code from header or trailer of a gRPC response.
+    /// it allocates only when a combination comes for the first time. `status` is what the client got
+    /// (499 where it went away first), `grpc_status` the code from header or trailer of a gRPC
+    /// response.
     pub fn record(
         &self,
         method: &Method,
