@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -230,6 +231,8 @@ pub struct Failure {
     pub detail: Cow<'static, str>,
     /// The status of the answer where it is not the outcome's own (431 and 501 of `bad_request`).
     pub status: Option<StatusCode>,
+    /// When it is worth trying again, where that is known: `Retry-After` of the answer.
+    pub retry_after: Option<Duration>,
     /// What lies behind.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -258,6 +261,12 @@ impl Failure {
         self
     }
 
+    /// Says when it is worth trying again.
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
     /// The status of the answer.
     pub fn http_status(&self) -> StatusCode {
         self.status.unwrap_or(self.outcome.http_status())
@@ -269,6 +278,7 @@ impl Failure {
             processed,
             detail: detail.into(),
             status: None,
+            retry_after: None,
             source: None,
         }
     }

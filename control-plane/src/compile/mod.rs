@@ -9,6 +9,7 @@ mod endpoints;
 mod inbound;
 mod outbound;
 mod protocol;
+mod rate_limit;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::objects::{BrokenPolicy, Name, Origin, Refusal, Service, Sourced};
 use super::tighten;
 use crate::policy::{
-    Authorization, AuthorizationMode, CircuitBreaker, LoadBalancer, MtlsMode, Retries, Rule, Split,
-    TargetKind, TargetRef, Timeouts, TrafficPolicy, TrafficPolicySpec,
+    Authorization, AuthorizationMode, CircuitBreaker, LoadBalancer, MtlsMode, RateLimit, Retries,
+    Rule, Split, TargetKind, TargetRef, Timeouts, TrafficPolicy, TrafficPolicySpec,
 };
 
 /// The stanzas that hold for something. An absent one is said by nobody.
@@ -33,6 +33,8 @@ pub struct Stanzas {
     pub load_balancer: Option<Arc<LoadBalancer>>,
     /// Where requests go.
     pub split: Option<Arc<Split>>,
+    /// How many requests the target's workloads take.
+    pub rate_limit: Option<Arc<RateLimit>>,
     /// Stanzas for some requests only.
     pub rules: Option<Arc<[Rule]>>,
 }
@@ -74,6 +76,7 @@ impl Stanzas {
                 .load_balancer
                 .or_else(|| inherited.load_balancer.clone()),
             split: self.split.or_else(|| inherited.split.clone()),
+            rate_limit: self.rate_limit.or_else(|| inherited.rate_limit.clone()),
             rules: self.rules.or_else(|| inherited.rules.clone()),
         }
     }
@@ -98,6 +101,7 @@ impl Stanzas {
         take(&mut self.circuit_breaker, spec.circuit_breaker.as_ref());
         take(&mut self.load_balancer, spec.load_balancer.as_ref());
         take(&mut self.split, spec.split.as_ref());
+        take(&mut self.rate_limit, spec.rate_limit.as_ref());
         if let Some(rules) = &spec.rules {
             self.rules = Some(rules.as_slice().into());
         }
@@ -405,6 +409,7 @@ fn stanza_names(spec: &TrafficPolicySpec) -> Vec<&'static str> {
         ("circuitBreaker", spec.circuit_breaker.is_some()),
         ("loadBalancer", spec.load_balancer.is_some()),
         ("split", spec.split.is_some()),
+        ("rateLimit", spec.rate_limit.is_some()),
         ("rules", spec.rules.is_some()),
     ]
     .into_iter()

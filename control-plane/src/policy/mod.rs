@@ -8,6 +8,7 @@
 //! bounds and what fields ask of each other, and names every violation by its path, with a mend.
 
 mod duration;
+mod rate_limit;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod traffic;
 mod validate;
 
 pub use duration::{DurationError, PATTERN as DURATION_PATTERN, PolicyDuration};
+pub use rate_limit::{RateLimit, RateLimitKey, RateLimitOverride};
 pub use spec::{
     AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, Metadata, Mtls, MtlsMode,
     NotEnforced, Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy,

@@ -6,6 +6,7 @@ use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use weft_proto::names;
 
+use super::rate_limit::RateLimit;
 use super::traffic::{CircuitBreaker, LoadBalancer, Method, Retries, Rule, Split, Timeouts};
 
 /// One `TrafficPolicy` as a manifest carries it.
@@ -61,8 +62,8 @@ pub struct TrafficPolicySpec {
     pub split: Option<Split>,
     /// Stanzas for some requests only: at most 16.
     pub rules: Option<Vec<Rule>>,
-    /// See [`NotEnforced`].
-    pub rate_limit: Option<NotEnforced>,
+    /// How many requests the target's workloads take.
+    pub rate_limit: Option<RateLimit>,
     /// See [`NotEnforced`].
     pub fault_injection: Option<NotEnforced>,
     /// See [`NotEnforced`].

@@ -14,6 +14,7 @@ mod breaker;
 mod common;
 mod edges;
 mod lifecycle;
+mod limits;
 mod outage;
 mod retries;
 mod security;
@@ -44,6 +45,7 @@ fn main() -> anyhow::Result<ExitCode> {
     lifecycle::register(&mut suite);
     outage::register(&mut suite);
     edges::register(&mut suite);
+    limits::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

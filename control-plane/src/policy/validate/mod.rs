@@ -2,6 +2,7 @@
 //! schema, so that a cluster and a directory refuse the same things with the same words.
 
 mod findings;
+mod rate_limit;
 mod traffic;
 
 use std::fmt;
@@ -135,7 +136,9 @@ fn check_spec(found: &mut Findings, spec: &TrafficPolicySpec) {
     if let Some(rules) = rules {
         traffic::check_rules(found, rules);
     }
-    found.absent("spec.rateLimit".into(), *rate_limit);
+    if let Some(limit) = rate_limit {
+        rate_limit::check(found, "spec.rateLimit", limit);
+    }
     found.absent("spec.faultInjection".into(), *fault_injection);
     found.absent("spec.fallback".into(), *fallback);
 }

@@ -5,6 +5,7 @@ mod breaker;
 mod budget;
 mod deadline;
 mod ejection;
+mod limiter;
 mod retry;
 mod route;
 mod simulation;
