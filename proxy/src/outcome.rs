@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -232,6 +233,8 @@ pub struct Failure {
     pub status: Option<StatusCode>,
     /// The gRPC status of the answer where it is not the outcome's own (`fault_injected`).
     pub grpc_status: Option<u8>,
+    /// When it is worth trying again, where that is known: `Retry-After` of the answer.
+    pub retry_after: Option<Duration>,
     /// What lies behind.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -266,6 +269,12 @@ impl Failure {
         self
     }
 
+    /// Says when it is worth trying again.
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
     /// The status of the answer.
     pub fn http_status(&self) -> StatusCode {
         self.status.unwrap_or(self.outcome.http_status())
@@ -283,6 +292,7 @@ impl Failure {
             detail: detail.into(),
             status: None,
             grpc_status: None,
+            retry_after: None,
             source: None,
         }
     }

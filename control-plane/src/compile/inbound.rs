@@ -2,7 +2,7 @@
 
 use weft_proto::discovery::{Authorization, Inbound, Probe};
 
-use super::{Client, protocol, wire};
+use super::{Client, protocol, rate_limit, wire};
 use crate::index::{Model, Service, ServicePort};
 
 /// The port of the caller's own workload; `None` for callers that are no workload of the mesh.
@@ -42,6 +42,7 @@ pub(super) fn compile(model: &Model, client: &Client, port: u16) -> Option<Inbou
             .collect(),
         terminating: workload.draining,
         services: refs,
+        rate_limits: rate_limit::compile(model, namespace, &services),
     })
 }
 

@@ -10,6 +10,7 @@ mod fault;
 mod inbound;
 mod outbound;
 mod protocol;
+mod rate_limit;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -13,7 +13,8 @@ use super::objects::{BrokenPolicy, Name, Origin, Refusal, Service, Sourced};
 use super::tighten;
 use crate::policy::{
     Authorization, AuthorizationMode, CircuitBreaker, FaultInjection, LoadBalancer, MtlsMode,
-    Retries, Rule, Split, TargetKind, TargetRef, Timeouts, TrafficPolicy, TrafficPolicySpec,
+    RateLimit, Retries, Rule, Split, TargetKind, TargetRef, Timeouts, TrafficPolicy,
+    TrafficPolicySpec,
 };
 
 /// The stanzas that hold for something. An absent one is said by nobody.
@@ -35,6 +36,8 @@ pub struct Stanzas {
     pub split: Option<Arc<Split>>,
     /// Failures that are asked for.
     pub fault_injection: Option<Arc<FaultInjection>>,
+    /// How many requests the target's workloads take.
+    pub rate_limit: Option<Arc<RateLimit>>,
     /// Stanzas for some requests only.
     pub rules: Option<Arc<[Rule]>>,
 }
@@ -79,6 +82,7 @@ impl Stanzas {
             fault_injection: self
                 .fault_injection
                 .or_else(|| inherited.fault_injection.clone()),
+            rate_limit: self.rate_limit.or_else(|| inherited.rate_limit.clone()),
             rules: self.rules.or_else(|| inherited.rules.clone()),
         }
     }
@@ -104,6 +108,7 @@ impl Stanzas {
         take(&mut self.load_balancer, spec.load_balancer.as_ref());
         take(&mut self.split, spec.split.as_ref());
         take(&mut self.fault_injection, spec.fault_injection.as_ref());
+        take(&mut self.rate_limit, spec.rate_limit.as_ref());
         if let Some(rules) = &spec.rules {
             self.rules = Some(rules.as_slice().into());
         }
@@ -412,6 +417,7 @@ fn stanza_names(spec: &TrafficPolicySpec) -> Vec<&'static str> {
         ("loadBalancer", spec.load_balancer.is_some()),
         ("split", spec.split.is_some()),
         ("faultInjection", spec.fault_injection.is_some()),
+        ("rateLimit", spec.rate_limit.is_some()),
         ("rules", spec.rules.is_some()),
     ]
     .into_iter()

@@ -9,6 +9,7 @@
 
 mod duration;
 mod fault;
+mod rate_limit;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod validate;
 
 pub use duration::{DurationError, PATTERN as DURATION_PATTERN, PolicyDuration};
 pub use fault::{FaultAbort, FaultDelay, FaultInjection};
+pub use rate_limit::{RateLimit, RateLimitKey, RateLimitOverride};
 pub use spec::{
     AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, Metadata, Mtls, MtlsMode,
     NotEnforced, Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy,

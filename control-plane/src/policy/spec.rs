@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use weft_proto::names;
 
 use super::fault::FaultInjection;
+use super::rate_limit::RateLimit;
 use super::traffic::{CircuitBreaker, LoadBalancer, Method, Retries, Rule, Split, Timeouts};
 
 /// One `TrafficPolicy` as a manifest carries it.
@@ -62,8 +63,8 @@ pub struct TrafficPolicySpec {
     pub split: Option<Split>,
     /// Stanzas for some requests only: at most 16.
     pub rules: Option<Vec<Rule>>,
-    /// See [`NotEnforced`].
-    pub rate_limit: Option<NotEnforced>,
+    /// How many requests the target's workloads take.
+    pub rate_limit: Option<RateLimit>,
     /// Failures that are asked for.
     pub fault_injection: Option<FaultInjection>,
     /// See [`NotEnforced`].

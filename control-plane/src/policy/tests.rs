@@ -95,7 +95,6 @@ fn samples_of_the_schema() {
         let acceptable: &[&str] = match want {
             None if text.contains("name: full") => &[
                 "spec.circuitBreaker.limits: not enforced",
-                "spec.rateLimit: not enforced",
                 "spec.fallback: not enforced",
                 "spec.loadBalancer.slowStart: not enforced",
                 "locality: PreferSameZone: not enforced",
@@ -111,7 +110,6 @@ fn samples_of_the_schema() {
             Some("Additional properties") => &["unknown field `timeout`"],
             // Of stanzas that are not enforced yet only the presence is looked at.
             Some("exactly one of response or backend") => &["spec.fallback: not enforced"],
-            Some("header is required exactly") => &["spec.rateLimit: not enforced"],
             Some("mirror must not name") => &["spec.split.mirror: not enforced"],
             Some(want) => &[want],
         };
@@ -304,6 +302,42 @@ fn violations_name_their_field() {
         (
             "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], faultInjection: {abort: {httpStatus: 199}}}]",
             "spec.rules[0].faultInjection.abort.httpStatus: 199 is not",
+        ),
+        (
+            "targetRefs: [{name: a}], rateLimit: {}",
+            "requestsPerSecond",
+        ),
+        (
+            "targetRefs: [{name: a}], rateLimit: {requestsPerSecond: 0}",
+            "spec.rateLimit.requestsPerSecond: 0 is not between 1 and 10000000",
+        ),
+        (
+            "targetRefs: [{name: a}], rateLimit: {requestsPerSecond: 10, burst: 9}",
+            "spec.rateLimit.burst: burst cannot be below requestsPerSecond",
+        ),
+        (
+            "targetRefs: [{name: a}], rateLimit: {requestsPerSecond: 10, header: x-user}",
+            "spec.rateLimit.header: header is required exactly when key is Header",
+        ),
+        (
+            "targetRefs: [{name: a}], rateLimit: {requestsPerSecond: 10, key: Header, header: 'x user'}",
+            "spec.rateLimit.header: \"x user\" is not",
+        ),
+        (
+            "targetRefs: [{name: a}], rateLimit: {requestsPerSecond: 10, overrides: []}",
+            "spec.rateLimit.overrides: overrides need key ClientIdentity",
+        ),
+        (
+            "targetRefs: [{name: a}], rateLimit: {requestsPerSecond: 10, key: ClientIdentity, overrides: [{identity: x, requestsPerSecond: 1}, {identity: x, requestsPerSecond: 2}]}",
+            "spec.rateLimit.overrides: duplicate map key (identity)",
+        ),
+        (
+            "targetRefs: [{name: a}], rateLimit: {requestsPerSecond: 10, key: ClientIdentity, overrides: [{identity: '', requestsPerSecond: 0}]}",
+            "spec.rateLimit.overrides[0].identity: empty",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], rateLimit: {requestsPerSecond: 1}}]",
+            "rules[0].rateLimit: not enforced",
         ),
         ("targetRefs: [{name: a}], authorization: {}", "allow"),
         (

@@ -24,9 +24,11 @@ const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Bytes of a sentence; the rest is cut off.
 const MAX_SENTENCE: usize = 512;
 
-/// Makes the response that says `failure`. `rate_limited` carries `Retry-After: 1`.
+/// Makes the response that says `failure`, with `Retry-After` where the failure knows it; a
+/// `rate_limited` that does not says 1.
 pub fn answer(failure: &Failure, origin: Origin, request_is_grpc: bool) -> Response<ResponseBody> {
-    let after = (failure.outcome == Outcome::RateLimited).then_some(DEFAULT_RETRY_AFTER);
+    let by_default = (failure.outcome == Outcome::RateLimited).then_some(DEFAULT_RETRY_AFTER);
+    let after = failure.retry_after.or(by_default);
     answer_later(failure, origin, request_is_grpc, after)
 }
 

@@ -13,6 +13,7 @@
 
 pub mod app;
 pub mod authorize;
+mod limits;
 pub mod request;
 
 #[cfg(test)]
@@ -62,6 +63,7 @@ pub struct Inbound {
     pub(crate) identity: Identity,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) apps: Apps,
+    pub(crate) limits: limits::Limits,
     own_addresses: OwnAddresses,
     dialer: Dialer,
     /// What the end of this process waits for.
@@ -125,6 +127,7 @@ impl Inbound {
                 pools_dropped,
                 spare_source.clone(),
             ),
+            limits: limits::Limits::new(&parts.telemetry),
             spare_source,
             connections: parts.connections,
             discovery: parts.discovery,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use weft_proto::names::headers as names;
 
 use super::authorize::{Decision, Wish, authorize};
+use super::limits::{Asker, Resolved};
 use super::{Inbound, Peer, Port};
 use crate::exchange::{Account, Exchange};
 use crate::http::body::{RequestBody, ResponseBody, UpstreamBody};
@@ -33,6 +34,8 @@ pub(crate) struct Requests {
     port: Port,
     peer: Peer,
     account: Account,
+    /// The limiters of the port, as far as a request has asked for them.
+    limits: Resolved,
     closing: Closing,
 }
 
@@ -55,6 +58,7 @@ impl Requests {
             port,
             peer,
             account,
+            limits: Resolved::default(),
             closing,
         }
     }
@@ -86,9 +90,12 @@ impl Requests {
             Failure::never(Outcome::ConfigUnavailable, "no policy for this port yet")
         })?;
 
-        // mTLS and authorization; declared probes pass by both.
+        // mTLS, authorization and rate limits; declared probes pass by all of them.
         if !self.is_exempt(&policy, &head) {
             self.admit(&policy, &head)?;
+            if !policy.rate_limits.is_empty() {
+                self.limit(&policy, &head.headers, exchange.started())?;
+            }
         }
 
         // Deadline: the caller's sidecar says how long it still waits.
@@ -204,6 +211,26 @@ impl Requests {
                 "the caller may not make this request",
             )),
         }
+    }
+
+    /// Whether the request is within every rate.
+    fn limit(
+        &self,
+        policy: &Arc<InboundPolicy>,
+        headers: &HeaderMap,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        let asker = Asker {
+            caller: self.peer.id.as_ref(),
+            headers,
+        };
+        let limits = &self.inbound.limits;
+        self.limits
+            .take(limits, &self.port, policy, asker, now.into_std())
+            .map_err(|wait| {
+                Failure::never(Outcome::RateLimited, "over the rate limit of this port")
+                    .with_retry_after(wait)
+            })
     }
 
     /// When the caller's sidecar gives up. Believed only of a verified peer.

@@ -5,6 +5,8 @@
 //! defaulted, since a sidecar that fills in for a newer control plane would enforce something that
 //! nobody wrote. Enum values that this version does not know are refused for the same reason.
 
+mod rate_limit;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -116,6 +118,7 @@ pub fn inbound(message: &wire::Inbound) -> Decoded<InboundPolicy> {
         mtls,
         protocol: protocol(message.protocol)?,
         authorization: each("authorization.lists", lists, allow_list)?,
+        rate_limits: each("rate_limits", &message.rate_limits, rate_limit::decode)?,
         probes: each("probes", &message.probes, |probe| {
             Ok(Probe {
                 path: path(&probe.path)?,

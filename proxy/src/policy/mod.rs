@@ -7,6 +7,7 @@
 
 pub mod decode;
 mod fault;
+mod rate_limit;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use http::{HeaderName, HeaderValue, Method};
 use weft_proto::spiffe::SpiffeId;
 
 pub use fault::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy};
+pub use rate_limit::{Rate, RateLimitKey, RateLimitOverride, RateLimitPolicy};
 
 /// One port of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -363,6 +365,8 @@ pub struct InboundPolicy {
     pub protocol: Protocol,
     /// Lists, each of which must allow; empty means everybody that `mtls` lets in.
     pub authorization: Vec<AllowList>,
+    /// Limits, each of which must admit a request; empty means no limit.
+    pub rate_limits: Vec<RateLimitPolicy>,
     /// Plaintext requests that pass even under Strict.
     pub probes: Vec<Probe>,
     /// The workload is being removed: announce closing, still serve.

@@ -15,6 +15,7 @@
 //! * [`budget`]: how much retrying may add to a backend's load.
 //! * [`backoff`]: how long to wait before a retry.
 //! * [`deadline`]: time left, and the headers that carry it.
+//! * [`limiter`]: whether a request is within its rate.
 //! * [`split`]: which backend a request goes to.
 //! * [`fault`]: whether a request meets a failure that policy asks for.
 //! * [`route`]: which route a request takes.
@@ -28,6 +29,7 @@ pub mod deadline;
 pub mod fault;
 pub mod group;
 pub mod health;
+pub mod limiter;
 pub mod retry;
 pub mod route;
 pub mod split;

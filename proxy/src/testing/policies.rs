@@ -136,6 +136,7 @@ pub(crate) fn inbound(mtls: MtlsMode) -> InboundPolicy {
         mtls,
         protocol: Protocol::Detect,
         authorization: Vec::new(),
+        rate_limits: Vec::new(),
         probes: Vec::new(),
         terminating: false,
         services: vec![service("api")],

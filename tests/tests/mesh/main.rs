@@ -15,6 +15,7 @@ mod common;
 mod edges;
 mod faults;
 mod lifecycle;
+mod limits;
 mod outage;
 mod retries;
 mod security;
@@ -46,6 +47,7 @@ fn main() -> anyhow::Result<ExitCode> {
     lifecycle::register(&mut suite);
     outage::register(&mut suite);
     edges::register(&mut suite);
+    limits::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

@@ -1,4 +1,5 @@
 mod destinations;
+mod rate_limits;
 
 use proptest::prelude::*;
 use weft_proto::discovery::outbound::Target;

@@ -3,6 +3,7 @@
 
 mod fault;
 mod findings;
+mod rate_limit;
 mod traffic;
 
 use std::fmt;
@@ -139,7 +140,9 @@ fn check_spec(found: &mut Findings, spec: &TrafficPolicySpec) {
     if let Some(fault) = fault_injection {
         fault::check_fault(found, "spec.faultInjection", fault);
     }
-    found.absent("spec.rateLimit".into(), *rate_limit);
+    if let Some(limit) = rate_limit {
+        rate_limit::check(found, "spec.rateLimit", limit);
+    }
     found.absent("spec.fallback".into(), *fallback);
 }
 

@@ -268,7 +268,7 @@ fn without_a_last_good_version_security_closes() {
         "p.yaml",
         &policy(
             "p",
-            "mtls: {mode: Permissive}\n  rateLimit: {requestsPerSecond: 1}",
+            "mtls: {mode: Permissive}\n  loadBalancer: {slowStart: 30s}",
         ),
     );
     assert_eq!(service_policy(&model).mtls, Some(MtlsMode::Strict));

@@ -6,6 +6,7 @@ mod budget;
 mod deadline;
 mod ejection;
 mod fault;
+mod limiter;
 mod retry;
 mod route;
 mod simulation;
