@@ -22,7 +22,7 @@ pub(super) fn check(found: &mut Found, view: &View<'_>, policy: &Policy) {
                 severity: Severity::Warning,
                 check: "no-client",
                 what: "no workload has a sidecar that could enforce it as a client".to_owned(),
-                why: "timeouts, retries, breakers, balancing, splits and rules act in the sidecar of \
+                why: "timeouts, retries, breakers, balancing, splits, faults and rules act in the sidecar of \
                       the caller, and every workload says meshed: false"
                     .to_owned(),
                 mend: "mesh the workloads that call".to_owned(),
@@ -92,5 +92,6 @@ fn has_client_side(spec: &TrafficPolicySpec) -> bool {
         || spec.circuit_breaker.is_some()
         || spec.load_balancer.is_some()
         || spec.split.is_some()
+        || spec.fault_injection.is_some()
         || spec.rules.is_some()
 }
