@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::demo;
+use crate::{check, demo};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -31,6 +31,8 @@ struct Weft {
 enum Command {
     /// Runs a meshed application on this machine and shows what the mesh does.
     Demo(demo::Options),
+    /// Checks a mesh's files before a control plane reads them.
+    Check(check::Options),
     /// Prints the version.
     Version,
     /// Runs one of the programs that a mesh is made of.
@@ -72,7 +74,7 @@ impl Rest {
 }
 
 /// Runs what `args` ask for, the program's name first. Exit codes: 0 when it is done, 64 for a bad
-/// command line; those of `demo` are in its help.
+/// command line; those of `demo` and `check` are in their help.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let weft = match Weft::try_parse_from(args) {
         Ok(weft) => weft,
@@ -84,6 +86,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     match weft.command {
         Command::Demo(options) => demo::run(&options),
+        Command::Check(options) => check::run(&options),
         Command::Version => {
             println!("weft {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -124,6 +127,8 @@ mod tests {
             &["weft"][..],
             &["weft", "install"],
             &["weft", "demo", "--fast"],
+            &["weft", "check"],
+            &["weft", "check", "-f", "x", "-o", "yaml"],
         ] {
             assert!(Weft::try_parse_from(args).is_err(), "{args:?}");
         }

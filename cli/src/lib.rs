@@ -6,10 +6,14 @@
 //! Data flows downhill: a module uses only what stands below it in this list.
 //!
 //! * [`command`]: the command line; [`main`] reads it and hands over.
+//! * [`check`]: what is wrong with a mesh's files, before a control plane reads them.
 //! * [`demo`]: a meshed application on this machine, a story told on it, and what was measured.
+//! * `paint`: colours on terminals.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod command;
 pub mod demo;
+mod paint;
 
 pub use command::main;

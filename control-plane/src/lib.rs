@@ -5,6 +5,7 @@
 //!
 //! * [`app`]: the command line, settings, start and end.
 //! * [`serve`]: the gRPC services and their streams.
+//! * [`check`]: pure: (objects) → what is wrong, or can never act, and how to mend it.
 //! * [`compile`]: pure: (model, who asks, what) → wire message.
 //! * [`source`]: where the model's objects come from.
 //! * [`index`]: the one model of services, endpoints, workloads and policies.
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod check;
 pub mod compile;
 pub mod identity;
 pub mod index;

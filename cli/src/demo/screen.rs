@@ -7,6 +7,8 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
 use super::live::{self, View};
+use crate::paint;
+pub(super) use crate::paint::Paint;
 
 /// How often a line stands for the table where there is no terminal.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
@@ -14,12 +16,6 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 const SPARE_ROWS: u16 = 3;
 /// To the line's begin, and everything below away (ECMA-48: CUU, ED).
 const ERASE_BELOW: &str = "\r\x1b[J";
-
-/// Colours, or none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Paint {
-    colours: bool,
-}
 
 /// The place for words.
 #[derive(Debug)]
@@ -39,38 +35,6 @@ enum Out {
     Stderr(io::Stderr),
 }
 
-impl Paint {
-    /// No colours.
-    #[cfg(test)]
-    pub(super) const fn plain() -> Self {
-        Self { colours: false }
-    }
-
-    pub(super) fn good(self, text: &str) -> String {
-        self.with("32", text)
-    }
-
-    pub(super) fn bad(self, text: &str) -> String {
-        self.with("1;31", text)
-    }
-
-    pub(super) fn strong(self, text: &str) -> String {
-        self.with("1", text)
-    }
-
-    pub(super) fn faint(self, text: &str) -> String {
-        self.with("2", text)
-    }
-
-    fn with(self, code: &str, text: &str) -> String {
-        if self.colours {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-}
-
 impl Screen {
     /// On standard output, or on standard error where standard output is for machines.
     pub(super) fn new(stdout_is_for_machines: bool) -> Self {
@@ -80,12 +44,8 @@ impl Screen {
             Out::Stdout(io::stdout())
         };
         let terminal = out.terminal_size();
-        // https://no-color.org: present and not empty.
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
-            paint: Paint {
-                colours: terminal.is_some() && !no_colour,
-            },
+            paint: Paint::of(terminal.is_some()),
             is_live: terminal.is_some_and(|(columns, rows)| {
                 usize::from(columns) >= live::WIDTH && rows >= live::HEIGHT + SPARE_ROWS
             }),
@@ -162,8 +122,9 @@ impl Out {
             Self::Stdout(out) => (out.is_terminal(), rustix::termios::tcgetwinsize(out)),
             Self::Stderr(out) => (out.is_terminal(), rustix::termios::tcgetwinsize(out)),
         };
-        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let size = size.ok().filter(|_| is_terminal && !is_dumb)?;
+        let size = size
+            .ok()
+            .filter(|_| is_terminal && paint::knows_control_sequences())?;
         Some((size.ws_col, size.ws_row))
     }
 }

@@ -304,7 +304,7 @@ fn by_target(
                 &origin,
                 &name,
                 format!("BackendNotFound: there is no service {backend}; it has no endpoints"),
-                String::new(),
+                "correct the name, or add the service".to_owned(),
             ));
         }
         let mut own = HashSet::new();
@@ -326,7 +326,7 @@ fn by_target(
                     &origin,
                     &name,
                     format!("TargetNotFound: {why}"),
-                    String::new(),
+                    "correct the name, or add what is missing".to_owned(),
                 ));
             }
             if own.insert(target.clone()) {

@@ -39,11 +39,14 @@ pub(super) fn build(objects: Objects, revision: u64) -> Model {
                 ServiceEndpoint::Workload(name) => {
                     let name = Name::new(&*service.name.namespace, &**name);
                     if !workloads.contains_key(&name) {
-                        refusals.push(refusal(
-                            origin,
-                            format!("Service {}", service.name),
-                            format!("there is no workload {name}: this endpoint is withheld"),
-                        ));
+                        refusals.push(Refusal {
+                            mend: "correct the name, or add the workload".to_owned(),
+                            ..refusal(
+                                origin,
+                                format!("Service {}", service.name),
+                                format!("there is no workload {name}: this endpoint is withheld"),
+                            )
+                        });
                         continue;
                     }
                     services_of_workload

@@ -10,6 +10,7 @@
 //! Starting is strict: without a directory and good mesh-wide settings there is no mesh.
 
 mod entries;
+mod once;
 mod parse;
 mod scan;
 mod store;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::index::{Model, Publisher, Refusal};
 use crate::source::mesh_file::FILE_NAME;
+pub use once::{Once, read_once};
 use scan::Scanner;
 use store::Store;
 
@@ -43,6 +45,12 @@ pub enum SourceError {
         dir: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// There is no file in it that could be read.
+    #[error("{}: there is no *.yaml or *.yml in it", dir.display())]
+    Empty {
+        /// Which directory.
+        dir: PathBuf,
     },
     /// There are no good mesh-wide settings, so nothing is known about anything.
     #[error("{}: no usable {FILE_NAME}: {reasons}", dir.display())]
@@ -177,4 +185,13 @@ pub(crate) fn model_of(files: &[(&str, &str)]) -> Model {
     store.update(&files.collect());
     let objects = store.objects().expect("the mesh-wide settings are good");
     Model::build(objects, 1)
+}
+
+/// What [`read_once`] makes of files that are given as texts.
+#[cfg(test)]
+pub(crate) fn once_of(files: &[(&str, &str)]) -> Once {
+    let files = files
+        .iter()
+        .map(|(file, text)| ((*file).to_owned(), parse::parse(file, text)));
+    once::together(&files.collect())
 }

@@ -114,20 +114,7 @@ impl Scanner {
         if before.is_some_and(|before| before.hash == hash) {
             return false;
         }
-        let text = read
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()));
-        let contents = match text {
-            Ok(text) => parse(&file, &text),
-            Err(reason) => Contents {
-                entries: Vec::new(),
-                unreadable: vec![Problem {
-                    line: 0,
-                    reason,
-                    mend: String::new(),
-                }],
-            },
-        };
+        let contents = understand(&file, read);
         self.contents.insert(file, contents);
         true
     }
@@ -154,6 +141,24 @@ impl Scanner {
             }
         }
         Ok(stamps)
+    }
+}
+
+/// What a file holds, by its name and its bytes.
+pub(super) fn understand(file: &str, read: io::Result<Vec<u8>>) -> Contents {
+    let text = read
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()));
+    match text {
+        Ok(text) => parse(file, &text),
+        Err(reason) => Contents {
+            entries: Vec::new(),
+            unreadable: vec![Problem {
+                line: 0,
+                reason,
+                mend: String::new(),
+            }],
+        },
     }
 }
 
@@ -188,7 +193,8 @@ fn list(dir: &Path) -> io::Result<BTreeMap<String, Stamp>> {
     Ok(files)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// A file's bytes, unless there are too many.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?
         .take(MAX_FILE_BYTES + 1)

@@ -21,10 +21,42 @@ struct Held {
 }
 
 impl Store {
+    /// What files hold of which nothing was known before. They need not be those of one directory,
+    /// and none of them has to be there.
+    pub(super) fn of(files: &BTreeMap<String, Contents>) -> Self {
+        let mut store = Self::default();
+        store.take_over(files, &BTreeMap::new());
+        store
+    }
+
     /// Takes over what all files hold now. What a bad object or an unreadable document was before
     /// stays; what is gone from readable files goes.
     pub(super) fn update(&mut self, files: &BTreeMap<String, Contents>) {
         let before = std::mem::take(&mut self.held);
+        let claims = self.take_over(files, &before);
+
+        let missing = !files.contains_key(FILE_NAME);
+        if missing {
+            let reason = "the file is missing; what it held stays in force";
+            self.refuse(FILE_NAME, 0, "Mesh", reason.to_owned(), "put it back");
+        }
+        for (key, held) in before {
+            let file = &*held.origin.file;
+            let unknown = files
+                .get(file)
+                .map_or(file == FILE_NAME, |contents| !contents.is_whole());
+            if unknown && !claims.contains_key(&key) {
+                self.held.insert(key, held);
+            }
+        }
+    }
+
+    /// Says who is there, and at which place.
+    fn take_over(
+        &mut self,
+        files: &BTreeMap<String, Contents>,
+        before: &BTreeMap<Key, Held>,
+    ) -> HashMap<Key, String> {
         self.refusals.clear();
         let mut claims: HashMap<Key, String> = HashMap::new();
 
@@ -58,21 +90,7 @@ impl Store {
                 self.refuse(file, problem.line, "YAML document", reason, &problem.mend);
             }
         }
-
-        let missing = !files.contains_key(FILE_NAME);
-        if missing {
-            let reason = "the file is missing; what it held stays in force";
-            self.refuse(FILE_NAME, 0, "Mesh", reason.to_owned(), "put it back");
-        }
-        for (key, held) in before {
-            let file = &*held.origin.file;
-            let unknown = files
-                .get(file)
-                .map_or(file == FILE_NAME, |contents| !contents.is_whole());
-            if unknown && !claims.contains_key(&key) {
-                self.held.insert(key, held);
-            }
-        }
+        claims
     }
 
     /// What is refused now.
@@ -82,8 +100,13 @@ impl Store {
 
     /// Everything that is in force; `None` while there are no good mesh-wide settings.
     pub(super) fn objects(&self) -> Option<Objects> {
+        Some(self.objects_under(self.settings()?))
+    }
+
+    /// Everything that is in force but the mesh-wide settings, which are given.
+    pub(super) fn objects_under(&self, settings: MeshSettings) -> Objects {
         let mut objects = Objects {
-            settings: self.settings()?,
+            settings,
             listeners: Vec::new(),
             workloads: Vec::new(),
             services: Vec::new(),
@@ -106,7 +129,7 @@ impl Store {
         objects.workloads.sort_by(|a, b| a.origin.cmp(&b.origin));
         objects.services.sort_by(|a, b| a.origin.cmp(&b.origin));
         objects.listeners.sort_by(|a, b| a.origin.cmp(&b.origin));
-        Some(objects)
+        objects
     }
 
     /// What holds for an entry: itself, else its last good version, else what a broken policy closes.
@@ -129,7 +152,8 @@ impl Store {
         last_good.cloned().or_else(instead)
     }
 
-    fn settings(&self) -> Option<MeshSettings> {
+    /// The mesh-wide settings that are in force.
+    pub(super) fn settings(&self) -> Option<MeshSettings> {
         match &self.held.get(&Key::Settings)?.object {
             Object::Settings(settings) => Some(settings.clone()),
             _ => None,

@@ -1,0 +1,213 @@
+//! `weft check`: what is wrong with a mesh's files, before a control plane reads them.
+//!
+//! Verdicts are the control plane's own (`weft_control_plane::check`); here they are only printed.
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use weft_control_plane::check::{Finding, Report, Severity, check};
+use weft_control_plane::source::files::read_once;
+
+use crate::command::USAGE;
+use crate::paint::{self, Paint};
+
+/// Exit code where nothing is wrong but warnings.
+const WARNINGS: u8 = 1;
+/// Exit code where something is not in force as it is written.
+const ERRORS: u8 = 2;
+/// What lines fit into.
+const WIDTH: usize = 100;
+/// What stands before the words of a finding.
+const INDENT: &str = "        ";
+
+/// What is checked, and for whom.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Refused is what the control plane refuses, for the same reasons. Warnings are about what is accepted
+and can never act, or is risky. Where no mesh.yaml is among the files, services, ports and endpoints
+are taken to be as the policies want them.
+
+Exit codes:
+  0   nothing was found
+  1   warnings only
+  2   at least one error
+  64  bad command line, or a path that cannot be read")]
+pub struct Options {
+    /// A file, or a directory of which every *.yaml and *.yml is read; may be repeated. All of them
+    /// together are one mesh.
+    #[arg(short, long = "file", value_name = "FILE|DIR", required = true)]
+    file: Vec<PathBuf>,
+    /// How findings are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// One object for machines.
+    Json,
+}
+
+/// Checks files and prints what was found. Exit codes are in the command's help.
+pub fn run(options: &Options) -> ExitCode {
+    let out = io::stdout();
+    let paint = Paint::of(out.is_terminal() && paint::knows_control_sequences());
+    let code = match report(options) {
+        Ok(report) => {
+            // Fails only where nobody reads any more; the exit code still tells.
+            let _ = out
+                .lock()
+                .write_all(print(options, &report, paint).as_bytes());
+            code(&report)
+        }
+        Err(error) => {
+            eprintln!("weft check: {error:#}");
+            USAGE
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn report(options: &Options) -> anyhow::Result<Report> {
+    Ok(check(read_once(&options.file)?))
+}
+
+fn code(report: &Report) -> u8 {
+    match (
+        report.count(Severity::Error),
+        report.count(Severity::Warning),
+    ) {
+        (0, 0) => 0,
+        (0, _) => WARNINGS,
+        _ => ERRORS,
+    }
+}
+
+fn print(options: &Options, report: &Report, paint: Paint) -> String {
+    match options.output {
+        Output::Text => text(report, paint),
+        Output::Json => format!("{:#}\n", object(report)),
+    }
+}
+
+/// The object for machines.
+fn object(report: &Report) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "errors": report.count(Severity::Error),
+        "warnings": report.count(Severity::Warning),
+        "checked": {
+            "policies": report.policies,
+            "services": report.services,
+            "workloads": report.workloads,
+        },
+        "findings": report.findings,
+    })
+}
+
+/// A paragraph for each finding, and a last line that counts.
+fn text(report: &Report, paint: Paint) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        text.push_str(&paragraph(finding, paint));
+        text.push('\n');
+    }
+    let checked = format!(
+        "{}, {} and {} were checked",
+        counted(report.policies, "policy", "policies"),
+        counted(report.services, "service", "services"),
+        counted(report.workloads, "workload", "workloads"),
+    );
+    let errors = report.count(Severity::Error);
+    let warnings = report.count(Severity::Warning);
+    let verdict = format!(
+        "{}, {}",
+        counted(errors, "error", "errors"),
+        counted(warnings, "warning", "warnings")
+    );
+    let verdict = match code(report) {
+        0 => paint.good("nothing found"),
+        WARNINGS => paint.doubtful(&verdict),
+        _ => paint.bad(&verdict),
+    };
+    text + &format!("{checked}: {verdict}.\n")
+}
+
+fn paragraph(finding: &Finding, paint: Paint) -> String {
+    // As wide as the indent.
+    let severity = match finding.severity {
+        Severity::Error => paint.bad("error  "),
+        Severity::Warning => paint.doubtful("warning"),
+    };
+    let place = match finding.line {
+        0 => finding.file.clone(),
+        line => format!("{}:{line}", finding.file),
+    };
+    let mut lines = vec![format!("{severity} {place}")];
+    let object = format!("{} [{}]", finding.object, finding.check);
+    let object = wrapped(&object, "");
+    lines.extend(object.iter().map(|line| paint.strong(line)));
+    for (head, words) in [
+        ("what  ", &finding.what),
+        ("why   ", &finding.why),
+        ("mend  ", &finding.mend),
+    ] {
+        if !words.is_empty() {
+            lines.extend(wrapped(words, head));
+        }
+    }
+    lines.push(String::new());
+    let first = lines.remove(0);
+    let rest: Vec<_> = lines
+        .iter()
+        .map(|line| format!("{INDENT}{line}"))
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    format!("{first}\n{}", rest.join("\n"))
+}
+
+/// Words in lines that fit behind the indent, under a heading. A word that is longer than a line is
+/// broken.
+fn wrapped(words: &str, head: &str) -> Vec<String> {
+    let width = WIDTH - INDENT.len() - head.len();
+    let mut lines = vec![String::new()];
+    let mut room = width;
+    for word in words.split_whitespace() {
+        let mut word: Vec<char> = word.chars().collect();
+        let begins = room == width;
+        if !begins && word.len() + 1 > room {
+            lines.push(String::new());
+            room = width;
+        } else if !begins {
+            word.insert(0, ' ');
+        }
+        for piece in word.chunks(width) {
+            if piece.len() > room {
+                lines.push(String::new());
+                room = width;
+            }
+            if let Some(line) = lines.last_mut() {
+                line.extend(piece);
+            }
+            room -= piece.len();
+        }
+    }
+    let blank = " ".repeat(head.len());
+    let lines = lines.into_iter().enumerate();
+    lines
+        .map(|(at, line)| format!("{}{line}", if at == 0 { head } else { &blank }))
+        .collect()
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}

@@ -1,0 +1,136 @@
+//! What a policy by itself shows.
+
+use super::Severity;
+use super::found::{Found, Said};
+use super::view::Policy;
+use crate::policy::{Method, PathMatch, PathMatchType, Retries, Rule, RuleMatch};
+
+/// Methods whose repetition does a thing twice (RFC 9110, 9.2.2; PATCH: RFC 5789, 2).
+const NOT_IDEMPOTENT: [Method; 3] = [Method::Post, Method::Patch, Method::Connect];
+
+pub(super) fn check(found: &mut Found, policy: &Policy) {
+    let spec = &policy.object.spec;
+    let rules = spec.rules.as_deref().unwrap_or_default();
+    if let Some(retries) = &spec.retries {
+        check_retries(found, policy, "spec.retries", retries);
+    }
+    for rule in rules {
+        if let Some(retries) = &rule.retries {
+            let path = format!("retries of rule {}", rule.name);
+            check_retries(found, policy, &path, retries);
+        }
+    }
+    check_rules(found, policy, rules);
+}
+
+fn check_retries(found: &mut Found, policy: &Policy, path: &str, retries: &Retries) {
+    if retries.attempts == 0 {
+        let off = Retries {
+            attempts: 0,
+            ..Retries::default()
+        };
+        if *retries != off {
+            found.add(
+                policy,
+                Said {
+                    severity: Severity::Warning,
+                    check: "retries-off",
+                    what: format!("{path}: attempts is 0, and other fields are set"),
+                    why: "nothing is ever repeated, so the other fields do nothing".to_owned(),
+                    mend: "leave the other fields out, or raise attempts".to_owned(),
+                },
+            );
+        }
+        return;
+    }
+    let risky: Vec<_> = retries
+        .methods
+        .iter()
+        .filter(|method| NOT_IDEMPOTENT.contains(method))
+        .map(|method| method.as_str())
+        .collect();
+    if !risky.is_empty() {
+        found.add(
+            policy,
+            Said {
+                severity: Severity::Warning,
+                check: "not-idempotent",
+                what: format!("{path}: methods has {}", risky.join(", ")),
+                why: "a try that failed may have been processed; repeating it does it twice"
+                    .to_owned(),
+                mend: "leave them out, and let clients that want a retry send Idempotency-Key"
+                    .to_owned(),
+            },
+        );
+    }
+}
+
+/// The first rule that matches wins: one is dead when each of its matches is within one above.
+fn check_rules(found: &mut Found, policy: &Policy, rules: &[Rule]) {
+    for (at, rule) in rules.iter().enumerate() {
+        let winner = |entry: &RuleMatch| {
+            let above = rules[..at].iter();
+            above
+                .clone()
+                .find(|above| above.matches.iter().any(|wider| covers(wider, entry)))
+        };
+        let winners: Option<Vec<&Rule>> = rule.matches.iter().map(winner).collect();
+        let Some(mut winners) = winners else {
+            continue;
+        };
+        winners.dedup_by_key(|winner| &winner.name);
+        let names: Vec<_> = winners.iter().map(|winner| winner.name.as_str()).collect();
+        found.add(
+            policy,
+            Said {
+                severity: Severity::Warning,
+                check: "shadowed-rule",
+                what: format!("rule {} can never match", rule.name),
+                why: format!(
+                    "rules are tried in order, and all that it matches is taken by {} before",
+                    names.join(", ")
+                ),
+                mend: format!("move it above {}, or take it out", names[0]),
+            },
+        );
+    }
+}
+
+/// Whether all that `entry` matches is matched by `wider`. Errs towards no.
+fn covers(wider: &RuleMatch, entry: &RuleMatch) -> bool {
+    // Whatever else it asks for is not compared.
+    let rest = RuleMatch {
+        path: None,
+        method: None,
+        headers: Vec::new(),
+        ..wider.clone()
+    };
+    let headers = wider.headers.iter().all(|wanted| {
+        entry.headers.iter().any(|header| {
+            header.name.eq_ignore_ascii_case(&wanted.name)
+                && (header.kind, &header.value) == (wanted.kind, &wanted.value)
+        })
+    });
+    rest == RuleMatch::default()
+        && headers
+        && (wider.method.is_none() || wider.method == entry.method)
+        && covers_path(wider.path.as_ref(), entry.path.as_ref())
+}
+
+fn covers_path(wider: Option<&PathMatch>, entry: Option<&PathMatch>) -> bool {
+    let Some(wider) = wider else {
+        return true;
+    };
+    if wider.kind != PathMatchType::PathPrefix {
+        return Some(wider) == entry;
+    }
+    let prefix = wider.value.trim_end_matches('/');
+    if prefix.is_empty() {
+        return true;
+    }
+    entry.is_some_and(|entry| {
+        let rest = entry.value.strip_prefix(prefix);
+        entry.kind != PathMatchType::RegularExpression
+            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}

@@ -1,0 +1,292 @@
+//! What holds for the routes of each service port, whoever said which part of it.
+
+use super::Severity;
+use super::found::{Found, Said};
+use super::view::{Policy, View, place};
+use crate::index::{Service, ServicePort, Stanzas};
+use crate::policy::{
+    PolicyDuration, Retries, RetryCondition, Rule, Split, Timeouts, TrafficPolicySpec,
+};
+
+/// Protocol words by which a port may carry streams without an end.
+const STREAMING: [&str; 3] = ["grpc", "h2c", "kubernetes.io/h2c"];
+
+pub(super) fn check(found: &mut Found, view: &View<'_>) {
+    for service in view.model.services() {
+        for port in &service.ports {
+            let addressed = Addressed {
+                view,
+                service,
+                port,
+                policy: view.model.policy(service, port),
+            };
+            addressed.check(found);
+        }
+    }
+}
+
+/// A service port with what holds for it.
+struct Addressed<'a> {
+    view: &'a View<'a>,
+    service: &'a Service,
+    port: &'a ServicePort,
+    policy: Stanzas,
+}
+
+impl Addressed<'_> {
+    fn check(&self, found: &mut Found) {
+        let rules = self.policy.rules.as_deref().unwrap_or_default();
+        for rule in rules.iter().map(Some).chain([None]) {
+            self.check_timeouts(found, rule);
+            self.check_retries(found, rule);
+            if self.view.has_mesh {
+                self.check_backends(found, rule);
+            }
+        }
+        self.check_streams(found);
+    }
+
+    /// Limits that another limit of the same route keeps from ever running out.
+    fn check_timeouts(&self, found: &mut Found, rule: Option<&Rule>) {
+        let Some(timeouts) = self.timeouts(rule) else {
+            return;
+        };
+        let (request, per_try) = (limit(timeouts.request), limit(timeouts.per_try));
+        let retries = self.retries(rule);
+        let attempts = retries.map_or_else(|| Retries::default().attempts, |it| it.attempts);
+        if let (Some(request), Some(per_try)) = (request, per_try)
+            && per_try >= request
+            && attempts > 0
+            && let Some(owner) = self.owner_of_timeouts(rule)
+        {
+            found.add_at(
+                owner,
+                self.place(rule),
+                Said {
+                    severity: Severity::Warning,
+                    check: "per-try",
+                    what: format!("perTry {per_try} is no shorter than request {request}"),
+                    why: format!(
+                        "one slow try uses the whole request up: none of the {attempts} retries \
+                         can follow it"
+                    ),
+                    mend: "make perTry shorter than request, or leave it out".to_owned(),
+                },
+            );
+        }
+        let bound = match (request, per_try) {
+            (Some(request), Some(per_try)) => Some(request.min(per_try)),
+            (request, per_try) => request.or(per_try),
+        };
+        for (service, port) in self.backends(rule) {
+            let Some((connect, owner)) = self.connect(service, port) else {
+                continue;
+            };
+            if let Some(bound) = bound
+                && connect > bound
+            {
+                found.add_at(
+                    owner,
+                    self.place(rule),
+                    Said {
+                        severity: Severity::Warning,
+                        check: "connect",
+                        what: format!("connect {connect} can never run out within {bound}"),
+                        why: format!(
+                            "requests or their tries end after {bound} there, before a \
+                             connection that hangs is given up"
+                        ),
+                        mend: format!("use at most {bound}"),
+                    },
+                );
+            }
+        }
+    }
+
+    fn check_retries(&self, found: &mut Found, rule: Option<&Rule>) {
+        let Some(retries) = self.retries(rule) else {
+            return;
+        };
+        let timeouts = self.timeouts(rule);
+        let has_per_try = timeouts.is_some_and(|timeouts| limit(timeouts.per_try).is_some());
+        let waits_for = retries.conditions.contains(&RetryCondition::PerTryTimeout);
+        if retries.attempts == 0 || !waits_for || has_per_try {
+            return;
+        }
+        let own = rule.is_some_and(|rule| rule.retries.is_some());
+        let Some(owner) = (if own {
+            self.owner_of_rules()
+        } else {
+            self.owner_of_retries()
+        }) else {
+            return;
+        };
+        found.add_at(
+            owner,
+            self.place(rule),
+            Said {
+                severity: Severity::Warning,
+                check: "per-try-timeout",
+                what: "the retry condition PerTryTimeout can never come about".to_owned(),
+                why: "no timeouts.perTry holds there".to_owned(),
+                mend: "set timeouts.perTry, in the policy whose timeouts hold, or leave the \
+                       condition out"
+                    .to_owned(),
+            },
+        );
+    }
+
+    /// Sides of splits that lead nowhere. That a service is missing is said by the model.
+    fn check_backends(&self, found: &mut Found, rule: Option<&Rule>) {
+        let Some((split, owner)) = self.split_and_owner(rule) else {
+            return;
+        };
+        for side in &split.backends {
+            let wanted = side.port.unwrap_or(self.port.port);
+            let namespace = &self.service.name.namespace;
+            let Some(service) = self.view.model.service(namespace, &side.name) else {
+                continue;
+            };
+            if service.port(wanted).is_some() {
+                continue;
+            }
+            let known: Vec<_> = service.ports.iter().map(|it| it.port.to_string()).collect();
+            found.add_at(
+                owner,
+                self.place(rule),
+                Said {
+                    severity: Severity::Error,
+                    check: "missing-port",
+                    what: format!("backend {} has no port {wanted}", side.name),
+                    why: "a backend without a port of its own takes the number that the client \
+                          addressed; requests that go there find no endpoint"
+                        .to_owned(),
+                    mend: format!("set port on the backend; it has {}", known.join(", ")),
+                },
+            );
+        }
+    }
+
+    /// A rule that has timeouts of its own says which requests it means; a whole port does not.
+    fn check_streams(&self, found: &mut Found) {
+        let Some(timeouts) = &self.policy.timeouts else {
+            return;
+        };
+        let Some(request) = limit(timeouts.request).filter(|_| may_stream(self.port)) else {
+            return;
+        };
+        let Some(owner) = self.owner_of_timeouts(None) else {
+            return;
+        };
+        found.add_at(
+            owner,
+            self.place(None),
+            Said {
+                severity: Severity::Warning,
+                check: "streams",
+                what: format!("the request timeout of {request} ends streams too"),
+                why: "the port speaks gRPC or HTTP/2, and a stream is one request for as long as \
+                      it lasts"
+                    .to_owned(),
+                mend: "use timeouts.stream and idle for the port, and request in a rule for the \
+                       calls that are no streams"
+                    .to_owned(),
+            },
+        );
+    }
+
+    fn timeouts<'b>(&'b self, rule: Option<&'b Rule>) -> Option<&'b Timeouts> {
+        let own = rule.and_then(|rule| rule.timeouts.as_ref());
+        own.or(self.policy.timeouts.as_deref())
+    }
+
+    fn retries<'b>(&'b self, rule: Option<&'b Rule>) -> Option<&'b Retries> {
+        let own = rule.and_then(|rule| rule.retries.as_ref());
+        own.or(self.policy.retries.as_deref())
+    }
+
+    fn owner_of_timeouts(&self, rule: Option<&Rule>) -> Option<&Policy> {
+        if rule.is_some_and(|rule| rule.timeouts.is_some()) {
+            return self.owner_of_rules();
+        }
+        let timeouts = self.policy.timeouts.as_deref()?;
+        self.view
+            .owner(self.service, self.port, timeouts, timeouts_of)
+    }
+
+    fn owner_of_retries(&self) -> Option<&Policy> {
+        let retries = self.policy.retries.as_deref()?;
+        let (service, port) = (self.service, self.port);
+        self.view
+            .owner(service, port, retries, |spec| spec.retries.as_ref())
+    }
+
+    fn owner_of_rules(&self) -> Option<&Policy> {
+        let rules = self.policy.rules.as_deref()?;
+        let (service, port) = (self.service, self.port);
+        self.view
+            .owner(service, port, rules, |spec| spec.rules.as_deref())
+    }
+
+    fn split_and_owner<'b>(&'b self, rule: Option<&'b Rule>) -> Option<(&'b Split, &'b Policy)> {
+        if let Some(split) = rule.and_then(|rule| rule.split.as_ref()) {
+            return Some((split, self.owner_of_rules()?));
+        }
+        // What a rule inherits is said once, for the port.
+        let split = self.policy.split.as_deref().filter(|_| rule.is_none())?;
+        let (service, port) = (self.service, self.port);
+        let owner = self
+            .view
+            .owner(service, port, split, |spec| spec.split.as_ref())?;
+        Some((split, owner))
+    }
+
+    /// Where a route's requests go: the service port itself, else what the split names.
+    fn backends<'b>(&'b self, rule: Option<&'b Rule>) -> Vec<(&'b Service, &'b ServicePort)> {
+        let own = rule.and_then(|rule| rule.split.as_ref());
+        let Some(split) = own.or(self.policy.split.as_deref()) else {
+            return vec![(self.service, self.port)];
+        };
+        super::breaker::sides(self.view, self.service, self.port, split).collect()
+    }
+
+    /// The connect timeout that a policy gives a backend: its own, else the addressed service's.
+    fn connect(&self, service: &Service, port: &ServicePort) -> Option<(PolicyDuration, &Policy)> {
+        let own = self.view.model.own_policy(service, port).timeouts;
+        if let Some(timeouts) = own.filter(|_| service.name != self.service.name)
+            && let Some(connect) = timeouts.connect
+        {
+            let owner = self.view.owner(service, port, &*timeouts, timeouts_of)?;
+            return Some((connect, owner));
+        }
+        let timeouts = self.policy.timeouts.as_deref()?;
+        Some((timeouts.connect?, self.owner_of_timeouts(None)?))
+    }
+
+    fn place(&self, rule: Option<&Rule>) -> String {
+        let place = place(self.service, self.port);
+        match rule {
+            None => place,
+            Some(rule) => format!("{place} rule {}", rule.name),
+        }
+    }
+}
+
+fn timeouts_of(spec: &TrafficPolicySpec) -> Option<&Timeouts> {
+    spec.timeouts.as_ref()
+}
+
+/// Zero switches a limit off.
+fn limit(value: Option<PolicyDuration>) -> Option<PolicyDuration> {
+    value.filter(|value| !value.is_zero())
+}
+
+fn may_stream(port: &ServicePort) -> bool {
+    let said = port.app_protocol.to_ascii_lowercase();
+    let word = if said.is_empty() {
+        port.name.split('-').next().unwrap_or_default()
+    } else {
+        &said
+    };
+    STREAMING.contains(&word)
+}
