@@ -81,6 +81,7 @@ fn server_side(spec: &TrafficPolicySpec) -> Vec<&'static str> {
     let stanzas = [
         ("mtls", spec.mtls.is_some_and(|mtls| closes(mtls.mode))),
         ("authorization", spec.authorization.is_some()),
+        ("rateLimit", spec.rate_limit.is_some()),
     ];
     let present = stanzas.into_iter().filter(|(_, present)| *present);
     present.map(|(name, _)| name).collect()
