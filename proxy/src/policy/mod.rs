@@ -6,6 +6,7 @@
 //! budget on every retry policy).
 
 pub mod decode;
+mod fallback;
 mod fault;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use weft_proto::spiffe::SpiffeId;
 
+pub use fallback::{FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse};
 pub use fault::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy};
 
 /// One port of one service.
@@ -131,6 +133,8 @@ pub struct Route {
     pub split: Split,
     /// Failures that are asked for.
     pub fault: Option<FaultPolicy>,
+    /// What clients get where no server answered.
+    pub fallback: Option<FallbackPolicy>,
 }
 
 /// A conjunction; an absent part matches everything.

@@ -1,6 +1,7 @@
 //! Bounds, and what fields ask of each other. The bounds and messages are those of the resource's
 //! schema, so that a cluster and a directory refuse the same things with the same words.
 
+mod fallback;
 mod fault;
 mod findings;
 mod traffic;
@@ -139,8 +140,10 @@ fn check_spec(found: &mut Findings, spec: &TrafficPolicySpec) {
     if let Some(fault) = fault_injection {
         fault::check_fault(found, "spec.faultInjection", fault);
     }
+    if let Some(fallback) = fallback {
+        fallback::check_fallback(found, "spec.fallback", fallback);
+    }
     found.absent("spec.rateLimit".into(), *rate_limit);
-    found.absent("spec.fallback".into(), *fallback);
 }
 
 fn check_targets(found: &mut Findings, targets: &[TargetRef]) {
