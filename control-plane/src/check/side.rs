@@ -94,5 +94,6 @@ fn has_client_side(spec: &TrafficPolicySpec) -> bool {
         || spec.load_balancer.is_some()
         || spec.split.is_some()
         || spec.fault_injection.is_some()
+        || spec.fallback.is_some()
         || spec.rules.is_some()
 }

@@ -6,6 +6,7 @@
 
 mod authority;
 mod endpoints;
+mod fallback;
 mod fault;
 mod inbound;
 mod outbound;

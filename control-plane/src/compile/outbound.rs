@@ -7,13 +7,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_proto::discovery::fallback::Answer;
 use weft_proto::discovery::{
-    AuthorityAlias, Backend, Endpoint, EndpointTarget, Outbound, Protocol, Route, ServiceRef,
-    ServiceTarget, Split, WeightedBackend, outbound,
+    AuthorityAlias, Backend, Endpoint, EndpointTarget, Fallback, Outbound, Protocol, Route,
+    ServiceRef, ServiceTarget, Split, WeightedBackend, outbound,
 };
 
 use super::authority::{self, Authority};
-use super::{Client, endpoints, fault, protocol, wire};
+use super::{Client, endpoints, fallback, fault, protocol, wire};
 use crate::index::{Destination, Model, Name, Service, ServicePort, Stanzas, Workload};
 use crate::policy;
 
@@ -175,13 +176,16 @@ impl<'a> TargetBuilder<'a> {
         }
     }
 
-    /// Takes every split out: there is one endpoint only.
+    /// Takes every split out, and every fallback to another backend: there is one endpoint only.
     fn pinned(mut self) -> Self {
+        let is_elsewhere = |fallback: &policy::Fallback| fallback.backend.is_some();
         self.policy.split = None;
+        self.policy.fallback = self.policy.fallback.filter(|it| !is_elsewhere(it));
         if let Some(rules) = &self.policy.rules {
             let mut rules = rules.to_vec();
             for rule in &mut rules {
                 rule.split = None;
+                rule.fallback = rule.fallback.take().filter(|it| !is_elsewhere(it));
             }
             self.policy.rules = Some(rules.into());
         }
@@ -216,6 +220,10 @@ impl<'a> TargetBuilder<'a> {
             .and_then(|rule| rule.fault_injection.as_ref())
             .or(self.policy.fault_injection.as_deref())
             .map(fault::fault);
+        let inherited_fallback = self.policy.fallback.clone();
+        let fallback = rule
+            .and_then(|rule| rule.fallback.as_ref())
+            .or(inherited_fallback.as_deref());
         let inherited = self.policy.split.clone();
         let split = rule
             .and_then(|rule| rule.split.as_ref())
@@ -229,6 +237,7 @@ impl<'a> TargetBuilder<'a> {
             retries,
             split: Some(self.split(split)),
             fault,
+            fallback: fallback.map(|fallback| self.fallback(fallback)),
         }
     }
 
@@ -268,6 +277,27 @@ impl<'a> TargetBuilder<'a> {
                 .collect(),
             sticky: split.sticky.as_ref().map(wire::sticky),
             when_empty: wire::when_empty(split.when_empty).into(),
+        }
+    }
+
+    fn fallback(&mut self, fallback: &policy::Fallback) -> Fallback {
+        let answer = match (&fallback.response, &fallback.backend) {
+            (_, Some(backend)) => Some(Answer::Backend(self.backend(ServiceRef {
+                namespace: self.addressed.namespace.clone(),
+                name: backend.name.clone(),
+                port: backend.port.map_or(self.addressed.port, u32::from),
+            }))),
+            (response, None) => response
+                .as_ref()
+                .map(|response| Answer::Response(fallback::response(response))),
+        };
+        Fallback {
+            triggers: fallback
+                .triggers
+                .iter()
+                .map(|trigger| fallback::trigger(*trigger).into())
+                .collect(),
+            answer,
         }
     }
 

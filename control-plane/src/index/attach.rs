@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::objects::{BrokenPolicy, Name, Origin, Refusal, Service, Sourced};
 use super::tighten;
 use crate::policy::{
-    Authorization, AuthorizationMode, CircuitBreaker, FaultInjection, LoadBalancer, MtlsMode,
-    RateLimit, Retries, Rule, Split, TargetKind, TargetRef, Timeouts, TrafficPolicy,
+    Authorization, AuthorizationMode, CircuitBreaker, Fallback, FaultInjection, LoadBalancer,
+    MtlsMode, RateLimit, Retries, Rule, Split, TargetKind, TargetRef, Timeouts, TrafficPolicy,
     TrafficPolicySpec,
 };
 
@@ -34,6 +34,8 @@ pub struct Stanzas {
     pub load_balancer: Option<Arc<LoadBalancer>>,
     /// Where requests go.
     pub split: Option<Arc<Split>>,
+    /// What clients get where their service cannot answer.
+    pub fallback: Option<Arc<Fallback>>,
     /// Failures that are asked for.
     pub fault_injection: Option<Arc<FaultInjection>>,
     /// How many requests the target's workloads take.
@@ -79,6 +81,7 @@ impl Stanzas {
                 .load_balancer
                 .or_else(|| inherited.load_balancer.clone()),
             split: self.split.or_else(|| inherited.split.clone()),
+            fallback: self.fallback.or_else(|| inherited.fallback.clone()),
             fault_injection: self
                 .fault_injection
                 .or_else(|| inherited.fault_injection.clone()),
@@ -107,6 +110,7 @@ impl Stanzas {
         take(&mut self.circuit_breaker, spec.circuit_breaker.as_ref());
         take(&mut self.load_balancer, spec.load_balancer.as_ref());
         take(&mut self.split, spec.split.as_ref());
+        take(&mut self.fallback, spec.fallback.as_ref());
         take(&mut self.fault_injection, spec.fault_injection.as_ref());
         take(&mut self.rate_limit, spec.rate_limit.as_ref());
         if let Some(rules) = &spec.rules {
@@ -416,6 +420,7 @@ fn stanza_names(spec: &TrafficPolicySpec) -> Vec<&'static str> {
         ("circuitBreaker", spec.circuit_breaker.is_some()),
         ("loadBalancer", spec.load_balancer.is_some()),
         ("split", spec.split.is_some()),
+        ("fallback", spec.fallback.is_some()),
         ("faultInjection", spec.fault_injection.is_some()),
         ("rateLimit", spec.rate_limit.is_some()),
         ("rules", spec.rules.is_some()),

@@ -8,6 +8,7 @@
 //! bounds and what fields ask of each other, and names every violation by its path, with a mend.
 
 mod duration;
+mod fallback;
 mod fault;
 mod rate_limit;
 mod spec;
@@ -17,6 +18,7 @@ mod traffic;
 mod validate;
 
 pub use duration::{DurationError, PATTERN as DURATION_PATTERN, PolicyDuration};
+pub use fallback::{Fallback, FallbackBackend, FallbackHeader, FallbackResponse, FallbackTrigger};
 pub use fault::{FaultAbort, FaultDelay, FaultInjection};
 pub use rate_limit::{RateLimit, RateLimitKey, RateLimitOverride};
 pub use spec::{

@@ -6,6 +6,7 @@ use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use weft_proto::names;
 
+use super::fallback::Fallback;
 use super::fault::FaultInjection;
 use super::rate_limit::RateLimit;
 use super::traffic::{CircuitBreaker, LoadBalancer, Method, Retries, Rule, Split, Timeouts};
@@ -67,8 +68,8 @@ pub struct TrafficPolicySpec {
     pub rate_limit: Option<RateLimit>,
     /// Failures that are asked for.
     pub fault_injection: Option<FaultInjection>,
-    /// See [`NotEnforced`].
-    pub fallback: Option<NotEnforced>,
+    /// What clients get where their service cannot answer.
+    pub fallback: Option<Fallback>,
 }
 
 /// What a policy is meant for; always of the policy's own namespace.

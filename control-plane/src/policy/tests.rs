@@ -95,7 +95,6 @@ fn samples_of_the_schema() {
         let acceptable: &[&str] = match want {
             None if text.contains("name: full") => &[
                 "spec.circuitBreaker.limits: not enforced",
-                "spec.fallback: not enforced",
                 "spec.loadBalancer.slowStart: not enforced",
                 "locality: PreferSameZone: not enforced",
                 "spec.split.mirror: not enforced",
@@ -109,7 +108,6 @@ fn samples_of_the_schema() {
             // Serde's words for the same thing.
             Some("Additional properties") => &["unknown field `timeout`"],
             // Of stanzas that are not enforced yet only the presence is looked at.
-            Some("exactly one of response or backend") => &["spec.fallback: not enforced"],
             Some("mirror must not name") => &["spec.split.mirror: not enforced"],
             Some(want) => &[want],
         };
@@ -338,6 +336,38 @@ fn violations_name_their_field() {
         (
             "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], rateLimit: {requestsPerSecond: 1}}]",
             "rules[0].rateLimit: not enforced",
+        ),
+        (
+            "targetRefs: [{kind: Namespace, name: a}], fallback: {response: {}}",
+            "cannot be set on a Namespace",
+        ),
+        (
+            "targetRefs: [{name: a}], fallback: {triggers: [], response: {}}",
+            "spec.fallback.triggers: at least one",
+        ),
+        (
+            "targetRefs: [{name: a}], fallback: {triggers: [Timeout, CircuitOpen], backend: {name: b}}",
+            "spec.fallback.triggers: after a Timeout only a response",
+        ),
+        (
+            "targetRefs: [{name: a}], fallback: {response: {}, backend: {name: b}}",
+            "spec.fallback: exactly one of response or backend",
+        ),
+        (
+            "targetRefs: [{name: a}], fallback: {backend: {name: b, port: 0}}",
+            "spec.fallback.backend.port: 0 is not",
+        ),
+        (
+            "targetRefs: [{name: a}], fallback: {response: {status: 101}}",
+            "spec.fallback.response.status: 101 is not",
+        ),
+        (
+            "targetRefs: [{name: a}], fallback: {response: {headers: [{name: Content-Length, value: '1'}]}}",
+            "headers[0].name: content-length is set by the sidecar",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], fallback: {response: {contentType: \"a\\nb\"}}}]",
+            "spec.rules[0].fallback.response.contentType: has control characters",
         ),
         ("targetRefs: [{name: a}], authorization: {}", "allow"),
         (

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::duration::PolicyDuration;
+use super::fallback::Fallback;
 use super::fault::FaultInjection;
 use super::spec::NotEnforced;
 
@@ -346,9 +347,9 @@ pub struct Rule {
     /// Failures that are asked for.
     #[serde(default)]
     pub fault_injection: Option<FaultInjection>,
-    /// See [`NotEnforced`].
+    /// What clients get where their service cannot answer.
     #[serde(default)]
-    pub fallback: Option<NotEnforced>,
+    pub fallback: Option<Fallback>,
 }
 
 /// A set of requests: by all of its parts.

@@ -14,9 +14,11 @@ use weft_proto::names::headers as names;
 
 use super::body::ResponseBody;
 use crate::outcome::{Failure, Origin, Outcome};
+use crate::policy::StaticResponse;
 
 const OUTCOME: HeaderName = HeaderName::from_static(names::OUTCOME);
 const ORIGIN: HeaderName = HeaderName::from_static(names::ORIGIN);
+const FALLBACK: HeaderName = HeaderName::from_static(names::FALLBACK);
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// What a `rate_limited` answer says where nobody knows better.
@@ -54,6 +56,48 @@ pub fn answer_later(
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
     response
+}
+
+/// Makes the response that stands in for `failure`: `response`, whose body `wants_body` may leave out
+/// (HEAD). gRPC callers get the failure's own trailers-only response, with the same headers but the
+/// content type.
+pub fn answer_fallback(
+    failure: &Failure,
+    response: &StaticResponse,
+    origin: Origin,
+    request_is_grpc: bool,
+    wants_body: bool,
+) -> Response<ResponseBody> {
+    let mut answer = if request_is_grpc {
+        let mut answer = trailers_only(failure.grpc_code(), &sentence(failure));
+        let headers = response.headers.iter();
+        let others = headers.filter(|(name, _)| *name != header::CONTENT_TYPE);
+        for (name, value) in others {
+            answer.headers_mut().insert(name.clone(), value.clone());
+        }
+        answer
+    } else {
+        let has_body = wants_body && may_have_body(response.status);
+        let body = if has_body {
+            ResponseBody::full(response.body.clone())
+        } else {
+            ResponseBody::Empty
+        };
+        let mut answer = Response::new(body);
+        *answer.status_mut() = response.status;
+        *answer.headers_mut() = response.headers.clone();
+        answer
+    };
+    let headers = answer.headers_mut();
+    headers.insert(OUTCOME, HeaderValue::from_static(failure.outcome.as_str()));
+    headers.insert(ORIGIN, HeaderValue::from_static(origin.as_str()));
+    mark_fallback(headers);
+    answer
+}
+
+/// Says of a response that a fallback made it.
+pub fn mark_fallback(headers: &mut HeaderMap) {
+    headers.insert(FALLBACK, HeaderValue::from_static("true"));
 }
 
 /// What a sidecar said in a response that it made itself. To be believed only where the peer's mesh

@@ -14,6 +14,7 @@ pub(crate) mod backend;
 pub(crate) mod bytes;
 pub(crate) mod destination;
 pub(crate) mod endpoint;
+pub(crate) mod fallback;
 pub(crate) mod request;
 pub(crate) mod tries;
 mod view;

@@ -11,11 +11,11 @@ use ::http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::backend::Backend;
 use super::destination::{Destination, Service, Target};
-use super::tries::{GRPC_TIMEOUT, Reply, Tries, out_of_time};
+use super::fallback::{Answered, Fallback, Passage, Unanswered};
+use super::tries::{Course, GRPC_TIMEOUT, Reply, out_of_time};
 use super::{DISCOVERY_WAIT, Outbound, Shared};
-use crate::exchange::{Account, Exchange};
+use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::client::BoxFuture;
 use crate::http::deadline::{before, earlier};
@@ -80,9 +80,14 @@ impl Requests {
         let mut exchange = Exchange::begin(service.account(), head.method.clone());
         match self.stack(&service, &mut exchange, head, body).await {
             Ok(reply) => self.finish(exchange, reply),
-            Err(failure) => {
+            Err(Unanswered::Failed(failure)) => {
                 exchange.fail(&failure, is_grpc);
                 answer::answer(&failure, Origin::Outbound, is_grpc)
+            }
+            Err(Unanswered::FellBack(answer, outcome)) => {
+                let grpc_status = grpc_status(answer.headers());
+                exchange.finish(answer.status().as_u16(), grpc_status, outcome);
+                *answer
             }
         }
     }
@@ -94,7 +99,7 @@ impl Requests {
         exchange: &mut Exchange,
         mut head: Parts,
         body: Incoming,
-    ) -> Result<Finished, Failure> {
+    ) -> Result<Finished, Unanswered> {
         let version = Version::of(head.version);
 
         // What two readers could understand in two ways is refused.
@@ -133,8 +138,52 @@ impl Requests {
             .and_then(|limit| exchange.started().checked_add(limit));
         let deadline = earlier(policy_deadline, own_deadline);
 
+        // Fallback: around everything that follows.
+        let passage = Passage {
+            service,
+            route,
+            version,
+            deadline,
+            own_deadline,
+            progress: timeouts.idle.map(|_| Arc::new(Progress::new())),
+        };
+        let mut course = Course::new(&target.routes[route], &head, body);
+        let answered = self.pass(&passage, exchange, &head, &mut course).await;
+        let answered = match &target.routes[route].fallback {
+            None => answered?,
+            Some(policy) => {
+                let fallback = Fallback { policy, passage };
+                fallback
+                    .stand_in(answered, exchange, &head, &mut course)
+                    .await?
+            }
+        };
+        Ok(Finished {
+            answered,
+            timeouts,
+            deadline,
+            own_deadline,
+            streams,
+            wanted,
+        })
+    }
+
+    /// The layers inside the fallback, in order.
+    async fn pass(
+        &self,
+        passage: &Passage<'_>,
+        exchange: &mut Exchange,
+        head: &Parts,
+        course: &mut Course,
+    ) -> Result<Answered, Failure> {
+        let Passage {
+            service,
+            route,
+            deadline,
+            ..
+        } = *passage;
         // Fault: what policy asks for, within the request's time.
-        if let Some(policy) = &target.routes[route].fault {
+        if let Some(policy) = &service.target.routes[route].fault {
             let fault = Fault::draw(policy, &head.headers, || fastrand::u32(..100));
             if let Some(delay) = fault.delay {
                 let waited = before(deadline, tokio::time::sleep(delay)).await;
@@ -146,44 +195,33 @@ impl Requests {
         }
 
         // Split.
-        let choice = self.split(service, route, &head)?;
-        let backend: &Arc<Backend> = &service.backends[choice.backend];
+        let choice = self.split(service, route, head)?;
 
         // Tries: retry, breaker, balance, per-try timeout, pool, connect.
-        let progress = timeouts.idle.map(|_| Arc::new(Progress::new()));
-        let tries = Tries {
-            service,
-            route,
-            backend_index: choice.backend,
-            backend,
-            version,
-            deadline,
-            own_deadline,
-            progress,
-        };
-        let reply = tries.run(exchange, head, body).await?;
-        Ok(Finished {
+        let tries = passage.tries(choice.backend);
+        let reply = tries.run(exchange, head, course).await?;
+        Ok(Answered {
             reply,
-            timeouts,
-            deadline,
-            own_deadline,
-            streams,
-            wanted,
             cookie: choice.cookie,
+            is_fallback: false,
         })
     }
 
     /// The response on its way to the application.
     fn finish(&self, exchange: Exchange, finished: Finished) -> Response<ResponseBody> {
         let Finished {
-            reply,
+            answered,
             timeouts,
             deadline,
             own_deadline,
             streams,
             wanted,
-            cookie,
         } = finished;
+        let Answered {
+            reply,
+            cookie,
+            is_fallback,
+        } = answered;
         let Reply {
             mut response,
             trusted,
@@ -195,6 +233,9 @@ impl Requests {
         headers::strip_hop_by_hop(response.headers_mut(), granted.is_some());
         if !trusted {
             headers::strip_ours(response.headers_mut());
+        }
+        if is_fallback {
+            answer::mark_fallback(response.headers_mut());
         }
         if let Some(cookie) = cookie {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -375,7 +416,7 @@ impl Handler for Refusal {
 
 /// A response, and what of its request still matters.
 struct Finished {
-    reply: Reply,
+    answered: Answered,
     timeouts: Timeouts,
     deadline: Option<Instant>,
     /// The client's own, which holds for streams too.
@@ -383,7 +424,6 @@ struct Finished {
     /// The request alone says that the exchange is a stream.
     streams: bool,
     wanted: Option<Wanted>,
-    cookie: Option<HeaderValue>,
 }
 
 /// How long a gRPC client waits, as it says.

@@ -27,7 +27,7 @@ use crate::http::deadline::{before, earlier};
 use crate::http::replay::{ReplayHandle, ReplayState, replayable};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome, Processed};
-use crate::policy::RetryPolicy;
+use crate::policy::{RetryPolicy, Route};
 use crate::resilience::attempt::{Answer, Pushback, TryResult, TryVerdict, parse_retry_after};
 use crate::resilience::balance::{PickKind, ProbeEligibility};
 use crate::resilience::deadline::{Deadline, format_grpc_timeout};
@@ -44,6 +44,8 @@ pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeou
 /// The oldest idle connection to a peer that is no sidecar which a request takes that must not be
 /// sent twice.
 const FRESH_ENOUGH: Duration = Duration::from_millis(500);
+/// Bytes of a request that are kept for a fallback's backend where the route does not retry.
+const FALLBACK_BODY_LIMIT: usize = 64 * 1024;
 /// What is read at most of an answer that is given up for another try, and for how long.
 const MAX_DISCARDED: usize = 64 * 1024;
 const DISCARD_LIMIT: Duration = Duration::from_secs(1);
@@ -88,7 +90,7 @@ enum Tried {
 }
 
 /// How far the tries of one request have come.
-struct Course {
+pub(crate) struct Course {
     /// Of the try to come; `None` while one is being made.
     body: Option<RequestBody>,
     /// Makes the bodies of further tries.
@@ -101,6 +103,8 @@ struct Course {
     free_used: bool,
     idempotent: bool,
     idempotency_key: bool,
+    /// The last try would have been repeated, but attempts or budget were spent.
+    exhausted: bool,
 }
 
 /// What follows a try.
@@ -118,11 +122,10 @@ impl Tries<'_> {
     pub(crate) async fn run(
         self,
         exchange: &mut Exchange,
-        head: Parts,
-        body: Incoming,
+        head: &Parts,
+        course: &mut Course,
     ) -> Result<Reply, Failure> {
         let policy = self.service.target.routes[self.route].retries.as_ref();
-        let mut course = Course::new(policy, &head, body);
         self.backend.budget.deposit(Instant::now().into_std());
         loop {
             // Balance, breaker: the endpoint.
@@ -136,17 +139,15 @@ impl Tries<'_> {
 
             // The try itself, within its own time.
             let started = Instant::now();
-            let tried = self
-                .send(&head, &mut course, &chosen.endpoint, started)
-                .await;
+            let tried = self.send(head, course, &chosen.endpoint, started).await;
             let result = tried.result();
             let verdict = self.backend.verdict(&result);
 
             // Again, or not.
             let failed_probe = chosen.kind == PickKind::Probe && verdict.is_failure();
-            let (free, wait) = match self.next(policy, &head, &course, &tried, failed_probe) {
+            let (free, wait) = match self.next(policy, head, course, &tried, failed_probe) {
                 Next::Again { free, wait } => (free, wait),
-                Next::Settle => return self.settle(tried, chosen, started, verdict),
+                Next::Settle => return self.settle(course, tried, chosen, started, verdict),
             };
             chosen.permits.observe(started.elapsed(), verdict);
             course.tried.push(Arc::clone(&chosen.endpoint));
@@ -246,7 +247,7 @@ impl Tries<'_> {
         &self,
         policy: Option<&RetryPolicy>,
         head: &Parts,
-        course: &Course,
+        course: &mut Course,
         tried: &Tried,
         failed_probe: bool,
     ) -> Next {
@@ -274,6 +275,7 @@ impl Tries<'_> {
                     return Next::Again { free: false, wait };
                 }
                 self.counters().record(RetryResult::BudgetExhausted);
+                course.exhausted = true;
                 Next::Settle
             }
             RetryDecision::Stop(reason) => {
@@ -282,6 +284,7 @@ impl Tries<'_> {
                     StopReason::NotReplayable => {
                         self.counters().record(RetryResult::NotReplayable);
                     }
+                    StopReason::AttemptsUsed => course.exhausted = true,
                     _ => {}
                 }
                 Next::Settle
@@ -292,6 +295,7 @@ impl Tries<'_> {
     /// The last try's result is the request's.
     fn settle(
         &self,
+        course: &mut Course,
         tried: Tried,
         mut chosen: Chosen,
         started: Instant,
@@ -301,6 +305,8 @@ impl Tries<'_> {
         let (response, answer) = match tried {
             Tried::Failed(error) => {
                 chosen.permits.observe(latency, verdict);
+                // What was never written is whole: a fallback can still send it.
+                course.body = error.request.map(|request| request.into_body());
                 return Err(error.failure);
             }
             Tried::Answered(response, answer) => (*response, answer),
@@ -338,15 +344,24 @@ impl Tries<'_> {
 }
 
 impl Course {
-    /// The body is kept where the route retries. A request without a body can always be sent again.
-    fn new(policy: Option<&RetryPolicy>, head: &Parts, body: Incoming) -> Self {
+    /// The body is kept where the route retries, or another backend may have to answer. A request
+    /// without a body can always be sent again.
+    pub(crate) fn new(route: &Route, head: &Parts, body: Incoming) -> Self {
+        let policy = route.retries.as_ref();
         let idempotency_key = head.headers.contains_key(&IDEMPOTENCY_KEY);
-        let (body, replay) = match policy {
-            Some(policy) if policy.attempts > 0 => {
-                let (body, handle) = replayable(body, policy.body_limit_bytes);
+        let retried = policy.filter(|policy| policy.attempts > 0);
+        let fallback = route.fallback.as_ref();
+        let kept = retried.map(|policy| policy.body_limit_bytes).or_else(|| {
+            fallback
+                .filter(|fallback| fallback.asks_a_backend())
+                .map(|_| FALLBACK_BODY_LIMIT)
+        });
+        let (body, replay) = match kept {
+            Some(limit) => {
+                let (body, handle) = replayable(body, limit);
                 (body, Some(handle))
             }
-            _ => match RequestBody::from(body) {
+            None => match RequestBody::from(body) {
                 RequestBody::Empty => (RequestBody::Empty, Some(ReplayHandle::whole(Bytes::new()))),
                 body => (body, None),
             },
@@ -360,7 +375,27 @@ impl Course {
             free_used: false,
             idempotent: retry::is_idempotent(policy, &head.method, idempotency_key),
             idempotency_key,
+            exhausted: false,
         }
+    }
+
+    /// Whether the last try would have been repeated, if attempts and budget had not been spent.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    /// Readies the request for another backend, as if nothing had been tried; false where its body
+    /// is gone.
+    pub(crate) fn restart(&mut self) -> bool {
+        let again = || self.replay.as_ref().and_then(ReplayHandle::another);
+        let Some(body) = self.body.take().or_else(again) else {
+            return false;
+        };
+        self.body = Some(body);
+        self.tried.clear();
+        self.attempt = 1;
+        (self.free, self.free_used, self.exhausted) = (false, false, false);
+        true
     }
 
     /// Which probes the try to come may be.
@@ -454,7 +489,7 @@ impl Tried {
 
 /// Reads the rest of an answer that nobody wants, so that its connection can be used again. A long
 /// or slow one is not worth it.
-fn discard(body: UpstreamBody) {
+pub(crate) fn discard(body: UpstreamBody) {
     if body.is_end_stream() {
         return;
     }

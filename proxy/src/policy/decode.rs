@@ -20,10 +20,10 @@ use weft_proto::spiffe::SpiffeId;
 
 use super::{
     AllowEntry, AllowList, BackendPolicy, BalancerPolicy, BreakerPolicy, BreakerScope,
-    BudgetPolicy, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FaultPolicy,
-    HeaderMatch, InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch, Principal,
-    Probe, Protocol, RetryPolicy, Route, RouteMatch, ServiceRef, ServiceTarget, Split, Sticky,
-    Timeouts, WeightedBackend,
+    BudgetPolicy, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FallbackPolicy,
+    FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch,
+    Principal, Probe, Protocol, RetryPolicy, Route, RouteMatch, ServiceRef, ServiceTarget, Split,
+    Sticky, Timeouts, WeightedBackend,
 };
 
 /// Why a message is refused.
@@ -231,6 +231,9 @@ fn route(message: &wire::Route, backends: usize) -> Decoded<Route> {
         retries: optional("retries", message.retries.as_ref(), retries)?,
         split: self::split(split, backends).map_err(at("split"))?,
         fault: optional("fault", message.fault.as_ref(), FaultPolicy::decode)?,
+        fallback: optional("fallback", message.fallback.as_ref(), |fallback| {
+            FallbackPolicy::decode(fallback, backends)
+        })?,
     })
 }
 
@@ -491,7 +494,7 @@ fn method(text: &str) -> Decoded<Method> {
     Method::from_bytes(text.as_bytes()).map_err(|_| refuse("method", "not a method"))
 }
 
-fn header_name(text: &str) -> Decoded<HeaderName> {
+pub(super) fn header_name(text: &str) -> Decoded<HeaderName> {
     HeaderName::from_lowercase(text.as_bytes())
         .map_err(|_| refuse("name", "not a header name in lower case"))
 }

@@ -6,6 +6,7 @@
 //! budget on every retry policy).
 
 pub mod decode;
+mod fallback;
 mod fault;
 mod rate_limit;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use weft_proto::spiffe::SpiffeId;
 
+pub use fallback::{FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse};
 pub use fault::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy};
 pub use rate_limit::{Rate, RateLimitKey, RateLimitOverride, RateLimitPolicy};
 
@@ -133,6 +135,8 @@ pub struct Route {
     pub split: Split,
     /// Failures that are asked for.
     pub fault: Option<FaultPolicy>,
+    /// What clients get where no server answered.
+    pub fallback: Option<FallbackPolicy>,
 }
 
 /// A conjunction; an absent part matches everything.

@@ -82,6 +82,18 @@ fn target() -> wire::ServiceTarget {
                     percent: 1,
                 }),
             }),
+            fallback: Some(wire::Fallback {
+                triggers: vec![wire::FallbackTrigger::Timeout.into()],
+                answer: Some(wire::fallback::Answer::Response(wire::StaticResponse {
+                    status: 503,
+                    content_type: "text/plain".into(),
+                    body: b"later".to_vec(),
+                    headers: vec![wire::Header {
+                        name: "retry-after".into(),
+                        value: "5".into(),
+                    }],
+                })),
+            }),
         }],
         backends: vec![wire::Backend {
             service: Some(cart()),
@@ -157,7 +169,46 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
         let fault = target.routes[0].fault.as_mut().unwrap();
         fault.abort.as_mut().unwrap()
     }
-    let cases: [(&str, Spoil); 27] = [
+    fn fallback(target: &mut wire::ServiceTarget) -> &mut wire::Fallback {
+        target.routes[0].fallback.as_mut().unwrap()
+    }
+    fn fallback_header(target: &mut wire::ServiceTarget, name: &str) {
+        let Some(wire::fallback::Answer::Response(response)) = &mut fallback(target).answer else {
+            panic!("a response")
+        };
+        response.headers[0].name = name.into();
+    }
+    let cases: [(&str, Spoil); 33] = [
+        ("service.routes[0].fallback.triggers: missing", |it| {
+            fallback(it).triggers.clear();
+        }),
+        (
+            "service.routes[0].fallback.triggers[0]: unspecified",
+            |it| {
+                fallback(it).triggers[0] = 0;
+            },
+        ),
+        (
+            "service.routes[0].fallback.backend: after a timeout",
+            |it| {
+                fallback(it).answer = Some(wire::fallback::Answer::Backend(0));
+            },
+        ),
+        (
+            "service.routes[0].fallback.backend: no such backend",
+            |it| {
+                fallback(it).triggers = vec![wire::FallbackTrigger::Overload.into()];
+                fallback(it).answer = Some(wire::fallback::Answer::Backend(1));
+            },
+        ),
+        (
+            "service.routes[0].fallback.response.headers: one of the connection's own",
+            |it| fallback_header(it, "content-length"),
+        ),
+        (
+            "service.routes[0].fallback.response.headers: one of the connection's own",
+            |it| fallback_header(it, "x-weft-outcome"),
+        ),
         ("service.service: missing", |it| it.service = None),
         ("service.service.port: not from 1 to 65535", |it| {
             it.service.as_mut().unwrap().port = 0;

@@ -17,6 +17,7 @@
 //! * [`deadline`]: time left, and the headers that carry it.
 //! * [`limiter`]: whether a request is within its rate.
 //! * [`split`]: which backend a request goes to.
+//! * [`fallback`]: whether a fallback stands in for what a request came to.
 //! * [`fault`]: whether a request meets a failure that policy asks for.
 //! * [`route`]: which route a request takes.
 
@@ -26,6 +27,7 @@ pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod deadline;
+pub mod fallback;
 pub mod fault;
 pub mod group;
 pub mod health;

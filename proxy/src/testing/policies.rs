@@ -66,6 +66,7 @@ pub(crate) fn route(name: &str, backends: Vec<WeightedBackend>) -> Route {
             next_when_empty: false,
         },
         fault: None,
+        fallback: None,
     }
 }
 

@@ -13,6 +13,7 @@
 mod breaker;
 mod common;
 mod edges;
+mod fallback;
 mod faults;
 mod lifecycle;
 mod limits;
@@ -43,6 +44,7 @@ fn main() -> anyhow::Result<ExitCode> {
     breaker::register(&mut suite);
     retries::register(&mut suite);
     faults::register(&mut suite);
+    fallback::register(&mut suite);
     security::register(&mut suite);
     lifecycle::register(&mut suite);
     outage::register(&mut suite);

@@ -251,6 +251,46 @@ fn a_rules_fault_stands_before_the_services_and_that_before_the_namespaces() {
 }
 
 #[test]
+fn fallbacks_name_their_backend_or_carry_their_answer() {
+    use weft_proto::discovery::FallbackTrigger as Trigger;
+    use weft_proto::discovery::fallback::Answer;
+    let model = mesh(&[policy(
+        "p",
+        "demo",
+        "targetRefs: [{name: checkout}],
+         fallback: {triggers: [RetriesExhausted, Overload], backend: {name: canary, port: 81}},
+         rules: [{name: r, matches: [{}], fallback: {response: {body: later, headers: [{name: Retry-After, value: '5'}]}}}]",
+    )]);
+    let target = to_service(&model, outbound("fd96::10", 80));
+    let [rule, default] = target.routes.as_slice() else {
+        panic!("two routes")
+    };
+    let of_rule = rule.fallback.as_ref().unwrap();
+    let triggers: Vec<_> = of_rule.triggers().collect();
+    assert_eq!(triggers, [Trigger::CircuitOpen, Trigger::NoEndpoints]);
+    let Some(Answer::Response(response)) = &of_rule.answer else {
+        panic!("a response")
+    };
+    assert_eq!(
+        (response.status, response.body.as_slice()),
+        (503, &b"later"[..])
+    );
+    assert_eq!(response.content_type, "text/plain; charset=utf-8");
+    assert_eq!(response.headers[0].name, "retry-after");
+
+    let of_default = default.fallback.as_ref().unwrap();
+    let triggers: Vec<_> = of_default.triggers().collect();
+    assert_eq!(triggers, [Trigger::RetriesExhausted, Trigger::Overload]);
+    let Some(Answer::Backend(index)) = of_default.answer else {
+        panic!("a backend")
+    };
+    let backend = target.backends[index as usize].service.as_ref().unwrap();
+    assert_eq!((&*backend.name, backend.port), ("canary", 81));
+    let sides = &default.split.as_ref().unwrap().backends;
+    assert!(sides.iter().all(|side| side.backend != index));
+}
+
+#[test]
 fn every_stanza_reaches_the_wire() {
     let model = mesh(&[
         policy("p", "demo", "targetRefs: [{name: checkout, sectionName: http}],

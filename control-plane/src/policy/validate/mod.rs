@@ -1,6 +1,7 @@
 //! Bounds, and what fields ask of each other. The bounds and messages are those of the resource's
 //! schema, so that a cluster and a directory refuse the same things with the same words.
 
+mod fallback;
 mod fault;
 mod findings;
 mod rate_limit;
@@ -140,10 +141,12 @@ fn check_spec(found: &mut Findings, spec: &TrafficPolicySpec) {
     if let Some(fault) = fault_injection {
         fault::check_fault(found, "spec.faultInjection", fault);
     }
+    if let Some(fallback) = fallback {
+        fallback::check_fallback(found, "spec.fallback", fallback);
+    }
     if let Some(limit) = rate_limit {
         rate_limit::check(found, "spec.rateLimit", limit);
     }
-    found.absent("spec.fallback".into(), *fallback);
 }
 
 fn check_targets(found: &mut Findings, targets: &[TargetRef]) {

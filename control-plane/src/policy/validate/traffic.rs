@@ -1,5 +1,6 @@
 //! The client-side stanzas' bounds.
 
+use super::fallback::check_fallback;
 use super::fault::check_fault;
 use super::findings::Findings;
 use crate::policy::traffic::{
@@ -18,7 +19,7 @@ const MAX_SPLIT_MATCHES: usize = 4;
 const MAX_RULES: usize = 16;
 const MAX_RULE_MATCHES: usize = 8;
 pub(super) const MAX_HEADERS: usize = 8;
-const MAX_HEADER_VALUE: usize = 1024;
+pub(super) const MAX_HEADER_VALUE: usize = 1024;
 
 pub(super) fn check_timeouts(found: &mut Findings, path: &str, timeouts: &Timeouts) {
     if *timeouts == Timeouts::default() {
@@ -331,8 +332,10 @@ pub(super) fn check_rules(found: &mut Findings, rules: &[Rule]) {
         if let Some(fault) = &rule.fault_injection {
             check_fault(found, &format!("{path}.faultInjection"), fault);
         }
+        if let Some(fallback) = &rule.fallback {
+            check_fallback(found, &format!("{path}.fallback"), fallback);
+        }
         found.absent(format!("{path}.rateLimit"), rule.rate_limit);
-        found.absent(format!("{path}.fallback"), rule.fallback);
     }
 }
 

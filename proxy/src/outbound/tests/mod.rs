@@ -3,6 +3,7 @@
 mod bytes;
 mod destinations;
 mod failures;
+mod fallbacks;
 mod faults;
 mod forms;
 mod hot_path;

@@ -56,10 +56,15 @@ async fn the_deadline_covers_all_tries_and_their_waits() {
     let sidecar = Sidecar::knowing(policy, at(&[&server]));
     let started = std::time::Instant::now();
     let answer = sidecar.http1().await.get("/").await;
-    // A wait that would not end in time is not begun: the last answer is passed on.
-    assert_eq!((answer.status.as_u16(), &*answer.body), (503, &b"busy"[..]));
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(server.requests() > 1);
+    if answer.status == 504 {
+        // Rarely the time is over in the middle of a try.
+        answer.assert_made_by("outbound", Outcome::RequestTimeout);
+        return;
+    }
+    // A wait that would not end in time is not begun: the last answer is passed on.
+    assert_eq!((answer.status.as_u16(), &*answer.body), (503, &b"busy"[..]));
     assert_eq!(sidecar.retries("deadline"), 1);
 }
 

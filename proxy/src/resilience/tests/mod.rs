@@ -5,6 +5,7 @@ mod breaker;
 mod budget;
 mod deadline;
 mod ejection;
+mod fallback;
 mod fault;
 mod limiter;
 mod retry;

@@ -17,6 +17,7 @@ fn route(matches: Vec<RouteMatch>) -> Route {
             next_when_empty: false,
         },
         fault: None,
+        fallback: None,
     }
 }
 
