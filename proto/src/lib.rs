@@ -4,6 +4,7 @@
 //! * [`identity`]: how a sidecar gets its certificate.
 //! * [`names`]: every label, annotation, port, header, metric and environment variable that more
 //!   than one crate or a user spells.
+//! * [`pattern`]: what a regular expression of a policy means.
 //! * [`spiffe`]: the one parser of SPIFFE ids.
 //!
 //! The messages are generated at build time from the `.proto` files beside this crate, which carry
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod names;
+pub mod pattern;
 pub mod spiffe;
 
 /// The discovery stream (`weft.discovery.v1`).

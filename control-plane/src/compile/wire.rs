@@ -10,8 +10,9 @@ use weft_proto::discovery::sticky::Kind as StickyKind;
 use crate::index::Name;
 use crate::policy::{
     self, Authorization, AuthorizationMode, BalancerPolicy, BreakerScope, CircuitBreaker,
-    HeaderMatch, LoadBalancer, Method, MtlsMode, PathMatchType, PolicyDuration, Principal, Retries,
-    RetryAfter, RetryCondition, RuleMatch, Sticky, StickyType, Timeouts, WhenEmpty,
+    GrpcMatch, HeaderMatch, HeaderMatchType, LoadBalancer, Method, MtlsMode, PathMatchType,
+    PolicyDuration, Principal, Retries, RetryAfter, RetryCondition, RuleMatch, Sticky, StickyType,
+    Timeouts, WhenEmpty,
 };
 
 /// TCP and TLS together, where no policy says it.
@@ -180,18 +181,46 @@ pub(super) fn when_empty(when_empty: WhenEmpty) -> wire::WhenEmpty {
 
 pub(super) fn route_match(entry: &RuleMatch) -> wire::RouteMatch {
     wire::RouteMatch {
-        path: entry.path.as_ref().and_then(path_match),
+        path: match &entry.grpc {
+            Some(grpc) => Some(grpc_path(grpc)),
+            None => entry.path.as_ref().and_then(path_match),
+        },
         method: entry
             .method
             .map_or_else(String::new, |method| method.as_str().to_owned()),
         headers: entry.headers.iter().map(header_match).collect(),
+        query: entry
+            .query_params
+            .iter()
+            .map(|param| wire::QueryMatch {
+                name: param.name.clone(),
+                value: param.value.clone(),
+            })
+            .collect(),
+        grpc: entry.grpc.is_some(),
     }
+}
+
+/// As gRPC spells service and method in HTTP/2's path.
+fn grpc_path(grpc: &GrpcMatch) -> wire::PathMatch {
+    let kind = match &grpc.method {
+        Some(method) => PathKind::Exact(format!("/{}/{method}", grpc.service)),
+        None => PathKind::Prefix(format!("/{}", grpc.service)),
+    };
+    wire::PathMatch { kind: Some(kind) }
 }
 
 pub(super) fn header_match(header: &HeaderMatch) -> wire::HeaderMatch {
     wire::HeaderMatch {
         name: header.name.to_ascii_lowercase(),
         value: header.value.clone().unwrap_or_default(),
+        kind: match header.kind {
+            HeaderMatchType::Exact => wire::HeaderMatchKind::Exact,
+            HeaderMatchType::Prefix => wire::HeaderMatchKind::Prefix,
+            HeaderMatchType::RegularExpression => wire::HeaderMatchKind::Regex,
+            HeaderMatchType::Present => wire::HeaderMatchKind::Present,
+        }
+        .into(),
     }
 }
 
@@ -231,10 +260,8 @@ fn path_match(path: &policy::PathMatch) -> Option<wire::PathMatch> {
     let kind = match path.kind {
         PathMatchType::PathPrefix if path.value.trim_end_matches('/').is_empty() => return None,
         PathMatchType::PathPrefix => PathKind::Prefix(segments(&path.value)),
-        // A regular expression never gets here: such a policy is refused.
-        PathMatchType::Exact | PathMatchType::RegularExpression => {
-            PathKind::Exact(path.value.clone())
-        }
+        PathMatchType::Exact => PathKind::Exact(path.value.clone()),
+        PathMatchType::RegularExpression => PathKind::Regex(path.value.clone()),
     };
     Some(wire::PathMatch { kind: Some(kind) })
 }

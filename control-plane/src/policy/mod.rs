@@ -28,9 +28,9 @@ pub use spec::{
 };
 pub use traffic::{
     Backoff, BalancerPolicy, BreakerScope, Budget, CircuitBreaker, ConsecutiveFailures, ErrorRate,
-    GrpcCode, HalfOpen, HeaderMatch, HeaderMatchType, Limits, LoadBalancer, Locality, Method,
-    PathMatch, PathMatchType, Retries, RetryAfter, RetryCondition, Rule, RuleMatch, Split,
-    SplitBackend, SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
+    GrpcCode, GrpcMatch, HalfOpen, HeaderMatch, HeaderMatchType, Limits, LoadBalancer, Locality,
+    Method, PathMatch, PathMatchType, QueryParamMatch, Retries, RetryAfter, RetryCondition, Rule,
+    RuleMatch, Split, SplitBackend, SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
 };
 pub use validate::Violation;
 pub(crate) use validate::is_label;

@@ -99,7 +99,6 @@ fn samples_of_the_schema() {
                 "locality: PreferSameZone: not enforced",
                 "spec.split.mirror: not enforced",
                 "matches[1].cookies: not enforced",
-                "rules[1].matches[0].grpc: not enforced",
             ],
             None => {
                 outcome.unwrap();
@@ -254,24 +253,28 @@ fn violations_name_their_field() {
             "spec.split.backends[0].weight",
         ),
         (
-            "targetRefs: [{name: a}], split: {backends: [{name: b, matches: [{headers: [{name: x, type: Prefix, value: v}]}]}]}",
-            "headers[0].type: Prefix: not enforced",
+            "targetRefs: [{name: a}], split: {backends: [{name: b, matches: [{headers: [{name: x, type: RegularExpression, value: '('}]}]}]}",
+            "headers[0].value: not a regular expression",
         ),
         (
             "targetRefs: [{name: a}], rules: [{name: r, matches: [{path: {value: orders}}]}]",
             "spec.rules[0].matches[0].path.value: path must start",
         ),
         (
-            "targetRefs: [{name: a}], rules: [{name: r, matches: [{path: {type: RegularExpression, value: .}}]}]",
-            "RegularExpression: not enforced",
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{path: {type: RegularExpression, value: '/a('}}]}]",
+            "matches[0].path.value: not a regular expression",
         ),
         (
             "targetRefs: [{name: a}], rules: [{name: r, matches: []}]",
             "spec.rules[0].matches: at least one",
         ),
         (
-            "targetRefs: [{name: a}], rules: [{name: r, matches: [{queryParams: []}]}]",
-            "queryParams: not enforced",
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{queryParams: [{name: a, value: x}, {name: a, value: y}]}]}]",
+            "queryParams: duplicate map key (name)",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{grpc: {service: a/B}}]}]",
+            "grpc.service: \"a/B\" is not a gRPC service",
         ),
         (
             "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], timeouts: {connect: 1s}}]",

@@ -362,10 +362,31 @@ pub struct RuleMatch {
     pub method: Option<Method>,
     /// By all of these headers: at most 8.
     pub headers: Vec<HeaderMatch>,
-    /// See [`NotEnforced`].
-    pub query_params: Option<NotEnforced>,
-    /// See [`NotEnforced`].
-    pub grpc: Option<NotEnforced>,
+    /// By the first values of all of these query parameters: at most 8.
+    pub query_params: Vec<QueryParamMatch>,
+    /// By gRPC service and method; without path and method then.
+    pub grpc: Option<GrpcMatch>,
+}
+
+/// A query parameter, by its whole value, decoded.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueryParamMatch {
+    /// 1 to 256 bytes.
+    pub name: String,
+    /// At most 1,024 bytes.
+    pub value: String,
+}
+
+/// gRPC requests.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GrpcMatch {
+    /// The service with its package.
+    pub service: String,
+    /// The method; every one where it is left out.
+    #[serde(default)]
+    pub method: Option<String>,
 }
 
 /// A path, without its query.
@@ -387,7 +408,7 @@ pub enum PathMatchType {
     /// Whole leading segments.
     #[default]
     PathPrefix,
-    /// Not enforced by this version.
+    /// A regular expression that the whole path matches.
     RegularExpression,
 }
 
@@ -411,11 +432,11 @@ pub enum HeaderMatchType {
     /// The whole value.
     #[default]
     Exact,
-    /// Not enforced by this version.
+    /// What the value begins with.
     Prefix,
-    /// Not enforced by this version.
+    /// A regular expression that the whole value matches.
     RegularExpression,
-    /// Not enforced by this version.
+    /// Any value.
     Present,
 }
 

@@ -123,8 +123,8 @@ impl Requests {
 
         // Route.
         let target = &service.target;
-        let path = head.uri.path();
-        let route = route::match_route(&target.routes, &head.method, path, &head.headers)
+        let (path, query) = (head.uri.path(), head.uri.query());
+        let route = route::match_route(&target.routes, &head.method, path, query, &head.headers)
             .ok_or_else(|| Failure::never(Outcome::NoRoute, "no route matches this request"))?;
         let timeouts = target.routes[route].timeouts;
         *exchange.account() = service.route_account(route);

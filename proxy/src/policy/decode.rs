@@ -16,14 +16,15 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use weft_proto::discovery as wire;
+use weft_proto::pattern::Pattern;
 use weft_proto::spiffe::SpiffeId;
 
 use super::{
     AllowEntry, AllowList, BackendPolicy, BalancerPolicy, BreakerPolicy, BreakerScope,
     BudgetPolicy, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FallbackPolicy,
     FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch,
-    Principal, Probe, Protocol, RetryPolicy, Route, RouteMatch, ServiceRef, ServiceTarget, Split,
-    Sticky, Timeouts, WeightedBackend,
+    Principal, Probe, Protocol, QueryMatch, RetryPolicy, Route, RouteMatch, ServiceRef,
+    ServiceTarget, Split, Sticky, Timeouts, ValueMatch, WeightedBackend,
 };
 
 /// Why a message is refused.
@@ -242,6 +243,7 @@ fn route_match(message: &wire::RouteMatch) -> Decoded<RouteMatch> {
     let path_match = |it: &wire::PathMatch| match it.kind.as_ref().ok_or(missing("kind"))? {
         Kind::Exact(text) => Ok(PathMatch::Exact(path(text)?)),
         Kind::Prefix(text) => Ok(PathMatch::Prefix(path(text)?)),
+        Kind::Regex(text) => Ok(PathMatch::Regex(pattern(text).map_err(at("regex"))?)),
     };
     Ok(RouteMatch {
         path: optional("path", message.path.as_ref(), path_match)?,
@@ -250,15 +252,36 @@ fn route_match(message: &wire::RouteMatch) -> Decoded<RouteMatch> {
             text => Some(method(text)?),
         },
         headers: each("headers", &message.headers, header_match)?,
+        query: each("query", &message.query, |it| {
+            if it.name.is_empty() {
+                return Err(missing("name"));
+            }
+            Ok(QueryMatch {
+                name: it.name.as_str().into(),
+                value: it.value.as_str().into(),
+            })
+        })?,
+        grpc: message.grpc,
     })
 }
 
 pub(super) fn header_match(message: &wire::HeaderMatch) -> Decoded<HeaderMatch> {
+    use wire::HeaderMatchKind as Kind;
+    let value = HeaderValue::from_str(&message.value);
+    let value = value.map_err(|_| refuse("value", "not a header value"));
     Ok(HeaderMatch {
         name: header_name(&message.name)?,
-        value: HeaderValue::from_str(&message.value)
-            .map_err(|_| refuse("value", "not a header value"))?,
+        value: match known("kind", message.kind)? {
+            Kind::Exact => ValueMatch::Exact(value?),
+            Kind::Prefix => ValueMatch::Prefix(value?.as_bytes().into()),
+            Kind::Regex => ValueMatch::Regex(pattern(&message.value).map_err(at("value"))?),
+            Kind::Present => ValueMatch::Present,
+        },
     })
+}
+
+fn pattern(text: &str) -> Decoded<Pattern> {
+    Pattern::new(text).map_err(|why| refuse("", why.to_string()))
 }
 
 fn timeouts(message: &wire::Timeouts) -> Decoded<Timeouts> {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
+use weft_proto::pattern::Pattern;
 use weft_proto::spiffe::SpiffeId;
 
 pub use fallback::{FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse};
@@ -146,8 +147,21 @@ pub struct RouteMatch {
     pub path: Option<PathMatch>,
     /// The method.
     pub method: Option<Method>,
-    /// All of these, by whole value.
+    /// All of these.
     pub headers: Vec<HeaderMatch>,
+    /// All of these.
+    pub query: Vec<QueryMatch>,
+    /// Only gRPC requests.
+    pub grpc: bool,
+}
+
+/// A query parameter by its first value, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryMatch {
+    /// The parameter.
+    pub name: Box<str>,
+    /// Its whole value.
+    pub value: Box<str>,
 }
 
 /// A path match.
@@ -157,15 +171,30 @@ pub enum PathMatch {
     Exact(Box<str>),
     /// Whole leading segments.
     Prefix(Box<str>),
+    /// A pattern of the whole path.
+    Regex(Pattern),
 }
 
-/// One header by its whole value.
+/// One header, on any of its lines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeaderMatch {
     /// The header.
     pub name: HeaderName,
     /// Its value.
-    pub value: HeaderValue,
+    pub value: ValueMatch,
+}
+
+/// A header's value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ValueMatch {
+    /// The whole value.
+    Exact(HeaderValue),
+    /// What it begins with.
+    Prefix(Box<[u8]>),
+    /// A pattern of the whole value; a value that is not visible ASCII matches none.
+    Regex(Pattern),
+    /// Any value.
+    Present,
 }
 
 /// Bounds of an exchange in time.

@@ -33,7 +33,9 @@ fn target() -> wire::ServiceTarget {
                 headers: vec![wire::HeaderMatch {
                     name: "x-canary".into(),
                     value: "always".into(),
+                    ..Default::default()
                 }],
+                ..Default::default()
             }],
             timeouts: Some(wire::Timeouts {
                 request: Some(duration(3000)),
@@ -440,6 +442,64 @@ fn inbound() {
         decode::inbound(&message).unwrap_err().to_string(),
         "mtls: missing"
     );
+}
+
+#[test]
+fn matches_are_refused_where_they_could_not_be_made() {
+    use wire::HeaderMatchKind as Kind;
+    let header = |kind: i32, value: &str| wire::RouteMatch {
+        headers: vec![wire::HeaderMatch {
+            name: "x".into(),
+            value: value.into(),
+            kind,
+        }],
+        ..Default::default()
+    };
+    let path = |regex: &str| wire::RouteMatch {
+        path: Some(wire::PathMatch {
+            kind: Some(wire::path_match::Kind::Regex(regex.into())),
+        }),
+        ..Default::default()
+    };
+    let query = |name: &str| wire::RouteMatch {
+        query: vec![wire::QueryMatch {
+            name: name.into(),
+            value: String::new(),
+        }],
+        grpc: true,
+        ..Default::default()
+    };
+    let decoded = |rule| {
+        let mut target = target();
+        target.routes[0].matches = vec![rule];
+        let message = wire::Outbound {
+            target: Some(wire::outbound::Target::Service(target)),
+        };
+        let decoded = decode::outbound(&message).map_err(|error| error.to_string())?;
+        let OutboundTarget::Service(target) = decoded else {
+            panic!("no service");
+        };
+        Ok(target.routes[0].matches[0].clone())
+    };
+    let good: super::RouteMatch = decoded(query("a")).unwrap();
+    assert!(good.grpc);
+    assert_eq!(&*good.query[0].name, "a");
+    assert!(decoded(path("/a[0-9]")).is_ok());
+    assert!(decoded(header(Kind::Regex.into(), "a|b")).is_ok());
+    assert!(decoded(header(Kind::Present.into(), "")).is_ok());
+    for (rule, reason) in [
+        (path("/a("), "path.regex: not a regular expression"),
+        (
+            header(Kind::Regex.into(), "("),
+            "headers[0].value: not a regular expression",
+        ),
+        (header(Kind::Prefix.into(), "\n"), "headers[0].value"),
+        (header(9, "a"), "headers[0].kind: unknown value 9"),
+        (query(""), "query[0].name: missing"),
+    ] {
+        let error: String = decoded(rule).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[test]

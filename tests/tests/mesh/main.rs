@@ -19,6 +19,7 @@ mod lifecycle;
 mod limits;
 mod outage;
 mod retries;
+mod rules;
 mod security;
 mod split;
 mod transparent;
@@ -50,6 +51,7 @@ fn main() -> anyhow::Result<ExitCode> {
     outage::register(&mut suite);
     edges::register(&mut suite);
     limits::register(&mut suite);
+    rules::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

@@ -1,5 +1,6 @@
 mod destinations;
 mod rate_limits;
+mod rules;
 
 use proptest::prelude::*;
 use weft_proto::discovery::outbound::Target;

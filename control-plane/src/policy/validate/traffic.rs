@@ -1,12 +1,14 @@
 //! The client-side stanzas' bounds.
 
+use weft_proto::pattern::Pattern;
+
 use super::fallback::check_fallback;
 use super::fault::check_fault;
 use super::findings::Findings;
 use crate::policy::traffic::{
-    BalancerPolicy, CircuitBreaker, HeaderMatch, HeaderMatchType, LoadBalancer, Locality,
-    PathMatch, PathMatchType, Retries, Rule, RuleMatch, Split, SplitBackend, SplitMatch, Sticky,
-    StickyType, Timeouts,
+    BalancerPolicy, CircuitBreaker, GrpcMatch, HeaderMatch, HeaderMatchType, LoadBalancer,
+    Locality, PathMatch, PathMatchType, Retries, Rule, RuleMatch, Split, SplitBackend, SplitMatch,
+    Sticky, StickyType, Timeouts,
 };
 
 const MAX_ATTEMPTS: u32 = 10;
@@ -19,6 +21,9 @@ const MAX_SPLIT_MATCHES: usize = 4;
 const MAX_RULES: usize = 16;
 const MAX_RULE_MATCHES: usize = 8;
 pub(super) const MAX_HEADERS: usize = 8;
+const MAX_QUERY_PARAMS: usize = 8;
+const MAX_QUERY_NAME: usize = 256;
+const MAX_GRPC_NAME: usize = 256;
 pub(super) const MAX_HEADER_VALUE: usize = 1024;
 
 pub(super) fn check_timeouts(found: &mut Findings, path: &str, timeouts: &Timeouts) {
@@ -343,7 +348,7 @@ fn check_match(found: &mut Findings, path: &str, entry: &RuleMatch) {
     if let Some(PathMatch { kind, value }) = &entry.path {
         let path = format!("{path}.path");
         if *kind == PathMatchType::RegularExpression {
-            found.not_enforced(format!("{path}.type: RegularExpression"));
+            check_pattern(found, &format!("{path}.value"), value);
         } else {
             found.path(&format!("{path}.value"), value);
         }
@@ -359,8 +364,60 @@ fn check_match(found: &mut Findings, path: &str, entry: &RuleMatch) {
     if entry.grpc.is_some() && (entry.path.is_some() || entry.method.is_some()) {
         found.add(path, "grpc is exclusive with path and method", "");
     }
-    found.absent(format!("{path}.queryParams"), entry.query_params);
-    found.absent(format!("{path}.grpc"), entry.grpc);
+    let query = format!("{path}.queryParams");
+    found.at_most(&query, entry.query_params.len(), MAX_QUERY_PARAMS);
+    found.distinct(
+        &query,
+        entry.query_params.iter().map(|param| &param.name),
+        "map key (name)",
+    );
+    for (at, param) in entry.query_params.iter().enumerate() {
+        let path = format!("{query}[{at}]");
+        if param.name.is_empty() || param.name.chars().count() > MAX_QUERY_NAME {
+            let reason = format!("empty or longer than {MAX_QUERY_NAME} characters");
+            found.add(format!("{path}.name"), reason, "");
+        }
+        if param.value.chars().count() > MAX_HEADER_VALUE {
+            let reason = format!("longer than {MAX_HEADER_VALUE} characters");
+            found.add(format!("{path}.value"), reason, "");
+        }
+    }
+    if let Some(grpc) = &entry.grpc {
+        check_grpc(found, &format!("{path}.grpc"), grpc);
+    }
+}
+
+/// `^[A-Za-z_][A-Za-z0-9_.]*$`, methods without the dot.
+fn check_grpc(found: &mut Findings, path: &str, grpc: &GrpcMatch) {
+    let is_name = |name: &str, dots: bool| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || (dots && b == b'.');
+        name.len() <= MAX_GRPC_NAME
+            && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.bytes().all(inner)
+    };
+    if !is_name(&grpc.service, true) {
+        let reason = format!("{:?} is not a gRPC service", grpc.service);
+        found.add(format!("{path}.service"), reason, "write package.Service");
+    }
+    if let Some(method) = &grpc.method
+        && !is_name(method, false)
+    {
+        let reason = format!("{method:?} is not a gRPC method");
+        found.add(format!("{path}.method"), reason, "");
+    }
+}
+
+fn check_pattern(found: &mut Findings, path: &str, value: &str) {
+    if value.is_empty() || value.chars().count() > MAX_HEADER_VALUE {
+        let reason = format!("empty or longer than {MAX_HEADER_VALUE} characters");
+        found.add(path, reason, "");
+    } else if let Err(why) = Pattern::new(value) {
+        found.add(
+            path,
+            why.to_string(),
+            "it must match in linear time: no look-around, no back-references",
+        );
+    }
 }
 
 pub(super) fn check_headers(found: &mut Findings, path: &str, headers: &[HeaderMatch]) {
@@ -385,8 +442,9 @@ pub(super) fn check_headers(found: &mut Findings, path: &str, headers: &[HeaderM
                 "",
             );
         }
-        if header.kind != HeaderMatchType::Exact {
-            found.not_enforced(format!("{path}.type: {:?}", header.kind));
+        let value = header.value.as_deref().unwrap_or_default();
+        if header.kind == HeaderMatchType::RegularExpression && header.value.is_some() {
+            check_pattern(found, &format!("{path}.value"), value);
         }
     }
 }

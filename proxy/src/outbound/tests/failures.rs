@@ -64,6 +64,8 @@ async fn what_no_route_matches_is_told_so() {
         path: Some(PathMatch::Prefix("/cart".into())),
         method: None,
         headers: Vec::new(),
+        query: Vec::new(),
+        grpc: false,
     }];
     let server = Server::plain(|_, _| Act::ok("")).await;
     let sidecar = Sidecar::knowing(policy, at(&[&server]));

@@ -6,7 +6,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::*;
 use crate::outcome::Outcome;
-use crate::policy::{AbortStatus, BreakerScope, FaultAbort, FaultDelay, FaultPolicy, HeaderMatch};
+use crate::policy::{
+    AbortStatus, BreakerScope, FaultAbort, FaultDelay, FaultPolicy, HeaderMatch, ValueMatch,
+};
 use crate::testing::clients::request;
 use crate::testing::policies::{breaker, retries, target};
 use crate::testing::servers::Act;
@@ -109,7 +111,7 @@ async fn only_requests_with_the_headers_fail() {
     let mut fault = aborting(AbortStatus::Http(StatusCode::SERVICE_UNAVAILABLE));
     fault.headers = vec![HeaderMatch {
         name: HeaderName::from_static("x-chaos"),
-        value: HeaderValue::from_static("1"),
+        value: ValueMatch::Exact(HeaderValue::from_static("1")),
     }];
     let sidecar = Sidecar::knowing(faulty(fault), at(&[&server]));
     let mut client = sidecar.http1().await;

@@ -4,7 +4,7 @@ use http::{HeaderValue, Method};
 
 use super::*;
 use crate::outcome::Outcome;
-use crate::policy::{HeaderMatch, Sticky};
+use crate::policy::{HeaderMatch, Sticky, ValueMatch};
 use crate::testing::clients::{Answer, request};
 use crate::testing::policies::{side, target};
 use crate::testing::servers::Act;
@@ -107,7 +107,7 @@ async fn a_match_forces_a_side_even_without_weight() {
     let canary = Canary::with([1, 0], None, |policy| {
         policy.routes[0].split.backends[1].matches = vec![HeaderMatch {
             name: "x-canary".parse().unwrap(),
-            value: HeaderValue::from_static("always"),
+            value: ValueMatch::Exact(HeaderValue::from_static("always")),
         }];
     })
     .await;

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::prelude::*;
 
 use crate::outcome::Outcome;
-use crate::policy::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy, HeaderMatch};
+use crate::policy::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy, HeaderMatch, ValueMatch};
 use crate::resilience::fault::Fault;
 
 fn policy(delay: u32, abort: u32) -> FaultPolicy {
@@ -44,7 +44,7 @@ proptest! {
 fn only_requests_with_all_headers_meet_a_fault() {
     let header = |name: &'static str| HeaderMatch {
         name: HeaderName::from_static(name),
-        value: HeaderValue::from_static("1"),
+        value: ValueMatch::Exact(HeaderValue::from_static("1")),
     };
     let mut policy = policy(100, 100);
     policy.headers = vec![header("x-a"), header("x-b")];
