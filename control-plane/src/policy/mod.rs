@@ -1,8 +1,7 @@
 //! `TrafficPolicy` `weft.dev/v1alpha1`: its types, defaults and rules.
 //!
 //! The types are the source of truth for the YAML that people write. Reading is strict: an unknown
-//! field is an error, and so is a field that Weft knows but this version does not enforce
-//! ([`NotEnforced`]): nothing that somebody asked for is silently left undone.
+//! field is an error: nothing that somebody asked for is silently left undone.
 //!
 //! Reading has two steps. Serde checks shapes, words and durations; [`TrafficPolicy::check`] checks
 //! bounds and what fields ask of each other, and names every violation by its path, with a mend.
@@ -23,14 +22,14 @@ pub use fault::{FaultAbort, FaultDelay, FaultInjection};
 pub use rate_limit::{RateLimit, RateLimitKey, RateLimitOverride};
 pub use spec::{
     AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, Metadata, Mtls, MtlsMode,
-    NotEnforced, Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy,
-    TrafficPolicySpec,
+    Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy, TrafficPolicySpec,
 };
 pub use traffic::{
-    Backoff, BalancerPolicy, BreakerScope, Budget, CircuitBreaker, ConsecutiveFailures, ErrorRate,
-    GrpcCode, GrpcMatch, HalfOpen, HeaderMatch, HeaderMatchType, Limits, LoadBalancer, Locality,
-    Method, PathMatch, PathMatchType, QueryParamMatch, Retries, RetryAfter, RetryCondition, Rule,
-    RuleMatch, Split, SplitBackend, SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
+    Backoff, BalancerPolicy, BreakerScope, Budget, CircuitBreaker, ConsecutiveFailures,
+    ConsistentHash, CookieMatch, ErrorRate, GrpcCode, GrpcMatch, HalfOpen, HeaderMatch,
+    HeaderMatchType, Limits, LoadBalancer, Locality, Method, Mirror, PathMatch, PathMatchType,
+    QueryParamMatch, Retries, RetryAfter, RetryCondition, Rule, RuleMatch, Split, SplitBackend,
+    SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
 };
 pub use validate::Violation;
 pub(crate) use validate::is_label;

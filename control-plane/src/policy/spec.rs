@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use weft_proto::names;
 
@@ -176,11 +176,6 @@ pub struct ServiceAccountRef {
     pub name: String,
 }
 
-/// A field that Weft's resource has and this version does not enforce. Whatever it holds is read
-/// over, and its presence alone is a violation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotEnforced;
-
 impl TrafficPolicy {
     /// Makes a policy of this API version.
     pub fn new(metadata: Metadata, spec: TrafficPolicySpec) -> Self {
@@ -201,12 +196,6 @@ impl fmt::Display for MtlsMode {
             Self::Permissive => "Permissive",
             Self::Strict => "Strict",
         })
-    }
-}
-
-impl<'de> Deserialize<'de> for NotEnforced {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self)
     }
 }
 

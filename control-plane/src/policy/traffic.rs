@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::duration::PolicyDuration;
 use super::fallback::Fallback;
 use super::fault::FaultInjection;
-use super::spec::NotEnforced;
+use super::rate_limit::RateLimit;
 
 /// Limits in time; `0s` switches one off (but `connect`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -213,10 +213,10 @@ pub struct Limits {
 pub struct LoadBalancer {
     /// The way.
     pub policy: BalancerPolicy,
-    /// See [`NotEnforced`].
-    pub consistent_hash: Option<NotEnforced>,
-    /// See [`NotEnforced`].
-    pub slow_start: Option<NotEnforced>,
+    /// What is hashed; exactly with policy `ConsistentHash`.
+    pub consistent_hash: Option<ConsistentHash>,
+    /// Over this time an endpoint's share rises after it has come, 1 s to 15 min.
+    pub slow_start: Option<PolicyDuration>,
     /// Whether the own zone comes first.
     pub locality: Locality,
 }
@@ -234,8 +234,21 @@ pub enum BalancerPolicy {
     RoundRobin,
     /// By chance.
     Random,
-    /// Not enforced by this version.
+    /// By the hash of something that a user's requests have in common.
     ConsistentHash,
+}
+
+/// What `ConsistentHash` hashes: exactly one of them. A request without it goes by chance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ConsistentHash {
+    /// The first value of this header.
+    pub header: Option<String>,
+    /// The value of this cookie.
+    pub cookie: Option<String>,
+    /// The address that the request came from; only `true` says so.
+    #[serde(rename = "sourceIP")]
+    pub source_ip: Option<bool>,
 }
 
 /// Whether the own zone comes first.
@@ -244,7 +257,7 @@ pub enum Locality {
     /// It does not.
     #[default]
     Disabled,
-    /// Not enforced by this version.
+    /// It does, as long as enough of its endpoints can be used; then others take a share too.
     PreferSameZone,
 }
 
@@ -258,8 +271,22 @@ pub struct Split {
     pub sticky: Option<Sticky>,
     /// What happens when the chosen backend has no endpoint.
     pub when_empty: WhenEmpty,
-    /// See [`NotEnforced`].
-    pub mirror: Option<NotEnforced>,
+    /// Who gets copies.
+    pub mirror: Option<Mirror>,
+}
+
+/// A service that gets copies of requests, and whose answers nobody waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mirror {
+    /// A service of the policy's namespace.
+    pub name: String,
+    /// Its port; the addressed one's number where it is left out.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Share of the requests, 0 to 100.
+    #[serde(default = "default_percent")]
+    pub percent: u32,
 }
 
 /// One side of a split.
@@ -283,10 +310,21 @@ pub struct SplitBackend {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SplitMatch {
-    /// By this header; this version enforces exactly one.
+    /// By all of these headers: at most 8.
     pub headers: Vec<HeaderMatch>,
-    /// See [`NotEnforced`].
-    pub cookies: Option<NotEnforced>,
+    /// And by all of these cookies: at most 4.
+    pub cookies: Vec<CookieMatch>,
+}
+
+/// A cookie.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CookieMatch {
+    /// Its name, 1 to 256 bytes.
+    pub name: String,
+    /// Its whole value, at most 1,024 bytes; any where it is left out.
+    #[serde(default)]
+    pub value: Option<String>,
 }
 
 /// What keeps a user on one side.
@@ -341,9 +379,9 @@ pub struct Rule {
     /// Where these requests go.
     #[serde(default)]
     pub split: Option<Split>,
-    /// See [`NotEnforced`].
+    /// How many of these requests the target's workloads take.
     #[serde(default)]
-    pub rate_limit: Option<NotEnforced>,
+    pub rate_limit: Option<RateLimit>,
     /// Failures that are asked for.
     #[serde(default)]
     pub fault_injection: Option<FaultInjection>,
@@ -552,4 +590,8 @@ impl Default for PathMatch {
 
 fn default_weight() -> u32 {
     1
+}
+
+fn default_percent() -> u32 {
+    100
 }

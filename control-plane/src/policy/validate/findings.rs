@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 
 use super::Violation;
 use crate::policy::duration::PolicyDuration;
-use crate::policy::spec::NotEnforced;
 
 const MAX_HEADER_NAME: usize = 256;
 const MAX_PATH: usize = 1024;
@@ -36,12 +35,6 @@ impl Findings {
             "not enforced by this version",
             "leave it out, or wait for a version that enforces it",
         );
-    }
-
-    pub(super) fn absent(&mut self, path: String, field: Option<NotEnforced>) {
-        if field.is_some() {
-            self.not_enforced(path);
-        }
     }
 
     pub(super) fn at_most(&mut self, path: &str, count: usize, most: usize) {

@@ -4,6 +4,7 @@
 mod fallback;
 mod fault;
 mod findings;
+mod not_enforced;
 mod rate_limit;
 mod traffic;
 
@@ -147,6 +148,7 @@ fn check_spec(found: &mut Findings, spec: &TrafficPolicySpec) {
     if let Some(limit) = rate_limit {
         rate_limit::check(found, "spec.rateLimit", limit);
     }
+    not_enforced::check(found, spec);
 }
 
 fn check_targets(found: &mut Findings, targets: &[TargetRef]) {

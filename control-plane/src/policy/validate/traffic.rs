@@ -5,10 +5,11 @@ use weft_proto::pattern::Pattern;
 use super::fallback::check_fallback;
 use super::fault::check_fault;
 use super::findings::Findings;
+use super::rate_limit;
 use crate::policy::traffic::{
-    BalancerPolicy, CircuitBreaker, GrpcMatch, HeaderMatch, HeaderMatchType, LoadBalancer,
-    Locality, PathMatch, PathMatchType, Retries, Rule, RuleMatch, Split, SplitBackend, SplitMatch,
-    Sticky, StickyType, Timeouts,
+    BalancerPolicy, CircuitBreaker, ConsistentHash, CookieMatch, GrpcMatch, HeaderMatch,
+    HeaderMatchType, LoadBalancer, Mirror, PathMatch, PathMatchType, Retries, Rule, RuleMatch,
+    Split, SplitBackend, SplitMatch, Sticky, StickyType, Timeouts,
 };
 
 const MAX_ATTEMPTS: u32 = 10;
@@ -18,6 +19,7 @@ const MAX_BODY_LIMIT: u32 = 10 * 1024 * 1024;
 const MAX_BACKENDS: usize = 8;
 const MAX_WEIGHT: u32 = 1_000_000;
 const MAX_SPLIT_MATCHES: usize = 4;
+const MAX_COOKIES: usize = 4;
 const MAX_RULES: usize = 16;
 const MAX_RULE_MATCHES: usize = 8;
 pub(super) const MAX_HEADERS: usize = 8;
@@ -197,7 +199,6 @@ pub(super) fn check_breaker(found: &mut Findings, breaker: &CircuitBreaker) {
             found.within(&format!("{path}.{name}"), cap, least..=1_000_000);
         }
     }
-    found.not_enforced(path);
 }
 
 pub(super) fn check_balancer(found: &mut Findings, balancer: &LoadBalancer) {
@@ -209,27 +210,41 @@ pub(super) fn check_balancer(found: &mut Findings, balancer: &LoadBalancer) {
             "",
         );
     }
-    if by_hash {
-        found.not_enforced("spec.loadBalancer.policy: ConsistentHash");
+    if let Some(key) = &balancer.consistent_hash {
+        check_hash_key(found, "spec.loadBalancer.consistentHash", key);
     }
-    found.absent(
-        "spec.loadBalancer.consistentHash".into(),
-        balancer.consistent_hash,
-    );
-    found.absent("spec.loadBalancer.slowStart".into(), balancer.slow_start);
-    if balancer.locality != Locality::Disabled {
-        found.not_enforced("spec.loadBalancer.locality: PreferSameZone");
+    if let Some(slow_start) = balancer.slow_start {
+        found.lasting("spec.loadBalancer.slowStart", slow_start, 1_000, 900_000);
+    }
+}
+
+fn check_hash_key(found: &mut Findings, path: &str, key: &ConsistentHash) {
+    let ConsistentHash {
+        header,
+        cookie,
+        source_ip,
+    } = key;
+    let given = [header.is_some(), cookie.is_some(), source_ip.is_some()];
+    if given.iter().filter(|given| **given).count() != 1 {
+        let reason = "exactly one of header, cookie or sourceIP is required";
+        found.add(path, reason, "");
+    }
+    for (field, name) in [("header", header), ("cookie", cookie)] {
+        if let Some(name) = name {
+            found.token(&format!("{path}.{field}"), name);
+        }
+    }
+    if *source_ip == Some(false) {
+        found.add(format!("{path}.sourceIP"), "must be true", "leave it out");
     }
 }
 
 pub(super) fn check_split(found: &mut Findings, path: &str, split: &Split) {
     let backends = format!("{path}.backends");
     if split.backends.is_empty() {
-        found.add(
-            &backends,
-            "a split without backends is not enforced by this version",
-            "name the backends",
-        );
+        if split.sticky.is_none() && split.mirror.is_none() {
+            found.add(path, "backends, sticky or mirror is required", "");
+        }
     } else if split.backends.iter().all(|backend| backend.weight == 0) {
         found.add(
             &backends,
@@ -249,7 +264,27 @@ pub(super) fn check_split(found: &mut Findings, path: &str, split: &Split) {
     if let Some(sticky) = &split.sticky {
         check_sticky(found, &format!("{path}.sticky"), sticky);
     }
-    found.absent(format!("{path}.mirror"), split.mirror);
+    if let Some(mirror) = &split.mirror {
+        check_mirror(found, &format!("{path}.mirror"), mirror, &split.backends);
+    }
+}
+
+fn check_mirror(found: &mut Findings, path: &str, mirror: &Mirror, backends: &[SplitBackend]) {
+    found.label(&format!("{path}.name"), &mirror.name);
+    if mirror.port == Some(0) {
+        found.add(format!("{path}.port"), "0 is not between 1 and 65535", "");
+    }
+    found.within(&format!("{path}.percent"), mirror.percent, 0..=100);
+    if backends
+        .iter()
+        .any(|backend| backend.name == mirror.name && backend.weight > 0)
+    {
+        found.add(
+            path,
+            "mirror must not name a backend that already receives weighted traffic",
+            "",
+        );
+    }
 }
 
 fn check_backend(found: &mut Findings, path: &str, backend: &SplitBackend) {
@@ -265,15 +300,33 @@ fn check_backend(found: &mut Findings, path: &str, backend: &SplitBackend) {
         if *entry == SplitMatch::default() {
             found.add(&path, "at least one header or cookie is required", "");
         }
-        if entry.headers.len() > 1 {
-            found.add(
-                format!("{path}.headers"),
-                "more than one header in an entry is not enforced by this version",
-                "entries are alternatives: write one header in each, if any of them is enough",
-            );
+        let headers = format!("{path}.headers");
+        found.at_most(&headers, entry.headers.len(), MAX_HEADERS);
+        found.distinct(
+            &headers,
+            entry.headers.iter().map(|header| &header.name),
+            "map key (name)",
+        );
+        check_headers(found, &headers, &entry.headers);
+        check_cookies(found, &format!("{path}.cookies"), &entry.cookies);
+    }
+}
+
+fn check_cookies(found: &mut Findings, path: &str, cookies: &[CookieMatch]) {
+    found.at_most(path, cookies.len(), MAX_COOKIES);
+    found.distinct(
+        path,
+        cookies.iter().map(|cookie| &cookie.name),
+        "map key (name)",
+    );
+    for (at, cookie) in cookies.iter().enumerate() {
+        let path = format!("{path}[{at}]");
+        found.token(&format!("{path}.name"), &cookie.name);
+        let value = cookie.value.as_deref().unwrap_or_default();
+        if value.chars().count() > MAX_HEADER_VALUE {
+            let reason = format!("longer than {MAX_HEADER_VALUE} characters");
+            found.add(format!("{path}.value"), reason, "");
         }
-        check_headers(found, &format!("{path}.headers"), &entry.headers);
-        found.absent(format!("{path}.cookies"), entry.cookies);
     }
 }
 
@@ -340,7 +393,9 @@ pub(super) fn check_rules(found: &mut Findings, rules: &[Rule]) {
         if let Some(fallback) = &rule.fallback {
             check_fallback(found, &format!("{path}.fallback"), fallback);
         }
-        found.absent(format!("{path}.rateLimit"), rule.rate_limit);
+        if let Some(limit) = &rule.rate_limit {
+            rate_limit::check(found, &format!("{path}.rateLimit"), limit);
+        }
     }
 }
 
