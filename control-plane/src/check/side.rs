@@ -3,7 +3,7 @@
 use super::Severity;
 use super::found::{Found, Said};
 use super::view::{Policy, View};
-use crate::policy::{MtlsMode, TargetKind, TargetRef, TrafficPolicySpec};
+use crate::policy::{MtlsMode, Rule, TargetKind, TargetRef, TrafficPolicySpec};
 
 pub(super) fn check(found: &mut Found, view: &View<'_>, policy: &Policy) {
     if !view.has_mesh {
@@ -81,12 +81,18 @@ fn server_side(spec: &TrafficPolicySpec) -> Vec<&'static str> {
     let stanzas = [
         ("mtls", spec.mtls.is_some_and(|mtls| closes(mtls.mode))),
         ("authorization", spec.authorization.is_some()),
-        ("rateLimit", spec.rate_limit.is_some()),
+        ("rateLimit", has_rate_limit(spec)),
     ];
     let present = stanzas.into_iter().filter(|(_, present)| *present);
     present.map(|(name, _)| name).collect()
 }
 
+fn has_rate_limit(spec: &TrafficPolicySpec) -> bool {
+    let mut rules = spec.rules.iter().flatten();
+    spec.rate_limit.is_some() || rules.any(|rule| rule.rate_limit.is_some())
+}
+
+/// Rules act in the sidecar of the caller, but for those that say nothing but a rate limit.
 fn has_client_side(spec: &TrafficPolicySpec) -> bool {
     spec.timeouts.is_some()
         || spec.retries.is_some()
@@ -95,5 +101,14 @@ fn has_client_side(spec: &TrafficPolicySpec) -> bool {
         || spec.split.is_some()
         || spec.fault_injection.is_some()
         || spec.fallback.is_some()
-        || spec.rules.is_some()
+        || spec.rules.iter().flatten().any(|rule| !only_limits(rule))
+}
+
+fn only_limits(rule: &Rule) -> bool {
+    rule.rate_limit.is_some()
+        && rule.timeouts.is_none()
+        && rule.retries.is_none()
+        && rule.split.is_none()
+        && rule.fault_injection.is_none()
+        && rule.fallback.is_none()
 }

@@ -27,6 +27,7 @@ pub(super) fn compile(model: &Model, client: &Client, port: u16) -> Option<Inbou
         .map(|(service, port)| wire::service_ref(&service.name, port.port))
         .collect();
     refs.dedup();
+    let limits = rate_limit::compile(model, namespace, &services);
 
     Some(Inbound {
         mtls: wire::mtls(model.inbound_mtls(workload, port)).into(),
@@ -42,7 +43,8 @@ pub(super) fn compile(model: &Model, client: &Client, port: u16) -> Option<Inbou
             .collect(),
         terminating: workload.draining,
         services: refs,
-        rate_limits: rate_limit::compile(model, namespace, &services),
+        rate_limits: limits.plain,
+        ruled_rate_limits: limits.ruled,
     })
 }
 

@@ -335,8 +335,8 @@ fn violations_name_their_field() {
             "spec.rateLimit.overrides[0].identity: empty",
         ),
         (
-            "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], rateLimit: {requestsPerSecond: 1}}]",
-            "rules[0].rateLimit: not enforced",
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], rateLimit: {requestsPerSecond: 0}}]",
+            "spec.rules[0].rateLimit.requestsPerSecond: 0 is not between 1 and 10000000",
         ),
         (
             "targetRefs: [{kind: Namespace, name: a}], fallback: {response: {}}",

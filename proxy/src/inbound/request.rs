@@ -93,8 +93,8 @@ impl Requests {
         // mTLS, authorization and rate limits; declared probes pass by all of them.
         if !self.is_exempt(&policy, &head) {
             self.admit(&policy, &head)?;
-            if !policy.rate_limits.is_empty() {
-                self.limit(&policy, &head.headers, exchange.started())?;
+            if policy.has_rate_limits() {
+                self.limit(&policy, &head, exchange.started())?;
             }
         }
 
@@ -217,12 +217,12 @@ impl Requests {
     fn limit(
         &self,
         policy: &Arc<InboundPolicy>,
-        headers: &HeaderMap,
+        head: &Parts,
         now: Instant,
     ) -> Result<(), Failure> {
         let asker = Asker {
             caller: self.peer.id.as_ref(),
-            headers,
+            head,
         };
         let limits = &self.inbound.limits;
         self.limits

@@ -120,6 +120,11 @@ pub fn inbound(message: &wire::Inbound) -> Decoded<InboundPolicy> {
         protocol: protocol(message.protocol)?,
         authorization: each("authorization.lists", lists, allow_list)?,
         rate_limits: each("rate_limits", &message.rate_limits, rate_limit::decode)?,
+        ruled_rate_limits: each(
+            "ruled_rate_limits",
+            &message.ruled_rate_limits,
+            rate_limit::ruled,
+        )?,
         probes: each("probes", &message.probes, |probe| {
             Ok(Probe {
                 path: path(&probe.path)?,

@@ -23,7 +23,9 @@ use weft_proto::spiffe::SpiffeId;
 
 pub use fallback::{FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse};
 pub use fault::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy};
-pub use rate_limit::{Rate, RateLimitKey, RateLimitOverride, RateLimitPolicy};
+pub use rate_limit::{
+    Rate, RateLimitKey, RateLimitOverride, RateLimitPolicy, RateLimitRule, RuledRateLimits,
+};
 
 /// One port of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -400,12 +402,21 @@ pub struct InboundPolicy {
     pub authorization: Vec<AllowList>,
     /// Limits, each of which must admit a request; empty means no limit.
     pub rate_limits: Vec<RateLimitPolicy>,
+    /// Limits by rules: of each of these, the one that is for a request must admit it too.
+    pub ruled_rate_limits: Vec<RuledRateLimits>,
     /// Plaintext requests that pass even under Strict.
     pub probes: Vec<Probe>,
     /// The workload is being removed: announce closing, still serve.
     pub terminating: bool,
     /// The services that lead here; the first is the metrics label.
     pub services: Vec<ServiceRef>,
+}
+
+impl InboundPolicy {
+    /// Whether any request may be over a rate.
+    pub fn has_rate_limits(&self) -> bool {
+        !self.rate_limits.is_empty() || !self.ruled_rate_limits.is_empty()
+    }
 }
 
 /// Whether plaintext is accepted.

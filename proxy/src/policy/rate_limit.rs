@@ -4,6 +4,8 @@ use std::num::NonZeroU32;
 
 use http::HeaderName;
 
+use super::{RouteMatch, ServiceRef};
+
 /// A limit on the requests to one port, as this sidecar counts them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimitPolicy {
@@ -40,4 +42,26 @@ pub struct RateLimitOverride {
     pub identity: Box<str>,
     /// The rate instead.
     pub rate: Rate,
+}
+
+/// The limits of one policy that tells requests apart by its rules; each has a count of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuledRateLimits {
+    /// Whose clients the rules are for.
+    pub service: ServiceRef,
+    /// In order; the first that matches decides.
+    pub rules: Vec<RateLimitRule>,
+    /// For requests that no rule matches, and those whose rule has no limit of its own.
+    pub otherwise: Option<RateLimitPolicy>,
+}
+
+/// A set of requests with, perhaps, a limit of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimitRule {
+    /// The rule's name.
+    pub name: Box<str>,
+    /// Any of these; never empty.
+    pub matches: Vec<RouteMatch>,
+    /// How many of them pass; `None` for what holds otherwise.
+    pub limit: Option<RateLimitPolicy>,
 }

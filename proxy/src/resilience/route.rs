@@ -18,13 +18,21 @@ pub fn match_route(
     query: Option<&str>,
     headers: &HeaderMap,
 ) -> Option<usize> {
-    routes.iter().position(|route| {
-        route.matches.is_empty()
-            || route
-                .matches
-                .iter()
-                .any(|rule| matches_rule(rule, method, path, query, headers))
-    })
+    routes
+        .iter()
+        .position(|route| matches_any(&route.matches, method, path, query, headers))
+}
+
+/// Whether a request matches any of these; none means every request.
+pub fn matches_any(
+    rules: &[RouteMatch],
+    method: &Method,
+    path: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+) -> bool {
+    let matches = |rule| matches_rule(rule, method, path, query, headers);
+    rules.is_empty() || rules.iter().any(matches)
 }
 
 /// Whether a header has such a value, on any of its lines.

@@ -138,6 +138,7 @@ pub(crate) fn inbound(mtls: MtlsMode) -> InboundPolicy {
         protocol: Protocol::Detect,
         authorization: Vec::new(),
         rate_limits: Vec::new(),
+        ruled_rate_limits: Vec::new(),
         probes: Vec::new(),
         terminating: false,
         services: vec![service("api")],

@@ -29,9 +29,6 @@ pub(super) fn check(found: &mut Findings, spec: &TrafficPolicySpec) {
         if let Some(split) = &rule.split {
             check_split(found, &format!("{path}.split"), split);
         }
-        if rule.rate_limit.is_some() {
-            found.not_enforced(format!("{path}.rateLimit"));
-        }
     }
 }
 

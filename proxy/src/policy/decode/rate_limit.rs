@@ -4,8 +4,12 @@ use std::num::NonZeroU32;
 
 use weft_proto::discovery as wire;
 
-use super::{Decoded, at, each, header_name, missing, refuse, required};
-use crate::policy::{Rate, RateLimitKey, RateLimitOverride, RateLimitPolicy};
+use super::{
+    Decoded, at, each, header_name, missing, optional, refuse, required, route_match, service_ref,
+};
+use crate::policy::{
+    Rate, RateLimitKey, RateLimitOverride, RateLimitPolicy, RateLimitRule, RuledRateLimits,
+};
 
 /// The most that a limiter counts exactly.
 const MAX_RATE: u32 = 10_000_000;
@@ -22,6 +26,31 @@ pub(super) fn decode(message: &wire::RateLimit) -> Decoded<RateLimitPolicy> {
             ),
             Key::Header(name) => RateLimitKey::Header(header_name(name).map_err(at("header"))?),
         },
+    })
+}
+
+pub(super) fn ruled(message: &wire::RuledRateLimits) -> Decoded<RuledRateLimits> {
+    if message.rules.iter().all(|rule| rule.limit.is_none()) {
+        return Err(refuse("rules", "none of them has a limit"));
+    }
+    Ok(RuledRateLimits {
+        service: required("service", message.service.as_ref(), service_ref)?,
+        rules: each("rules", &message.rules, rule)?,
+        otherwise: optional("otherwise", message.otherwise.as_ref(), decode)?,
+    })
+}
+
+fn rule(message: &wire::RateLimitRule) -> Decoded<RateLimitRule> {
+    if message.name.is_empty() {
+        return Err(missing("name"));
+    }
+    if message.matches.is_empty() {
+        return Err(missing("matches"));
+    }
+    Ok(RateLimitRule {
+        name: message.name.as_str().into(),
+        matches: each("matches", &message.matches, route_match)?,
+        limit: optional("limit", message.limit.as_ref(), decode)?,
     })
 }
 
