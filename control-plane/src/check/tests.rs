@@ -235,6 +235,28 @@ fn every_check_by_a_case_and_its_neighbour() {
         ("name: bare", "mtls: {mode: Disabled}", NONE),
         (
             "name: bare",
+            "rateLimit: {requestsPerSecond: 1}",
+            &["warning no-server"],
+        ),
+        (
+            "name: bare",
+            "rules: [{name: r, matches: [{}], rateLimit: {requestsPerSecond: 1}}]",
+            &["warning no-server"],
+        ),
+        (
+            "name: a",
+            "rules: [{name: r, matches: [{}], rateLimit: {requestsPerSecond: 1}}]",
+            NONE,
+        ),
+        // A limit that another rule keeps from ever counting anything.
+        (
+            "name: a",
+            "rules: [{name: all, matches: [{}], retries: {attempts: 0}},
+                     {name: r, matches: [{method: GET}], rateLimit: {requestsPerSecond: 1}}]",
+            &["warning shadowed-rule"],
+        ),
+        (
+            "name: bare",
             "authorization: {allow: []}",
             &["warning no-server"],
         ),
@@ -407,6 +429,10 @@ fn nobody_to_act_on() {
              workloads: [{{name: w, addresses: [10.42.0.1], meshed: {meshed}}}]\n"
         )
     };
+    // A rate limit needs no client's sidecar, in a rule neither.
+    let limits = "rules: [{name: r, matches: [{}], rateLimit: {requestsPerSecond: 1}}]";
+    let limits = policy("p", "{name: a}", limits);
+    assert_eq!(brief(&findings(&mesh(false), &limits)), NONE);
     let policy = policy("p", "{name: a}", times);
     assert_eq!(brief(&findings(&mesh(true), &policy)), NONE);
     assert_eq!(

@@ -1,5 +1,8 @@
 //! Rate limits from the wire.
 
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroU32;
 
 use weft_proto::discovery as wire;
