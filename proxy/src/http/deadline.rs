@@ -1,7 +1,7 @@
 //! Timers that cost nothing while nobody waits.
 //!
 //! Registering a timer with the runtime takes its lock and may wake its driver: too much for each
-//! request. So a deadline is a plain instant; a timer is borrowed from a pool of this thread only
+//! request. So a deadline is a plain value; a timer is borrowed from a pool of this thread only
 //! when something is really pending, and goes back without being deregistered. A borrowed timer
 //! that is armed for an earlier instant than needed stays as it is: it fires once for nothing and
 //! is armed anew then. With a steady flow of requests nearly no timer is ever touched.
@@ -16,6 +16,8 @@ use std::task::{Context, Poll};
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep};
 
+use crate::resilience::deadline::Deadline;
+
 /// Timers kept by one thread; more are dropped when given back.
 const POOL_LIMIT: usize = 1_024;
 /// How many pooled timers are looked at for one that need not be armed anew.
@@ -28,8 +30,8 @@ pub struct Elapsed;
 
 /// Runs `future` until `deadline`, or for ever where there is none. The future is polled first: one
 /// that is ready costs no timer, even when the deadline has passed already.
-pub async fn before<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
-    let Some(deadline) = deadline else {
+pub async fn before<F: Future>(deadline: Deadline, future: F) -> Result<F::Output, Elapsed> {
+    let Some(deadline) = deadline.instant().map(Instant::from_std) else {
         return Ok(future.await);
     };
     let mut future = pin!(future);
@@ -41,14 +43,6 @@ pub async fn before<F: Future>(deadline: Option<Instant>, future: F) -> Result<F
         alarm.poll_at(cx, deadline).map(|()| Err(Elapsed))
     })
     .await
-}
-
-/// The one of two deadlines that comes first.
-pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
 }
 
 /// A timer that is borrowed when first needed. The instant may change from poll to poll.

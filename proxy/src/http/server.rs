@@ -313,7 +313,7 @@ impl Driver {
         let idle = self
             .rest
             .and_then(|rest| rest.checked_add(self.options.idle_limit));
-        let at = super::deadline::earlier(idle, self.linger_until)?;
+        let at = idle.into_iter().chain(self.linger_until).min()?;
         Some((at, End::Gracefully))
     }
 }

@@ -12,12 +12,12 @@ use ::http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
-use tokio::time::Instant;
 
 use super::deadline::before;
 use super::headers;
 use crate::net::closing::{Closing, Phase};
 use crate::outcome::Outcome;
+use crate::resilience::deadline::Deadline;
 
 /// Bytes in hand, each way.
 const BUFFER: usize = 16 * 1024;
@@ -90,7 +90,7 @@ pub async fn bridge_upgrade(
     downstream: OnUpgrade,
     upstream: OnUpgrade,
     mut closing: Closing,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 ) -> Bridged {
     let mut copying = pin!(before(deadline, copy(downstream, upstream)));
     let mut over = pin!(closing.reached(Phase::Over));

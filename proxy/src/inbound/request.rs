@@ -1,7 +1,6 @@
 //! The stack of one inbound request. [`Requests::stack`] lists its layers, outermost first.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::request::Parts;
 use ::http::uri::Scheme;
@@ -23,7 +22,7 @@ use crate::http::{Version, answer, headers};
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::{InboundPolicy, MtlsMode, Probe};
-use crate::resilience::deadline::parse_deadline_ms;
+use crate::resilience::deadline::{Deadline, parse_deadline_ms};
 use crate::telemetry::PeerScopes;
 
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
@@ -100,7 +99,7 @@ impl Requests {
 
         // Deadline: the caller's sidecar says how long it still waits.
         let deadline = self.deadline(exchange.started(), &head.headers);
-        if deadline.is_some_and(|at| at <= Instant::now()) {
+        if deadline.is_over(Instant::now().into_std()) {
             return Err(Failure::never(
                 Outcome::RequestTimeout,
                 "the caller waits no longer",
@@ -135,7 +134,7 @@ impl Requests {
                 ));
             }
         };
-        let until = if streams { None } else { deadline };
+        let until = if streams { Deadline::NONE } else { deadline };
         Ok(Answered {
             response,
             wanted,
@@ -158,7 +157,8 @@ impl Requests {
         if let Some(granted) = granted {
             let upstream = hyper::upgrade::on(&mut response);
             let downstream = granted.into_downstream();
-            let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), None);
+            let closing = self.closing.clone();
+            let bridge = upgrade::bridge_upgrade(downstream, upstream, closing, Deadline::NONE);
             let bridging = async move {
                 let bridged = bridge.await;
                 exchange.finish(status.as_u16(), None, bridged.outcome());
@@ -234,10 +234,10 @@ impl Requests {
     }
 
     /// When the caller's sidecar gives up. Believed only of a verified peer.
-    fn deadline(&self, started: Instant, headers: &HeaderMap) -> Option<Instant> {
-        self.peer.id.as_ref()?;
-        let left: Duration = parse_deadline_ms(headers.get(&DEADLINE_MS)?.as_bytes())?;
-        started.checked_add(left)
+    fn deadline(&self, started: Instant, headers: &HeaderMap) -> Deadline {
+        let said = headers.get(&DEADLINE_MS).filter(|_| self.peer.id.is_some());
+        let left = said.and_then(|said| parse_deadline_ms(said.as_bytes()));
+        Deadline::after(started.into_std(), left)
     }
 }
 
@@ -252,7 +252,7 @@ impl Handler for Requests {
 struct Answered {
     response: Response<UpstreamBody>,
     wanted: Option<Wanted>,
-    until: Option<Instant>,
+    until: Deadline,
 }
 
 /// A connection to the application that broke before it took the request is, to the caller, one that

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use ::http::request::Parts;
 use ::http::{HeaderValue, Method, Response};
-use tokio::time::Instant;
 
 use super::destination::Service;
 use super::tries::{Course, Reply, Tries, discard};
@@ -19,6 +18,7 @@ use crate::http::body::{Progress, ResponseBody};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{FallbackAnswer, FallbackPolicy, StaticResponse};
+use crate::resilience::deadline::Deadline;
 use crate::resilience::fallback;
 
 /// One request's way, after its route is known.
@@ -28,9 +28,9 @@ pub(crate) struct Passage<'a> {
     pub(crate) route: usize,
     pub(crate) version: Version,
     /// By when a response's head must have come.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Deadline,
     /// The client's own part of it, from its `grpc-timeout`.
-    pub(crate) own_deadline: Option<Instant>,
+    pub(crate) own_deadline: Deadline,
     pub(crate) progress: Option<Arc<Progress>>,
 }
 

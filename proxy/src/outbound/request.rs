@@ -9,7 +9,6 @@ use ::http::request::Parts;
 use ::http::uri::Scheme;
 use ::http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use super::destination::{Destination, Service, Target};
 use super::fallback::{Answered, Fallback, Passage, Unanswered};
@@ -18,7 +17,7 @@ use super::{DISCOVERY_WAIT, Outbound, Shared};
 use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::client::BoxFuture;
-use crate::http::deadline::{before, earlier};
+use crate::http::deadline::before;
 use crate::http::server::Handler;
 use crate::http::upgrade::{self, Wanted};
 use crate::http::{Version, answer, headers};
@@ -26,7 +25,7 @@ use crate::inbound::UNKNOWN;
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{Sticky, Timeouts};
-use crate::resilience::deadline::parse_grpc_timeout;
+use crate::resilience::deadline::{Deadline, parse_grpc_timeout};
 use crate::resilience::fault::Fault;
 use crate::resilience::{route, split};
 use crate::telemetry::{PeerScopes, Tls};
@@ -131,12 +130,9 @@ impl Requests {
 
         // Deadline: the policy's for the whole exchange, of a stream only for the response's head;
         // and the client's own, where it speaks gRPC.
-        let own_deadline =
-            grpc_timeout(&head).and_then(|limit| exchange.started().checked_add(limit));
-        let policy_deadline = timeouts
-            .request
-            .and_then(|limit| exchange.started().checked_add(limit));
-        let deadline = earlier(policy_deadline, own_deadline);
+        let started = exchange.started().into_std();
+        let own_deadline = Deadline::after(started, grpc_timeout(&head));
+        let deadline = Deadline::after(started, timeouts.request).min(own_deadline);
 
         // Fallback: around everything that follows.
         let passage = Passage {
@@ -243,10 +239,7 @@ impl Requests {
 
         let streams = streams || headers::response_streams(status, response.headers());
         let until = if streams {
-            let stream = timeouts
-                .stream
-                .and_then(|limit| exchange.started().checked_add(limit));
-            earlier(stream, own_deadline)
+            Deadline::after(exchange.started().into_std(), timeouts.stream).min(own_deadline)
         } else {
             deadline
         };
@@ -418,9 +411,9 @@ impl Handler for Refusal {
 struct Finished {
     answered: Answered,
     timeouts: Timeouts,
-    deadline: Option<Instant>,
+    deadline: Deadline,
     /// The client's own, which holds for streams too.
-    own_deadline: Option<Instant>,
+    own_deadline: Deadline,
     /// The request alone says that the exchange is a stream.
     streams: bool,
     wanted: Option<Wanted>,

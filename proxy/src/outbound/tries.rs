@@ -23,14 +23,14 @@ use super::endpoint::Endpoint;
 use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Ending, ExchangeEnd, Progress, RequestBody, UpstreamBody};
 use crate::http::client::{SendOptions, TryError};
-use crate::http::deadline::{before, earlier};
+use crate::http::deadline::before;
 use crate::http::replay::{ReplayHandle, ReplayState, replayable};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::{RetryPolicy, Route};
 use crate::resilience::attempt::{Answer, Pushback, TryResult, TryVerdict, parse_retry_after};
 use crate::resilience::balance::{PickKind, ProbeEligibility};
-use crate::resilience::deadline::{Deadline, format_grpc_timeout};
+use crate::resilience::deadline::{Bound, Deadline};
 use crate::resilience::retry::{self, RetryDecision, StopReason};
 use crate::telemetry::{RetryCounters, RetryResult, Tls};
 
@@ -60,9 +60,9 @@ pub(crate) struct Tries<'a> {
     pub(crate) backend: &'a Arc<Backend>,
     pub(crate) version: Version,
     /// By when a response's head must have come.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Deadline,
     /// The client's own part of it, from its `grpc-timeout`.
-    pub(crate) own_deadline: Option<Instant>,
+    pub(crate) own_deadline: Deadline,
     pub(crate) progress: Option<Arc<Progress>>,
 }
 
@@ -183,8 +183,7 @@ impl Tries<'_> {
             progress: self.progress.clone(),
         };
         let per_try = self.service.target.routes[self.route].timeouts.per_try;
-        let own = per_try.and_then(|limit| started.checked_add(limit));
-        let deadline = earlier(self.deadline, own);
+        let (deadline, bound) = self.deadline.for_try(started.into_std(), per_try);
         let sending = endpoint.send(self.version, request, options);
         match before(deadline, sending).await {
             Ok(Ok(response)) => {
@@ -200,11 +199,13 @@ impl Tries<'_> {
                 }
                 Tried::Failed(error)
             }
-            Err(_) if deadline == self.deadline => Tried::Failed(out_of_time().into()),
-            Err(_) => {
-                let late = "no response within the try's time";
-                Tried::Failed(Failure::maybe(Outcome::TryTimeout, late).into())
-            }
+            Err(_) => Tried::Failed(match bound {
+                Bound::Request => out_of_time().into(),
+                Bound::Try => {
+                    let late = "no response within the try's time";
+                    Failure::maybe(Outcome::TryTimeout, late).into()
+                }
+            }),
         }
     }
 
@@ -217,14 +218,12 @@ impl Tries<'_> {
         attempt: u32,
     ) -> Request<RequestBody> {
         let mut request = Request::from_parts(head.clone(), body);
-        if let Some(at) = self.own_deadline {
-            // A client's own limit is passed on less the time that is gone; never as nothing, which
-            // would mean no limit to some.
-            let left = at.saturating_duration_since(Instant::now());
-            let left = format_grpc_timeout(left.max(Duration::from_nanos(1)));
-            if let Ok(left) = HeaderValue::try_from(left) {
-                request.headers_mut().insert(GRPC_TIMEOUT, left);
-            }
+        let now = Instant::now().into_std();
+        // A client's own limit is passed on less the time that is gone.
+        if let Some(left) = self.own_deadline.grpc_timeout(now)
+            && let Ok(left) = HeaderValue::try_from(left)
+        {
+            request.headers_mut().insert(GRPC_TIMEOUT, left);
         }
         if endpoint.tls() != Tls::Mutual {
             return request;
@@ -232,9 +231,7 @@ impl Tries<'_> {
         if attempt > 1 {
             request.headers_mut().insert(ATTEMPT, attempt.into());
         }
-        let now = Instant::now().into_std();
-        let deadline = Deadline::at(self.deadline.map(Instant::into_std));
-        if let Some(millis) = deadline.header_ms(now) {
+        if let Some(millis) = self.deadline.header_ms(now) {
             request
                 .headers_mut()
                 .insert(DEADLINE_MS, HeaderValue::from(millis));
@@ -258,9 +255,7 @@ impl Tries<'_> {
             attempt: course.attempt,
             failed_probe,
             free_used: course.free_used,
-            remaining: self
-                .deadline
-                .map(|at| at.saturating_duration_since(Instant::now())),
+            remaining: self.deadline.remaining(Instant::now().into_std()),
         };
         let mut rng = fastrand::Rng::new();
         match RetryDecision::decide(policy, &question, &tried.result(), &mut rng) {
@@ -494,7 +489,7 @@ pub(crate) fn discard(body: UpstreamBody) {
         return;
     }
     tokio::spawn(async move {
-        let deadline = Instant::now().checked_add(DISCARD_LIMIT);
+        let deadline = Deadline::after(Instant::now().into_std(), Some(DISCARD_LIMIT));
         let limited = http_body_util::Limited::new(body, MAX_DISCARDED);
         // Whatever comes of it: dropping the body gives the connection back, or closes it.
         let _ = before(deadline, limited.collect()).await;

@@ -1,4 +1,4 @@
-//! Time left, and the headers that carry it.
+//! Time left, and the headers that carry it: the one place where bounds in time are reckoned.
 //!
 //! A request has one deadline, a value that travels with it; every try has its own, which never
 //! lies behind the request's. A client's `grpc-timeout` is reduced by the time already spent and
@@ -36,11 +36,6 @@ impl Deadline {
     /// No bound.
     pub const NONE: Self = Self(None);
 
-    /// At `instant`.
-    pub fn at(instant: Option<Instant>) -> Self {
-        Self(instant)
-    }
-
     /// `timeout` after `start`; no bound without one, or beyond what an `Instant` can say.
     pub fn after(start: Instant, timeout: Option<Duration>) -> Self {
         Self(timeout.and_then(|timeout| start.checked_add(timeout)))
@@ -71,14 +66,14 @@ impl Deadline {
 
     /// When a try that begins at `now` must end, and by which bound. At equality the request's
     /// bound is named, since no other try could follow.
-    pub fn for_try(self, now: Instant, per_try: Option<Duration>) -> Option<(Instant, Bound)> {
-        let own = Self::after(now, per_try).0;
-        match (self.0, own) {
-            (Some(request), Some(own)) if own < request => Some((own, Bound::Try)),
-            (Some(request), _) => Some((request, Bound::Request)),
-            (None, Some(own)) => Some((own, Bound::Try)),
-            (None, None) => None,
-        }
+    pub fn for_try(self, now: Instant, per_try: Option<Duration>) -> (Self, Bound) {
+        let first = self.min(Self::after(now, per_try));
+        let bound = if first == self {
+            Bound::Request
+        } else {
+            Bound::Try
+        };
+        (first, bound)
     }
 
     /// The value of `x-weft-deadline-ms`: rounded up, so that the receiver never gives up before
@@ -86,6 +81,14 @@ impl Deadline {
     pub fn header_ms(self, now: Instant) -> Option<u64> {
         let nanos = self.remaining(now)?.as_nanos();
         Some(u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    }
+
+    /// The value of `grpc-timeout`: rounded down, so that a server never believes that it has longer
+    /// than the client waits. Never nothing, which would mean no limit to some.
+    pub fn grpc_timeout(self, now: Instant) -> Option<String> {
+        const LEAST: Duration = Duration::from_nanos(1);
+        let left = self.remaining(now)?;
+        Some(format_grpc_timeout(left.max(LEAST)))
     }
 }
 
@@ -107,9 +110,8 @@ pub fn parse_grpc_timeout(value: &[u8]) -> Option<Duration> {
     Some(Duration::new(seconds, (total % 1_000_000_000) as u32))
 }
 
-/// Writes `grpc-timeout` in the finest unit that fits, rounded down: a server must not believe that
-/// it has longer than the client waits. Saturates at the longest that the format can say.
-pub fn format_grpc_timeout(timeout: Duration) -> String {
+/// In the finest unit that fits, rounded down. Saturates at the longest that the format can say.
+fn format_grpc_timeout(timeout: Duration) -> String {
     let nanos = timeout.as_nanos();
     let fitting = GRPC_UNITS
         .into_iter()
@@ -119,13 +121,6 @@ pub fn format_grpc_timeout(timeout: Duration) -> String {
         None => (b'H', GRPC_MAX),
     };
     format!("{value}{}", char::from(name))
-}
-
-/// The client's `grpc-timeout` after `spent`; `None` when nothing is left of it.
-pub fn reduce(timeout: Duration, spent: Duration) -> Option<Duration> {
-    timeout
-        .checked_sub(spent)
-        .filter(|left| *left > Duration::ZERO)
 }
 
 fn digits(value: &[u8]) -> Option<u64> {

@@ -16,6 +16,7 @@ use super::BodyError;
 use crate::http::client::Lease;
 use crate::http::deadline::Alarm;
 use crate::outcome::Outcome;
+use crate::resilience::deadline::Deadline;
 
 /// How a response body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ pub struct UpstreamBody {
     lease: Lease,
     observer: Option<Box<dyn ExchangeObserver>>,
     progress: Option<Arc<Progress>>,
-    deadline: Option<Instant>,
+    deadline: Deadline,
     idle: Option<Duration>,
     last_frame: Option<Instant>,
     alarm: Alarm,
@@ -115,7 +116,7 @@ impl UpstreamBody {
             lease,
             observer: None,
             progress,
-            deadline: None,
+            deadline: Deadline::NONE,
             idle: None,
             last_frame: None,
             alarm: Alarm::default(),
@@ -140,25 +141,25 @@ impl UpstreamBody {
     ///
     /// Time is only looked at while this body waits for its peer. While the client reads nothing,
     /// that is the server's connection to notice.
-    pub fn limit(&mut self, deadline: Option<Instant>, idle: Option<Duration>) {
+    pub fn limit(&mut self, deadline: Deadline, idle: Option<Duration>) {
         self.deadline = deadline;
         self.idle = idle;
         self.last_frame = idle.map(|_| Instant::now());
     }
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<(BodyError, Outcome)> {
-        let idle_at = self.idle.and_then(|idle| {
-            let moved = self.progress.as_ref().map(|progress| progress.last());
-            let last = moved.max(self.last_frame)?;
-            last.checked_add(idle)
+        let moved = self.progress.as_ref().map(|progress| progress.last());
+        let idle = moved.max(self.last_frame).map_or(Deadline::NONE, |last| {
+            Deadline::after(last.into_std(), self.idle)
         });
-        let Some(at) = crate::http::deadline::earlier(self.deadline, idle_at) else {
+        let first = self.deadline.min(idle);
+        let Some(at) = first.instant() else {
             return Poll::Pending;
         };
-        if self.alarm.poll_at(cx, at).is_pending() {
+        if self.alarm.poll_at(cx, Instant::from_std(at)).is_pending() {
             return Poll::Pending;
         }
-        if self.deadline == Some(at) {
+        if self.deadline == first {
             return Poll::Ready((BodyError::deadline(), Outcome::RequestTimeout));
         }
         Poll::Ready((BodyError::idle(), Outcome::IdleTimeout))

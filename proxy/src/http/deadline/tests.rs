@@ -6,6 +6,10 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+fn after(start: Instant, time: Duration) -> Deadline {
+    Deadline::after(start.into_std(), Some(time))
+}
+
 fn pooled() -> usize {
     POOL.with_borrow(Vec::len)
 }
@@ -13,15 +17,18 @@ fn pooled() -> usize {
 #[tokio::test(start_paused = true)]
 async fn what_is_ready_costs_no_timer() {
     let before_now = Instant::now();
-    assert_eq!(before(Some(before_now), async { 7 }).await, Ok(7));
-    assert_eq!(before(None, async { 8 }).await, Ok(8));
+    assert_eq!(
+        before(after(before_now, Duration::ZERO), async { 7 }).await,
+        Ok(7)
+    );
+    assert_eq!(before(Deadline::NONE, async { 8 }).await, Ok(8));
     assert_eq!(pooled(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_is_kept_exactly() {
     let start = Instant::now();
-    let result = before(Some(start + SECOND), sleep(5 * SECOND)).await;
+    let result = before(after(start, SECOND), sleep(5 * SECOND)).await;
     assert_eq!(result, Err(Elapsed));
     let took = start.elapsed();
     assert!(
@@ -35,7 +42,7 @@ async fn a_pooled_timer_that_is_armed_earlier_does_not_end_a_later_deadline() {
     let start = Instant::now();
     // Leaves a timer armed for one second in the pool.
     assert!(
-        before(Some(start + SECOND), sleep(SECOND / 10))
+        before(after(start, SECOND), sleep(SECOND / 10))
             .await
             .is_ok()
     );
@@ -49,17 +56,20 @@ async fn a_pooled_timer_that_is_armed_earlier_does_not_end_a_later_deadline() {
             Some(armed)
         );
     }
-    assert_eq!(before(Some(later), sleep(9 * SECOND)).await, Err(Elapsed));
+    assert_eq!(
+        before(after(start, 3 * SECOND), sleep(9 * SECOND)).await,
+        Err(Elapsed)
+    );
     assert!(start.elapsed() >= 3 * SECOND && start.elapsed() < 4 * SECOND);
     // And one that is armed later than needed is armed anew.
     let next = Instant::now();
     assert!(
-        before(Some(next + 60 * SECOND), sleep(SECOND))
+        before(after(next, 60 * SECOND), sleep(SECOND))
             .await
             .is_ok()
     );
     assert_eq!(
-        before(Some(next + 2 * SECOND), sleep(9 * SECOND)).await,
+        before(after(next, 2 * SECOND), sleep(9 * SECOND)).await,
         Err(Elapsed)
     );
     assert!(next.elapsed() >= 2 * SECOND && next.elapsed() < 3 * SECOND);
@@ -84,7 +94,10 @@ fn a_timer_of_an_ended_runtime_is_not_used() {
             .expect("a runtime without I/O");
         runtime.block_on(async {
             let at = Instant::now() + SECOND;
-            assert_eq!(before(Some(at), sleep(5 * SECOND)).await, Err(Elapsed));
+            assert_eq!(
+                before(after(at, Duration::ZERO), sleep(5 * SECOND)).await,
+                Err(Elapsed)
+            );
         });
     }
 }

@@ -10,6 +10,7 @@ use crate::http::client::{PoolOptions, SendOptions};
 use crate::http::headers::strip_hop_by_hop;
 use crate::http::testing::{Peer, answers, h1, serve_one};
 use crate::http::upgrade::{Bridged, bridge_upgrade};
+use crate::resilience::deadline::Deadline;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const SECOND: Duration = Duration::from_secs(1);
@@ -199,7 +200,8 @@ async fn hop() -> (Peer, crate::http::testing::Accepted) {
                 let upstream = hyper::upgrade::on(&mut response);
                 let (sender, closing) = crate::net::closing::channel();
                 tokio::spawn(async move {
-                    let bridged = bridge_upgrade(downstream, upstream, closing, None).await;
+                    let bridged =
+                        bridge_upgrade(downstream, upstream, closing, Deadline::NONE).await;
                     assert_eq!(bridged, Bridged::Complete { up: 4, down: 4 });
                     drop(sender);
                 });

@@ -3,9 +3,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use crate::resilience::backoff;
-use crate::resilience::deadline::{
-    Bound, Deadline, format_grpc_timeout, parse_deadline_ms, parse_grpc_timeout, reduce,
-};
+use crate::resilience::deadline::{Bound, Deadline, parse_deadline_ms, parse_grpc_timeout};
 
 #[test]
 fn grpc_timeouts_are_read_as_the_protocol_says() {
@@ -41,40 +39,98 @@ fn grpc_timeouts_are_read_as_the_protocol_says() {
 fn a_try_ends_by_the_earlier_bound() {
     let now = Instant::now();
     let second = Duration::from_secs(1);
-    let request = Deadline::after(now, Some(second * 3));
-    assert_eq!(
-        request.for_try(now, Some(second)),
-        Some((now + second, Bound::Try))
-    );
-    assert_eq!(
-        request.for_try(now + second * 2, Some(second)),
-        Some((now + second * 3, Bound::Request))
-    );
-    assert_eq!(Deadline::NONE.for_try(now, None), None);
+    let after = |seconds: u32| Deadline::after(now, Some(second * seconds));
+    let request = after(3);
+    assert_eq!(request.for_try(now, Some(second)), (after(1), Bound::Try));
+    let late = request.for_try(now + second * 2, Some(second));
+    assert_eq!(late, (request, Bound::Request));
+    let none = Deadline::NONE.for_try(now, None);
+    assert_eq!(none, (Deadline::NONE, Bound::Request));
+    let own = Deadline::NONE.for_try(now, Some(second));
+    assert_eq!(own, (after(1), Bound::Try));
     assert_eq!(request.remaining(now + second * 4), Some(Duration::ZERO));
     assert!(request.is_over(now + second * 3));
+    assert!(!Deadline::NONE.is_over(now));
     assert_eq!(Deadline::after(now, Some(Duration::MAX)), Deadline::NONE);
-    assert_eq!(request.min(Deadline::NONE), request);
-    assert_eq!(
-        request.header_ms(now + Duration::from_nanos(1)),
-        Some(3_000)
-    );
+    assert_eq!(request.header_ms(now + second * 4), Some(0));
     assert_eq!(Deadline::NONE.header_ms(now), None);
-    assert_eq!(reduce(second, second), None);
-    assert_eq!(reduce(second * 2, second), Some(second));
+    assert_eq!(Deadline::NONE.grpc_timeout(now), None);
+    let over = request.grpc_timeout(now + second * 4);
+    assert_eq!(over.as_deref(), Some("1n"), "never nothing");
+}
+
+/// A bound as policy or a client may say it: none, short or long.
+fn bound() -> impl Strategy<Value = Option<Duration>> {
+    let nanos = prop_oneof![0_u64..3_000_000, 0_u64..3_600_000_000_000, any::<u64>()];
+    proptest::option::of(nanos.prop_map(Duration::from_nanos))
+}
+
+/// No bound is later than every other.
+fn or_never(deadline: Deadline, start: Instant) -> Duration {
+    let at = deadline.instant();
+    at.map_or(Duration::MAX, |at| at - start)
 }
 
 proptest! {
     #[test]
-    fn a_grpc_timeout_never_grows(seconds in 0_u64..10_000_000_000, nanos in 0_u32..1_000_000_000) {
-        let timeout = Duration::new(seconds, nanos);
-        let text = format_grpc_timeout(timeout);
-        prop_assert!(text.len() <= 9);
-        let read = parse_grpc_timeout(text.as_bytes()).unwrap();
-        prop_assert!(read <= timeout);
+    fn no_try_ends_later_than_any_of_its_bounds(
+        policy in bound(), own in bound(), per_try in bound(), spent in 0_u64..3_600_000_000_000,
+    ) {
+        let start = Instant::now();
+        let (policy, own) = (Deadline::after(start, policy), Deadline::after(start, own));
+        let request = policy.min(own);
+        let now = start + Duration::from_nanos(spent);
+        let (end, bound) = request.for_try(now, per_try);
+        let bounds = [policy, own, Deadline::after(now, per_try)];
+        let earliest = bounds.map(|bound| or_never(bound, start)).into_iter().min();
+        prop_assert_eq!(Some(or_never(end, start)), earliest);
+        prop_assert_eq!(bound == Bound::Request, end == request);
+        // In whichever order bounds are put together.
+        prop_assert_eq!(own.min(policy), request);
+        prop_assert_eq!(request.min(request), request);
+        prop_assert_eq!(request.is_over(now), request.remaining(now) == Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_grpc_timeout_that_is_passed_on_never_ends_later_than_the_clients(
+        seconds in 0_u64..1_000_000_000, nanos in 0_u32..1_000_000_000, spent in any::<u32>(),
+    ) {
+        let start = Instant::now();
+        let (timeout, spent) = (Duration::new(seconds, nanos), Duration::from_micros(spent.into()));
+        let outer = Deadline::after(start, Some(timeout));
+        let now = start + spent;
+        let text = outer.grpc_timeout(now).unwrap();
+        let (digits, unit) = text.split_at(text.len() - 1);
+        prop_assert!((1..=8).contains(&digits.len()) && digits.bytes().all(|it| it.is_ascii_digit()));
+        prop_assert!("numSMH".contains(unit));
+        let told = parse_grpc_timeout(text.as_bytes()).unwrap();
+        prop_assert!(told > Duration::ZERO);
+        if outer.is_over(now) {
+            prop_assert_eq!(told, Duration::from_nanos(1));
+            return Ok(());
+        }
+        let inner = Deadline::after(now, Some(told));
+        prop_assert!(or_never(inner, start) <= or_never(outer, start));
         // The finest unit that fits loses at most one part in a hundred thousand.
-        prop_assert!(timeout <= read + timeout / 100_000 + Duration::from_nanos(1));
-        prop_assert_eq!(format_grpc_timeout(read), text);
+        let left = timeout.checked_sub(spent).unwrap();
+        prop_assert!(left <= told + left / 100_000 + Duration::from_nanos(1));
+        // What is exact already stays so.
+        prop_assert_eq!(inner.grpc_timeout(now), Some(text));
+    }
+
+    #[test]
+    fn a_receiver_never_gives_up_before_the_sender_and_at_most_a_millisecond_after(
+        timeout in 0_u64..4_000_000_000_000, spent in 0_u64..4_000_000_000_000,
+    ) {
+        let start = Instant::now();
+        let outer = Deadline::after(start, Some(Duration::from_nanos(timeout)));
+        let now = start + Duration::from_nanos(spent);
+        let text = outer.header_ms(now).unwrap().to_string();
+        let inner = Deadline::after(now, parse_deadline_ms(text.as_bytes()));
+        let (inner, left) = (inner.remaining(now).unwrap(), outer.remaining(now).unwrap());
+        prop_assert!(inner >= left && inner < left + Duration::from_millis(1));
+        // What is over for the one is over for the other.
+        prop_assert_eq!(inner.is_zero(), outer.is_over(now));
     }
 
     #[test]

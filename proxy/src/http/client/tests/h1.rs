@@ -13,6 +13,7 @@ use crate::http::Version;
 use crate::http::body::{Ending, ExchangeEnd, ResponseBody, UpstreamBody};
 use crate::http::testing::{Peer, answers, get, h1, pipes, request, whole};
 use crate::outcome::{Outcome, Processed};
+use crate::resilience::deadline::Deadline;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -361,7 +362,8 @@ async fn a_body_ends_at_its_deadline_and_when_nothing_moves() {
             .await;
         let mut body = sent.await.unwrap().unwrap().into_body();
         let start = tokio::time::Instant::now();
-        body.limit(deadline.map(|d| start + seconds(d)), idle.map(seconds));
+        let deadline = Deadline::after(start.into_std(), deadline.map(seconds));
+        body.limit(deadline, idle.map(seconds));
         let ended = Arc::new(Mutex::new(None));
         let told = Arc::clone(&ended);
         body.observe(move |end: ExchangeEnd| *told.lock() = Some(end.ending));
