@@ -4,6 +4,7 @@ pub(crate) mod clients;
 pub(crate) mod policies;
 pub(crate) mod servers;
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -14,12 +15,46 @@ use crate::telemetry::{ProcessLabels, Telemetry};
 /// Nothing in these tests takes as long; what does, hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Turns of the runtime after which what is ready has gone on.
+const SETTLING: usize = 100;
+
 /// Two ends of a TCP connection: the one that dialled, the one that was accepted.
 pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (dialled, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     (dialled.unwrap(), accepted.unwrap().0)
+}
+
+/// From now on, until what it gives is dropped, no time passes but what a test lets pass, while
+/// everything else goes on.
+pub(crate) fn stop_clock() -> mpsc::Sender<()> {
+    tokio::time::pause();
+    hold_clock()
+}
+
+/// The same of a clock that is paused already: the runtime does not advance it of its own accord as long
+/// as a blocking task runs.
+pub(crate) fn hold_clock() -> mpsc::Sender<()> {
+    let (running, ended) = mpsc::channel();
+    tokio::task::spawn_blocking(move || ended.recv());
+    running
+}
+
+/// Lets everything that is ready to go on, kernel and all, do so.
+pub(crate) async fn settle() {
+    for _ in 0..SETTLING {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits without letting time pass.
+pub(crate) async fn until(what: &str, come: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !come() {
+        assert!(began.elapsed() < PATIENCE, "{what} did not come");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Waits, but not for ever.

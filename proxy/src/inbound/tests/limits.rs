@@ -1,7 +1,6 @@
 //! How many requests the application is asked to take.
 
 use std::num::NonZeroU32;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
@@ -15,6 +14,7 @@ use crate::policy::{
 use crate::testing::clients::{Answer, request};
 use crate::testing::policies::{inbound, service};
 use crate::testing::servers::Act;
+use crate::testing::stop_clock;
 
 /// One per second in the long run.
 fn rate(burst: u32) -> Rate {
@@ -90,15 +90,6 @@ async fn passes(client: &mut Http, path: &str) -> usize {
 
 fn by_header() -> RateLimitKey {
     RateLimitKey::Header(HeaderName::from_static("x-user"))
-}
-
-/// Until it is dropped, limiters see no time pass, while everything else goes on: the runtime does not
-/// advance a paused clock of its own accord as long as a blocking task runs.
-fn stop_clock() -> mpsc::Sender<()> {
-    let (running, ended) = mpsc::channel();
-    tokio::time::pause();
-    tokio::task::spawn_blocking(move || ended.recv());
-    running
 }
 
 async fn app() -> Server {

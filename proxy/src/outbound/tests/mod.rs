@@ -1,6 +1,7 @@
 //! The whole outbound direction between clients and servers of the test's own.
 
 mod bytes;
+mod deadlines;
 mod destinations;
 mod failures;
 mod fallbacks;

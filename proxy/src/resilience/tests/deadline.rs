@@ -1,9 +1,15 @@
 use std::time::{Duration, Instant};
 
+use http::Method;
 use proptest::prelude::*;
 
+use super::retry_policy;
+use crate::outcome::{Outcome, Processed};
+use crate::policy::RetryPolicy;
+use crate::resilience::attempt::TryResult;
 use crate::resilience::backoff;
 use crate::resilience::deadline::{Bound, Deadline, parse_deadline_ms, parse_grpc_timeout};
+use crate::resilience::retry::{self, RetryDecision};
 
 #[test]
 fn grpc_timeouts_are_read_as_the_protocol_says() {
@@ -57,6 +63,69 @@ fn a_try_ends_by_the_earlier_bound() {
     assert_eq!(Deadline::NONE.grpc_timeout(now), None);
     let over = request.grpc_timeout(now + second * 4);
     assert_eq!(over.as_deref(), Some("1n"), "never nothing");
+}
+
+#[test]
+fn tries_follow_each_other_by_policy_and_the_given_randomness() {
+    let policy = RetryPolicy {
+        attempts: 3,
+        on_per_try_timeout: true,
+        ..retry_policy()
+    };
+    let (base, max) = (policy.backoff_base, policy.backoff_max);
+    let millis = Duration::from_millis;
+    for seed in 0..1_000 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut same = rng.clone();
+        let first = backoff::delay(base, max, 0, &mut same);
+        let second = backoff::delay(base, max, 1, &mut same);
+        let begins = [
+            Duration::ZERO,
+            millis(400) + first,
+            millis(800) + first + second,
+        ];
+        let (begun, ended, bound) = timeline(&policy, millis(1_000), millis(400), &mut rng);
+        assert_eq!(begun, begins);
+        assert_eq!((ended, bound), (millis(1_000), Bound::Request));
+    }
+}
+
+/// When the tries of a request begin that is never answered, when it ends, and by which bound.
+fn timeline(
+    policy: &RetryPolicy,
+    request: Duration,
+    per_try: Duration,
+    rng: &mut fastrand::Rng,
+) -> (Vec<Duration>, Duration, Bound) {
+    let start = Instant::now();
+    let deadline = Deadline::after(start, Some(request));
+    let (mut now, mut begun) = (start, Vec::new());
+    loop {
+        begun.push(now - start);
+        let (end, bound) = deadline.for_try(now, Some(per_try));
+        now = end.instant().unwrap();
+        let question = retry::Request {
+            method: &Method::GET,
+            idempotency_key: false,
+            replayable: true,
+            attempt: begun.len() as u32,
+            failed_probe: false,
+            free_used: false,
+            remaining: deadline.remaining(now),
+        };
+        let result = TryResult::Failed {
+            outcome: match bound {
+                Bound::Request => Outcome::RequestTimeout,
+                Bound::Try => Outcome::TryTimeout,
+            },
+            processed: Processed::Maybe,
+        };
+        match RetryDecision::decide(Some(policy), &question, &result, rng) {
+            RetryDecision::Retry { free: false, wait } => now += wait,
+            RetryDecision::Retry { free: true, .. } => panic!("no probe, and a free try"),
+            RetryDecision::Stop(_) => return (begun, now - start, bound),
+        }
+    }
 }
 
 /// A bound as policy or a client may say it: none, short or long.
