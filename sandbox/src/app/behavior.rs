@@ -25,8 +25,25 @@ pub struct Behavior {
     pub close_next: u32,
     /// How many of the next requests, once read, get their connection reset (HTTP/2: their stream).
     pub reset_next: u32,
+    /// How many of the next requests are refused as not processed (HTTP/2: REFUSED_STREAM; HTTP/1: their
+    /// connection is closed).
+    pub refuse_next: u32,
     /// How many of the next requests, once read, never get an answer.
     pub hang_next: u32,
+    /// How answers with another status than 200 look.
+    pub failure: Failure,
+}
+
+/// How an answer looks that says that something failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Failure {
+    /// More headers; they stand beside the status where that is gRPC's.
+    pub headers: Vec<(String, String)>,
+    /// The status that gRPC callers get.
+    pub grpc_code: i32,
+    /// gRPC: in trailers behind a head of their own, instead of in the head.
+    pub in_trailers: bool,
 }
 
 /// What happens to one request.
@@ -35,6 +52,7 @@ pub(super) enum Fate {
     Answer { status: u16, after: Duration },
     Close,
     Reset,
+    Refuse,
     Hang,
 }
 
@@ -49,7 +67,19 @@ impl Default for Behavior {
             fail_status: 503,
             close_next: 0,
             reset_next: 0,
+            refuse_next: 0,
             hang_next: 0,
+            failure: Failure::default(),
+        }
+    }
+}
+
+impl Default for Failure {
+    fn default() -> Self {
+        Self {
+            headers: Vec::new(),
+            grpc_code: tonic::Code::Unavailable as i32,
+            in_trailers: false,
         }
     }
 }
@@ -78,6 +108,9 @@ impl Behavior {
         }
         if take(&mut self.close_next) {
             return Fate::Close;
+        }
+        if take(&mut self.refuse_next) {
+            return Fate::Refuse;
         }
         if take(&mut self.hang_next) {
             return Fate::Hang;

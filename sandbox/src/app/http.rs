@@ -2,12 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -19,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service as _;
 
-use super::behavior::Fate;
+use super::behavior::{Failure, Fate};
 use super::echo::echo_server::{EchoServer, SERVICE_NAME};
 use super::grpc::Echo;
 use super::server::Shared;
@@ -72,8 +75,13 @@ struct Script {
 
 /// The request's connection ends without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("told not to answer")]
-pub(super) struct Unanswered;
+pub(super) enum Unanswered {
+    #[error("told not to answer")]
+    Broken,
+    /// What the stream is reset with stands in the source.
+    #[error("told to refuse")]
+    Refused(#[source] h2::Error),
+}
 
 /// Answers one request.
 pub(super) async fn handle(
@@ -83,7 +91,11 @@ pub(super) async fn handle(
 ) -> Result<Response<AnswerBody>, Unanswered> {
     let mut counted = Counted::begin(Arc::clone(&app), &request);
     let version = request.version();
-    let fate = app.behavior.lock().fate(|| fastrand::f64() * 100.0);
+    let (fate, failure) = {
+        let mut behavior = app.behavior.lock();
+        let fate = behavior.fate(|| fastrand::f64() * 100.0);
+        (fate, behavior.failure.clone())
+    };
     let is_grpc = request
         .uri()
         .path()
@@ -91,6 +103,10 @@ pub(super) async fn handle(
         .is_some_and(|path| path.starts_with(SERVICE_NAME));
     let (status, after) = match fate {
         Fate::Answer { status, after } => (status, after),
+        Fate::Refuse => {
+            counted.complete = true;
+            return Err(Unanswered::Refused(h2::Reason::REFUSED_STREAM.into()));
+        }
         Fate::Close | Fate::Reset | Fate::Hang => {
             counted.read_body(request.into_body()).await;
             match fate {
@@ -98,12 +114,14 @@ pub(super) async fn handle(
                 Fate::Hang => std::future::pending().await,
                 _ => {}
             }
-            return Err(Unanswered);
+            counted.complete = true;
+            return Err(Unanswered::Broken);
         }
     };
+    let wants_body = request.method() != Method::HEAD;
     let mut response = if is_grpc {
         wait(after).await;
-        answer_grpc(&app, status, request).await
+        answer_grpc(&app, status, &failure, request).await
     } else if request.uri().path() == "/echo" {
         wait(after).await;
         answer_echo(&app, status, request)
@@ -119,25 +137,34 @@ pub(super) async fn handle(
     if app.finish.is_cancelled() && version < Version::HTTP_2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    if status != 200 && !is_grpc {
+        add(headers, &failure.headers);
+    }
     counted.status = response.status().as_u16();
-    Ok(response.map(|body| {
-        CountedBody {
-            body,
-            _counted: counted,
-        }
-        .boxed_unsync()
-    }))
+    counted.complete = !wants_body;
+    Ok(response.map(|body| CountedBody { body, counted }.boxed_unsync()))
 }
 
 async fn answer_grpc(
     app: &Arc<Shared>,
     status: u16,
+    failure: &Failure,
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     if status != 200 {
-        let code = tonic::Code::Unavailable;
+        let code = tonic::Code::from(failure.grpc_code);
         let answer = tonic::Status::new(code, format!("told to fail with {status}"));
-        return answer.into_http();
+        let mut response = answer.into_http();
+        add(response.headers_mut(), &failure.headers);
+        if failure.in_trailers {
+            let mut trailers = std::mem::take(response.headers_mut());
+            if let Some(kind) = trailers.remove(header::CONTENT_TYPE) {
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            }
+            let frame = futures_util::stream::iter([Ok(Frame::trailers(trailers))]);
+            return response.map(|_: AnswerBody| StreamBody::new(frame).boxed_unsync());
+        }
+        return response;
     }
     let mut service = EchoServer::new(Echo::new(Arc::clone(app)));
     match service.call(request).await {
@@ -161,6 +188,15 @@ fn answer_echo(app: &Arc<Shared>, status: u16, request: Request<Incoming>) -> Re
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
     }
     response
+}
+
+/// Adds headers, but those that none can be.
+fn add(headers: &mut HeaderMap, more: &[(String, String)]) {
+    for (name, value) in more {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// A sleep of no time would still last until the timer's next tick.
@@ -247,6 +283,8 @@ struct Counted {
     app: Arc<Shared>,
     /// What it was answered with; 0 for nothing.
     status: u16,
+    /// Nothing of its answer is missing any more.
+    complete: bool,
 }
 
 impl Counted {
@@ -257,7 +295,11 @@ impl Counted {
             .get(ID)
             .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
         app.stats.lock().began(route, id);
-        Self { app, status: 0 }
+        Self {
+            app,
+            status: 0,
+            complete: false,
+        }
     }
 
     /// Reads the body to its end, and counts it only then.
@@ -278,15 +320,15 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.app.stats.lock().ended(self.status);
+        let cancelled = !self.complete;
+        self.app.stats.lock().ended(self.status, cancelled);
     }
 }
 
 /// An answer's body, which keeps its request in flight.
 struct CountedBody {
     body: AnswerBody,
-    /// Held for its drop.
-    _counted: Counted,
+    counted: Counted,
 }
 
 impl Body for CountedBody {
@@ -297,7 +339,13 @@ impl Body for CountedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        // After trailers nobody asks again.
+        let last = frame.as_ref().is_none_or(|frame| {
+            frame.as_ref().is_ok_and(Frame::is_trailers) || self.body.is_end_stream()
+        });
+        self.counted.complete |= last;
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -306,6 +354,13 @@ impl Body for CountedBody {
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for CountedBody {
+    fn drop(&mut self) {
+        // Of an empty body not even the first frame is asked for.
+        self.counted.complete |= self.body.is_end_stream();
     }
 }
 

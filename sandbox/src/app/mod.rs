@@ -30,7 +30,7 @@ use std::str::FromStr;
 
 use clap::Parser;
 
-pub use behavior::Behavior;
+pub use behavior::{Behavior, Failure};
 pub use control::Control;
 pub use server::App;
 pub use stats::{Stats, body_hash};

@@ -24,6 +24,9 @@ pub struct Stats {
     pub read: u64,
     /// Requests that are being worked on.
     pub in_flight: u64,
+    /// Requests whose caller gave up before their answer was complete: closed the connection, or reset
+    /// the stream.
+    pub cancelled: u64,
     /// Requests by method and path, as `GET /orders`.
     pub routes: BTreeMap<String, u64>,
     /// Answers by status; requests that got none under 0.
@@ -59,8 +62,9 @@ impl Stats {
         }
     }
 
-    pub(super) fn ended(&mut self, status: u16) {
+    pub(super) fn ended(&mut self, status: u16, cancelled: bool) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.cancelled += u64::from(cancelled);
         *self.statuses.entry(status).or_default() += 1;
     }
 }

@@ -234,6 +234,7 @@ pub(crate) fn add(all: &mut Stats, one: &Stats) {
     all.requests += one.requests;
     all.read += one.read;
     all.in_flight += one.in_flight;
+    all.cancelled += one.cancelled;
     all.not_listed += one.not_listed;
     add_table(&mut all.routes, &one.routes);
     add_table(&mut all.statuses, &one.statuses);

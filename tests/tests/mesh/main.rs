@@ -12,6 +12,7 @@
 
 mod breaker;
 mod common;
+mod deadlines;
 mod edges;
 mod fallback;
 mod faults;
@@ -51,6 +52,7 @@ fn main() -> anyhow::Result<ExitCode> {
     outage::register(&mut suite);
     edges::register(&mut suite);
     limits::register(&mut suite);
+    deadlines::register(&mut suite);
     rules::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());

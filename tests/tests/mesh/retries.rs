@@ -243,7 +243,7 @@ async fn behave(mesh: &Mesh, behavior: &Behavior) -> anyhow::Result<()> {
 }
 
 /// Half a second of traffic: a retry budget has nothing to spend before there was any.
-async fn warm_up(mesh: &Mesh) {
+pub(crate) async fn warm_up(mesh: &Mesh) {
     let report = Load::new(mesh.addr("api", PORT))
         .rate(200.0)
         .requests(100)
