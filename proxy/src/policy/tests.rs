@@ -108,7 +108,8 @@ fn target() -> wire::ServiceTarget {
                 half_open_success_threshold: 3,
                 max_ejection_percent: 50,
                 limits: Some(wire::Limits {
-                    max_requests: 7,
+                    max_requests: Some(7),
+                    max_pending_requests: Some(0),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -147,10 +148,12 @@ fn a_service_comes_through_whole() {
     let breaker = decoded.backends[0].circuit_breaker.as_ref().unwrap();
     assert_eq!(breaker.consecutive_failures, Some(5));
     let limits = breaker.limits.unwrap();
-    assert_eq!(
-        (limits.max_requests, limits.max_connections),
-        (Some(7), None)
-    );
+    let expected = Limits {
+        max_connections: None,
+        max_pending_requests: 0,
+        max_requests: Some(7),
+    };
+    assert_eq!(limits, expected);
 }
 
 /// Spoils a good target in one place.
