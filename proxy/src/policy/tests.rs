@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use prost::Message;
 use weft_proto::discovery as wire;
 
-use super::{MtlsMode, OutboundTarget, Principal, Protocol, RateLimitKey, Sticky, decode};
+use super::{Limits, MtlsMode, OutboundTarget, Principal, Protocol, RateLimitKey, Sticky, decode};
 
 fn duration(millis: u64) -> prost_types::Duration {
     Duration::from_millis(millis).try_into().unwrap()
@@ -183,7 +183,19 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
         };
         response.headers[0].name = name.into();
     }
-    let cases: [(&str, Spoil); 33] = [
+    let cases: [(&str, Spoil); 35] = [
+        (
+            "service.backends[0].circuit_breaker.limits.max_requests: 0, where at least 1",
+            |it| {
+                breaker(it).limits.as_mut().unwrap().max_requests = Some(0);
+            },
+        ),
+        (
+            "service.backends[0].circuit_breaker.limits.max_pending_requests: missing",
+            |it| {
+                breaker(it).limits.as_mut().unwrap().max_pending_requests = None;
+            },
+        ),
         ("service.routes[0].fallback.triggers: missing", |it| {
             fallback(it).triggers.clear();
         }),

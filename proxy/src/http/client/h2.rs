@@ -423,4 +423,3 @@ async fn open<C: Connect>(connect: &C, token: Option<Token>) -> Result<Entry, Fa
         used: Instant::now(),
     })
 }
-

@@ -224,9 +224,7 @@ impl From<Failure> for Unconnected {
 fn take_room(room: Option<&Arc<dyn Room>>) -> Result<Option<Token>, Unconnected> {
     let Some(room) = room else { return Ok(None) };
     let token = Arc::clone(room).take();
-    token
-        .map(Some)
-        .ok_or_else(|| Unconnected::full(Full::Room))
+    token.map(Some).ok_or_else(|| Unconnected::full(Full::Room))
 }
 
 /// Counts of a pool at one moment.
