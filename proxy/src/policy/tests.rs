@@ -185,7 +185,7 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
     }
     let cases: [(&str, Spoil); 35] = [
         (
-            "service.backends[0].circuit_breaker.limits.max_requests: 0, where at least 1",
+            "service.backends[0].circuit_breaker.limits.max_requests: 0, where at least 1 is needed",
             |it| {
                 breaker(it).limits.as_mut().unwrap().max_requests = Some(0);
             },
