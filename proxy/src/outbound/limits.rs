@@ -40,13 +40,16 @@ pub(crate) async fn request_place(
         return Ok(Some(place));
     }
     let turn = line_up(limits, Limit::Requests, true)?;
-    loop {
-        let waited = before(deadline, its_turn(backend, &turn)).await;
-        waited.map_err(|_| out_of_time())??;
-        if let Some(place) = limits.take(Limit::Requests) {
-            return Ok(Some(place));
+    let granted = async {
+        loop {
+            turn.called().await;
+            if let Some(place) = turn.place() {
+                return Ok(Some(place));
+            }
+            check_breaker(backend)?;
         }
-    }
+    };
+    before(deadline, granted).await.map_err(|_| out_of_time())?
 }
 
 /// The right to one connection for bytes, by `deadline`.

@@ -2,9 +2,11 @@
 //!
 //! * Never more places are taken than the cap says, but for those that were taken before it was
 //!   lowered: they drain.
-//! * First come, first served: while somebody stands in line nobody passes, and only the first in
-//!   line takes a place. Whoever leaves, served or not, makes the next one look; so does each place
-//!   that becomes free and each cap that is raised. No wake-up is lost.
+//! * First come, first served: while somebody stands in line nobody passes. A place among the
+//!   requests that becomes free is handed to the first in line, who is in line no longer, at once.
+//!   For connections, of which there are several ways to get one, only the first in line looks;
+//!   whoever leaves, served or not, makes the next one look, and so does everything that becomes
+//!   free. No wake-up is lost.
 //! * At most `max_pending_requests` stand in the lines of a backend, both caps together.
 //! * What is not at its cap costs atomics only; the lock is a line's, and taken to join it, to leave
 //!   it and to call its first.
@@ -59,10 +61,19 @@ pub struct Place {
 pub struct Turn {
     limits: Arc<Limits>,
     limit: Limit,
-    /// Told when it may be worth looking.
-    call: Arc<Notify>,
-    counted: AtomicBool,
+    stand: Arc<Stand>,
     left: AtomicBool,
+}
+
+/// One who stands in line.
+#[derive(Debug)]
+struct Stand {
+    /// Told when it may be worth looking.
+    call: Notify,
+    /// It counts as pending.
+    counted: AtomicBool,
+    /// A place was handed to it, which it has not picked up yet.
+    granted: AtomicBool,
 }
 
 /// One cap for people and metrics.
@@ -87,7 +98,7 @@ struct Cap {
     overflows: AtomicU64,
     /// As long as the line.
     waiting: AtomicUsize,
-    line: Mutex<VecDeque<Arc<Notify>>>,
+    line: Mutex<VecDeque<Arc<Stand>>>,
 }
 
 impl Limit {
@@ -123,6 +134,8 @@ impl Limits {
         let connections = policy.and_then(|policy| policy.max_connections);
         self.cap(Limit::Requests).set(requests);
         self.cap(Limit::Connections).set(connections);
+        self.freed(Limit::Requests);
+        self.freed(Limit::Connections);
     }
 
     /// Whether there is such a cap.
@@ -151,11 +164,16 @@ impl Limits {
         let turn = Turn {
             limits: Arc::clone(self),
             limit,
-            call: Arc::new(Notify::new()),
-            counted: AtomicBool::new(counted),
+            stand: Arc::new(Stand {
+                call: Notify::new(),
+                counted: AtomicBool::new(counted),
+                granted: AtomicBool::new(false),
+            }),
             left: AtomicBool::new(false),
         };
-        self.cap(limit).join(&turn.call);
+        self.cap(limit).join(&turn.stand);
+        // A place may have become free before there was a line.
+        self.freed(limit);
         Ok(turn)
     }
 
@@ -168,7 +186,8 @@ impl Limits {
     pub fn rouse(&self) {
         for cap in &self.caps {
             if cap.waiting.load(Ordering::SeqCst) > 0 {
-                cap.line.lock().iter().for_each(|call| call.notify_one());
+                let line = cap.line.lock();
+                line.iter().for_each(|stand| stand.call.notify_one());
             }
         }
     }
@@ -213,37 +232,77 @@ impl Limits {
         })
     }
 
+    /// There may be a place.
+    fn freed(&self, limit: Limit) {
+        match limit {
+            Limit::Requests => self.hand_over(),
+            Limit::Connections => self.cap(limit).call_first(),
+        }
+    }
+
+    /// Hands places to those who are first in line.
+    fn hand_over(&self) {
+        let cap = self.cap(Limit::Requests);
+        if cap.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut line = cap.line.lock();
+        while !line.is_empty() && cap.take() {
+            let Some(first) = line.pop_front() else { break };
+            cap.waiting.store(line.len(), Ordering::SeqCst);
+            first.granted.store(true, Ordering::SeqCst);
+            self.uncount(&first);
+            first.call.notify_one();
+        }
+    }
+
+    fn uncount(&self, stand: &Stand) {
+        if stand.counted.swap(false, Ordering::SeqCst) {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn release(&self, limit: Limit) {
+        self.cap(limit).held.fetch_sub(1, Ordering::SeqCst);
+        self.freed(limit);
+    }
+
     fn cap(&self, limit: Limit) -> &Cap {
         &self.caps[limit as usize]
     }
 }
 
 impl Turn {
-    /// Waits until it may be worth looking: this one has become the first, something has become
-    /// free while it was, or all were [roused](Limits::rouse).
+    /// Waits until it may be worth looking: a place was [handed over](Self::place), this one has
+    /// become the first in line for a connection, something has become free while it was, or all
+    /// were [roused](Limits::rouse).
     pub async fn called(&self) {
-        self.call.notified().await;
+        self.stand.call.notified().await;
+    }
+
+    /// The place that was handed to this one.
+    pub fn place(&self) -> Option<Place> {
+        let granted = self.stand.granted.swap(false, Ordering::SeqCst);
+        granted.then(|| Place {
+            limits: Arc::clone(&self.limits),
+            limit: self.limit,
+        })
     }
 
     /// Whether nobody is before this one.
     pub fn is_first(&self) -> bool {
         let line = self.limits.cap(self.limit).line.lock();
         line.front()
-            .is_some_and(|first| Arc::ptr_eq(first, &self.call))
-    }
-
-    /// Whether it counts as pending.
-    pub fn is_counted(&self) -> bool {
-        self.counted.load(Ordering::Relaxed)
+            .is_some_and(|first| Arc::ptr_eq(first, &self.stand))
     }
 
     /// Nothing is being vacated for this one: it waits like all others, if it may.
     pub fn count_in(&self) -> Result<(), Overflow> {
-        if self.is_counted() {
+        if self.stand.counted.load(Ordering::SeqCst) {
             return Ok(());
         }
         self.limits.count_in(self.limit)?;
-        self.counted.store(true, Ordering::Relaxed);
+        self.stand.counted.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -252,10 +311,10 @@ impl Turn {
         if self.left.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.limits.cap(self.limit).part(&self.call);
-        if self.is_counted() {
-            self.limits.pending.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.limits.cap(self.limit).part(&self.stand);
+        self.limits.uncount(&self.stand);
+        // Handed over while it left.
+        drop(self.place());
     }
 }
 
@@ -267,9 +326,7 @@ impl Drop for Turn {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let cap = self.limits.cap(self.limit);
-        cap.held.fetch_sub(1, Ordering::SeqCst);
-        cap.call_first();
+        self.limits.release(self.limit);
     }
 }
 
@@ -289,7 +346,6 @@ impl Cap {
     fn set(&self, max: Option<u32>) {
         let max = max.map_or(UNLIMITED, |max| max as usize);
         self.max.store(max, Ordering::SeqCst);
-        self.call_first();
     }
 
     fn take(&self) -> bool {
@@ -300,18 +356,15 @@ impl Cap {
             .is_ok()
     }
 
-    fn join(&self, call: &Arc<Notify>) {
+    fn join(&self, stand: &Arc<Stand>) {
         let mut line = self.line.lock();
-        line.push_back(Arc::clone(call));
+        line.push_back(Arc::clone(stand));
         self.waiting.store(line.len(), Ordering::SeqCst);
-        if line.len() == 1 {
-            call.notify_one();
-        }
     }
 
-    fn part(&self, call: &Arc<Notify>) {
+    fn part(&self, stand: &Arc<Stand>) {
         let mut line = self.line.lock();
-        let Some(at) = line.iter().position(|one| Arc::ptr_eq(one, call)) else {
+        let Some(at) = line.iter().position(|one| Arc::ptr_eq(one, stand)) else {
             return;
         };
         line.remove(at);
@@ -319,7 +372,7 @@ impl Cap {
         if at == 0
             && let Some(first) = line.front()
         {
-            first.notify_one();
+            first.call.notify_one();
         }
     }
 
@@ -328,7 +381,7 @@ impl Cap {
             return;
         }
         if let Some(first) = self.line.lock().front() {
-            first.notify_one();
+            first.call.notify_one();
         }
     }
 }

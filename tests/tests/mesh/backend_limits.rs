@@ -167,7 +167,7 @@ async fn full_queue(cx: Cx) -> anyhow::Result<()> {
         assert!(took < AT_ONCE, "refused after {took:?}");
         cx.measured(format!("refused after {took:?}"));
         let shown = mesh.admin_get("client", "/circuit-breakers").await?.text();
-        assert!(shown.contains("\"maxPendingRequests\":1"), "{shown}");
+        assert!(shown.contains("\"maxPendingRequests\": 1"), "{shown}");
 
         let fallback = "fallback: {triggers: [Overload], response: {status: 503, \
                         contentType: application/json, body: '{\"success\":false}'}}";

@@ -28,9 +28,7 @@ async fn seek(limits: Arc<Limits>) -> Result<Place, Overflow> {
     let turn = limits.line_up(Limit::Requests, true)?;
     loop {
         turn.called().await;
-        if turn.is_first()
-            && let Some(place) = limits.take(Limit::Requests)
-        {
+        if let Some(place) = turn.place() {
             return Ok(place);
         }
     }
