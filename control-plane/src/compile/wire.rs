@@ -17,6 +17,8 @@ use crate::policy::{
 
 /// TCP and TLS together, where no policy says it.
 const DEFAULT_CONNECT: PolicyDuration = PolicyDuration::from_millis(1_000);
+/// Requests that may wait for a place under `limits`, where policy caps something and does not say.
+const DEFAULT_MAX_PENDING_REQUESTS: u32 = 1_024;
 
 pub(super) fn ip_bytes(ip: IpAddr) -> Vec<u8> {
     match ip {
@@ -137,9 +139,13 @@ pub(super) fn circuit_breaker(breaker: &CircuitBreaker) -> wire::CircuitBreaker 
         half_open_success_threshold: breaker.half_open.success_threshold,
         max_ejection_percent: breaker.max_ejection_percent,
         limits: limits.map(|limits| wire::Limits {
-            max_connections: limits.max_connections.unwrap_or(0),
-            max_pending_requests: limits.max_pending_requests.unwrap_or(0),
-            max_requests: limits.max_requests.unwrap_or(0),
+            max_connections: limits.max_connections,
+            max_pending_requests: Some(
+                limits
+                    .max_pending_requests
+                    .unwrap_or(DEFAULT_MAX_PENDING_REQUESTS),
+            ),
+            max_requests: limits.max_requests,
         }),
     }
 }

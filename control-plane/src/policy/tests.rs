@@ -94,7 +94,6 @@ fn samples_of_the_schema() {
         let outcome = read(&text);
         let acceptable: &[&str] = match want {
             None if text.contains("name: full") => &[
-                "spec.circuitBreaker.limits: not enforced",
                 "spec.loadBalancer.slowStart: not enforced",
                 "locality: PreferSameZone: not enforced",
                 "spec.split.mirror: not enforced",

@@ -96,7 +96,7 @@ impl Apps {
             let options = SendOptions {
                 max_idle_age: Some(FRESH_ENOUGH),
                 probe_before_write: true,
-                progress: None,
+                ..SendOptions::default()
             };
             return pool.send(request, options).await;
         }

@@ -25,6 +25,7 @@ use crate::resilience::balance::{self, PickKind, PickRequest, ProbeEligibility};
 use crate::resilience::budget::Budget;
 use crate::resilience::group::{BackendPermit, Group};
 use crate::resilience::health::Permit;
+use crate::resilience::limits::Place;
 
 /// Backends that are remembered; beyond, those that no service uses any more are forgotten.
 const MAX_BACKENDS: usize = 10_000;
@@ -52,6 +53,8 @@ enum Owner {
 pub(crate) struct Backend {
     /// `namespace/name:port`.
     pub(crate) label: Arc<str>,
+    /// Whose routes lead here: a service as above, or an endpoint's address.
+    pub(crate) owner: Arc<str>,
     /// What retrying may cost.
     pub(crate) budget: Budget,
     /// Breakers and balancing.
@@ -76,6 +79,8 @@ pub(crate) struct Chosen {
 pub(crate) struct Permits {
     endpoint: Permit,
     backend: BackendPermit,
+    /// Among the tries in flight, where they are capped.
+    pub(crate) place: Option<Place>,
 }
 
 impl Backends {
@@ -128,7 +133,11 @@ impl Backends {
             self.shared.limits.backends.increment(1);
             known.retain(|_, backend| Arc::strong_count(backend) > 1);
         }
-        let backend = Backend::new(policy, watch());
+        let owner = match &key.owner {
+            Owner::Address(address) => address.to_string().into(),
+            Owner::Service(service) => service.to_string().into(),
+        };
+        let backend = Backend::new(owner, policy, watch());
         // Before anybody else can have it: whoever waits for endpoints relies on being told last.
         backend.follow(&self.shared);
         known.insert(key, Arc::clone(&backend));
@@ -137,9 +146,14 @@ impl Backends {
 }
 
 impl Backend {
-    fn new(policy: &BackendPolicy, watched: Watched<Vec<EndpointInfo>>) -> Arc<Self> {
+    fn new(
+        owner: Arc<str>,
+        policy: &BackendPolicy,
+        watched: Watched<Vec<EndpointInfo>>,
+    ) -> Arc<Self> {
         let now = Instant::now().into_std();
         Arc::new(Self {
+            owner,
             label: policy.service.to_string().into(),
             budget: Budget::new(now),
             group: Group::new(now, policy.circuit_breaker.clone(), policy.balancer),
@@ -161,6 +175,17 @@ impl Backend {
         closed_only: bool,
     ) -> Result<Chosen, Failure> {
         let endpoints = self.endpoints().await?;
+        self.choose_among(&endpoints, probe, tried, closed_only)
+    }
+
+    /// The same, of these endpoints only.
+    pub(crate) fn choose_among(
+        &self,
+        endpoints: &[Arc<Endpoint>],
+        probe: ProbeEligibility,
+        tried: &[Arc<Endpoint>],
+        closed_only: bool,
+    ) -> Result<Chosen, Failure> {
         if endpoints.is_empty() {
             return Err(Failure::never(
                 Outcome::NoEndpoints,
@@ -181,12 +206,12 @@ impl Backend {
             tried: &tried,
         };
         let mut rng = fastrand::Rng::new();
-        let mut pick = balance::pick(&self.group, &endpoints, &request, &mut rng);
+        let mut pick = balance::pick(&self.group, endpoints, &request, &mut rng);
         if pick.is_none() && closed_only {
             // None is closed: what there is, is better than nothing.
             request.closed_only = false;
             request.probe = ProbeEligibility::No;
-            pick = balance::pick(&self.group, &endpoints, &request, &mut rng);
+            pick = balance::pick(&self.group, endpoints, &request, &mut rng);
         }
         let pick = pick.ok_or_else(|| {
             Failure::never(
@@ -200,8 +225,20 @@ impl Backend {
             permits: Permits {
                 endpoint: pick.permit,
                 backend,
+                place: None,
             },
         })
+    }
+
+    /// Closes an idle connection to some endpoint; false where there is none.
+    pub(crate) fn close_idle(&self) -> bool {
+        let endpoints = self.known_endpoints();
+        endpoints.iter().any(|endpoint| endpoint.close_idle())
+    }
+
+    /// How long a connection may take to come about.
+    pub(crate) fn connect_limit(&self) -> Duration {
+        Duration::from_micros(self.connect_limit.load(Ordering::Relaxed))
     }
 
     /// Whether the backend is known to have no endpoint.
@@ -273,7 +310,8 @@ impl Backend {
                     Some(known) if known.info() == info => Arc::clone(known),
                     _ => {
                         let limit = Arc::clone(&self.connect_limit);
-                        Arc::new(Endpoint::new(info.clone(), health, limit, shared))
+                        let caps = Arc::clone(self.group.limits());
+                        Arc::new(Endpoint::new(info.clone(), health, limit, caps, shared))
                     }
                 });
         self.endpoints.store(Some(Arc::new(endpoints.collect())));

@@ -7,16 +7,18 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
-use super::Outbound;
 use super::backend::{Backend, Chosen};
 use super::destination::Service;
 use super::endpoint::Endpoint;
+use super::{Outbound, limits};
 use crate::inbound::UNKNOWN;
 use crate::net::Io;
 use crate::net::closing::{Closing, Phase};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::resilience::attempt::{TryResult, TryVerdict};
 use crate::resilience::balance::ProbeEligibility;
+use crate::resilience::deadline::Deadline;
+use crate::resilience::limits::Place;
 use crate::tcp::{self, Progress, RelayError};
 use crate::telemetry::{TcpConnection, TcpLabels, Tls};
 
@@ -30,6 +32,8 @@ pub(crate) struct Upstream {
     io: Io,
     chosen: Chosen,
     backend: Arc<Backend>,
+    /// Among the backend's connections; given back after the connection itself.
+    _place: Place,
 }
 
 impl Outbound {
@@ -83,6 +87,8 @@ impl Outbound {
     /// Connects to an endpoint of the service; another one where the first takes no connection.
     pub(crate) async fn dial_bytes(&self, service: &Service) -> Result<Upstream, Failure> {
         let backend = service.backend_for_bytes()?;
+        let patience = Deadline::after(Instant::now().into_std(), Some(backend.connect_limit()));
+        let place = limits::connection_place(&backend, patience).await?;
         let mut tried = SmallVec::<[Arc<Endpoint>; MAX_TRIES]>::new();
         let mut last = None;
         while tried.len() < MAX_TRIES {
@@ -100,6 +106,7 @@ impl Outbound {
                         io,
                         chosen,
                         backend,
+                        _place: place,
                     });
                 }
                 Err(failure) => {

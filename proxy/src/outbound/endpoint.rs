@@ -17,7 +17,8 @@ use super::Shared;
 use crate::http::Version;
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::client::{
-    BoxFuture, Connect, H1Pool, H2Pool, PoolOptions, SendOptions, TryError, tcp_peer_has_closed,
+    BoxFuture, Connect, H1Pool, H2Pool, PoolOptions, Room, SendOptions, TryError,
+    tcp_peer_has_closed,
 };
 use crate::identity::{Alpn, is_wrong_identity};
 use crate::inbound::UNKNOWN;
@@ -26,6 +27,7 @@ use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::EndpointInfo;
 use crate::resilience::balance::Candidate;
 use crate::resilience::health::EndpointHealth;
+use crate::resilience::limits::Limits;
 use crate::telemetry::{HandshakeResult, Tls};
 use crate::worker::PerWorker;
 
@@ -49,6 +51,8 @@ pub(crate) struct Link {
     local: bool,
     /// TCP and TLS together, in microseconds; policy may change it at any time.
     limit: Arc<AtomicU64>,
+    /// The backend's concurrency caps.
+    caps: Arc<Limits>,
 }
 
 /// Makes a pool's connections.
@@ -58,11 +62,12 @@ struct Connector {
 }
 
 impl Endpoint {
-    /// An endpoint that nothing is known of yet. `limit` is shared with its backend.
+    /// An endpoint that nothing is known of yet. `limit` and `caps` are shared with its backend.
     pub(crate) fn new(
         info: EndpointInfo,
         health: Arc<EndpointHealth>,
         limit: Arc<AtomicU64>,
+        caps: Arc<Limits>,
         shared: &Arc<Shared>,
     ) -> Self {
         let link = Link {
@@ -70,6 +75,7 @@ impl Endpoint {
             shared: Arc::clone(shared),
             info: Arc::new(info.clone()),
             limit,
+            caps,
         };
         // A peer that is no sidecar may close an idle connection at any moment.
         let options = if link.is_mesh() {
@@ -125,6 +131,43 @@ impl Endpoint {
             Version::Http1 => self.http1.here().send(request, options).await,
             Version::Http2 => self.http2.here().send(request, options).await,
         }
+    }
+
+    /// Sends a request over a connection that some worker has to spare, and waits for the response's
+    /// head.
+    pub(crate) async fn send_from_anywhere(
+        &self,
+        version: Version,
+        request: Request<RequestBody>,
+        options: SendOptions,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        match version {
+            Version::Http1 => {
+                let mut pools = self.http1.all().iter();
+                let spare = pools.find(|pool| pool.has_idle(&options));
+                let pool = spare.unwrap_or_else(|| self.http1.here());
+                pool.send(request, options).await
+            }
+            Version::Http2 => {
+                let spare = self.http2.all().iter().find(|pool| pool.has_stream());
+                let pool = spare.unwrap_or_else(|| self.http2.here());
+                pool.send(request, options).await
+            }
+        }
+    }
+
+    /// Whether some worker has a connection to spare that a request with these options may use.
+    pub(crate) fn has_spare(&self, version: Version, options: &SendOptions) -> bool {
+        match version {
+            Version::Http1 => self.http1.all().iter().any(|pool| pool.has_idle(options)),
+            Version::Http2 => self.http2.all().iter().any(H2Pool::has_stream),
+        }
+    }
+
+    /// Closes an idle connection of some worker; false where there is none.
+    pub(crate) fn close_idle(&self) -> bool {
+        self.http1.all().iter().any(H1Pool::close_idle)
+            || self.http2.all().iter().any(H2Pool::close_idle)
     }
 
     /// Closes connections of this worker that have been idle for too long.
@@ -212,6 +255,11 @@ impl Connect for Connector {
     fn connect(&self) -> BoxFuture<Result<Io, Failure>> {
         let (link, alpn) = (self.link.clone(), self.alpn);
         Box::pin(async move { link.connect(alpn).await })
+    }
+
+    fn room(&self) -> Option<Arc<dyn Room>> {
+        let caps = Arc::clone(&self.link.caps);
+        Some(caps)
     }
 
     fn clean_close_is_proof(&self) -> bool {

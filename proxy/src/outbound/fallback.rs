@@ -138,6 +138,7 @@ fn respond(came: Result<Answered, Failure>, response: &StaticResponse, head: &Pa
 /// Gives an answer's connection back.
 fn forget(came: Result<Answered, Failure>) {
     if let Ok(answered) = came {
-        discard(answered.reply.response.into_body());
+        let place = answered.reply.permit.into_place();
+        discard(answered.reply.response.into_body(), place);
     }
 }

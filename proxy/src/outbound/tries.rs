@@ -20,9 +20,10 @@ use weft_proto::names::headers as names;
 use super::backend::{Backend, Chosen, Permits};
 use super::destination::Service;
 use super::endpoint::Endpoint;
+use super::limits::{self, Search};
 use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Ending, ExchangeEnd, Progress, RequestBody, UpstreamBody};
-use crate::http::client::{SendOptions, TryError};
+use crate::http::client::{Queued, SendOptions, TryError};
 use crate::http::deadline::before;
 use crate::http::replay::{ReplayHandle, ReplayState, replayable};
 use crate::http::{Version, answer, headers};
@@ -31,6 +32,7 @@ use crate::policy::{RetryPolicy, Route};
 use crate::resilience::attempt::{Answer, Pushback, TryResult, TryVerdict, parse_retry_after};
 use crate::resilience::balance::{PickKind, ProbeEligibility};
 use crate::resilience::deadline::{Bound, Deadline};
+use crate::resilience::limits::Place;
 use crate::resilience::retry::{self, RetryDecision, StopReason};
 use crate::telemetry::{RetryCounters, RetryResult, Tls};
 
@@ -128,18 +130,8 @@ impl Tries<'_> {
         let policy = self.service.target.routes[self.route].retries.as_ref();
         self.backend.budget.deposit(Instant::now().into_std());
         loop {
-            // Balance, breaker: the endpoint.
-            let choosing = self
-                .backend
-                .choose(course.probe(), &course.tried, course.free);
-            let mut chosen = before(self.deadline, choosing)
-                .await
-                .map_err(|_| out_of_time())??;
-            *exchange.account() = self.account(&chosen.endpoint);
-
-            // The try itself, within its own time.
-            let started = Instant::now();
-            let tried = self.send(head, course, &chosen.endpoint, started).await;
+            // Limits, balance, breaker, pool: a place, an endpoint and what came of it.
+            let (mut chosen, started, tried) = self.attempt(exchange, head, course).await?;
             let result = tried.result();
             let verdict = self.backend.verdict(&result);
 
@@ -151,13 +143,94 @@ impl Tries<'_> {
             };
             chosen.permits.observe(started.elapsed(), verdict);
             course.tried.push(Arc::clone(&chosen.endpoint));
+            let place = chosen.permits.place.take();
             drop(chosen);
-            course.go_on(tried, free)?;
+            course.go_on(tried, free, place)?;
             if !wait.is_zero() {
                 let waited = before(self.deadline, tokio::time::sleep(wait)).await;
                 waited.map_err(|_| out_of_time())?;
             }
             self.counters().record(RetryResult::Sent);
+        }
+    }
+
+    /// One try: waits for a place under the backend's limits, chooses an endpoint and sends.
+    ///
+    /// An endpoint whose connections are all taken costs the request nothing but another look around:
+    /// nothing was sent, and no try was made.
+    async fn attempt(
+        &self,
+        exchange: &mut Exchange,
+        head: &Parts,
+        course: &mut Course,
+    ) -> Result<(Chosen, Instant, Tried), Failure> {
+        let place = limits::request_place(self.backend, self.deadline).await?;
+        let mut search = Search::default();
+        loop {
+            search.turn(self.backend, self.deadline).await?;
+            let choosing = self.choose(course, &search);
+            let mut chosen = before(self.deadline, choosing)
+                .await
+                .map_err(|_| out_of_time())??;
+            *exchange.account() = self.account(&chosen.endpoint);
+
+            // The try itself, within its own time.
+            let started = Instant::now();
+            let endpoint = &chosen.endpoint;
+            let tried = self.send(head, course, endpoint, &search, started).await;
+            let (full, request) = match tried {
+                Tried::Failed(TryError {
+                    full: Some(full),
+                    request: Some(request),
+                    ..
+                }) => (full, request),
+                tried => {
+                    chosen.permits.place = place;
+                    return Ok((chosen, started, tried));
+                }
+            };
+            course.body = Some(request.into_body());
+            let seeks = |one: &Endpoint| {
+                let options = self.options(course, one, None);
+                one.has_spare(self.version, &options)
+            };
+            let tried = &course.tried;
+            let backend = self.backend;
+            search.refused(full, backend, &chosen.endpoint, tried, seeks, self.version)?;
+        }
+    }
+
+    /// The endpoint of the try to come.
+    async fn choose(&self, course: &Course, search: &Search) -> Result<Chosen, Failure> {
+        let (probe, closed_only) = (course.probe(), course.free);
+        if search.is_narrowed() {
+            let among = &search.among;
+            return self
+                .backend
+                .choose_among(among, probe, &course.tried, closed_only);
+        }
+        if search.full.is_empty() {
+            let choosing = self.backend.choose(probe, &course.tried, closed_only);
+            return choosing.await;
+        }
+        let avoided: SmallVec<[_; 4]> = course.tried.iter().chain(&search.full).cloned().collect();
+        self.backend.choose(probe, &avoided, closed_only).await
+    }
+
+    fn options(
+        &self,
+        course: &Course,
+        endpoint: &Endpoint,
+        queued: Option<Arc<dyn Queued>>,
+    ) -> SendOptions {
+        // A peer that is no sidecar may close an idle connection at any moment, and nobody can tell
+        // whether it saw the request: what must not be sent twice takes a connection used just now.
+        let must_be_sent_once = endpoint.tls() != Tls::Mutual && !course.idempotent;
+        SendOptions {
+            max_idle_age: must_be_sent_once.then_some(FRESH_ENOUGH),
+            probe_before_write: must_be_sent_once,
+            progress: self.progress.clone(),
+            queued,
         }
     }
 
@@ -167,6 +240,7 @@ impl Tries<'_> {
         head: &Parts,
         course: &mut Course,
         endpoint: &Endpoint,
+        search: &Search,
         started: Instant,
     ) -> Tried {
         let body = course
@@ -174,17 +248,17 @@ impl Tries<'_> {
             .take()
             .expect("a try is made only with a body at hand");
         let request = self.dress(head, body, endpoint, course.attempt);
-        // A peer that is no sidecar may close an idle connection at any moment, and nobody can tell
-        // whether it saw the request: what must not be sent twice takes a connection used just now.
-        let must_be_sent_once = endpoint.tls() != Tls::Mutual && !course.idempotent;
-        let options = SendOptions {
-            max_idle_age: must_be_sent_once.then_some(FRESH_ENOUGH),
-            probe_before_write: must_be_sent_once,
-            progress: self.progress.clone(),
-        };
+        let options = self.options(course, endpoint, search.queued());
         let per_try = self.service.target.routes[self.route].timeouts.per_try;
         let (deadline, bound) = self.deadline.for_try(started.into_std(), per_try);
-        let sending = endpoint.send(self.version, request, options);
+        let sending = async {
+            if search.is_narrowed() {
+                let sending = endpoint.send_from_anywhere(self.version, request, options);
+                Box::pin(sending).await
+            } else {
+                endpoint.send(self.version, request, options).await
+            }
+        };
         match before(deadline, sending).await {
             Ok(Ok(response)) => {
                 let answer = read(&response, endpoint.tls() == Tls::Mutual);
@@ -414,7 +488,8 @@ impl Course {
     }
 
     /// Readies the try to come, after `tried`.
-    fn go_on(&mut self, tried: Tried, free: bool) -> Result<(), Failure> {
+    /// `place` stays taken for as long as the rest of an answer still comes.
+    fn go_on(&mut self, tried: Tried, free: bool, place: Option<Place>) -> Result<(), Failure> {
         self.body = match tried {
             // What was never written is whole.
             Tried::Failed(TryError {
@@ -424,7 +499,7 @@ impl Course {
             Tried::Failed(_) => self.replay.as_ref().and_then(ReplayHandle::another),
             Tried::Answered(response, _) => {
                 let body = self.replay.as_ref().and_then(ReplayHandle::another);
-                discard(response.into_body());
+                discard(response.into_body(), place);
                 body
             }
         };
@@ -443,6 +518,11 @@ impl Course {
 }
 
 impl TryPermit {
+    /// Nobody wants the answer any more, whose rest still takes this place.
+    pub(crate) fn into_place(self) -> Option<Place> {
+        self.permits.place
+    }
+
     /// The response's body has ended.
     pub(crate) fn ended(mut self, end: &ExchangeEnd) {
         let Some((latency, backend)) = self.undecided else {
@@ -484,7 +564,8 @@ impl Tried {
 
 /// Reads the rest of an answer that nobody wants, so that its connection can be used again. A long
 /// or slow one is not worth it.
-pub(crate) fn discard(body: UpstreamBody) {
+/// `held` is let go of with it.
+pub(crate) fn discard(body: UpstreamBody, held: impl Send + 'static) {
     if body.is_end_stream() {
         return;
     }
@@ -493,6 +574,7 @@ pub(crate) fn discard(body: UpstreamBody) {
         let limited = http_body_util::Limited::new(body, MAX_DISCARDED);
         // Whatever comes of it: dropping the body gives the connection back, or closes it.
         let _ = before(deadline, limited.collect()).await;
+        drop(held);
     });
 }
 

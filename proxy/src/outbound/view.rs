@@ -12,16 +12,24 @@ use crate::admin::{BreakerAction, BreakerTarget};
 use crate::policy::ServiceRef;
 use crate::resilience::breaker::State;
 use crate::resilience::group::{BreakerView, Target};
+use crate::resilience::limits::{Limit, Limits};
 use crate::telemetry::{Exposition, families};
 
 impl Outbound {
     /// Every breaker, backend by backend.
     pub fn breakers_json(&self) -> Value {
         let mut backends = self.sorted_backends();
-        backends.retain(|backend| !backend.group.states().is_empty());
+        backends.retain(|backend| {
+            !backend.group.states().is_empty() || has_limits(backend.group.limits())
+        });
         let entries = backends.iter().map(|backend| {
             let breakers: Vec<Value> = backend.group.states().iter().map(breaker_json).collect();
-            json!({ "backend": &*backend.label, "breakers": breakers })
+            json!({
+                "backend": &*backend.label,
+                "service": &*backend.owner,
+                "breakers": breakers,
+                "limits": limits_json(backend.group.limits()),
+            })
         });
         json!({ "backends": entries.collect::<Vec<_>>() })
     }
@@ -116,6 +124,7 @@ impl Outbound {
                 let labels = [("backend", label), ("to", state.as_str())];
                 exposition.counter(&families::BREAKER_TRANSITIONS, &labels, count as f64);
             }
+            collect_limits(&backend, exposition);
         }
     }
 
@@ -125,6 +134,50 @@ impl Outbound {
         backends.sort_by(|a, b| a.label.cmp(&b.label));
         backends
     }
+}
+
+/// What a backend's limits are like; nothing where it has none.
+fn collect_limits(backend: &Backend, exposition: &mut Exposition) {
+    let limits = backend.group.limits();
+    if !has_limits(limits) {
+        return;
+    }
+    let labels = [("service", &*backend.owner), ("backend", &*backend.label)];
+    let (_, pending) = limits.pending();
+    exposition.gauge(&families::BACKEND_PENDING, &labels, pending as f64);
+    for view in limits.views() {
+        let family = match view.limit {
+            Limit::Requests => &families::BACKEND_REQUESTS,
+            Limit::Connections => &families::BACKEND_CONNECTIONS,
+        };
+        exposition.gauge(family, &labels, view.held as f64);
+        let [service, name] = labels;
+        let labels = [service, name, ("limit", view.limit.as_str())];
+        let overflows = view.overflows as f64;
+        exposition.counter(&families::BACKEND_OVERFLOW, &labels, overflows);
+    }
+}
+
+fn has_limits(limits: &Limits) -> bool {
+    Limit::ALL.iter().any(|limit| limits.has(*limit))
+}
+
+/// `null` where there are none.
+fn limits_json(limits: &Limits) -> Value {
+    if !has_limits(limits) {
+        return Value::Null;
+    }
+    let (max_pending, pending) = limits.pending();
+    let caps = limits.views().map(|view| {
+        json!({
+            "limit": view.limit.as_str(),
+            "max": view.max,
+            "now": view.held,
+            "waiting": view.waiting,
+            "overflows": view.overflows,
+        })
+    });
+    json!({ "maxPendingRequests": max_pending, "pendingRequests": pending, "caps": caps })
 }
 
 fn breaker_json(view: &BreakerView) -> Value {

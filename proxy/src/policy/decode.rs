@@ -449,11 +449,21 @@ fn circuit_breaker(message: &wire::CircuitBreaker) -> Decoded<BreakerPolicy> {
             percent @ 0..=100 => percent,
             _ => return Err(refuse("max_ejection_percent", "over 100")),
         },
-        limits: message.limits.map(|limits| Limits {
-            max_connections: non_zero(limits.max_connections),
-            max_pending_requests: non_zero(limits.max_pending_requests),
-            max_requests: non_zero(limits.max_requests),
-        }),
+        limits: optional("limits", message.limits.as_ref(), limits)?,
+    })
+}
+
+fn limits(message: &wire::Limits) -> Decoded<Limits> {
+    let cap = |place: &'static str, value| match value {
+        Some(0) => Err(refuse(place, "0, where at least 1 is needed")),
+        value => Ok(value),
+    };
+    Ok(Limits {
+        max_connections: cap("max_connections", message.max_connections)?,
+        max_pending_requests: message
+            .max_pending_requests
+            .ok_or_else(|| missing("max_pending_requests"))?,
+        max_requests: cap("max_requests", message.max_requests)?,
     })
 }
 

@@ -350,14 +350,14 @@ pub struct ErrorRate {
     pub window: Duration,
 }
 
-/// Concurrency caps per backend.
+/// Concurrency caps towards one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections.
+    /// Open connections, at least 1.
     pub max_connections: Option<u32>,
-    /// Requests waiting for a place.
-    pub max_pending_requests: Option<u32>,
-    /// Requests in flight.
+    /// Requests waiting for a place; 0 means that none waits.
+    pub max_pending_requests: u32,
+    /// Requests in flight, at least 1.
     pub max_requests: Option<u32>,
 }
 

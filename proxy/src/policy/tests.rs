@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use prost::Message;
 use weft_proto::discovery as wire;
 
-use super::{MtlsMode, OutboundTarget, Principal, Protocol, RateLimitKey, Sticky, decode};
+use super::{Limits, MtlsMode, OutboundTarget, Principal, Protocol, RateLimitKey, Sticky, decode};
 
 fn duration(millis: u64) -> prost_types::Duration {
     Duration::from_millis(millis).try_into().unwrap()
@@ -108,7 +108,8 @@ fn target() -> wire::ServiceTarget {
                 half_open_success_threshold: 3,
                 max_ejection_percent: 50,
                 limits: Some(wire::Limits {
-                    max_requests: 7,
+                    max_requests: Some(7),
+                    max_pending_requests: Some(0),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -147,10 +148,12 @@ fn a_service_comes_through_whole() {
     let breaker = decoded.backends[0].circuit_breaker.as_ref().unwrap();
     assert_eq!(breaker.consecutive_failures, Some(5));
     let limits = breaker.limits.unwrap();
-    assert_eq!(
-        (limits.max_requests, limits.max_connections),
-        (Some(7), None)
-    );
+    let expected = Limits {
+        max_connections: None,
+        max_pending_requests: 0,
+        max_requests: Some(7),
+    };
+    assert_eq!(limits, expected);
 }
 
 /// Spoils a good target in one place.
@@ -180,7 +183,19 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
         };
         response.headers[0].name = name.into();
     }
-    let cases: [(&str, Spoil); 33] = [
+    let cases: [(&str, Spoil); 35] = [
+        (
+            "service.backends[0].circuit_breaker.limits.max_requests: 0, where at least 1 is needed",
+            |it| {
+                breaker(it).limits.as_mut().unwrap().max_requests = Some(0);
+            },
+        ),
+        (
+            "service.backends[0].circuit_breaker.limits.max_pending_requests: missing",
+            |it| {
+                breaker(it).limits.as_mut().unwrap().max_pending_requests = None;
+            },
+        ),
         ("service.routes[0].fallback.triggers: missing", |it| {
             fallback(it).triggers.clear();
         }),

@@ -9,6 +9,8 @@
 //!   the set shrinks below what the cap allows, those whose open period ends first are closed again.
 //! * Where no breaker of scope Endpoint is set, one that only sees connections takes its place: the
 //!   reconnect back-off of [`RECONNECT_MIN`] to [`RECONNECT_MAX`].
+//! * A stanza without a trigger is no breaker: its limits hold, and nothing else changes. Nor does a
+//!   change of limits reset a breaker.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use parking_lot::Mutex;
 use super::attempt::TryVerdict;
 use super::breaker::{Breaker, ProbeEligibility, State, Transition};
 use super::health::{Circuit, EndpointHealth, Gate};
+use super::limits::Limits;
 use crate::policy::{BalancerPolicy, BreakerPolicy, BreakerScope, EndpointInfo};
 
 /// The first reconnect back-off.
@@ -69,13 +72,14 @@ pub struct Group {
     transitions: [AtomicU64; State::ALL.len()],
     /// Scope Backend.
     backend: Circuit,
+    limits: Arc<Limits>,
     slow: Mutex<Slow>,
 }
 
 /// What policy says.
 #[derive(Debug)]
 pub(super) struct Settings {
-    /// As it was given.
+    /// As it was given, less its limits; `None` where it has no trigger.
     given: Option<BreakerPolicy>,
     /// For every endpoint: the given one or the reconnect back-off.
     endpoint: BreakerPolicy,
@@ -85,6 +89,12 @@ pub(super) struct Settings {
 
 impl Settings {
     fn new(given: Option<BreakerPolicy>, balancer: BalancerPolicy) -> Self {
+        let given = given
+            .filter(|policy| policy.consecutive_failures.is_some() || policy.error_rate.is_some())
+            .map(|policy| BreakerPolicy {
+                limits: None,
+                ..policy
+            });
         let own = given
             .as_ref()
             .filter(|policy| policy.scope == BreakerScope::Endpoint);
@@ -168,8 +178,10 @@ impl Group {
         breaker: Option<BreakerPolicy>,
         balancer: BalancerPolicy,
     ) -> Arc<Self> {
+        let limits = breaker.as_ref().and_then(|policy| policy.limits.as_ref());
         Arc::new(Self {
             epoch: now,
+            limits: Limits::new(limits),
             settings: ArcSwap::from_pointee(Settings::new(breaker, balancer)),
             away: AtomicUsize::new(0),
             next_probe: AtomicU64::new(u64::MAX),
@@ -197,10 +209,12 @@ impl Group {
         breaker: Option<BreakerPolicy>,
         balancer: BalancerPolicy,
     ) {
+        let limits = breaker.as_ref().and_then(|policy| policy.limits.as_ref());
+        self.limits.set(limits);
+        let settings = Settings::new(breaker, balancer);
         let mut slow = self.slow.lock();
-        let changed = self.settings.load().given != breaker;
-        self.settings
-            .store(Arc::new(Settings::new(breaker, balancer)));
+        let changed = self.settings.load().given != settings.given;
+        self.settings.store(Arc::new(settings));
         if !changed {
             return;
         }
@@ -273,6 +287,17 @@ impl Group {
         }
         let gate = Gate::new(slow.backend.generation(), State::HalfOpen);
         Ok(BackendPermit::new(self.clone(), gate, true))
+    }
+
+    /// Whether [`enter`](Self::enter) would say no now. Changes nothing.
+    pub fn is_refusing(&self, now: Instant) -> bool {
+        !self.backend.gate().state().is_passing()
+            && self.backend.probe_at.load(Ordering::Relaxed) > self.nanos(now)
+    }
+
+    /// The concurrency caps.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
     }
 
     /// Resets to closed, and begins counting anew; forced states end too. `false` when there is no
@@ -536,6 +561,10 @@ impl Group {
             .map_or(u64::MAX, |at| self.nanos(at));
         self.backend.probe_at.store(at, Ordering::Relaxed);
         self.backend.set_gate(breaker.generation(), breaker.state());
+        if !breaker.state().is_passing() {
+            // Those who wait for a place wait for nothing.
+            self.limits.rouse();
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 //! * [`backoff`]: how long to wait before a retry.
 //! * [`deadline`]: time left, and the headers that carry it.
 //! * [`limiter`]: whether a request is within its rate.
+//! * [`limits`]: how many requests and connections a backend gets at once, and who waits.
 //! * [`split`]: which backend a request goes to.
 //! * [`fallback`]: whether a fallback stands in for what a request came to.
 //! * [`fault`]: whether a request meets a failure that policy asks for.
@@ -32,6 +33,7 @@ pub mod fault;
 pub mod group;
 pub mod health;
 pub mod limiter;
+pub mod limits;
 pub mod retry;
 pub mod route;
 pub mod split;

@@ -65,6 +65,10 @@ families! { COLLECTED:
     BREAKER_STATE = Gauge "weft_circuit_breaker_state" "1 for the state that a circuit breaker is in, 0 for the others.";
     BREAKER_TRANSITIONS = Counter "weft_circuit_breaker_transitions_total" "Changes of state of a backend's circuit breakers.";
     ENDPOINTS = Gauge "weft_endpoints" "Endpoints of a backend by state.";
+    BACKEND_REQUESTS = Gauge "weft_backend_requests_in_flight" "Requests in flight to a backend whose requests are capped.";
+    BACKEND_CONNECTIONS = Gauge "weft_backend_connections" "Open connections to a backend that has limits.";
+    BACKEND_PENDING = Gauge "weft_backend_requests_pending" "Requests that wait for a place under a backend's limits.";
+    BACKEND_OVERFLOW = Counter "weft_backend_limit_overflow_total" "Requests and opaque connections refused because a limit of a backend and its queue were full.";
     BUILD_INFO = Gauge "weft_build_info" "Always 1; the labels say what runs.";
     PROCESS_CPU = Counter "process_cpu_seconds_total" "Processor time that the process used, user and system.";
     PROCESS_MEMORY = Gauge "process_resident_memory_bytes" "Memory of the process that is resident.";

@@ -99,6 +99,9 @@ pub(super) async fn handle(
             let mut stats = app.stats.lock();
             *stats = Stats {
                 in_flight: stats.in_flight,
+                most_in_flight: stats.in_flight,
+                open_connections: stats.open_connections,
+                most_connections: stats.open_connections,
                 ..Stats::default()
             };
             (StatusCode::OK, Vec::new())

@@ -51,6 +51,15 @@ pub(super) struct Shared {
     connections: TaskTracker,
 }
 
+/// A connection that is in the stats as open, until dropped.
+struct Connected(Arc<Shared>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.stats.lock().disconnected();
+    }
+}
+
 impl App {
     /// Listens and serves on the current runtime, in the current thread's network namespace.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
@@ -147,9 +156,13 @@ async fn accept(app: Arc<Shared>, listener: TcpListener, port: Port) {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        app.stats.lock().connections += 1;
-        let connection = serve(Arc::clone(&app), stream, port.kind);
-        app.connections.spawn(connection);
+        app.stats.lock().connected();
+        let connected = Connected(Arc::clone(&app));
+        let serving = serve(Arc::clone(&app), stream, port.kind);
+        app.connections.spawn(async move {
+            serving.await;
+            drop(connected);
+        });
     }
 }
 

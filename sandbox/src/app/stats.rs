@@ -18,6 +18,10 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 pub struct Stats {
     /// Connections that were accepted.
     pub connections: u64,
+    /// Connections that are open.
+    pub open_connections: u64,
+    /// The most connections that were open at once.
+    pub most_connections: u64,
     /// Requests whose head came.
     pub requests: u64,
     /// Requests whose body came to its end.
@@ -27,6 +31,8 @@ pub struct Stats {
     /// Requests whose caller gave up before their answer was complete: closed the connection, or reset
     /// the stream.
     pub cancelled: u64,
+    /// The most requests that were worked on at once.
+    pub most_in_flight: u64,
     /// Requests by method and path, as `GET /orders`.
     pub routes: BTreeMap<String, u64>,
     /// Answers by status; requests that got none under 0.
@@ -45,9 +51,20 @@ impl Stats {
         self.ids.values().filter(|seen| **seen > 1).count()
     }
 
+    pub(super) fn connected(&mut self) {
+        self.connections += 1;
+        self.open_connections += 1;
+        self.most_connections = self.most_connections.max(self.open_connections);
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        self.open_connections = self.open_connections.saturating_sub(1);
+    }
+
     pub(super) fn began(&mut self, route: String, id: Option<String>) {
         self.requests += 1;
         self.in_flight += 1;
+        self.most_in_flight = self.most_in_flight.max(self.in_flight);
         count(&mut self.routes, route, MAX_ROUTES, &mut self.not_listed);
         if let Some(id) = id {
             count(&mut self.ids, id, MAX_IDS, &mut self.not_listed);

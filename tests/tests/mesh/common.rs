@@ -233,8 +233,12 @@ pub(crate) fn add(all: &mut Stats, one: &Stats) {
     all.connections += one.connections;
     all.requests += one.requests;
     all.read += one.read;
+    all.open_connections += one.open_connections;
     all.in_flight += one.in_flight;
     all.cancelled += one.cancelled;
+    // Of maxima the greatest: nobody knows whether they were reached at the same time.
+    all.most_connections = all.most_connections.max(one.most_connections);
+    all.most_in_flight = all.most_in_flight.max(one.most_in_flight);
     all.not_listed += one.not_listed;
     add_table(&mut all.routes, &one.routes);
     add_table(&mut all.statuses, &one.statuses);

@@ -10,6 +10,7 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod backend_limits;
 mod breaker;
 mod common;
 mod deadlines;
@@ -53,6 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
     edges::register(&mut suite);
     limits::register(&mut suite);
     deadlines::register(&mut suite);
+    backend_limits::register(&mut suite);
     rules::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());

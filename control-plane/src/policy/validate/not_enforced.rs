@@ -5,11 +5,6 @@ use crate::policy::spec::TrafficPolicySpec;
 use crate::policy::traffic::{BalancerPolicy, Locality, Split};
 
 pub(super) fn check(found: &mut Findings, spec: &TrafficPolicySpec) {
-    if let Some(breaker) = &spec.circuit_breaker
-        && breaker.limits.is_some()
-    {
-        found.not_enforced("spec.circuitBreaker.limits");
-    }
     if let Some(balancer) = &spec.load_balancer {
         if balancer.policy == BalancerPolicy::ConsistentHash {
             found.not_enforced("spec.loadBalancer.policy: ConsistentHash");

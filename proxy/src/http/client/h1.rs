@@ -18,7 +18,8 @@ use super::io::{Link, Meter, Probe};
 use super::lease::Lease;
 use super::sent::SentBody;
 use super::{
-    Connect, MAX_REPLACEMENTS, PoolOptions, PoolStats, SendOptions, TryError, UPLOAD_GRACE, proof,
+    Connect, Full, MAX_REPLACEMENTS, PoolOptions, PoolStats, Room, SendOptions, Token, TryError,
+    UPLOAD_GRACE, Unconnected, proof, take_room,
 };
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::outcome::{Failure, Outcome};
@@ -43,11 +44,12 @@ impl<C: Connect> H1Pool<C> {
     /// An empty pool.
     pub fn new(connect: C, options: PoolOptions) -> Self {
         Self {
-            connect: Arc::new(connect),
             shared: Arc::new(Shared {
                 options,
+                room: connect.room(),
                 state: Mutex::new(State::default()),
             }),
+            connect: Arc::new(connect),
         }
     }
 
@@ -64,13 +66,7 @@ impl<C: Connect> H1Pool<C> {
             let reuse = replaced < MAX_REPLACEMENTS;
             let connection = match self.connection(reuse, &options).await {
                 Ok(connection) => connection,
-                Err(failure) => {
-                    return Err(TryError {
-                        failure,
-                        reused: false,
-                        request: Some(Box::new(request)),
-                    });
-                }
+                Err(unconnected) => return Err(TryError::unconnected(unconnected, request)),
             };
             match self.exchange(connection, request, &options).await {
                 Ok(response) => return Ok(response),
@@ -114,21 +110,61 @@ impl<C: Connect> H1Pool<C> {
         }
     }
 
-    async fn connection(&self, reuse: bool, options: &SendOptions) -> Result<Connection, Failure> {
-        let slot = match self.shared.check_out(reuse, options) {
-            CheckOut::Connection(connection) => return Ok(connection),
-            CheckOut::Slot(slot) => slot,
-            CheckOut::Wait(granted) => match granted.await {
-                Ok(Grant::Connection(connection)) => return Ok(connection),
-                Ok(Grant::Slot(slot)) => slot,
-                Err(_) => return Err(overflow()),
-            },
-            CheckOut::Full => return Err(overflow()),
+    /// Whether an idle connection is there that a request with these options may use.
+    pub fn has_idle(&self, options: &SendOptions) -> bool {
+        let now = Instant::now();
+        let fits = |idle: &Connection| {
+            let age = now.duration_since(idle.used);
+            idle.usable(now)
+                && idle.sender.is_ready()
+                && options.max_idle_age.is_none_or(|max| age <= max)
         };
-        self.make(slot).await
+        self.shared.state.lock().idle.iter().any(fits)
     }
 
-    async fn make(&self, slot: Slot) -> Result<Connection, Failure> {
+    /// Closes the connection that has been idle for longest; false where none is.
+    pub fn close_idle(&self) -> bool {
+        let mut dropped = Vec::new();
+        let mut state = self.shared.state.lock();
+        let mut closes = false;
+        while !closes && !state.idle.is_empty() {
+            let oldest = state.idle.remove(0);
+            closes = !oldest.sender.is_closed();
+            dropped.push(oldest);
+        }
+        // Closing a connection may come back to this pool.
+        drop(state);
+        closes
+    }
+
+    async fn connection(
+        &self,
+        reuse: bool,
+        options: &SendOptions,
+    ) -> Result<Connection, Unconnected> {
+        let checked_out = self.shared.check_out(reuse, options);
+        let slot = match checked_out {
+            CheckOut::Connection(connection) => {
+                options.served();
+                return Ok(connection);
+            }
+            CheckOut::Slot(slot) => slot,
+            CheckOut::Wait(granted) => match granted.await {
+                Ok(Grant::Connection(connection)) => {
+                    options.served();
+                    return Ok(connection);
+                }
+                Ok(Grant::Slot(slot)) => slot,
+                Err(_) => return Err(Unconnected::full(Full::Pool)),
+            },
+            CheckOut::Full => return Err(Unconnected::full(Full::Pool)),
+        };
+        let token = take_room(self.shared.room.as_ref())?;
+        options.served();
+        Ok(self.make((slot, token)).await?)
+    }
+
+    async fn make(&self, slot: (Slot, Option<Token>)) -> Result<Connection, Failure> {
         let io = self.connect.connect().await?;
         let link = Arc::new(Link::new());
         let (meter, probe) = if self.connect.check_before_reuse() {
@@ -194,6 +230,7 @@ impl<C: Connect> H1Pool<C> {
                     reused,
                     failure: proof::failure(error.into_error(), proof),
                     request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
+                    full: None,
                 })
             }
         }
@@ -279,6 +316,7 @@ impl std::fmt::Debug for Connection {
 #[derive(Debug)]
 struct Shared {
     options: PoolOptions,
+    room: Option<Arc<dyn Room>>,
     state: Mutex<State>,
 }
 
@@ -344,6 +382,9 @@ impl Shared {
         let oldest = (!state.idle[0].usable(Instant::now())).then(|| state.idle.remove(0));
         drop(state);
         drop(oldest);
+        if let Some(room) = &self.room {
+            room.eased();
+        }
     }
 }
 
@@ -404,10 +445,6 @@ impl Drop for Slot {
         }
         state.open -= 1;
     }
-}
-
-fn overflow() -> Failure {
-    Failure::never(Outcome::Overflow, "too many requests wait for a connection")
 }
 
 /// hyper sends no body of unknown length with these methods unless told so.

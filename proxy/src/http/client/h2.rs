@@ -18,8 +18,8 @@ use super::io::{Link, Meter};
 use super::lease::Lease;
 use super::sent::SentBody;
 use super::{
-    Connect, MAX_H2_CONNECTIONS, MAX_REPLACEMENTS, PoolOptions, PoolStats, SendOptions, TryError,
-    proof,
+    Connect, Full, MAX_H2_CONNECTIONS, MAX_REPLACEMENTS, PoolOptions, PoolStats, Room, SendOptions,
+    Token, TryError, Unconnected, proof, take_room,
 };
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::settings;
@@ -43,11 +43,12 @@ impl<C: Connect> H2Pool<C> {
     /// An empty pool.
     pub fn new(connect: C, options: PoolOptions) -> Self {
         Self {
-            connect: Arc::new(connect),
             shared: Arc::new(Shared {
                 options,
+                room: connect.room(),
                 state: Mutex::new(State::default()),
             }),
+            connect: Arc::new(connect),
         }
     }
 
@@ -61,15 +62,9 @@ impl<C: Connect> H2Pool<C> {
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mut replaced = 0;
         loop {
-            let stream = match self.stream().await {
+            let stream = match self.stream(&options).await {
                 Ok(stream) => stream,
-                Err(failure) => {
-                    return Err(TryError {
-                        failure,
-                        reused: false,
-                        request: Some(Box::new(request)),
-                    });
-                }
+                Err(unconnected) => return Err(TryError::unconnected(unconnected, request)),
             };
             match self.exchange(stream, request, &options).await {
                 Ok(response) => return Ok(response),
@@ -116,26 +111,47 @@ impl<C: Connect> H2Pool<C> {
         }
     }
 
+    /// Whether a connection is there, or being made, that takes one more stream.
+    pub fn has_stream(&self) -> bool {
+        let state = self.shared.state.lock();
+        let takes_more = |entry: &Entry| {
+            !entry.sender.is_closed() && entry.line.streams() < entry.line.link.max_streams()
+        };
+        state.connecting || state.entries.iter().any(takes_more)
+    }
+
+    /// Closes a connection that carries no stream; false where there is none.
+    pub fn close_idle(&self) -> bool {
+        let mut state = self.shared.state.lock();
+        let is_idle = |entry: &Entry| !entry.sender.is_closed() && entry.line.streams() == 0;
+        let at = state.entries.iter().position(is_idle);
+        let closed = at.map(|at| state.entries.remove(at));
+        drop(state);
+        closed.is_some()
+    }
+
     /// A connection with room for one more stream.
-    async fn stream(&self) -> Result<Stream, Failure> {
+    async fn stream(&self, options: &SendOptions) -> Result<Stream, Unconnected> {
         loop {
-            let (granted, connect) = {
-                let mut state = self.shared.state.lock();
-                match state.pick(&self.shared.options)? {
-                    Pick::Stream(stream) => return Ok(stream),
-                    Pick::Wait { granted, connect } => (granted, connect),
-                }
+            let picked = self.shared.pick()?;
+            options.served();
+            let (granted, connect) = match picked {
+                Pick::Stream(stream) => return Ok(stream),
+                Pick::Wait { granted, connect } => (granted, connect),
             };
-            if connect {
+            if let Some(token) = connect {
                 tokio::spawn(make(
                     Arc::clone(&self.connect),
+                    token,
                     Arc::downgrade(&self.shared),
                 ));
             }
             match granted.await {
                 Ok(Ok(())) => {}
-                Ok(Err(failure)) => return Err(failure),
-                Err(_) => return Err(Failure::never(Outcome::Reset, "connecting was given up")),
+                Ok(Err(failure)) => return Err(failure.into()),
+                Err(_) => {
+                    return Err(Failure::never(Outcome::Reset, "connecting was given up").into());
+                }
             }
         }
     }
@@ -171,6 +187,7 @@ impl<C: Connect> H2Pool<C> {
                     reused,
                     failure: proof::failure(error, evidence),
                     request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
+                    full: None,
                 })
             }
         }
@@ -199,11 +216,12 @@ struct Line {
     streams: AtomicUsize,
     /// It has carried an exchange.
     answered: AtomicBool,
+    room: Option<Arc<dyn Room>>,
 }
 
 impl Line {
     fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.streams.load(Ordering::SeqCst)
     }
 }
 
@@ -220,7 +238,10 @@ impl H2Lease {
 
 impl Drop for H2Lease {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.streams.fetch_sub(1, Ordering::SeqCst);
+        if let Some(room) = &self.0.room {
+            room.eased();
+        }
     }
 }
 
@@ -232,10 +253,16 @@ struct Stream {
 
 struct Shared {
     options: PoolOptions,
+    room: Option<Arc<dyn Room>>,
     state: Mutex<State>,
 }
 
 impl Shared {
+    fn pick(&self) -> Result<Pick, Unconnected> {
+        let mut state = self.state.lock();
+        state.pick(&self.options, self.room.as_ref())
+    }
+
     /// The connection takes no more streams; those that it has go on.
     fn retire(&self, line: &Arc<Line>) {
         let mut state = self.state.lock();
@@ -259,6 +286,9 @@ impl Shared {
             });
             let _ = waiting.send(told);
         }
+        if let Some(room) = &self.room {
+            room.eased();
+        }
     }
 }
 
@@ -280,13 +310,17 @@ enum Pick {
     Stream(Stream),
     Wait {
         granted: oneshot::Receiver<Result<(), Failure>>,
-        /// Nobody makes a connection yet: it is on this one.
-        connect: bool,
+        /// Nobody makes a connection yet: it is on this one, with this token of the room.
+        connect: Option<Option<Token>>,
     },
 }
 
 impl State {
-    fn pick(&mut self, options: &PoolOptions) -> Result<Pick, Failure> {
+    fn pick(
+        &mut self,
+        options: &PoolOptions,
+        room: Option<&Arc<dyn Room>>,
+    ) -> Result<Pick, Unconnected> {
         self.entries.retain(|entry| !entry.sender.is_closed());
         let limit = options.max_connections.clamp(1, MAX_H2_CONNECTIONS);
         // When no further connection may be made, streams wait inside the least busy one.
@@ -294,10 +328,10 @@ impl State {
         let least = self.entries.iter_mut().min_by_key(|e| e.line.streams());
         if let Some(entry) = least {
             let streams = entry.line.streams();
-            let room = entry.line.link.max_streams();
-            if streams < room || all_made {
-                if streams >= room.saturating_add(options.max_pending) {
-                    return Err(overflow());
+            let allowed = entry.line.link.max_streams();
+            if streams < allowed || all_made {
+                if streams >= allowed.saturating_add(options.max_pending) {
+                    return Err(Unconnected::full(Full::Pool));
                 }
                 entry.used = Instant::now();
                 return Ok(Pick::Stream(Stream {
@@ -308,17 +342,22 @@ impl State {
         }
         self.waiting.retain(|waiting| !waiting.is_closed());
         if self.waiting.len() >= options.max_pending {
-            return Err(overflow());
+            return Err(Unconnected::full(Full::Pool));
         }
+        let connect = if self.connecting {
+            None
+        } else {
+            Some(take_room(room)?)
+        };
+        self.connecting = true;
         let (grant, granted) = oneshot::channel();
         self.waiting.push_back(grant);
-        let connect = !std::mem::replace(&mut self.connecting, true);
         Ok(Pick::Wait { granted, connect })
     }
 }
 
 /// Makes a connection for a pool that may be gone before it is there.
-async fn make<C: Connect>(connect: Arc<C>, shared: Weak<Shared>) {
+async fn make<C: Connect>(connect: Arc<C>, token: Option<Token>, shared: Weak<Shared>) {
     // Whatever happens here, those who wait are told.
     let mut telling = Telling {
         shared,
@@ -327,7 +366,7 @@ async fn make<C: Connect>(connect: Arc<C>, shared: Weak<Shared>) {
             "connecting was given up",
         ))),
     };
-    telling.made = Some(open(connect.as_ref()).await);
+    telling.made = Some(open(connect.as_ref(), token).await);
 }
 
 struct Telling {
@@ -343,10 +382,10 @@ impl Drop for Telling {
     }
 }
 
-async fn open<C: Connect>(connect: &C) -> Result<Entry, Failure> {
+async fn open<C: Connect>(connect: &C, token: Option<Token>) -> Result<Entry, Failure> {
     let io = connect.connect().await?;
     let link = Arc::new(Link::new());
-    let meter = Meter::new(io, Arc::clone(&link), ());
+    let meter = Meter::new(io, Arc::clone(&link), token);
     let (sender, mut driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(settings::STREAM_WINDOW)
@@ -361,10 +400,16 @@ async fn open<C: Connect>(connect: &C) -> Result<Entry, Failure> {
         .await
         .map_err(|error| Failure::never(Outcome::Reset, "no HTTP/2 connection").because(error))?;
     link.publish_max_streams(driver.current_max_send_streams());
-    let published = Arc::clone(&link);
+    let (published, room) = (Arc::clone(&link), connect.room());
     tokio::spawn(std::future::poll_fn(move |cx| {
         let polled = Pin::new(&mut driver).poll(cx);
+        let before = published.max_streams();
         published.publish_max_streams(driver.current_max_send_streams());
+        if let Some(room) = &room
+            && published.max_streams() > before
+        {
+            room.eased();
+        }
         polled.map(drop)
     }));
     Ok(Entry {
@@ -373,11 +418,8 @@ async fn open<C: Connect>(connect: &C) -> Result<Entry, Failure> {
             link,
             streams: AtomicUsize::new(0),
             answered: AtomicBool::new(false),
+            room: connect.room(),
         }),
         used: Instant::now(),
     })
-}
-
-fn overflow() -> Failure {
-    Failure::never(Outcome::Overflow, "too many requests wait for a stream")
 }

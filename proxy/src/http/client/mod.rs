@@ -7,7 +7,9 @@
 //! * `Processed::Never` in a [`Failure`] is a proof: nothing was written, or the peer said that it
 //!   did not process the request (REFUSED_STREAM, GOAWAY below it, or a clean close without an
 //!   answer where the peer keeps the contract of [`server`](super::server)). All else is `Maybe`.
-//! * Everything is bounded: connections, requests that wait for one, silent replacements.
+//! * Everything is bounded: connections, requests that wait for one, silent replacements. Where pools
+//!   share a [`Room`], each connection holds a token of it until it is closed, and a request that
+//!   would need one more comes back at once, whole and marked as [`Full`].
 //!
 //! Dropping what [`H1Pool::send`] or [`H2Pool::send`] returned gives the request up: HTTP/1 closes
 //! its connection, HTTP/2 resets the stream.
@@ -21,7 +23,7 @@ use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{Progress, RequestBody};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Outcome};
 
 pub use h1::H1Pool;
 pub use h2::H2Pool;
@@ -66,11 +68,44 @@ pub trait Connect: Send + Sync + 'static {
         false
     }
 
+    /// A bound on connections that this pool shares with others. Asked once, by a new pool.
+    fn room(&self) -> Option<Arc<dyn Room>> {
+        None
+    }
+
     /// Asks the kernel, not the runtime's view of readiness, whether the peer of an idle connection
     /// has closed it or sent what nobody asked for. See [`tcp_peer_has_closed`].
     fn peer_has_closed(_io: &Self::Io) -> bool {
         false
     }
+}
+
+/// A bound on connections that several pools share.
+pub trait Room: std::fmt::Debug + Send + Sync {
+    /// The right to have one more connection open, for as long as the token lives; `None` where
+    /// there is no room.
+    fn take(self: Arc<Self>) -> Option<Token>;
+
+    /// A connection of a pool has become idle, or has become free for one more stream.
+    fn eased(&self);
+}
+
+/// The right to have one connection open. It lives in the connection itself.
+pub type Token = Box<dyn std::any::Any + Send + Sync>;
+
+/// Whoever waited for a connection to become possible.
+pub trait Queued: std::fmt::Debug + Send + Sync {
+    /// The request has its connection, or one is being made for it.
+    fn served(&self);
+}
+
+/// What is full when there is no connection for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The pool, by its own [`PoolOptions`].
+    Pool,
+    /// The [`Room`] that it shares with others.
+    Room,
 }
 
 /// Bounds of a pool.
@@ -109,6 +144,16 @@ pub struct SendOptions {
     pub probe_before_write: bool,
     /// Touched by each frame of the request body; shared with the response body's idle limit.
     pub progress: Option<Arc<Progress>>,
+    /// Told as soon as there is a connection, or one is being made.
+    pub queued: Option<Arc<dyn Queued>>,
+}
+
+impl SendOptions {
+    fn served(&self) {
+        if let Some(queued) = &self.queued {
+            queued.served();
+        }
+    }
 }
 
 /// A request that got no response.
@@ -123,6 +168,20 @@ pub struct TryError {
     pub reused: bool,
     /// The request, where it was provably never written and is still whole.
     pub request: Option<Box<Request<RequestBody>>>,
+    /// There was no connection to be had at all; nobody waited for one.
+    pub full: Option<Full>,
+}
+
+impl TryError {
+    /// `request` got no connection.
+    fn unconnected(unconnected: Unconnected, request: Request<RequestBody>) -> Self {
+        Self {
+            failure: unconnected.failure,
+            reused: false,
+            request: Some(Box::new(request)),
+            full: unconnected.full,
+        }
+    }
 }
 
 impl From<Failure> for TryError {
@@ -131,8 +190,41 @@ impl From<Failure> for TryError {
             failure,
             reused: false,
             request: None,
+            full: None,
         }
     }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+struct Unconnected {
+    failure: Failure,
+    full: Option<Full>,
+}
+
+impl Unconnected {
+    fn full(full: Full) -> Self {
+        Self {
+            failure: Failure::never(Outcome::Overflow, "there is no room for a connection"),
+            full: Some(full),
+        }
+    }
+}
+
+impl From<Failure> for Unconnected {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            full: None,
+        }
+    }
+}
+
+/// Takes a token of a room, where there is one to be respected.
+fn take_room(room: Option<&Arc<dyn Room>>) -> Result<Option<Token>, Unconnected> {
+    let Some(room) = room else { return Ok(None) };
+    let token = Arc::clone(room).take();
+    token.map(Some).ok_or_else(|| Unconnected::full(Full::Room))
 }
 
 /// Counts of a pool at one moment.

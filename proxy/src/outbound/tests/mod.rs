@@ -8,6 +8,7 @@ mod fallbacks;
 mod faults;
 mod forms;
 mod hot_path;
+mod limits;
 mod mesh;
 mod retries;
 mod splits;

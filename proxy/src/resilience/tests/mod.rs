@@ -8,6 +8,7 @@ mod ejection;
 mod fallback;
 mod fault;
 mod limiter;
+mod limits;
 mod retry;
 mod route;
 mod simulation;
