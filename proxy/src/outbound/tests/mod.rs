@@ -1,8 +1,11 @@
 //! The whole outbound direction between clients and servers of the test's own.
 
+mod bodies;
+mod budgets;
 mod bytes;
 mod destinations;
 mod failures;
+mod fallback_time;
 mod fallbacks;
 mod faults;
 mod forms;
@@ -10,6 +13,7 @@ mod hot_path;
 mod mesh;
 mod retries;
 mod splits;
+mod survival;
 mod timeouts;
 
 use std::net::{IpAddr, SocketAddr};
