@@ -22,6 +22,7 @@ mod retries;
 mod rules;
 mod security;
 mod split;
+mod stickiness;
 mod transparent;
 
 use std::path::Path;
@@ -42,6 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut suite = Suite::new(sandbox);
     transparent::register(&mut suite);
     split::register(&mut suite);
+    stickiness::register(&mut suite);
     breaker::register(&mut suite);
     retries::register(&mut suite);
     faults::register(&mut suite);
