@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::http::Version;
+use crate::identity::Alpn;
 use crate::policy::RetryPolicy;
 use crate::testing::policies::{endpoint, retries, target};
 use crate::testing::soon;
@@ -31,6 +32,8 @@ const LIMIT: usize = 1024;
 const CASES: u32 = 384;
 /// What trailers carry.
 const SUM: &str = "x-sum";
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What the client sends.
 #[derive(Clone, Debug)]
@@ -44,6 +47,10 @@ struct Sent {
     end: End,
     /// With an `Idempotency-Key`: it may be repeated whatever became of it.
     keyed: bool,
+    /// The trailers' names stand in `Trailer`.
+    declared: bool,
+    /// To a workload of the mesh, over TLS.
+    meshed: bool,
 }
 
 /// How the client's request ends.
@@ -107,8 +114,10 @@ impl Sent {
         whole.freeze()
     }
 
+    /// Over HTTP/1 only those pass that the head has declared.
     fn expected_trailers(&self) -> Option<HeaderMap> {
-        self.trailers.then(|| {
+        let pass = self.declared || self.version == Version::Http2;
+        (self.trailers && pass).then(|| {
             let sum = HeaderValue::from(self.body().len());
             HeaderMap::from_iter([(http::HeaderName::from_static(SUM), sum)])
         })
@@ -183,71 +192,100 @@ impl Drop for Cut {
     }
 }
 
-/// Serves every connection; the first try meets `fault`.
-async fn serve(listener: TcpListener, version: Version, fault: Fault, seen: Arc<Seen>) {
-    let mut connections = tokio::task::JoinSet::new();
-    let mut is_first = true;
-    while let Ok((tcp, _)) = listener.accept().await {
-        let (left, reset) = match fault {
-            Fault::Cut { after, reset } if is_first => (after, reset),
-            _ => (usize::MAX, false),
-        };
-        is_first = false;
-        let io = TokioIo::new(Cut { tcp, left, reset });
-        let seen = Arc::clone(&seen);
-        let service = service_fn(move |request| answer(request, fault, Arc::clone(&seen)));
-        connections.spawn(async move {
-            // How it ends is what the test is about; the client's side tells.
-            match version {
-                Version::Http1 => {
-                    let builder = http1::Builder::new();
-                    let _ = builder.serve_connection(io, service).await;
+/// A server whose first try meets `fault`.
+struct Faulty {
+    version: Version,
+    /// In the mesh; in the clear without.
+    identity: Option<Identity>,
+    fault: Fault,
+    seen: Seen,
+}
+
+impl Faulty {
+    async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = tokio::task::JoinSet::new();
+        let mut is_first = true;
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (left, reset) = match self.fault {
+                Fault::Cut { after, reset } if is_first => (after, reset),
+                _ => (usize::MAX, false),
+            };
+            is_first = false;
+            let this = Arc::clone(&self);
+            connections.spawn(async move {
+                let cut = Cut { tcp, left, reset };
+                let Some(identity) = &this.identity else {
+                    return this.connection(cut, this.version).await;
+                };
+                if let Ok((tls, _, alpn)) = identity.accept(cut).await {
+                    let version = match alpn {
+                        Alpn::Http2 => Version::Http2,
+                        _ => Version::Http1,
+                    };
+                    this.connection(tls, version).await;
                 }
-                Version::Http2 => {
-                    let builder = http2::Builder::new(TokioExecutor::new());
-                    let _ = builder.serve_connection(io, service).await;
-                }
-            }
+            });
+        }
+    }
+
+    async fn connection<I>(self: &Arc<Self>, io: I, version: Version)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let this = Arc::clone(self);
+        let service = service_fn(move |request| {
+            let this = Arc::clone(&this);
+            async move { this.answer(request).await }
         });
+        let io = TokioIo::new(io);
+        // How it ends is what the test is about; the client's side tells.
+        match version {
+            Version::Http1 => {
+                let builder = http1::Builder::new();
+                let _ = builder.serve_connection(io, service).await;
+            }
+            Version::Http2 => {
+                let builder = http2::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(io, service).await;
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Empty<Bytes>>, h2::Error> {
+        let failed = || h2::Error::from(h2::Reason::INTERNAL_ERROR);
+        let nth = self.seen.heads.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut body = request.into_body();
+        match self.fault {
+            Fault::FailsAfter(bytes) if nth == 1 => {
+                let mut read = 0;
+                while read < bytes
+                    && let Some(Ok(frame)) = body.frame().await
+                {
+                    read += frame.data_ref().map_or(0, Bytes::len);
+                }
+                return Err(failed());
+            }
+            Fault::Refuses if nth == 1 => return Err(h2::Reason::REFUSED_STREAM.into()),
+            Fault::AnswersEarly if nth == 1 => return Ok(status(503)),
+            _ => {}
+        }
+        let whole = body.collect().await.map_err(|_| failed())?;
+        self.seen.whole.lock().push(Taken {
+            trailers: whole.trailers().cloned(),
+            body: whole.to_bytes(),
+        });
+        let is_late = self.fault == Fault::AnswersLate && nth == 1;
+        Ok(status(if is_late { 503 } else { 200 }))
     }
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-async fn answer(
-    request: Request<Incoming>,
-    fault: Fault,
-    seen: Arc<Seen>,
-) -> Result<Response<Empty<Bytes>>, BoxError> {
-    let nth = seen.heads.fetch_add(1, Ordering::Relaxed) + 1;
-    let mut body = request.into_body();
-    let status = |status| Response::builder().status(status).body(Empty::new());
-    match fault {
-        Fault::FailsAfter(bytes) if nth == 1 => {
-            let mut read = 0;
-            while read < bytes {
-                let Some(frame) = body.frame().await else {
-                    break;
-                };
-                read += frame?.data_ref().map_or(0, Bytes::len);
-            }
-            return Err("failed on the way".into());
-        }
-        Fault::Refuses if nth == 1 => {
-            return Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into());
-        }
-        Fault::AnswersEarly if nth == 1 => return Ok(status(503)?),
-        _ => {}
-    }
-    let whole = body.collect().await?;
-    seen.whole.lock().push(Taken {
-        trailers: whole.trailers().cloned(),
-        body: whole.to_bytes(),
-    });
-    if fault == Fault::AnswersLate && nth == 1 {
-        return Ok(status(503)?);
-    }
-    Ok(status(200)?)
+fn status(code: u16) -> Response<Empty<Bytes>> {
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = code.try_into().unwrap();
+    response
 }
 
 /// Sends over HTTP/1, byte by byte as the case says.
@@ -261,7 +299,10 @@ async fn send_http1(link: Link, sent: &Sent) -> Option<u16> {
     } else {
         head.push_str("transfer-encoding: chunked\r\n");
         if sent.trailers {
-            head.push_str(&format!("te: trailers\r\ntrailer: {SUM}\r\n"));
+            head.push_str("te: trailers\r\n");
+        }
+        if sent.trailers && sent.declared {
+            head.push_str(&format!("trailer: {SUM}\r\n"));
         }
         head.push_str("\r\n");
     }
@@ -341,14 +382,22 @@ async fn send_http2(link: Link, sent: &Sent) -> Option<u16> {
 async fn play(sent: &Sent, fault: Fault) -> Outcome {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let seen = Arc::<Seen>::default();
-    let serving = tokio::spawn(serve(listener, sent.version, fault, Arc::clone(&seen)));
+    let sidecar = Sidecar::new();
+    let faulty = Arc::new(Faulty {
+        version: sent.version,
+        identity: sent.meshed.then(|| sidecar.identity("api")),
+        fault,
+        seen: Seen::default(),
+    });
+    let serving = tokio::spawn(Arc::clone(&faulty).serve(listener));
     let mut policy = target("api", &["api"]);
     policy.routes[0].retries = Some(RetryPolicy {
         body_limit_bytes: LIMIT,
         ..retries()
     });
-    let sidecar = Sidecar::knowing(policy, vec![endpoint(address, None)]);
+    let promised = sent.meshed.then(|| spiffe("api"));
+    sidecar.tell_endpoints("api", vec![endpoint(address, promised)]);
+    sidecar.tell(policy);
     let link = sidecar.dial(api()).await;
     let status = soon(async {
         match sent.version {
@@ -364,8 +413,8 @@ async fn play(sent: &Sent, fault: Fault) -> Outcome {
     serving.abort();
     Outcome {
         status,
-        heads: seen.heads.load(Ordering::Relaxed),
-        whole: seen.whole.lock().clone(),
+        heads: faulty.seen.heads.load(Ordering::Relaxed),
+        whole: faulty.seen.whole.lock().clone(),
     }
 }
 
@@ -421,9 +470,9 @@ fn sent() -> impl Strategy<Value = Sent> {
         1 => Just(vec![LIMIT]),
         1 => Just(vec![LIMIT, 1]),
     ];
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = any::<[bool; 5]>();
     (version, sizes, flags, end, any::<u8>()).prop_map(
-        |(version, sizes, (announced, trailers, keyed), end, seed)| {
+        |(version, sizes, [announced, trailers, keyed, declared, meshed], end, seed)| {
             let mut position = usize::from(seed);
             let mut piece = |size: usize| -> Bytes {
                 position += size;
@@ -442,6 +491,8 @@ fn sent() -> impl Strategy<Value = Sent> {
                 trailers: trailers && (in_http1_chunks || version == Version::Http2),
                 end,
                 keyed,
+                declared,
+                meshed,
             }
         },
     )
@@ -450,7 +501,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 fn fault() -> impl Strategy<Value = Fault> {
     prop_oneof![
         1 => Just(Fault::None),
-        3 => (0_usize..3_000, any::<bool>()).prop_map(|(after, reset)| Fault::Cut { after, reset }),
+        3 => (0_usize..5_000, any::<bool>()).prop_map(|(after, reset)| Fault::Cut { after, reset }),
         2 => (0_usize..3_000).prop_map(Fault::FailsAfter),
         1 => Just(Fault::Refuses),
         1 => Just(Fault::AnswersEarly),

@@ -79,6 +79,7 @@ struct World {
     got: Vec<u32>,
     before: Vec<BreakerView>,
     trace: String,
+    probe: ProbeEligibility,
     /// Where in the list picking begins, and how long a breaker stays open: apart, so that the one
     /// does not change the other.
     draws: fastrand::Rng,
@@ -98,6 +99,7 @@ impl World {
             before: group.states(),
             group,
             trace: String::new(),
+            probe: ProbeEligibility::Yes,
             draws: fastrand::Rng::with_seed(1),
             jitter: fastrand::Rng::with_seed(u64::from(count)),
             policy,
@@ -124,7 +126,7 @@ impl World {
         assert!(deed.is_none(), "the script ended before {deed:?}");
     }
 
-    /// One request that could be repeated.
+    /// One request.
     fn request(&mut self, failing: Failing) {
         let entered = self.group.enter(self.now);
         self.note();
@@ -134,7 +136,7 @@ impl World {
         };
         let request = PickRequest {
             now: self.now,
-            probe: ProbeEligibility::Yes,
+            probe: self.probe,
             closed_only: false,
             tried: &[],
         };
@@ -279,6 +281,21 @@ fn a_backend_by_consecutive_failures() {
 fn a_backend_by_error_rate() {
     let text = story(BreakerScope::Backend, Trigger::ErrorRate);
     assert_golden("backend-error-rate", &text);
+}
+
+/// Requests that cannot be repeated probe after a further open period, one at a time.
+#[test]
+fn endpoints_by_requests_that_cannot_be_repeated() {
+    let trigger = Trigger::ConsecutiveFailures;
+    let mut text = String::new();
+    for count in ENDPOINTS {
+        let mut world = World::new(policy(BreakerScope::Endpoint, trigger), trigger, count);
+        world.probe = ProbeEligibility::Late;
+        world.play(&STORY, &[]);
+        let plural = if count == 1 { "" } else { "s" };
+        writeln!(text, "# {count} endpoint{plural}\n{}", world.trace).unwrap();
+    }
+    assert_golden("endpoint-not-repeatable", &text);
 }
 
 /// People force endpoints while they fail, and let go of them.
