@@ -10,6 +10,7 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod bodies;
 mod breaker;
 mod common;
 mod edges;
@@ -46,6 +47,7 @@ fn main() -> anyhow::Result<ExitCode> {
     stickiness::register(&mut suite);
     breaker::register(&mut suite);
     retries::register(&mut suite);
+    bodies::register(&mut suite);
     faults::register(&mut suite);
     fallback::register(&mut suite);
     security::register(&mut suite);

@@ -11,7 +11,7 @@ use http::header::{COOKIE, HeaderName, HeaderValue, SET_COOKIE};
 use http::{Method, Request};
 use http_body_util::Full;
 use weft_sandbox::client::Answer;
-use weft_sandbox::load::{Load, Record, Report, Shot};
+use weft_sandbox::load::{Load, Protocol, Record, Report, Shot};
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::{Mesh, Workload};
 
@@ -145,10 +145,10 @@ async fn headers(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-/// Keys in a cookie, three backends.
+/// Keys in a cookie, three backends, over HTTP/2.
 async fn cookies(cx: Cx) -> anyhow::Result<()> {
     let sticky = "{type: Cookie, name: weft-canary, ttl: 24h}";
-    let keys = |load: Load| load.number_in_cookie(COOKIE_NAME);
+    let keys = |load: Load| load.protocol(Protocol::Http2).number_in_cookie(COOKIE_NAME);
     let probe = |key: u64| {
         let cookie = format!("{COOKIE_NAME}={key}");
         (COOKIE, HeaderValue::try_from(cookie).expect("digits"))
