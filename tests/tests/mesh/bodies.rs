@@ -17,6 +17,9 @@ const RETRIES: &str = "retries: {attempts: 2, conditions: [Reset], statusCodes: 
      bodyLimitBytes: 65536, backoff: {base: 1ms, max: 1ms}, \
      budget: {percent: 100, interval: 10s, minRetriesPerSecond: 10}}";
 
+/// Makes the next request fail.
+type Fault = fn(&mut Behavior);
+
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("bodies::what_is_repeated_is_whole", repeated);
     suite.add("bodies::a_part_is_never_taken_for_the_whole", parts);
@@ -28,7 +31,7 @@ pub(crate) fn register(suite: &mut Suite) {
 async fn repeated(cx: Cx) -> anyhow::Result<()> {
     let builder = client_and("repeated", APPS).policy(&policy("repeated", "api", RETRIES));
     cx.on(builder, async |mesh| {
-        let faults: [(&str, fn(&mut Behavior)); 3] = [
+        let faults: [(&str, Fault); 3] = [
             ("closes", |behavior| behavior.close_next = 1),
             ("resets", |behavior| behavior.reset_next = 1),
             ("answers-503", |behavior| behavior.fail_next = 1),
@@ -78,7 +81,7 @@ async fn repeated(cx: Cx) -> anyhow::Result<()> {
 async fn parts(cx: Cx) -> anyhow::Result<()> {
     let builder = client_and("parts", APPS).policy(&policy("parts", "api", RETRIES));
     cx.on(builder, async |mesh| {
-        let mut broken = 0;
+        let (mut broken, mut begun) = (0, 0);
         for length in [1, 1_000, LIMIT - 1, LIMIT + 1, 5 * LIMIT] {
             for framing in ["content-length: 999999", "transfer-encoding: chunked"] {
                 arm(mesh, |behavior| behavior.close_next = 1).await?;
@@ -103,20 +106,24 @@ async fn parts(cx: Cx) -> anyhow::Result<()> {
                 let seen = stats(mesh, APPS).await?;
                 assert_eq!(seen.read, 0, "{framing} {length}: taken for the whole");
                 broken += 1;
+                begun += seen.requests;
             }
         }
         // Nothing of it is still on its way.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         let seen = stats(mesh, APPS).await?;
         assert_eq!((seen.read, seen.in_flight), (0, 0));
-        cx.measured(format!("{broken} requests broken off"));
+        assert!(begun > 0, "the server saw nothing of any");
+        cx.measured(format!(
+            "{broken} requests broken off, {begun} begun at the server"
+        ));
         Ok(())
     })
     .await
 }
 
 /// Makes the next request fail, and forgets the ones before.
-async fn arm(mesh: &Mesh, fault: fn(&mut Behavior)) -> anyhow::Result<()> {
+async fn arm(mesh: &Mesh, fault: Fault) -> anyhow::Result<()> {
     let mut behavior = Behavior::default();
     fault(&mut behavior);
     for app in APPS {

@@ -2,6 +2,7 @@
 //! request is what the client sent, byte for byte and with its trailers, and nothing is sent twice
 //! that must not be.
 
+use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -295,14 +296,14 @@ async fn send_http1(link: Link, sent: &Sent) -> Option<u16> {
         head.push_str("idempotency-key: 1\r\n");
     }
     if sent.announced {
-        head.push_str(&format!("content-length: {}\r\n\r\n", sent.announcement()));
+        write!(head, "content-length: {}\r\n\r\n", sent.announcement()).unwrap();
     } else {
         head.push_str("transfer-encoding: chunked\r\n");
         if sent.trailers {
             head.push_str("te: trailers\r\n");
         }
         if sent.trailers && sent.declared {
-            head.push_str(&format!("trailer: {SUM}\r\n"));
+            write!(head, "trailer: {SUM}\r\n").unwrap();
         }
         head.push_str("\r\n");
     }

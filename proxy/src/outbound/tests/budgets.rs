@@ -148,7 +148,7 @@ async fn every_percentage_and_floor_bounds_its_own() {
     ];
     let budgets = parts.map(|(percent, floor)| budget(percent, floor));
     let pace = Duration::from_millis(50);
-    let all = spend(budgets.clone(), pace, Duration::from_secs(20)).await;
+    let all = spend(budgets, pace, Duration::from_secs(20)).await;
     for (spent, budget) in all.iter().zip(&budgets) {
         let (most, retries) = (spent.most_retries(budget), spent.retries());
         assert!(retries <= most, "{budget:?}: {retries} > {most}");
@@ -239,5 +239,5 @@ async fn updates_do_not_refill_it() {
     let retries = all(20).await;
     let most = 40.0 * 0.1 + started.elapsed().as_secs_f64() + 1.0;
     assert!(retries as f64 <= most, "{retries} > {most}");
-    assert!(retries >= spent + 1, "it was all spent before");
+    assert!(retries > spent, "it was all spent before");
 }

@@ -16,9 +16,9 @@ use crate::resilience::balance::{PickRequest, ProbeEligibility, pick};
 use crate::resilience::breaker::State;
 use crate::resilience::group::{BreakerView, Group, Target, ejection_cap};
 
-/// A request every so often, and how long it takes.
-const PACE: Duration = Duration::from_millis(10);
+/// What a request takes, and the time until the next: a hundred a second.
 const LATENCY: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(9);
 const UPDATE: &str = "WEFT_UPDATE_GOLDEN";
 /// How many endpoints each script is played with.
 const ENDPOINTS: [u16; 4] = [1, 2, 3, 10];
@@ -120,7 +120,7 @@ impl World {
                     deed = deeds.next();
                 }
                 self.request(*failing);
-                self.now += PACE - LATENCY;
+                self.now += PAUSE;
             }
         }
         assert!(deed.is_none(), "the script ended before {deed:?}");
@@ -158,7 +158,9 @@ impl World {
         let nth = self.got[index];
         // A share of failures is never a row of them, and the other way round.
         let fails = match (failing, self.trigger) {
-            (Failing::NotEnough, Trigger::ConsecutiveFailures) => index == 0 && nth % 5 != 0,
+            (Failing::NotEnough, Trigger::ConsecutiveFailures) => {
+                index == 0 && !nth.is_multiple_of(5)
+            }
             (Failing::NotEnough, Trigger::ErrorRate) => nth.is_multiple_of(3),
             (Failing::First, _) if index > 0 => false,
             (Failing::First | Failing::All, Trigger::ConsecutiveFailures) => true,
