@@ -222,22 +222,24 @@ fn at(endpoint: u16) -> Target {
     Target::Endpoint(super::endpoint(endpoint, 1).address)
 }
 
-/// The traces of one scope and trigger, one after the other.
-fn story(scope: BreakerScope, trigger: Trigger) -> String {
+/// The traces of one policy, one after the other.
+fn story(policy: &BreakerPolicy, trigger: Trigger, probe: ProbeEligibility) -> String {
     let mut text = String::new();
     for count in ENDPOINTS {
-        let mut world = World::new(policy(scope, trigger), trigger, count);
+        let mut world = World::new(policy.clone(), trigger, count);
+        world.probe = probe;
         world.play(&STORY, &[]);
-        let open: Vec<_> = world
-            .before
-            .iter()
-            .filter(|v| v.state != State::Closed)
-            .collect();
-        assert!(open.is_empty(), "not healed: {open:?}\n{}", world.trace);
-        let plural = if count == 1 { "" } else { "s" };
-        writeln!(text, "# {count} endpoint{plural}\n{}", world.trace).unwrap();
+        let away = world.before.iter().filter(|v| v.state != State::Closed);
+        assert_eq!(away.count(), 0, "not healed:\n{}", world.trace);
+        write_section(&mut text, &world);
     }
     text
+}
+
+fn write_section(text: &mut String, world: &World) {
+    let count = world.sides.len();
+    let plural = if count == 1 { "" } else { "s" };
+    writeln!(text, "# {count} endpoint{plural}\n{}", world.trace).unwrap();
 }
 
 #[track_caller]
@@ -263,40 +265,54 @@ fn assert_golden(name: &str, text: &str) {
 
 #[test]
 fn endpoints_by_consecutive_failures() {
-    let text = story(BreakerScope::Endpoint, Trigger::ConsecutiveFailures);
+    let trigger = Trigger::ConsecutiveFailures;
+    let policy = policy(BreakerScope::Endpoint, trigger);
+    let text = story(&policy, trigger, ProbeEligibility::Yes);
     assert_golden("endpoint-consecutive-failures", &text);
 }
 
 #[test]
 fn endpoints_by_error_rate() {
-    let text = story(BreakerScope::Endpoint, Trigger::ErrorRate);
+    let trigger = Trigger::ErrorRate;
+    let policy = policy(BreakerScope::Endpoint, trigger);
+    let text = story(&policy, trigger, ProbeEligibility::Yes);
     assert_golden("endpoint-error-rate", &text);
 }
 
 #[test]
 fn a_backend_by_consecutive_failures() {
-    let text = story(BreakerScope::Backend, Trigger::ConsecutiveFailures);
+    let trigger = Trigger::ConsecutiveFailures;
+    let policy = policy(BreakerScope::Backend, trigger);
+    let text = story(&policy, trigger, ProbeEligibility::Yes);
     assert_golden("backend-consecutive-failures", &text);
 }
 
 #[test]
 fn a_backend_by_error_rate() {
-    let text = story(BreakerScope::Backend, Trigger::ErrorRate);
+    let trigger = Trigger::ErrorRate;
+    let policy = policy(BreakerScope::Backend, trigger);
+    let text = story(&policy, trigger, ProbeEligibility::Yes);
     assert_golden("backend-error-rate", &text);
+}
+
+/// However many may be ejected, the last one never is.
+#[test]
+fn endpoints_all_of_which_policy_would_eject() {
+    let trigger = Trigger::ConsecutiveFailures;
+    let policy = BreakerPolicy {
+        max_ejection_percent: 100,
+        ..policy(BreakerScope::Endpoint, trigger)
+    };
+    let text = story(&policy, trigger, ProbeEligibility::Yes);
+    assert_golden("endpoint-all-but-one", &text);
 }
 
 /// Requests that cannot be repeated probe after a further open period, one at a time.
 #[test]
 fn endpoints_by_requests_that_cannot_be_repeated() {
     let trigger = Trigger::ConsecutiveFailures;
-    let mut text = String::new();
-    for count in ENDPOINTS {
-        let mut world = World::new(policy(BreakerScope::Endpoint, trigger), trigger, count);
-        world.probe = ProbeEligibility::Late;
-        world.play(&STORY, &[]);
-        let plural = if count == 1 { "" } else { "s" };
-        writeln!(text, "# {count} endpoint{plural}\n{}", world.trace).unwrap();
-    }
+    let policy = policy(BreakerScope::Endpoint, trigger);
+    let text = story(&policy, trigger, ProbeEligibility::Late);
     assert_golden("endpoint-not-repeatable", &text);
 }
 
@@ -332,7 +348,7 @@ fn endpoints_that_people_force() {
         let trigger = Trigger::ConsecutiveFailures;
         let mut world = World::new(policy(BreakerScope::Endpoint, trigger), trigger, count);
         world.play(&story, &deeds);
-        writeln!(text, "# {count} endpoints\n{}", world.trace).unwrap();
+        write_section(&mut text, &world);
     }
     assert_golden("endpoint-forced", &text);
 }
@@ -360,8 +376,7 @@ fn a_backend_that_people_force() {
         let trigger = Trigger::ConsecutiveFailures;
         let mut world = World::new(policy(BreakerScope::Backend, trigger), trigger, count);
         world.play(&story, &deeds);
-        let plural = if count == 1 { "" } else { "s" };
-        writeln!(text, "# {count} endpoint{plural}\n{}", world.trace).unwrap();
+        write_section(&mut text, &world);
     }
     assert_golden("backend-forced", &text);
 }
