@@ -18,6 +18,7 @@ mod faults;
 mod lifecycle;
 mod limits;
 mod outage;
+mod reload;
 mod retries;
 mod rules;
 mod security;
@@ -49,6 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
     security::register(&mut suite);
     lifecycle::register(&mut suite);
     outage::register(&mut suite);
+    reload::register(&mut suite);
     edges::register(&mut suite);
     limits::register(&mut suite);
     rules::register(&mut suite);
