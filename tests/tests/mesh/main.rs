@@ -10,6 +10,7 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod allowed;
 mod breaker;
 mod common;
 mod edges;
@@ -23,6 +24,7 @@ mod retries;
 mod rules;
 mod security;
 mod split;
+mod targets;
 mod transparent;
 
 use std::path::Path;
@@ -50,6 +52,8 @@ fn main() -> anyhow::Result<ExitCode> {
     security::register(&mut suite);
     lifecycle::register(&mut suite);
     outage::register(&mut suite);
+    targets::register(&mut suite);
+    allowed::register(&mut suite);
     reload::register(&mut suite);
     edges::register(&mut suite);
     limits::register(&mut suite);
