@@ -105,6 +105,8 @@ async fn audit(cx: Cx) -> anyhow::Result<()> {
         }
         let seen = stats(mesh, ["api-1"]).await?;
         assert_eq!((seen.requests, seen.repeated_ids()), (10, 0));
+        let log = mesh.sidecar_log("api-1");
+        assert_eq!(log.matches("would be unauthorized (audit)").count(), 10);
 
         mesh.apply_policy("api", &mode("Enforce"))?;
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;

@@ -19,6 +19,7 @@ mod faults;
 mod lifecycle;
 mod limits;
 mod outage;
+mod rates;
 mod reload;
 mod retries;
 mod rules;
@@ -26,6 +27,7 @@ mod security;
 mod split;
 mod targets;
 mod transparent;
+mod triggers;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -52,6 +54,8 @@ fn main() -> anyhow::Result<ExitCode> {
     security::register(&mut suite);
     lifecycle::register(&mut suite);
     outage::register(&mut suite);
+    triggers::register(&mut suite);
+    rates::register(&mut suite);
     targets::register(&mut suite);
     allowed::register(&mut suite);
     reload::register(&mut suite);
