@@ -110,12 +110,11 @@ pub(super) fn in_force<'b>(
 ) -> Option<(Arc<CircuitBreaker>, (&'b Service, &'b ServicePort))> {
     let own = view.model.own_policy(backend.0, backend.1).circuit_breaker;
     let own = own.filter(|_| backend.0.name != addressed.0.name);
-    let (breaker, whose) = match own {
-        Some(breaker) => (breaker, backend),
-        None => {
-            let policy = view.model.policy(addressed.0, addressed.1);
-            (policy.circuit_breaker?, addressed)
-        }
+    let (breaker, whose) = if let Some(breaker) = own {
+        (breaker, backend)
+    } else {
+        let policy = view.model.policy(addressed.0, addressed.1);
+        (policy.circuit_breaker?, addressed)
     };
     trips(&breaker).then_some((breaker, whose))
 }

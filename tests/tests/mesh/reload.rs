@@ -180,7 +180,7 @@ async fn ten(cx: Cx, layout: Layout) -> anyhow::Result<()> {
         }
 
         // Bad, and then not there at all: its last good version goes.
-        texts[BAD] = no_yaml.to_owned();
+        no_yaml.clone_into(&mut texts[BAD]);
         layout.write(mesh, &texts)?;
         wait_for("the refusal", SOON, async || {
             Ok((refusals(mesh).await?.len() == 1).then_some(()))
@@ -204,9 +204,9 @@ async fn ten(cx: Cx, layout: Layout) -> anyhow::Result<()> {
         // There is nothing to fall back on after a restart, and nothing that was to be closed.
         texts[BAD] = bad_to(BAD, "split: {backends: [{name: blue, wieght: 1}]}");
         if layout == Layout::Files {
-            texts
-                .iter_mut()
-                .for_each(|text| *text = text.replace("green", "blue"));
+            for text in &mut texts {
+                *text = text.replace("green", "blue");
+            }
         }
         mesh.stop_control_plane().await?;
         layout.write(mesh, &texts)?;

@@ -5,6 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::PolicyDuration;
 
 const FILES: [&str; 3] = ["a.yaml", "b.yaml", "c.yaml"];
 /// Each for a service of its own. Those with an odd number carry `mtls` too.
@@ -52,9 +53,10 @@ impl Written {
             Text::BadValue => "{connect: 1ms}".to_owned(),
             _ => format!("{{connect: {version}s}}"),
         };
-        let mtls = match closes(*policy) && self.text != Text::Nameless {
-            true => ", mtls: {mode: Permissive}",
-            false => "",
+        let mtls = if closes(*policy) && self.text != Text::Nameless {
+            ", mtls: {mode: Permissive}"
+        } else {
+            ""
         };
         format!(
             "apiVersion: weft.dev/v1alpha1\nkind: {kind}\nmetadata: {{{name}, namespace: demo}}\n\
@@ -166,7 +168,7 @@ proptest! {
                 let last_good = known.and_then(|known| known.last_good);
                 let connect = stanzas.timeouts.as_ref().and_then(|timeouts| timeouts.connect);
                 prop_assert_eq!(
-                    connect.map(|connect| connect.get()),
+                    connect.map(PolicyDuration::get),
                     last_good.map(Duration::from_secs),
                     "s{} of {:#?}", number, steps
                 );
