@@ -373,7 +373,7 @@ impl Closed {
         };
         Self {
             namespace: value.get("metadata").and_then(namespace_of),
-            targets: targets.iter().filter_map(target_of).collect(),
+            targets: targets.iter().flat_map(targets_of).collect(),
             deny: spec.get("authorization").is_some(),
             strict: spec.get("mtls").is_some(),
         }
@@ -396,21 +396,29 @@ impl Closed {
     }
 }
 
-/// A target as far as it can be read: the whole service where its port cannot.
-fn target_of(value: &Value) -> Option<TargetRef> {
+/// A target as far as it can be read: the whole service where its port cannot, and whatever has the
+/// name where its kind cannot.
+fn targets_of(value: &Value) -> Vec<TargetRef> {
     if let Ok(target) = TargetRef::deserialize(value) {
-        return Some(target);
+        return vec![target];
     }
-    let kind = match value.get("kind").and_then(Value::as_str) {
-        Some("Namespace") => TargetKind::Namespace,
-        _ => TargetKind::Service,
+    let Some(name) = value.get("name").and_then(Value::as_str) else {
+        return Vec::new();
     };
-    Some(TargetRef {
-        group: String::new(),
-        kind,
-        name: value.get("name")?.as_str()?.to_owned(),
-        section_name: None,
-    })
+    let kinds: &[TargetKind] = match value.get("kind").map(Value::as_str) {
+        None | Some(Some("Service")) => &[TargetKind::Service],
+        Some(Some("Namespace")) => &[TargetKind::Namespace],
+        Some(_) => &[TargetKind::Service, TargetKind::Namespace],
+    };
+    let kinds = kinds.iter();
+    kinds
+        .map(|kind| TargetRef {
+            group: String::new(),
+            kind: *kind,
+            name: name.to_owned(),
+            section_name: None,
+        })
+        .collect()
 }
 
 fn name_of(value: &Value) -> Option<Name> {
