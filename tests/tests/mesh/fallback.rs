@@ -138,7 +138,7 @@ async fn triggers(cx: Cx) -> anyhow::Result<()> {
         (
             "late",
             format!(
-                "timeouts: {{request: 300ms}}, {none}, {}",
+                "timeouts: {{request: 700ms}}, {none}, {}",
                 response("Timeout")
             ),
             Some(&hangs),
@@ -147,7 +147,7 @@ async fn triggers(cx: Cx) -> anyhow::Result<()> {
         (
             "late-try",
             format!(
-                "timeouts: {{perTry: 200ms}}, {none}, {}",
+                "timeouts: {{perTry: 500ms}}, {none}, {}",
                 response("Timeout")
             ),
             Some(&hangs),

@@ -47,6 +47,7 @@ async fn keys(cx: Cx) -> anyhow::Result<()> {
             .policy(&policy(name, name, limit));
     }
     cx.on(builder, async |mesh| {
+        let since = Instant::now();
         // By service: floods (caller, value of the header), and which of them share a count with the
         // first, as rates in relation to the stanza's.
         for (name, floods) in [
@@ -60,7 +61,7 @@ async fn keys(cx: Cx) -> anyhow::Result<()> {
             ("known", [("one", "", 1), ("two", "", 3)]),
         ] {
             for (caller, tenant, times) in floods {
-                let (passed, least, most) = flood(mesh, name, caller, tenant, times).await?;
+                let (passed, least, most) = flood(mesh, name, caller, tenant, times, since).await?;
                 assert!(
                     (least..=most).contains(&passed),
                     "{name}, {caller}, {tenant:?}: {passed} seen by the server, not {least} to {most}"
@@ -79,10 +80,10 @@ async fn flood(
     caller: &str,
     tenant: &'static str,
     times: u64,
+    since: Instant,
 ) -> anyhow::Result<(u64, u64, u64)> {
     let app = format!("{name}-1");
     let before = stats(mesh, [app.as_str()]).await?.requests;
-    let began = Instant::now();
     let mut told = 0;
     for number in 0..FLOOD {
         let mut get = request(
@@ -106,11 +107,7 @@ async fn flood(
     assert_eq!(seen.repeated_ids(), 0);
     let passed = seen.requests - before;
     assert_eq!(passed, told);
-    // A count that is spent refills while other floods go on: bounded by the test's own time.
-    let refilled =
-        (began.elapsed().as_secs_f64() + SPENT_LONG_AGO).mul_add(RATE * times.max(1) as f64, 1.0);
+    // A count that is spent refills while other floods go on.
+    let refilled = since.elapsed().as_secs_f64() * RATE * times.max(1) as f64 + 1.0;
     Ok((passed, BURST * times, BURST * times + refilled as u64))
 }
-
-/// Seconds for which a spent count may have been left alone.
-const SPENT_LONG_AGO: f64 = 2.0;

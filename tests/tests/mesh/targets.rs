@@ -126,13 +126,17 @@ async fn weaker(cx: Cx) -> anyhow::Result<()> {
     builder = builder
         .named_policy(
             "plain",
-            &policy("plain", "plain", "mtls: {mode: Permissive}"),
+            &policy(
+                "plain",
+                "plain",
+                &format!("mtls: {{mode: Permissive}}, {}", allow(&["one", "three"])),
+            ),
         )
         .named_policy("narrow", &policy("narrow", "narrow", &allow(&["one"])))
         .named_policy("wide", &policy("wide", "wide", &allow(&["one", "three"])));
     cx.on(builder, async |mesh| {
         let refused = refusals(mesh).await?;
-        assert_eq!(refused.len(), 2, "{refused:#?}");
+        assert_eq!(refused.len(), 3, "{refused:#?}");
         for name in ["plain", "wide"] {
             let reason = reason(&refused, &format!("TrafficPolicy default/{name}"))?;
             assert!(reason.starts_with("WeakerThanNamespace: "), "{reason}");
@@ -151,6 +155,8 @@ async fn weaker(cx: Cx) -> anyhow::Result<()> {
             ("wide", "one", true),
             ("wide", "two", true),
             ("wide", "three", false),
+            ("plain", "two", true),
+            ("plain", "three", false),
         ] {
             let id = format!("{account} to {service}");
             let get = request(Method::GET, "/", &id, "");
