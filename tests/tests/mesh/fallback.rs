@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use http::Method;
+use weft_sandbox::Workload;
 use weft_sandbox::app::Behavior;
 use weft_sandbox::load::Load;
 
 use crate::Suite;
 use crate::common::{
-    Cx, PORT, assert_accounted, client_and, http_app, metrics, policy, request, send, service,
-    stats, wait_for,
+    Cx, PORT, assert_accounted, client_and, http_app, mesh, metrics, policy, request, send,
+    service, stats, wait_for,
 };
 
 const THRESHOLD: u64 = 3;
@@ -20,6 +21,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("fallback::an_open_breaker_is_answered_for", response);
     suite.add("fallback::an_answer_costs_next_to_nothing", quick);
     suite.add("fallback::another_backend_serves", backend);
+    suite.add("fallback::each_other_trigger", triggers);
 }
 
 /// While the breaker is open, clients get the configured JSON and the server sees nothing.
@@ -136,6 +138,134 @@ async fn backend(cx: Cx) -> anyhow::Result<()> {
         let spare = stats(mesh, ["spare-1"]).await?;
         assert_eq!((spare.requests, spare.repeated_ids()), (20, 0));
         assert_eq!(stats(mesh, ["api-1"]).await?.requests, 0);
+        Ok(())
+    })
+    .await
+}
+
+/// `NoEndpoints`, `Timeout` and `RetriesExhausted` with a response, `CircuitOpen` and
+/// `RetriesExhausted` with another backend: what clients get, what the failing server saw, and what
+/// the spare one did. A failure that is no trigger stays what it is.
+async fn triggers(cx: Cx) -> anyhow::Result<()> {
+    const TRIES: &str = "statusCodes: [503], backoff: {base: 1ms, max: 1ms}, \
+                         budget: {minRetriesPerSecond: 1000}";
+    let response = |trigger: &str| {
+        format!("fallback: {{triggers: [{trigger}], response: {{status: 203, body: instead}}}}")
+    };
+    let spare =
+        |trigger: &str| format!("fallback: {{triggers: [{trigger}], backend: {{name: spare}}}}");
+    let opens = "retries: {attempts: 0}, circuitBreaker: {scope: Backend, openDuration: 60s, \
+                 consecutiveFailures: {threshold: 1}}";
+    let retries = format!("retries: {{attempts: 2, {TRIES}}}");
+    let none = "retries: {attempts: 0}";
+    // By service: stanzas, what the server does, and of one request the status, the outcome, and how
+    // often the server and the spare one see it.
+    let hangs = Behavior {
+        hang_next: 100,
+        ..Behavior::default()
+    };
+    let fails = Behavior::status(503);
+    let cases = [
+        (
+            "empty",
+            response("NoEndpoints"),
+            None,
+            (203, Some("no_endpoints"), 0, 0),
+        ),
+        (
+            "late",
+            format!(
+                "timeouts: {{request: 700ms}}, {none}, {}",
+                response("Timeout")
+            ),
+            Some(&hangs),
+            (203, Some("request_timeout"), 1, 0),
+        ),
+        (
+            "late-try",
+            format!(
+                "timeouts: {{perTry: 500ms}}, {none}, {}",
+                response("Timeout")
+            ),
+            Some(&hangs),
+            (203, Some("try_timeout"), 1, 0),
+        ),
+        (
+            "spent",
+            format!("{retries}, {}", response("RetriesExhausted")),
+            Some(&fails),
+            (203, Some("ok"), 3, 0),
+        ),
+        (
+            "spent-spare",
+            format!("{retries}, {}", spare("RetriesExhausted")),
+            Some(&fails),
+            (200, None, 3, 1),
+        ),
+        // The one request before it opened the breaker.
+        (
+            "opened",
+            format!("{opens}, {}", spare("CircuitOpen")),
+            Some(&fails),
+            (200, None, 0, 1),
+        ),
+        (
+            "other",
+            format!(
+                "{retries}, {}",
+                response("Timeout, NoEndpoints, CircuitOpen")
+            ),
+            Some(&fails),
+            (503, None, 3, 0),
+        ),
+    ];
+    let mut builder = mesh("triggers")
+        .workload(Workload::new("client"))
+        .workload(http_app("spare-1"))
+        .service(service("spare", ["spare-1"]));
+    for (name, stanzas, behavior, _) in &cases {
+        let app = format!("{name}-1");
+        builder = builder.policy(&policy(name, name, stanzas));
+        builder = match behavior {
+            None => builder.service(service(name, [])),
+            Some(_) => builder
+                .workload(http_app(&app))
+                .service(service(name, [app.as_str()])),
+        };
+    }
+    cx.on(builder, async |mesh| {
+        let client = mesh.pod("client");
+        for (name, _, behavior, (status, outcome, served, spared)) in &cases {
+            let app = format!("{name}-1");
+            let to = mesh.addr(name, PORT);
+            if let Some(behavior) = behavior {
+                mesh.app(&app).behave(behavior).await?;
+            }
+            if *name == "opened" {
+                let answer = send(&client, to, request(Method::GET, "/", "opens", "")).await?;
+                assert_eq!(answer.status, 503, "{}", answer.text());
+            }
+            let answer = send(&client, to, request(Method::GET, "/", name, "")).await?;
+            let told = (answer.status.as_u16(), answer.outcome());
+            assert_eq!(told, (*status, *outcome), "{name}: {}", answer.text());
+            let instead = *status != 503;
+            assert_eq!(
+                answer.headers.contains_key("x-weft-fallback"),
+                instead,
+                "{name}"
+            );
+            if *status == 203 {
+                assert_eq!(answer.text(), "instead");
+            }
+            let seen = async |app: &str| {
+                let ids = mesh.app(app).stats().await?.ids;
+                anyhow::Ok(ids.get(*name).copied().unwrap_or(0))
+            };
+            if behavior.is_some() {
+                assert_eq!(seen(&app).await?, *served, "{name} at its server");
+            }
+            assert_eq!(seen("spare-1").await?, *spared, "{name} at the spare one");
+        }
         Ok(())
     })
     .await

@@ -10,6 +10,7 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod allowed;
 mod bodies;
 mod breaker;
 mod common;
@@ -19,12 +20,16 @@ mod faults;
 mod lifecycle;
 mod limits;
 mod outage;
+mod rates;
+mod reload;
 mod retries;
 mod rules;
 mod security;
 mod split;
 mod stickiness;
+mod targets;
 mod transparent;
+mod triggers;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -53,6 +58,11 @@ fn main() -> anyhow::Result<ExitCode> {
     security::register(&mut suite);
     lifecycle::register(&mut suite);
     outage::register(&mut suite);
+    triggers::register(&mut suite);
+    rates::register(&mut suite);
+    targets::register(&mut suite);
+    allowed::register(&mut suite);
+    reload::register(&mut suite);
     edges::register(&mut suite);
     limits::register(&mut suite);
     rules::register(&mut suite);
