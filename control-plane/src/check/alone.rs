@@ -3,7 +3,7 @@
 use super::Severity;
 use super::found::{Found, Said};
 use super::view::Policy;
-use crate::policy::{Method, PathMatch, PathMatchType, Retries, Rule, RuleMatch};
+use crate::policy::{CircuitBreaker, Method, PathMatch, PathMatchType, Retries, Rule, RuleMatch};
 
 /// Methods whose repetition does a thing twice (RFC 9110, 9.2.2; PATCH: RFC 5789, 2).
 const NOT_IDEMPOTENT: [Method; 3] = [Method::Post, Method::Patch, Method::Connect];
@@ -21,6 +21,52 @@ pub(super) fn check(found: &mut Found, policy: &Policy) {
         }
     }
     check_rules(found, policy, rules);
+    if let Some(breaker) = &spec.circuit_breaker {
+        check_error_rate(found, policy, breaker);
+    }
+}
+
+/// A share of failures that cannot be reached before as many in a row as trip the breaker already.
+fn check_error_rate(found: &mut Found, policy: &Policy, breaker: &CircuitBreaker) {
+    let (Some(row), Some(rate)) = (&breaker.consecutive_failures, &breaker.error_rate) else {
+        return;
+    };
+    let acts_from = |least| acts_from(least, rate.threshold_percent, row.threshold);
+    if acts_from(rate.min_requests) {
+        return;
+    }
+    let lower = (1..rate.min_requests.min(row.threshold))
+        .rev()
+        .find(|least| acts_from(*least));
+    let mend = match lower {
+        Some(least) => format!("use minRequests of at most {least}, or a lower thresholdPercent"),
+        None => "use a lower thresholdPercent, or leave errorRate out".to_owned(),
+    };
+    found.add(
+        policy,
+        Said {
+            severity: Severity::Warning,
+            check: "error-rate",
+            what: format!(
+                "errorRate of {} % with minRequests {} can never trip the breaker",
+                rate.threshold_percent, rate.min_requests
+            ),
+            why: format!(
+                "among so many requests there cannot be that many failures without {} in a row, by \
+                 which consecutiveFailures trips it before",
+                row.threshold
+            ),
+            mend,
+        },
+    );
+}
+
+/// Whether among `least` or more requests a share of `percent` can fail without `row` failures in a
+/// row. Of `n` requests at most `n - n / row` can; the share is highest just before a multiple of
+/// `row`, and the highest of these is the first one.
+pub(super) fn acts_from(least: u32, percent: u32, row: u32) -> bool {
+    let (least, percent, row) = (u64::from(least), u64::from(percent), u64::from(row));
+    (least..least + row).any(|n| (n - n / row) * 100 >= percent * n)
 }
 
 fn check_retries(found: &mut Found, policy: &Policy, path: &str, retries: &Retries) {

@@ -1,6 +1,7 @@
 //! Breakers that the number of endpoints keeps from acting as they are written.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Severity;
 use super::found::{Found, Said};
@@ -84,31 +85,38 @@ fn judge(found: &mut Found, watched: &Watched<'_>) {
     }
 }
 
-/// The policy whose breaker ejects a backend's endpoints, and the share that it may eject: the
-/// backend's own, else that of the service that is addressed.
+/// The policy whose breaker ejects a backend's endpoints, and the share that it may eject.
 fn ejecting<'a>(
     view: &View<'a>,
     addressed: (&Service, &ServicePort),
     backend: (&Service, &ServicePort),
 ) -> Option<(&'a Policy, u32)> {
-    let own = view.model.own_policy(backend.0, backend.1).circuit_breaker;
-    let own = own.filter(|_| backend.0.name != addressed.0.name);
-    let (breaker, (service, port)) = match own {
-        Some(breaker) => (breaker, backend),
-        None => (
-            view.model
-                .policy(addressed.0, addressed.1)
-                .circuit_breaker?,
-            addressed,
-        ),
-    };
-    if breaker.scope != BreakerScope::Endpoint || !trips(&breaker) {
+    let (breaker, (service, port)) = in_force(view, addressed, backend)?;
+    if breaker.scope != BreakerScope::Endpoint {
         return None;
     }
     let policy = view.owner(service, port, &*breaker, |spec| {
         spec.circuit_breaker.as_ref()
     })?;
     Some((policy, breaker.max_ejection_percent))
+}
+
+/// The breaker that watches a backend and can trip, and whose it is: the backend's own, else that of
+/// the service that is addressed.
+pub(super) fn in_force<'b>(
+    view: &View<'_>,
+    addressed: (&'b Service, &'b ServicePort),
+    backend: (&'b Service, &'b ServicePort),
+) -> Option<(Arc<CircuitBreaker>, (&'b Service, &'b ServicePort))> {
+    let own = view.model.own_policy(backend.0, backend.1).circuit_breaker;
+    let own = own.filter(|_| backend.0.name != addressed.0.name);
+    let (breaker, whose) = if let Some(breaker) = own {
+        (breaker, backend)
+    } else {
+        let policy = view.model.policy(addressed.0, addressed.1);
+        (policy.circuit_breaker?, addressed)
+    };
+    trips(&breaker).then_some((breaker, whose))
 }
 
 /// A breaker may be there for its limits alone.

@@ -10,6 +10,7 @@
 mod alone;
 mod assume;
 mod breaker;
+mod fallback;
 mod found;
 mod route;
 mod side;
@@ -107,6 +108,7 @@ pub fn check(read: Once) -> Report {
         side::check(&mut found, &view, policy);
     }
     route::check(&mut found, &view);
+    fallback::check(&mut found, &view);
     if has_mesh {
         breaker::check(&mut found, &view);
     }

@@ -5,7 +5,8 @@ use super::found::{Found, Said};
 use super::view::{Policy, View, place};
 use crate::index::{Service, ServicePort, Stanzas};
 use crate::policy::{
-    PolicyDuration, Retries, RetryCondition, Rule, Split, Timeouts, TrafficPolicySpec,
+    HeaderMatch, HeaderMatchType, Method, PolicyDuration, QueryParamMatch, Retries, RetryCondition,
+    Rule, Split, Timeouts, TrafficPolicySpec,
 };
 
 /// Protocol words by which a port may carry streams without an end.
@@ -39,11 +40,11 @@ impl Addressed<'_> {
         for rule in rules.iter().map(Some).chain([None]) {
             self.check_timeouts(found, rule);
             self.check_retries(found, rule);
+            self.check_streams(found, rule);
             if self.view.has_mesh {
                 self.check_backends(found, rule);
             }
         }
-        self.check_streams(found);
     }
 
     /// Limits that another limit of the same route keeps from ever running out.
@@ -167,30 +168,34 @@ impl Addressed<'_> {
         }
     }
 
-    /// A rule that has timeouts of its own says which requests it means; a whole port does not.
-    fn check_streams(&self, found: &mut Found) {
-        let Some(timeouts) = &self.policy.timeouts else {
+    /// A whole port that may carry streams, or a rule that can only mean streams. Any other rule says
+    /// by itself which requests it bounds.
+    fn check_streams(&self, found: &mut Found, rule: Option<&Rule>) {
+        let streams = rule.map_or_else(|| may_stream(self.port), means_streams);
+        let timeouts = self.timeouts(rule).filter(|_| streams);
+        let Some(request) = timeouts.and_then(|timeouts| limit(timeouts.request)) else {
             return;
         };
-        let Some(request) = limit(timeouts.request).filter(|_| may_stream(self.port)) else {
-            return;
-        };
-        let Some(owner) = self.owner_of_timeouts(None) else {
+        let Some(owner) = self.owner_of_timeouts(rule) else {
             return;
         };
         found.add_at(
             owner,
-            self.place(None),
+            self.place(rule),
             Said {
                 severity: Severity::Warning,
                 check: "streams",
-                what: format!("the request timeout of {request} ends streams too"),
-                why: "the port speaks gRPC or HTTP/2, and a stream is one request for as long as \
-                      it lasts"
-                    .to_owned(),
-                mend: "use timeouts.stream and idle for the port, and request in a rule for the \
-                       calls that are no streams"
-                    .to_owned(),
+                what: format!(
+                    "the request timeout of {request} holds for a stream's beginning only"
+                ),
+                why:
+                    "it ends no stream that lasts, and cuts off one whose answer begins later than \
+                      that: a watch or a subscription waits for its first message"
+                        .to_owned(),
+                mend:
+                    "bound streams with timeouts.stream and idle, and give request in a rule for \
+                       the calls that are no streams"
+                        .to_owned(),
             },
         );
     }
@@ -289,4 +294,27 @@ fn may_stream(port: &ServicePort) -> bool {
         &said
     };
     STREAMING.contains(&word)
+}
+
+/// Whether every request that a rule is for streams, by what the sidecar takes for a stream. gRPC is
+/// not enough: a rule for it may mean calls with one answer.
+fn means_streams(rule: &Rule) -> bool {
+    let events = |header: &HeaderMatch| {
+        let value = header.value.as_deref().unwrap_or_default();
+        header.name.eq_ignore_ascii_case("accept")
+            && matches!(
+                header.kind,
+                HeaderMatchType::Exact | HeaderMatchType::Prefix
+            )
+            && value.to_ascii_lowercase().starts_with("text/event-stream")
+    };
+    let upgrade = |header: &HeaderMatch| header.name.eq_ignore_ascii_case("upgrade");
+    let watch = |query: &QueryParamMatch| {
+        query.name == "watch" && matches!(query.value.as_str(), "true" | "1")
+    };
+    rule.matches.iter().all(|entry| {
+        entry.method == Some(Method::Connect)
+            || entry.headers.iter().any(|it| events(it) || upgrade(it))
+            || entry.query_params.iter().any(watch)
+    })
 }

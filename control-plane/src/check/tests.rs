@@ -1,3 +1,5 @@
+mod never;
+
 use std::fs;
 
 use super::*;
@@ -55,6 +57,7 @@ fn brief(findings: &[Finding]) -> Vec<String> {
 }
 
 const NONE: &[&str] = &[];
+const FALLBACK: &str = "fallback: {triggers: [CircuitOpen], response: {}}";
 
 /// Every check finds what it is there for, and leaves alone what is next to it.
 #[test]
@@ -195,6 +198,26 @@ fn every_check_by_a_case_and_its_neighbour() {
             "rules: [{name: unary, matches: [{path: {value: /shop.Quotes/Get}}], timeouts: {request: 1s}}]",
             NONE,
         ),
+        (
+            "name: a",
+            "rules: [{name: r, matches: [{headers: [{name: Accept, value: text/event-stream}]}], timeouts: {request: 1s}}]",
+            &["warning streams"],
+        ),
+        (
+            "name: a",
+            "timeouts: {request: 1s}, rules: [{name: r, matches: [{queryParams: [{name: watch, value: 'true'}]}], retries: {}}]",
+            &["warning streams"],
+        ),
+        (
+            "name: a",
+            "timeouts: {request: 1s}, rules: [{name: r, matches: [{queryParams: [{name: watch, value: 'true'}]}], timeouts: {stream: 1h}}]",
+            NONE,
+        ),
+        (
+            "name: a",
+            "rules: [{name: r, matches: [{method: CONNECT}, {method: GET}], timeouts: {request: 1s}}]",
+            NONE,
+        ),
         // Retries.
         (
             "name: a",
@@ -228,6 +251,56 @@ fn every_check_by_a_case_and_its_neighbour() {
             &["warning ejection-cap"],
         ),
         ("name: a", &breaker(", maxEjectionPercent: 34"), NONE),
+        (
+            "name: a",
+            "circuitBreaker: {consecutiveFailures: {threshold: 5}, errorRate: {thresholdPercent: 90, minRequests: 5}}",
+            &["warning error-rate"],
+        ),
+        (
+            "name: a",
+            "circuitBreaker: {consecutiveFailures: {threshold: 5}, errorRate: {thresholdPercent: 90, minRequests: 4}}",
+            NONE,
+        ),
+        (
+            "name: a",
+            "circuitBreaker: {consecutiveFailures: {threshold: 5}, errorRate: {thresholdPercent: 80, minRequests: 20}}",
+            NONE,
+        ),
+        (
+            "name: a",
+            "circuitBreaker: {consecutiveFailures: {threshold: 1}, errorRate: {thresholdPercent: 1, minRequests: 1}}",
+            &["warning error-rate"],
+        ),
+        (
+            "name: a",
+            "circuitBreaker: {errorRate: {thresholdPercent: 100}}",
+            NONE,
+        ),
+        // Fallbacks.
+        ("name: a", FALLBACK, &["warning circuit-open"]),
+        (
+            "name: a",
+            &format!("{FALLBACK}, {}", breaker("")),
+            &["warning circuit-open"],
+        ),
+        (
+            "name: a",
+            &format!("{FALLBACK}, {}", breaker(", scope: Backend")),
+            NONE,
+        ),
+        (
+            "name: a",
+            "fallback: {triggers: [NoEndpoints], response: {}}",
+            NONE,
+        ),
+        (
+            "name: a, sectionName: http",
+            &format!(
+                "{}, rules: [{{name: r, matches: [{{}}], {FALLBACK}}}]",
+                breaker("")
+            ),
+            &["warning circuit-open"],
+        ),
         // It acts for other services of the namespace.
         ("kind: Namespace, name: shop", &breaker(""), NONE),
         // Servers without sidecars.
@@ -386,6 +459,9 @@ fn conflicts_and_weakening_are_told_in_the_control_planes_words() {
         )
         + &policy("weak", "{name: a}", "mtls: {mode: Permissive}");
     let found = findings(MESH, &policies);
+    let places: Vec<_> = found.iter().map(|it| (it.file.as_str(), it.line)).collect();
+    assert_eq!(places, [("p.yaml", 7), ("p.yaml", 17)]);
+    assert!(found.iter().all(|it| !it.mend.is_empty()), "{found:#?}");
     let whys: Vec<_> = found.iter().map(|it| it.why.as_str()).collect();
     assert_eq!(
         whys,

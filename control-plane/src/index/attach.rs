@@ -205,7 +205,7 @@ impl Attached {
                     spec.authorization = None;
                 }
             }
-            if let Some((what, mend)) = weaker(&mut spec, &target, &outer, floor) {
+            for (what, mend) in weaker(&mut spec, &target, &outer, floor) {
                 refused = true;
                 refusals.push(refusal(&origin, &name, what, mend));
             }
@@ -364,13 +364,14 @@ fn missing_backends(
         .collect()
 }
 
-/// Takes what is weaker than what stands above out of `spec`, and says what it was.
+/// Takes what is weaker than what stands above out of `spec`, and says what it was and how to mend it.
 fn weaker(
     spec: &mut TrafficPolicySpec,
     target: &Target,
     outer: &Stanzas,
     floor: Option<MtlsMode>,
-) -> Option<(String, String)> {
+) -> Vec<(String, String)> {
+    let mut found = Vec::new();
     if let (Some(mtls), Some(floor)) = (spec.mtls, floor)
         && mtls.mode < floor
     {
@@ -379,25 +380,23 @@ fn weaker(
             Target::Namespace(_) => "WeakerThanMesh",
             Target::Service(_) | Target::Port(..) => "WeakerThanNamespace",
         };
-        return Some((
+        found.push((
             format!("{why}: spec.mtls.mode {} is weaker than {floor}", mtls.mode),
             format!("use {floor}, or relax what stands above"),
         ));
     }
-    let (Some(own), Some(above)) = (&spec.authorization, &outer.authorization) else {
-        return None;
-    };
-    let (Target::Service(name) | Target::Port(name, _)) = target else {
-        return None;
-    };
-    if tighten::is_within(own, above, &name.namespace) {
-        return None;
+    if let (Some(own), Some(above)) = (&spec.authorization, &outer.authorization)
+        && let Target::Service(name) | Target::Port(name, _) = target
+        && !tighten::is_within(own, above, &name.namespace)
+    {
+        spec.authorization = None;
+        found.push((
+            "WeakerThanNamespace: spec.authorization allows what the namespace's does not"
+                .to_owned(),
+            "allow it in the namespace's policy too, or narrow this one".to_owned(),
+        ));
     }
-    spec.authorization = None;
-    Some((
-        "WeakerThanNamespace: spec.authorization allows what the namespace's does not".to_owned(),
-        "allow it in the namespace's policy too, or narrow this one".to_owned(),
-    ))
+    found
 }
 
 /// Older first: by time of creation where there is one, else by name.

@@ -297,3 +297,81 @@ fn revisions_rise_whatever_the_clock_does() {
     assert_eq!(next_revision(500, 400), 501);
     assert_eq!(next_revision(u64::MAX, 1), u64::MAX);
 }
+
+/// Both at once: neither hides the other.
+#[test]
+fn a_policy_may_be_weaker_in_two_ways() {
+    let allow = |account: &str| {
+        format!(
+            "authorization: {{allow: [{{principals: [{{serviceAccount: {{name: {account}}}}}]}}]}}"
+        )
+    };
+    let model = mesh(&[
+        policy(
+            "name: ns",
+            NAMESPACE,
+            &format!("mtls: {{mode: Strict}}, {}", allow("web")),
+        ),
+        policy(
+            "name: svc",
+            "{name: a}",
+            &format!("mtls: {{mode: Permissive}}, {}", allow("'*'")),
+        ),
+    ]);
+    let reasons = reasons(&model);
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert!(
+        reasons
+            .iter()
+            .all(|it| it.starts_with("WeakerThanNamespace: "))
+    );
+    let stanzas = of(&model, "a", 0);
+    assert_eq!(stanzas.mtls, Some(MtlsMode::Strict));
+    assert_eq!(stanzas.authorization, of(&model, "b", 0).authorization);
+}
+
+/// A bad policy without a last good version closes what it is for, whatever others say there; where
+/// an inner level has a stanza of its own, that holds, as it would beside the good one.
+#[test]
+fn bad_policies_close_what_they_are_for() {
+    const WEB: &str = "authorization: {allow: [{principals: [{serviceAccount: {name: web}}]}]}";
+    const OPEN: &str = "mtls: {mode: Permissive}";
+    // By service port: whether anybody is allowed, and the mode.
+    let closed = |target: &str, others: &[String]| {
+        let bad = format!("{WEB}, {OPEN}, timeouts: {{request: soon}}, retries: {{}}");
+        let model = mesh(&[&[policy("name: bad", target, &bad)], others].concat());
+        [("a", 0), ("a", 1), ("b", 0)].map(|(service, port)| {
+            let stanzas = of(&model, service, port);
+            assert!(stanzas.retries.is_none(), "{target}");
+            let authorization = stanzas.authorization;
+            let denied = authorization.is_some_and(|it| it.allow.is_empty());
+            (denied, stanzas.mtls == Some(MtlsMode::Strict))
+        })
+    };
+    let (shut, open) = ((true, true), (false, false));
+    assert_eq!(
+        closed("{name: a, sectionName: admin}", &[]),
+        [open, shut, open]
+    );
+    assert_eq!(closed("{name: a}", &[]), [shut, shut, open]);
+    assert_eq!(closed("{name: a}, {name: b}", &[]), [shut; 3]);
+    assert_eq!(closed(NAMESPACE, &[]), [shut; 3]);
+    // As far as a target can be read.
+    assert_eq!(
+        closed("{name: a, sectionName: [admin]}", &[]),
+        [shut, shut, open]
+    );
+    assert_eq!(closed("{kind: namespace, name: demo}", &[]), [shut; 3]);
+    assert_eq!(closed("{kind: service, name: b}", &[]), [open, open, shut]);
+    assert_eq!(closed("{nam: a}, {name: b}", &[]), [open, open, shut]);
+
+    let good = |target: &str| [policy("name: good", target, &format!("{WEB}, {OPEN}"))];
+    assert_eq!(closed("{name: a}", &good("{name: a}")), [shut, shut, open]);
+    assert_eq!(closed(NAMESPACE, &good(NAMESPACE)), [shut; 3]);
+    // Weaker than what the bad one makes of the namespace.
+    assert_eq!(closed(NAMESPACE, &good("{name: a}")), [shut; 3]);
+    assert_eq!(
+        closed("{name: a}", &good("{name: a, sectionName: admin}")),
+        [shut, open, open]
+    );
+}

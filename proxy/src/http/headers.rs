@@ -244,12 +244,14 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The value of the first cookie `name`.
 pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    // By bytes: what other cookies hold, which need not be text, hides none.
     let values = headers.get_all(header::COOKIE).iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find_map(|(key, value)| (key == name).then_some(value.trim_matches('"')))
+    let pairs = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let value = pairs
+        .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes()))
+        .find_map(|rest| rest.strip_prefix(b"="))?;
+    let value = std::str::from_utf8(value).ok()?;
+    Some(value.trim_matches('"'))
 }
 
 /// Whether an exchange streams, as far as its request tells: an upgrade, CONNECT, gRPC, a client

@@ -225,7 +225,9 @@ where
             tee.source.size_hint()
         };
         let mut hint = SizeHint::new();
-        if let Some(upper) = rest.upper() {
+        // An exact size would make HTTP/1 announce a length, and after that no trailers can follow.
+        let trailers_due = tee.trailers.is_some() && !self.trailers_sent;
+        if let Some(upper) = rest.upper().filter(|_| !trailers_due) {
             hint.set_upper(kept.saturating_add(upper));
         }
         hint.set_lower(kept.saturating_add(rest.lower()));

@@ -249,6 +249,11 @@ impl Backend {
             .is_some_and(|endpoints| endpoints.is_empty())
     }
 
+    /// Whether discovery has said anything about its endpoints.
+    pub(crate) fn is_known(&self) -> bool {
+        self.endpoints.load().is_some()
+    }
+
     /// The endpoints now; none before discovery has said anything.
     pub(crate) fn known_endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
         self.endpoints.load_full().unwrap_or_default()
@@ -259,7 +264,9 @@ impl Backend {
         result.verdict(self.policy.load().circuit_breaker.as_ref())
     }
 
-    async fn endpoints(&self) -> Result<Arc<Vec<Arc<Endpoint>>>, Failure> {
+    /// The endpoints, waited for where discovery has said nothing yet: `config_unavailable` where it
+    /// does not in time.
+    pub(crate) async fn endpoints(&self) -> Result<Arc<Vec<Arc<Endpoint>>>, Failure> {
         if let Some(endpoints) = self.endpoints.load_full() {
             return Ok(endpoints);
         }

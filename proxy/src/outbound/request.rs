@@ -190,8 +190,16 @@ impl Requests {
             }
         }
 
-        // Split.
-        let choice = self.split(service, route, head)?;
+        // Split. An empty side is passed over only where it is known to be empty: the first requests
+        // after a start wait for that and choose again, and each turn makes one more side known.
+        let mut choice = self.split(service, route, head)?;
+        while service.target.routes[route].split.next_when_empty
+            && !service.backends[choice.backend].is_known()
+        {
+            let known = before(deadline, service.backends[choice.backend].endpoints()).await;
+            known.map_err(|_| out_of_time())??;
+            choice = self.split(service, route, head)?;
+        }
 
         // Tries: retry, breaker, balance, per-try timeout, pool, connect.
         let tries = passage.tries(choice.backend);

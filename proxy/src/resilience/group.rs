@@ -479,9 +479,14 @@ impl Group {
                 health.circuit.tripwire.reset();
             }
         }
-        // Forcing everything open stops the endpoints; the backend's own would only hide them.
-        let resets_all = target == Target::All && state == State::Closed;
-        if target == Target::Backend || resets_all {
+        // Forcing everything open stops the endpoints; the backend's own would only hide them. Forced
+        // closed it has to be too, where policy gave it one that could open.
+        let its_own = match state {
+            State::Closed => true,
+            State::ForcedClosed => self.settings.load().backend().is_some(),
+            _ => false,
+        };
+        if target == Target::Backend || target == Target::All && its_own {
             found = true;
             self.count(slow.backend.force(state, now));
             self.backend.tripwire.reset();

@@ -114,8 +114,8 @@ impl Plan {
         for (name, value) in &shot.headers {
             builder = builder.header(name, value);
         }
-        if let Some(name) = &self.load.id_header {
-            builder = builder.header(name, number);
+        if let Some((name, before)) = &self.load.id_header {
+            builder = builder.header(name, format!("{before}{number}"));
         }
         let id = format!("{}-{number}", self.load.id_prefix);
         let mut body = Vec::new();

@@ -91,7 +91,8 @@ pub struct Load {
     duration: Option<Duration>,
     timeout: Duration,
     mix: Vec<Shot>,
-    id_header: Option<HeaderName>,
+    /// Where each request's number goes too, and what stands before it there.
+    id_header: Option<(HeaderName, String)>,
     id_prefix: String,
 }
 
@@ -164,7 +165,13 @@ impl Load {
 
     /// Sends each request's number in this header too, as the key of a sticky split.
     pub fn number_in(mut self, header: HeaderName) -> Self {
-        self.id_header = Some(header);
+        self.id_header = Some((header, String::new()));
+        self
+    }
+
+    /// Sends each request's number in this cookie too.
+    pub fn number_in_cookie(mut self, name: &str) -> Self {
+        self.id_header = Some((http::header::COOKIE, format!("{name}=")));
         self
     }
 

@@ -8,7 +8,8 @@ use weft_sandbox::load::{Load, Report, Running, Shot};
 
 use crate::Suite;
 use crate::common::{
-    Cx, PORT, assert_accounted, client_and, metrics, open_breakers, policy, wait_for, wait_for_open,
+    Cx, PORT, assert_accounted, client_and, metrics, open_breakers, policy, stats, wait_for,
+    wait_for_open,
 };
 
 const APPS: [&str; 3] = ["api-1", "api-2", "api-3"];
@@ -102,6 +103,10 @@ async fn not_idempotent(cx: Cx) -> anyhow::Result<()> {
         let report = load.stop().await;
         assert_accounted(&report);
         assert_eq!(report.not_ok(), errors_of(&report), "only the endpoint's own errors");
+        let seen = stats(mesh, APPS).await?;
+        assert_eq!(seen.repeated_ids(), 0, "a POST was repeated");
+        assert_eq!(seen.requests, report.sent, "seen by the servers");
+        assert_eq!(seen.statuses[&500], errors_of(&report), "errors as the servers count");
         cx.measured(format!(
             "{until_trip} errors until the trip, then {errors} in {periods:.1} open periods; serves \
              {healed:.2?} after it healed; {} requests",
@@ -113,14 +118,17 @@ async fn not_idempotent(cx: Cx) -> anyhow::Result<()> {
 }
 
 /// "With one endpoint left it is never ejected": all three fail, and policy would let all be
-/// ejected; still every request is answered by an application.
+/// ejected, or one; still every request is answered by an application.
 async fn last_endpoint(cx: Cx) -> anyhow::Result<()> {
-    cx.on(
-        client_and("last", APPS).policy(&breaker(100)),
-        async |mesh| {
-            for app in APPS {
-                mesh.app(app).behave(&Behavior::status(500)).await?;
-            }
+    let builder = client_and("last", APPS).named_policy("breaker", &breaker(100));
+    cx.on(builder, async |mesh| {
+        for app in APPS {
+            mesh.app(app).behave(&Behavior::status(500)).await?;
+        }
+        for (percent, wanted) in [(100, 2), (50, 1)] {
+            mesh.apply_policy("breaker", &breaker(percent))?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let before = stats(mesh, APPS).await?.requests;
             let load = Load::new(mesh.addr("api", PORT))
                 .clients(CLIENTS as usize)
                 .requests(1_000);
@@ -128,15 +136,21 @@ async fn last_endpoint(cx: Cx) -> anyhow::Result<()> {
             assert_accounted(&report);
             assert_eq!(report.status(500), report.sent, "{:?}", report.outcomes);
             assert!(report.outcomes.is_empty(), "{:?}", report.outcomes);
+            let seen = stats(mesh, APPS).await?.requests - before;
+            // A failed probe is answered by one free try.
+            assert!(seen >= report.sent, "{seen} seen of {}", report.sent);
             let open = open_breakers(mesh, "client").await?;
-            assert_eq!(open, 2, "ejected endpoints of three that all fail");
+            assert_eq!(
+                open, wanted,
+                "ejected at {percent} % of three that all fail"
+            );
             cx.measured(format!(
-                "{} requests, all answered; {open} of 3 ejected",
+                "{} requests, all answered; {open} of 3 ejected at {percent} %",
                 report.sent
             ));
-            Ok(())
-        },
-    )
+        }
+        Ok(())
+    })
     .await
 }
 
@@ -154,6 +168,8 @@ async fn left_alone(cx: Cx) -> anyhow::Result<()> {
             let report = load.stop().await;
             assert_accounted(&report);
             assert!(report.outcomes.is_empty(), "{:?}", report.outcomes);
+            let seen = stats(mesh, APPS).await?;
+            assert_eq!(seen.ids.len() as u64, report.sent, "ids that servers saw");
             let alone = report.answered - before.answered;
             assert!(alone as f64 > RATE / 2.0, "{alone} answers in a second");
             assert_eq!(errors_of(&report) - errors_of(&before), alone);

@@ -10,7 +10,9 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod allowed;
 mod backend_limits;
+mod bodies;
 mod breaker;
 mod common;
 mod deadlines;
@@ -20,11 +22,16 @@ mod faults;
 mod lifecycle;
 mod limits;
 mod outage;
+mod rates;
+mod reload;
 mod retries;
 mod rules;
 mod security;
 mod split;
+mod stickiness;
+mod targets;
 mod transparent;
+mod triggers;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,13 +51,20 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut suite = Suite::new(sandbox);
     transparent::register(&mut suite);
     split::register(&mut suite);
+    stickiness::register(&mut suite);
     breaker::register(&mut suite);
     retries::register(&mut suite);
+    bodies::register(&mut suite);
     faults::register(&mut suite);
     fallback::register(&mut suite);
     security::register(&mut suite);
     lifecycle::register(&mut suite);
     outage::register(&mut suite);
+    triggers::register(&mut suite);
+    rates::register(&mut suite);
+    targets::register(&mut suite);
+    allowed::register(&mut suite);
+    reload::register(&mut suite);
     edges::register(&mut suite);
     limits::register(&mut suite);
     deadlines::register(&mut suite);

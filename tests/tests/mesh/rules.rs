@@ -12,26 +12,73 @@ const RULE: &str = "rules: [{name: elsewhere, split: {backends: [{name: alt}]}, 
     {headers: [{name: x-agent, type: RegularExpression, value: 'beta-.*'}]}, \
     {headers: [{name: x-team, type: Prefix, value: 'shop-'}]}, \
     {headers: [{name: x-debug, type: Present}]}, \
-    {grpc: {service: shop.Cart, method: Add}}]}]";
+    {grpc: {service: shop.Cart, method: Add}}, \
+    {path: {type: Exact, value: /exactly}}, \
+    {path: {type: PathPrefix, value: /items}, method: PUT}]}, \
+    {name: elsewhere-too, split: {backends: [{name: alt}]}, matches: [\
+    {headers: [{name: x-canary, value: 'yes'}, {name: x-user, value: me}]}, \
+    {grpc: {service: shop.Prices}}]}]";
 
-/// Requests, each with a header, and whether the rule is for it.
-const REQUESTS: [(&str, &str, &str, bool); 16] = [
-    ("/orders/17", "", "", true),
-    ("/orders/17?x=1", "", "", true),
-    ("/orders/17/lines", "", "", false),
-    ("/orders/x", "", "", false),
-    ("/?v=2&tier=gold%20plus", "", "", true),
-    ("/?tier=gold+plus&v=2", "", "", true),
-    ("/?tier=gold+plus", "", "", false),
-    ("/?tier=x&tier=gold+plus&v=2", "", "", false),
-    ("/", "x-agent", "beta-7", true),
-    ("/", "x-agent", "a beta-7", false),
-    ("/", "x-team", "shop-a", true),
-    ("/", "x-team", "my-shop-a", false),
-    ("/", "x-debug", "whatever", true),
-    ("/shop.Cart/Add", "content-type", "application/grpc", true),
-    ("/shop.Cart/Del", "content-type", "application/grpc", false),
-    ("/shop.Cart/Add", "content-type", "text/plain", false),
+/// Requests, some with headers, and whether a rule is for them.
+const REQUESTS: [(Method, &str, &str, &str, bool); 28] = [
+    (Method::POST, "/orders/17", "", "", true),
+    (Method::POST, "/orders/17?x=1", "", "", true),
+    (Method::POST, "/orders/17/lines", "", "", false),
+    (Method::POST, "/orders/x", "", "", false),
+    (Method::POST, "/?v=2&tier=gold%20plus", "", "", true),
+    (Method::POST, "/?tier=gold+plus&v=2", "", "", true),
+    (Method::POST, "/?tier=gold+plus", "", "", false),
+    (Method::POST, "/?tier=x&tier=gold+plus&v=2", "", "", false),
+    (Method::POST, "/", "x-agent", "beta-7", true),
+    (Method::POST, "/", "x-agent", "a beta-7", false),
+    (Method::POST, "/", "x-team", "shop-a", true),
+    (Method::POST, "/", "x-team", "my-shop-a", false),
+    (Method::POST, "/", "x-debug", "whatever", true),
+    (
+        Method::POST,
+        "/shop.Cart/Add",
+        "content-type",
+        "application/grpc",
+        true,
+    ),
+    (
+        Method::POST,
+        "/shop.Cart/Del",
+        "content-type",
+        "application/grpc",
+        false,
+    ),
+    (
+        Method::POST,
+        "/shop.Cart/Add",
+        "content-type",
+        "text/plain",
+        false,
+    ),
+    (Method::GET, "/exactly", "", "", true),
+    (Method::GET, "/exactly?x=1", "", "", true),
+    (Method::GET, "/exactly/", "", "", false),
+    (Method::PUT, "/items", "", "", true),
+    (Method::PUT, "/items/7", "", "", true),
+    (Method::PUT, "/items7", "", "", false),
+    (Method::GET, "/items/7", "", "", false),
+    (Method::GET, "/", "x-canary", "yes", false),
+    (Method::GET, "/", "x-user", "me", false),
+    (
+        Method::POST,
+        "/shop.Prices/Get",
+        "content-type",
+        "application/grpc+proto",
+        true,
+    ),
+    (
+        Method::POST,
+        "/shop.Pricess/Get",
+        "content-type",
+        "application/grpc",
+        false,
+    ),
+    (Method::GET, "/", "x-canary, x-user", "yes, me", true),
 ];
 
 pub(crate) fn register(suite: &mut Suite) {
@@ -45,9 +92,10 @@ async fn matches(cx: Cx) -> anyhow::Result<()> {
         .policy(&policy("api", "api", RULE));
     cx.on(builder, async |mesh| {
         let (client, to) = (mesh.pod("client"), mesh.addr("api", PORT));
-        for (number, (target, name, value, _)) in REQUESTS.into_iter().enumerate() {
-            let mut call = request(Method::POST, target, &format!("match-{number}"), "");
-            if !name.is_empty() {
+        for (number, (method, target, names, values, _)) in REQUESTS.into_iter().enumerate() {
+            let mut call = request(method, target, &format!("match-{number}"), "");
+            let names = names.split(", ").filter(|name| !name.is_empty());
+            for (name, value) in names.zip(values.split(", ")) {
                 let name = HeaderName::from_static(name);
                 let value = HeaderValue::from_static(value);
                 call.headers_mut().insert(name, value);
@@ -59,7 +107,7 @@ async fn matches(cx: Cx) -> anyhow::Result<()> {
             let id = format!("match-{number}");
             let seen = |ids: &std::collections::BTreeMap<String, u64>| ids.get(&id).copied();
             let (here, there) = (seen(&api.ids), seen(&alt.ids));
-            let expected = if wanted.3 {
+            let expected = if wanted.4 {
                 (None, Some(1))
             } else {
                 (Some(1), None)

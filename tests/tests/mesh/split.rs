@@ -21,6 +21,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("split::ninety_ten_by_chance", by_chance);
     suite.add("split::keys_stay_as_the_canary_grows", keys_stay);
     suite.add("split::an_edit_on_disk_changes_live_traffic", edit_on_disk);
+    suite.add("split::a_side_without_endpoints", when_empty);
 }
 
 /// "Split 90/10 over 10,000 seeded requests within ±1.5 points and no run of more than 150 on one
@@ -129,6 +130,36 @@ async fn edit_on_disk(cx: Cx) -> anyhow::Result<()> {
         assert!((share - 50.0).abs() <= 8.0, "{share:.1} % instead of 50 %");
         let seen = stats(mesh, ["v1-1", "v2-1"]).await?;
         assert_all_served_once(&report, &seen);
+        Ok(())
+    })
+    .await
+}
+
+/// `whenEmpty`: requests of a side without endpoints fail, and tell so, or go to the next one.
+async fn when_empty(cx: Cx) -> anyhow::Result<()> {
+    let text = |more: &str| split(50, 50, more);
+    let builder = canary("empty", &text(", whenEmpty: NextBackend"));
+    cx.on(builder, async |mesh| {
+        mesh.set_endpoints::<&str>("shop-v2", [])?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let load = |prefix: &str| {
+            Load::new(mesh.addr("shop", PORT))
+                .requests(200)
+                .id_prefix(prefix)
+        };
+        let next = load("next").run(&mesh.pod("client")).await;
+        assert_all_served_once(&next, &stats(mesh, ["v1-1"]).await?);
+
+        mesh.apply_policy("shop", &text(", whenEmpty: Fail"))?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        mesh.app("v1-1").reset_stats().await?;
+        let fail = load("fail").run(&mesh.pod("client")).await;
+        assert_eq!(fail.outcomes.get("no_endpoints"), Some(&fail.status(503)));
+        assert_eq!(fail.status(200) + fail.status(503), 200);
+        let share = percent(fail.status(503), 200);
+        assert!((share - 50.0).abs() <= 18.0, "{share:.1} % instead of 50 %");
+        let seen = stats(mesh, ["v1-1", "v2-1"]).await?;
+        assert_eq!(seen.requests, fail.status(200), "seen by servers");
         Ok(())
     })
     .await

@@ -4,7 +4,8 @@
 //! The unit of refusal is one object: it is refused with file, line and reason, and its last good
 //! version stays in force. A YAML document that cannot be parsed keeps every object that it held.
 //! Without a last good version, a bad policy that carries `authorization` denies its target, and one
-//! that carries `mtls` makes it Strict. A vanished file takes its objects along, but `mesh.yaml`: a
+//! that carries `mtls` makes it Strict; the rest of it is left out. What cannot even be read so far
+//! that its target is known closes nothing, and says so. A vanished file takes its objects along, but `mesh.yaml`: a
 //! mesh without it would let everything pass. A vanished or unreadable directory keeps everything.
 //!
 //! Starting is strict: without a directory and good mesh-wide settings there is no mesh.
@@ -164,6 +165,15 @@ fn tell(before: &[Refusal], model: &Model) {
             reason = refusal.reason,
             mend = refusal.mend,
             "refused"
+        );
+    }
+    for refusal in before.iter().filter(|refusal| !refusals.contains(refusal)) {
+        tracing::info!(
+            file = refusal.file,
+            line = refusal.line,
+            object = refusal.object,
+            reason = refusal.reason,
+            "no longer refused"
         );
     }
     tracing::info!(

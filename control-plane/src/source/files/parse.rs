@@ -21,6 +21,8 @@ pub(super) enum Key {
     Service(Name),
     Listener(String),
     Policy(Name),
+    /// A policy that closes something and does not say its own name: by its file and line.
+    Nameless(String, u64),
 }
 
 /// A good object, or what is known of a bad policy.
@@ -61,6 +63,8 @@ pub(super) struct Bad {
     pub(super) problems: Vec<Problem>,
     /// What holds instead where there is no last good version.
     pub(super) instead: Option<BrokenPolicy>,
+    /// Whether it means to close something and does not say what, so that nothing can be closed.
+    pub(super) aimless: bool,
     /// Whether it is none of Weft's objects, so that nothing can have been known of it.
     pub(super) foreign: bool,
 }
@@ -271,6 +275,7 @@ fn typed<T: DeserializeOwned>(
                 mend: String::new(),
             }],
             instead: None,
+            aimless: false,
             foreign: false,
         })
 }
@@ -287,19 +292,34 @@ fn policy(document: &Document) -> Result<Entry, Problem> {
         return Err(problem("this document has no kind".to_owned(), ""));
     };
     let name = value.get("metadata").and_then(name_of);
+    let closed = Closed::of(&value);
+    let bad = |problems| Bad {
+        problems,
+        aimless: closed.is_aimless(),
+        instead: closed.clone().into_policy(name.as_ref()),
+        foreign: false,
+    };
     if kind != names::TRAFFIC_POLICY_KIND {
+        let problems = vec![problem(
+            format!("kind {kind} is not read from files"),
+            "keep only TrafficPolicy documents beside mesh.yaml",
+        )];
+        // With our API group it is a policy whose kind is misspelt: its author still means it.
+        let ours = is_ours(&value);
         return Ok(Entry {
             line,
-            key: None,
             label: label(kind, name.as_ref()),
-            outcome: Err(Bad {
-                problems: vec![problem(
-                    format!("kind {kind} is not read from files"),
-                    "keep only TrafficPolicy documents beside mesh.yaml",
-                )],
-                instead: None,
-                foreign: true,
+            outcome: Err(if ours {
+                bad(problems)
+            } else {
+                Bad {
+                    problems,
+                    instead: None,
+                    aimless: false,
+                    foreign: true,
+                }
             }),
+            key: name.clone().filter(|_| ours).map(Key::Policy),
         });
     }
     let outcome = match document.read::<TrafficPolicy>() {
@@ -319,57 +339,98 @@ fn policy(document: &Document) -> Result<Entry, Problem> {
     Ok(Entry {
         line,
         label: label(kind, name.as_ref()),
-        outcome: outcome.map_err(|problems| Bad {
-            problems,
-            instead: name.as_ref().and_then(|name| instead_of(name, &value)),
-            foreign: false,
-        }),
-        key: name.map(Key::Policy),
+        outcome: outcome.map_err(bad),
+        key: name.clone().map(Key::Policy),
     })
 }
 
-/// What a bad policy still says: that somebody meant to close something.
-fn instead_of(name: &Name, value: &Value) -> Option<BrokenPolicy> {
-    let spec = value.get("spec")?;
-    let broken = BrokenPolicy {
-        name: name.clone(),
-        targets: spec
-            .get("targetRefs")?
-            .as_array()?
-            .iter()
-            .filter_map(target_of)
-            .collect(),
-        deny: spec.get("authorization").is_some(),
-        strict: spec.get("mtls").is_some(),
-    };
-    let closes = (broken.deny || broken.strict) && !broken.targets.is_empty();
-    closes.then_some(broken)
+fn is_ours(value: &Value) -> bool {
+    let version = value.get("apiVersion").and_then(Value::as_str);
+    let group = version.and_then(|version| version.split_once('/'));
+    group.is_some_and(|(group, _)| group == names::API_GROUP)
 }
 
-/// A target as far as it can be read: the whole service where its port cannot.
-fn target_of(value: &Value) -> Option<TargetRef> {
-    if let Ok(target) = TargetRef::deserialize(value) {
-        return Some(target);
+/// What a bad policy still says: that somebody meant to close something, and what.
+#[derive(Clone, Debug, Default)]
+struct Closed {
+    /// `None` where it cannot be read: the policy then reaches nothing.
+    namespace: Option<String>,
+    targets: Vec<TargetRef>,
+    deny: bool,
+    strict: bool,
+}
+
+impl Closed {
+    fn of(value: &Value) -> Self {
+        let Some(spec) = value.get("spec") else {
+            return Self::default();
+        };
+        let targets = match spec.get("targetRefs") {
+            Some(Value::Array(targets)) => targets.as_slice(),
+            // One that was written without its list.
+            Some(target) => std::slice::from_ref(target),
+            None => &[],
+        };
+        Self {
+            namespace: value.get("metadata").and_then(namespace_of),
+            targets: targets.iter().flat_map(targets_of).collect(),
+            deny: spec.get("authorization").is_some(),
+            strict: spec.get("mtls").is_some(),
+        }
     }
-    let kind = match value.get("kind").and_then(Value::as_str) {
-        Some("Namespace") => TargetKind::Namespace,
-        _ => TargetKind::Service,
+
+    fn is_aimless(&self) -> bool {
+        (self.deny || self.strict) && (self.namespace.is_none() || self.targets.is_empty())
+    }
+
+    /// `None` where it closes nothing.
+    fn into_policy(self, name: Option<&Name>) -> Option<BrokenPolicy> {
+        let closes = (self.deny || self.strict) && !self.targets.is_empty();
+        let namespace = self.namespace.filter(|_| closes)?;
+        Some(BrokenPolicy {
+            name: Name::new(namespace, name.map_or("", |name| &name.name)),
+            targets: self.targets,
+            deny: self.deny,
+            strict: self.strict,
+        })
+    }
+}
+
+/// A target as far as it can be read: the whole service where its port cannot, and whatever has the
+/// name where its kind cannot.
+fn targets_of(value: &Value) -> Vec<TargetRef> {
+    if let Ok(target) = TargetRef::deserialize(value) {
+        return vec![target];
+    }
+    let Some(name) = value.get("name").and_then(Value::as_str) else {
+        return Vec::new();
     };
-    Some(TargetRef {
-        group: String::new(),
-        kind,
-        name: value.get("name")?.as_str()?.to_owned(),
-        section_name: None,
-    })
+    let kinds: &[TargetKind] = match value.get("kind").map(Value::as_str) {
+        None | Some(Some("Service")) => &[TargetKind::Service],
+        Some(Some("Namespace")) => &[TargetKind::Namespace],
+        Some(_) => &[TargetKind::Service, TargetKind::Namespace],
+    };
+    let kinds = kinds.iter();
+    kinds
+        .map(|kind| TargetRef {
+            group: String::new(),
+            kind: *kind,
+            name: name.to_owned(),
+            section_name: None,
+        })
+        .collect()
 }
 
 fn name_of(value: &Value) -> Option<Name> {
     let name = value.get("name")?.as_str()?;
-    let namespace = match value.get("namespace") {
-        None => DEFAULT_NAMESPACE,
-        Some(namespace) => namespace.as_str()?,
-    };
-    Some(Name::new(namespace, name))
+    Some(Name::new(namespace_of(value)?, name))
+}
+
+fn namespace_of(value: &Value) -> Option<String> {
+    match value.get("namespace") {
+        None => value.is_object().then(|| DEFAULT_NAMESPACE.to_owned()),
+        Some(namespace) => namespace.as_str().map(str::to_owned),
+    }
 }
 
 fn label(kind: &str, name: Option<&Name>) -> String {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::parse::{Contents, Entry, Key, Object};
-use crate::index::{MeshSettings, Objects, Origin, Refusal, Sourced};
+use super::parse::{Bad, Contents, Entry, Key, Object};
+use crate::index::{BrokenPolicy, MeshSettings, Objects, Origin, Refusal, Sourced};
 use crate::source::mesh_file::FILE_NAME;
 
 /// Last good versions. A pure state machine over the contents of all files.
@@ -45,7 +45,14 @@ impl Store {
             let unknown = files
                 .get(file)
                 .map_or(file == FILE_NAME, |contents| !contents.is_whole());
-            if unknown && !claims.contains_key(&key) {
+            // A line is no name: once there is another text, it means nothing any more.
+            let lasting = match key {
+                Key::Nameless(..) => files
+                    .get(file)
+                    .is_some_and(|contents| !contents.unreadable.is_empty()),
+                _ => true,
+            };
+            if unknown && lasting && !claims.contains_key(&key) {
                 self.held.insert(key, held);
             }
         }
@@ -64,7 +71,6 @@ impl Store {
             let name: Arc<str> = file.as_str().into();
             for entry in &contents.entries {
                 let Some(key) = &entry.key else {
-                    self.take(file, entry, None);
                     continue;
                 };
                 if let Some(first) = claims.get(key) {
@@ -85,12 +91,62 @@ impl Store {
                     self.held.insert(key.clone(), Held { origin, object });
                 }
             }
-            for problem in &contents.unreadable {
-                let reason = format!("{}; what it held stays in force", problem.reason);
-                self.refuse(file, problem.line, "YAML document", reason, &problem.mend);
-            }
+        }
+        for (file, contents) in files {
+            self.take_unknown(file, contents, before, &claims);
         }
         claims
+    }
+
+    /// What does not say who it is. It may be anything that the file held before and that nobody
+    /// claims now; that stays then, as it was.
+    fn take_unknown(
+        &mut self,
+        file: &str,
+        contents: &Contents,
+        before: &BTreeMap<Key, Held>,
+        claims: &HashMap<Key, String>,
+    ) {
+        let unclaimed = before
+            .iter()
+            .filter(|(key, held)| &*held.origin.file == file && !claims.contains_key(key));
+        let mut objects = unclaimed.map(|(_, held)| &held.object).peekable();
+        let any_stays = objects.peek().is_some();
+        let good_stays = objects.any(|object| !matches!(object, Object::Broken(_)));
+        for entry in contents.entries.iter().filter(|entry| entry.key.is_none()) {
+            let Err(bad) = &entry.outcome else {
+                continue;
+            };
+            let instead = bad.instead.clone().filter(|_| !good_stays);
+            let consequence = match &instead {
+                _ if bad.foreign => String::new(),
+                _ if good_stays => "; what it was before stays in force".to_owned(),
+                Some(broken) => closing(broken),
+                None => not_closing(bad),
+            };
+            for problem in &bad.problems {
+                let reason = format!("{}{consequence}", problem.reason);
+                self.refuse(file, problem.line, &entry.label, reason, &problem.mend);
+            }
+            if let Some(broken) = instead {
+                let origin = Origin {
+                    file: file.into(),
+                    line: entry.line,
+                };
+                let key = Key::Nameless(file.to_owned(), entry.line);
+                let object = Object::Broken(broken);
+                self.held.insert(key, Held { origin, object });
+            }
+        }
+        for problem in &contents.unreadable {
+            let consequence = if any_stays {
+                "what it held stays in force"
+            } else {
+                "nothing that it says is in force, and nothing is closed by it"
+            };
+            let reason = format!("{}; {consequence}", problem.reason);
+            self.refuse(file, problem.line, "YAML document", reason, &problem.mend);
+        }
     }
 
     /// What is refused now.
@@ -139,10 +195,9 @@ impl Store {
             Err(bad) => bad,
         };
         let consequence = match (last_good, &bad.instead) {
-            (Some(_), _) => "; its last good version stays in force",
-            (None, Some(broken)) if broken.deny => "; its target is denied until this is mended",
-            (None, Some(_)) => "; mTLS is Strict until this is mended",
-            (None, None) => "",
+            (Some(_), _) => "; its last good version stays in force".to_owned(),
+            (None, Some(broken)) => closing(broken),
+            (None, None) => not_closing(bad),
         };
         for problem in &bad.problems {
             let reason = format!("{}{consequence}", problem.reason);
@@ -168,5 +223,24 @@ impl Store {
             reason,
             mend: mend.to_owned(),
         });
+    }
+}
+
+/// What a policy without a last good version closes, for people.
+fn closing(broken: &BrokenPolicy) -> String {
+    let what = match (broken.deny, broken.strict) {
+        (true, true) => "its target is denied and mTLS is Strict",
+        (true, false) => "its target is denied",
+        (false, _) => "mTLS is Strict",
+    };
+    format!("; {what} until this is mended")
+}
+
+/// That something which was meant to be closed is not, for people.
+fn not_closing(bad: &Bad) -> String {
+    if bad.aimless {
+        "; what it is for cannot be read, so it closes nothing".to_owned()
+    } else {
+        String::new()
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::timeout;
 
+mod sequences;
+
 use super::*;
 use crate::index::{Model, Name};
 use crate::policy::MtlsMode;
@@ -295,6 +297,97 @@ fn what_lost_its_name_or_moved_is_still_known() {
     let model = files.write("b.yaml", "kind: [");
     assert_eq!(connect(&model), Some(Duration::from_secs(2)));
     assert_eq!(connect(&files.remove("b.yaml")), None);
+}
+
+/// A policy that only lost its name still says what it closes, unless it may be one that is known.
+#[test]
+fn a_policy_without_a_name_closes_what_it_names() {
+    let is_denied = |model: &Model| {
+        let service = model.service("demo", "checkout").unwrap();
+        let authorization = model.policy(service, &service.ports[0]).authorization;
+        authorization.is_some_and(|it| it.allow.is_empty())
+    };
+    let good = policy(
+        "p",
+        "authorization: {allow: [{principals: [{serviceAccount: {name: web}}]}]}",
+    );
+    let nameless = good.replace("{name: p", "{nam: p");
+    let model = Files::new().write("p.yaml", &nameless);
+    assert!(is_denied(&model));
+    let reason = &model.refusals()[0].reason;
+    assert!(
+        reason.ends_with("; its target is denied until this is mended"),
+        "{reason}"
+    );
+
+    let mut files = Files::new();
+    files.write("p.yaml", &good);
+    let model = files.write("p.yaml", &nameless);
+    assert!(!is_denied(&model));
+    let reason = &model.refusals()[0].reason;
+    assert!(
+        reason.ends_with("; what it was before stays in force"),
+        "{reason}"
+    );
+
+    // Mended, moved in its file, or unreadable altogether.
+    let mut files = Files::new();
+    files.write("p.yaml", &nameless);
+    assert!(is_denied(
+        &files.write("p.yaml", &format!("# moved\n{nameless}"))
+    ));
+    let model = files.write("p.yaml", "kind: [");
+    assert!(is_denied(&model));
+    let reason = &model.refusals()[0].reason;
+    assert!(
+        reason.ends_with("; what it held stays in force"),
+        "{reason}"
+    );
+    assert!(!is_denied(&files.write("p.yaml", &good)));
+}
+
+/// What does not say what it is for cannot close anything, and that is told.
+#[test]
+fn what_names_no_target_closes_nothing() {
+    let spec = "authorization: {allow: []}";
+    let good = policy("p", spec);
+    for (change, to) in [
+        ("namespace: demo", "namespace: [demo]"),
+        ("[{name: checkout}]", "[{nam: checkout}]"),
+        ("[{name: checkout}]", "[]"),
+        ("  targetRefs: [{name: checkout}]\n", ""),
+    ] {
+        let model = Files::new().write("p.yaml", &good.replace(change, to));
+        let service = model.service("demo", "checkout").unwrap();
+        let stanzas = model.policy(service, &service.ports[0]);
+        assert!(stanzas.authorization.is_none(), "{to}");
+        let reason = &model.refusals()[0].reason;
+        let told = "; what it is for cannot be read, so it closes nothing";
+        assert!(reason.ends_with(told), "{to}: {reason}");
+    }
+    let model = Files::new().write("p.yaml", &format!("{good}  - ]"));
+    let reason = &model.refusals()[0].reason;
+    let told = "; nothing that it says is in force, and nothing is closed by it";
+    assert!(reason.ends_with(told), "{reason}");
+
+    // A target without its list, or a kind that is misspelt, can be read.
+    for (change, to) in [
+        ("[{name: checkout}]", "{name: checkout}"),
+        ("kind: TrafficPolicy", "kind: TraficPolicy"),
+    ] {
+        let mut files = Files::new();
+        let bad = good.replace(change, to);
+        let model = files.write("p.yaml", &bad);
+        let service = model.service("demo", "checkout").unwrap();
+        let stanzas = model.policy(service, &service.ports[0]);
+        assert!(stanzas.authorization.is_some(), "{to}");
+        // And is known for what it was.
+        files.write("p.yaml", &policy("p", "timeouts: {connect: 2s}"));
+        assert_eq!(
+            connect(&files.write("p.yaml", &bad)),
+            Some(Duration::from_secs(2))
+        );
+    }
 }
 
 #[test]

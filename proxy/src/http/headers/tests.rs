@@ -213,6 +213,14 @@ fn cookies_are_found() {
     assert_eq!(cookie(&map, "b"), Some("2"));
     assert_eq!(cookie(&map, "weft-canary"), Some("x"));
     assert_eq!(cookie(&map, "c"), None);
+    assert_eq!(cookie(&map, "weft"), None);
+
+    // Another cookie that is no text hides none, and is none.
+    let mut map = HeaderMap::new();
+    let line = HeaderValue::from_bytes(b"name=J\xf6rg; a=1;b=\xff").unwrap();
+    map.append(header::COOKIE, line);
+    assert_eq!(cookie(&map, "a"), Some("1"));
+    assert_eq!(cookie(&map, "b"), None);
 }
 
 prop_compose! {

@@ -1,9 +1,12 @@
 //! The whole outbound direction between clients and servers of the test's own.
 
+mod bodies;
+mod budgets;
 mod bytes;
 mod deadlines;
 mod destinations;
 mod failures;
+mod fallback_time;
 mod fallbacks;
 mod faults;
 mod forms;
@@ -12,6 +15,7 @@ mod limits;
 mod mesh;
 mod retries;
 mod splits;
+mod survival;
 mod timeouts;
 
 use std::net::{IpAddr, SocketAddr};

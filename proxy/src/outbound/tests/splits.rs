@@ -145,3 +145,20 @@ async fn an_empty_side_fails_or_is_passed_over_as_policy_says() {
     let answer = canary.get(&[]).await;
     answer.assert_made_by("outbound", Outcome::NoEndpoints);
 }
+
+/// Nothing is known of a side yet, and then that it is empty: no request falls into the gap.
+#[tokio::test]
+async fn a_side_that_turns_out_to_be_empty_is_passed_over() {
+    let server = Server::plain(|_, _| Act::ok("stable")).await;
+    let mut policy = target("api", &SIDES);
+    // All but a millionth of the requests.
+    policy.routes[0].split.backends = vec![side(0, 1), side(1, 1_000_000)];
+    policy.routes[0].split.next_when_empty = true;
+    let sidecar = Sidecar::knowing(policy, at(&[&server]));
+    let mut client = sidecar.http1().await;
+    let request = tokio::spawn(async move { client.get("/").await });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert!(!request.is_finished(), "the side was not waited for");
+    sidecar.tell_endpoints(SIDES[1], Vec::new());
+    request.await.unwrap().assert_ok("stable");
+}

@@ -72,6 +72,37 @@ fn the_last_endpoint_is_never_ejected() {
     assert_eq!(ejected(&group), 0);
 }
 
+/// Forced closed means that nothing can open, the backend's own breaker included; where policy gives
+/// it none, none is invented.
+#[test]
+fn what_is_forced_closed_does_not_trip() {
+    let now = Instant::now();
+    let policy = BreakerPolicy {
+        scope: BreakerScope::Backend,
+        ..breaker_policy()
+    };
+    let mut rng = fastrand::Rng::with_seed(1);
+    let backend = group(Some(policy), now);
+    backend.force_closed(now, Target::All);
+    for _ in 0..100 {
+        let mut permit = backend.enter(now).expect("it is forced closed");
+        permit.observe(now, TryVerdict::Failure, &mut rng);
+    }
+    backend.reset(now, Target::All);
+    for _ in 0..5 {
+        let mut permit = backend.enter(now).expect("nothing was counted");
+        permit.observe(now, TryVerdict::Failure, &mut rng);
+    }
+    assert!(backend.enter(now).is_err());
+
+    let endpoint = group(Some(breaker_policy()), now);
+    endpoint.set_endpoints(now, &endpoints(2));
+    endpoint.force_closed(now, Target::All);
+    let states = endpoint.states();
+    assert_eq!(states.len(), 2);
+    assert!(states.iter().all(|view| view.state == State::ForcedClosed));
+}
+
 #[test]
 fn what_is_forced_open_counts_against_the_cap() {
     let now = Instant::now();

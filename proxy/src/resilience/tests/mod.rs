@@ -13,6 +13,9 @@ mod retry;
 mod route;
 mod simulation;
 mod split;
+mod stickiness;
+mod survival;
+mod trace;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

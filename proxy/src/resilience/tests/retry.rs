@@ -118,6 +118,44 @@ fn the_inbound_sidecar_says_what_its_application_never_saw() {
 }
 
 #[test]
+fn a_reset_behind_the_inbound_sidecar_is_a_reset() {
+    let policy = RetryPolicy {
+        on_reset: true,
+        ..retry_policy()
+    };
+    let reset = |grpc_status| {
+        TryResult::Answered(Answer {
+            inbound: Some(Outcome::Reset),
+            grpc_status,
+            ..answered(if grpc_status.is_some() { 200 } else { 502 })
+        })
+    };
+    let unlisted = RetryPolicy {
+        status_codes: Vec::new(),
+        grpc_codes: Vec::new(),
+        ..policy.clone()
+    };
+    let keyed = Request {
+        idempotency_key: true,
+        ..request(&Method::POST)
+    };
+    for grpc_status in [None, Some(14)] {
+        let reset = reset(grpc_status);
+        assert!(retries(&unlisted, &request(&Method::GET), reset));
+        assert!(retries(&unlisted, &keyed, reset));
+        // It may have been processed.
+        assert!(!retries(&unlisted, &request(&Method::POST), reset));
+        let otherwise = RetryPolicy {
+            on_reset: false,
+            ..unlisted.clone()
+        };
+        assert!(!retries(&otherwise, &keyed, reset));
+    }
+    // A listed gRPC code is a policy of its own.
+    assert!(retries(&policy, &request(&Method::POST), reset(Some(14))));
+}
+
+#[test]
 fn the_rest_needs_to_be_idempotent_and_listed() {
     let policy = retry_policy();
     let answer = |status| TryResult::Answered(answered(status));
