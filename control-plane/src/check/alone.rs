@@ -3,7 +3,7 @@
 use super::Severity;
 use super::found::{Found, Said};
 use super::view::Policy;
-use crate::policy::{Method, PathMatch, PathMatchType, Retries, Rule, RuleMatch};
+use crate::policy::{CircuitBreaker, Method, PathMatch, PathMatchType, Retries, Rule, RuleMatch};
 
 /// Methods whose repetition does a thing twice (RFC 9110, 9.2.2; PATCH: RFC 5789, 2).
 const NOT_IDEMPOTENT: [Method; 3] = [Method::Post, Method::Patch, Method::Connect];
@@ -20,7 +20,27 @@ pub(super) fn check(found: &mut Found, policy: &Policy) {
             check_retries(found, policy, &path, retries);
         }
     }
+    check_limits(found, policy, spec.circuit_breaker.as_ref());
     check_rules(found, policy, rules);
+}
+
+/// A queue for what is never capped.
+fn check_limits(found: &mut Found, policy: &Policy, breaker: Option<&CircuitBreaker>) {
+    let Some(limits) = breaker.and_then(|breaker| breaker.limits.as_ref()) else {
+        return;
+    };
+    if limits.max_requests.is_none() && limits.max_connections.is_none() {
+        found.add(
+            policy,
+            Said {
+                severity: Severity::Warning,
+                check: "queue-without-cap",
+                what: "circuitBreaker.limits has maxPendingRequests alone".to_owned(),
+                why: "requests wait only where maxRequests or maxConnections is reached".to_owned(),
+                mend: "cap requests or connections, or leave limits out".to_owned(),
+            },
+        );
+    }
 }
 
 fn check_retries(found: &mut Found, policy: &Policy, path: &str, retries: &Retries) {
