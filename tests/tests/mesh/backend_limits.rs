@@ -205,7 +205,10 @@ async fn full_queue(cx: Cx) -> anyhow::Result<()> {
 /// Two workers and two servers without sidecars, so that what they see are the client sidecar's own
 /// connections: never more than the cap, whatever the protocol, and everybody is served.
 async fn connections_at_once(cx: Cx) -> anyhow::Result<()> {
-    let stanza = limits(&format!("maxConnections: {CAP}, maxPendingRequests: 100"));
+    let stanza = limits(&format!(
+        "maxConnections: {CAP}, maxPendingRequests: {}",
+        PATIENT as u64 - CAP
+    ));
     let app = |name: &str| http_app(name).unmeshed();
     let builder = mesh("connections")
         .workload(client())
