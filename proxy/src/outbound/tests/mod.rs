@@ -6,6 +6,7 @@ mod failures;
 mod fallbacks;
 mod faults;
 mod forms;
+mod gated;
 mod hot_path;
 mod limits;
 mod mesh;
