@@ -20,6 +20,7 @@ pub(super) fn check(found: &mut Found, policy: &Policy) {
             check_retries(found, policy, &path, retries);
         }
     }
+    check_limits(found, policy, spec.circuit_breaker.as_ref());
     check_rules(found, policy, rules);
     if let Some(breaker) = &spec.circuit_breaker {
         check_error_rate(found, policy, breaker);
@@ -67,6 +68,25 @@ fn check_error_rate(found: &mut Found, policy: &Policy, breaker: &CircuitBreaker
 pub(super) fn acts_from(least: u32, percent: u32, row: u32) -> bool {
     let (least, percent, row) = (u64::from(least), u64::from(percent), u64::from(row));
     (least..least + row).any(|n| (n - n / row) * 100 >= percent * n)
+}
+
+/// A queue for what is never capped.
+fn check_limits(found: &mut Found, policy: &Policy, breaker: Option<&CircuitBreaker>) {
+    let Some(limits) = breaker.and_then(|breaker| breaker.limits.as_ref()) else {
+        return;
+    };
+    if limits.max_requests.is_none() && limits.max_connections.is_none() {
+        found.add(
+            policy,
+            Said {
+                severity: Severity::Warning,
+                check: "queue-without-cap",
+                what: "circuitBreaker.limits has maxPendingRequests alone".to_owned(),
+                why: "requests wait only where maxRequests or maxConnections is reached".to_owned(),
+                mend: "cap requests or connections, or leave limits out".to_owned(),
+            },
+        );
+    }
 }
 
 fn check_retries(found: &mut Found, policy: &Policy, path: &str, retries: &Retries) {

@@ -301,6 +301,17 @@ fn every_check_by_a_case_and_its_neighbour() {
             ),
             &["warning circuit-open"],
         ),
+        (
+            "name: a",
+            "circuitBreaker: {limits: {maxPendingRequests: 9}}",
+            &["warning queue-without-cap"],
+        ),
+        // Limits alone are no breaker.
+        (
+            "name: one",
+            "circuitBreaker: {limits: {maxRequests: 9}}",
+            NONE,
+        ),
         // It acts for other services of the namespace.
         ("kind: Namespace, name: shop", &breaker(""), NONE),
         // Servers without sidecars.

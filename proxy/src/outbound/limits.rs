@@ -193,13 +193,14 @@ impl Waiting {
 
     /// First in line, and nothing is free: closes an idle connection, or waits like all others.
     fn make_room(&mut self, backend: &Backend) -> Result<(), Failure> {
+        let Some(turn) = &self.turn else {
+            return Ok(());
+        };
+        turn.looked_in_vain();
+        self.evicted = self.evicted || backend.close_idle();
         if self.evicted {
             return Ok(());
         }
-        self.evicted = backend.close_idle();
-        let Some(turn) = self.turn.as_ref().filter(|_| !self.evicted) else {
-            return Ok(());
-        };
         turn.count_in().map_err(|_| full_line())
     }
 

@@ -106,7 +106,7 @@ pub struct OutboundParts {
 
 /// What a connection to a service turned out to be.
 enum Opened {
-    Bytes(Io, Option<Upstream>),
+    Bytes(Io, Option<Box<Upstream>>),
     Http(Io, Version),
     /// The client has gone.
     Nothing,
@@ -170,7 +170,10 @@ impl Outbound {
             () = closing.clone().ends_silence() => return,
         };
         match opened {
-            Opened::Bytes(io, upstream) => self.bytes(io, &service, upstream, closing).await,
+            Opened::Bytes(io, upstream) => {
+                let upstream = upstream.map(|upstream| *upstream);
+                self.bytes(io, &service, upstream, closing).await;
+            }
             Opened::Http(io, version) => {
                 let requests = request::Requests::new(self, destination, closing.clone());
                 server::serve(io, version, Arc::new(requests), closing, options()).await;
@@ -208,13 +211,14 @@ impl Outbound {
             Err(_) => {
                 if let Ok(mut dialled) = self.dial_bytes(service).await {
                     match detect::first_speaker(&mut tcp, &mut heard, dialled.io()).await {
-                        Ok(Speaker::Client) => upstream = Some(dialled),
+                        Ok(Speaker::Client) => upstream = Some(Box::new(dialled)),
                         Ok(Speaker::Server(greeting)) => {
                             // One that only left has not spoken.
                             if !greeting.is_empty() {
                                 destination.remember_server_first();
                             }
-                            return Opened::Bytes(tcp.into(), Some(dialled.rewound(greeting)));
+                            let dialled = Box::new(dialled.rewound(greeting));
+                            return Opened::Bytes(tcp.into(), Some(dialled));
                         }
                         Err(_) => return Opened::Nothing,
                     }

@@ -7,7 +7,9 @@
 //!   For connections, of which there are several ways to get one, only the first in line looks;
 //!   whoever leaves, served or not, makes the next one look, and so does everything that becomes
 //!   free. No wake-up is lost.
-//! * At most `max_pending_requests` stand in the lines of a backend, both caps together.
+//! * At most `max_pending_requests` stand in the lines of a backend, both caps together. Who has been
+//!   handed a place waits no longer; for each connection that becomes free one who waits is taken
+//!   to be as good as served, until the first in line has looked in vain.
 //! * What is not at its cap costs atomics only; the lock is a line's, and taken to join it, to leave
 //!   it and to call its first.
 //!
@@ -70,6 +72,8 @@ pub struct Turn {
 struct Stand {
     /// Told when it may be worth looking.
     call: Notify,
+    /// It has passed the bound on those who wait.
+    admitted: AtomicBool,
     /// It counts as pending.
     counted: AtomicBool,
     /// A place was handed to it, which it has not picked up yet.
@@ -134,8 +138,8 @@ impl Limits {
         let connections = policy.and_then(|policy| policy.max_connections);
         self.cap(Limit::Requests).set(requests);
         self.cap(Limit::Connections).set(connections);
-        self.freed(Limit::Requests);
-        self.freed(Limit::Connections);
+        self.hand_over();
+        self.cap(Limit::Connections).call_first();
     }
 
     /// Whether there is such a cap.
@@ -166,20 +170,36 @@ impl Limits {
             limit,
             stand: Arc::new(Stand {
                 call: Notify::new(),
+                admitted: AtomicBool::new(counted),
                 counted: AtomicBool::new(counted),
                 granted: AtomicBool::new(false),
             }),
             left: AtomicBool::new(false),
         };
-        self.cap(limit).join(&turn.stand);
+        let cap = self.cap(limit);
+        cap.join(&turn.stand);
         // A place may have become free before there was a line.
-        self.freed(limit);
+        match limit {
+            Limit::Requests => self.hand_over(),
+            Limit::Connections => cap.call_first(),
+        }
         Ok(turn)
     }
 
     /// A connection that is open has become free for somebody: its first in line looks.
     pub fn eased(&self) {
-        self.cap(Limit::Connections).call_first();
+        let cap = self.cap(Limit::Connections);
+        if cap.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let line = cap.line.lock();
+        let is_counted = |stand: &&Arc<Stand>| stand.counted.load(Ordering::SeqCst);
+        if let Some(next) = line.iter().find(is_counted) {
+            self.uncount(next);
+        }
+        if let Some(first) = line.front() {
+            first.call.notify_one();
+        }
     }
 
     /// Makes all who wait look up: there may be nothing to wait for any more.
@@ -232,14 +252,6 @@ impl Limits {
         })
     }
 
-    /// There may be a place.
-    fn freed(&self, limit: Limit) {
-        match limit {
-            Limit::Requests => self.hand_over(),
-            Limit::Connections => self.cap(limit).call_first(),
-        }
-    }
-
     /// Hands places to those who are first in line.
     fn hand_over(&self) {
         let cap = self.cap(Limit::Requests);
@@ -264,7 +276,10 @@ impl Limits {
 
     fn release(&self, limit: Limit) {
         self.cap(limit).held.fetch_sub(1, Ordering::SeqCst);
-        self.freed(limit);
+        match limit {
+            Limit::Requests => self.hand_over(),
+            Limit::Connections => self.eased(),
+        }
     }
 
     fn cap(&self, limit: Limit) -> &Cap {
@@ -296,12 +311,26 @@ impl Turn {
             .is_some_and(|first| Arc::ptr_eq(first, &self.stand))
     }
 
+    /// There was nothing for this one, the first in line: those who were taken to be as good as
+    /// served wait after all.
+    pub fn looked_in_vain(&self) {
+        let line = self.limits.cap(self.limit).line.lock();
+        let is_counted = |stand: &&Arc<Stand>| stand.counted.load(Ordering::SeqCst);
+        for stand in line.iter().take_while(|stand| !is_counted(stand)) {
+            if stand.admitted.load(Ordering::SeqCst) {
+                stand.counted.store(true, Ordering::SeqCst);
+                self.limits.pending.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Nothing is being vacated for this one: it waits like all others, if it may.
     pub fn count_in(&self) -> Result<(), Overflow> {
-        if self.stand.counted.load(Ordering::SeqCst) {
+        if self.stand.admitted.load(Ordering::SeqCst) {
             return Ok(());
         }
         self.limits.count_in(self.limit)?;
+        self.stand.admitted.store(true, Ordering::SeqCst);
         self.stand.counted.store(true, Ordering::SeqCst);
         Ok(())
     }

@@ -246,6 +246,25 @@ async fn connections_at_once(cx: Cx) -> anyhow::Result<()> {
             ));
         }
 
+        // Many more than may wait: nothing is sent twice or lost, and the cap holds.
+        let tight = limits(&format!("maxConnections: {CAP}, maxPendingRequests: 2"));
+        mesh.apply_policy("one", &policy("one", "one", &tight))?;
+        let app = mesh.app("one-1");
+        let to = mesh.addr("one", PORT);
+        wait_for("the smaller queue", AT_ONCE * 20, async || {
+            let load = Load::new(to).clients(CROWD).requests(CROWD as u64 * 2);
+            Ok((load.run(&pod).await.status(503) > 0).then_some(()))
+        })
+        .await?;
+        app.reset_stats().await?;
+        let load = Load::new(to).clients(CROWD).duration(lasting / 2);
+        let flood = load.shot(Shot::post("/orders", 100)).run(&pod).await;
+        let seen = app.stats().await?;
+        assert_flooded(&flood);
+        assert_eq!(seen.repeated_ids(), 0);
+        assert_eq!(seen.requests, flood.status(200));
+        assert!(seen.most_connections <= CAP, "{}", seen.most_connections);
+
         // Two endpoints share the cap.
         for app in ["pair-1", "pair-2"] {
             mesh.app(app).behave(&Behavior::latency(WORK)).await?;
@@ -262,8 +281,13 @@ async fn connections_at_once(cx: Cx) -> anyhow::Result<()> {
         let open = seen[0].open_connections + seen[1].open_connections;
         assert!(open <= CAP, "{open} open");
         let counted = metrics(mesh, "client").await?;
-        let overflows = counted.sum("weft_backend_limit_overflow_total", &[]);
-        assert_eq!(overflows, 0.0);
+        for service in ["default/two:80", "default/pair:80"] {
+            let labels = [("service", service)];
+            let overflows = counted.sum("weft_backend_limit_overflow_total", &labels);
+            assert_eq!(overflows, 0.0);
+        }
+        let pending = counted.sum("weft_backend_requests_pending", &[]);
+        assert_eq!(pending, 0.0, "something was not given back");
         cx.measured(format!(
             "two endpoints: {} and {} served",
             seen[0].requests, seen[1].requests

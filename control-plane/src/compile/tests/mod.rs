@@ -297,7 +297,7 @@ fn every_stanza_reaches_the_wire() {
         policy("p", "demo", "targetRefs: [{name: checkout, sectionName: http}],
             timeouts: {request: 3s, perTry: 1s, connect: 250ms, idle: 0s, stream: 1h},
             retries: {attempts: 1, conditions: [Reset, PerTryTimeout], grpcCodes: [UNAVAILABLE, ABORTED], bodyLimitBytes: 7, retryAfter: Ignore},
-            circuitBreaker: {scope: Backend, consecutiveFailures: {}, errorRate: {minRequests: 5}, failureStatusCodes: [503]},
+            circuitBreaker: {scope: Backend, consecutiveFailures: {}, errorRate: {minRequests: 5}, failureStatusCodes: [503], limits: {maxRequests: 100}},
             loadBalancer: {policy: LeastRequest},
             split: {backends: [{name: checkout, weight: 90}, {name: canary, port: 81, weight: 10, matches: [{headers: [{name: X-Canary, value: always}]}]}], sticky: {ttl: 24h}, whenEmpty: NextBackend},
             rules: [{name: orders, matches: [{path: {value: /orders/}, method: POST, headers: [{name: X-A, value: b}]}, {path: {}}, {path: {type: Exact, value: /x/}}], retries: {attempts: 0}}]"),
@@ -403,6 +403,16 @@ fn every_stanza_reaches_the_wire() {
         (BreakerScope::Backend, 7, [503].as_slice())
     );
     assert_eq!(breaker.error_rate.as_ref().unwrap().min_requests, 5);
+    let limits = breaker.limits.as_ref().unwrap();
+    assert_eq!(
+        (
+            limits.max_requests,
+            limits.max_connections,
+            limits.max_pending_requests
+        ),
+        // The queue has a bound also where policy says none.
+        (Some(100), None, Some(1_024))
+    );
 
     // Another port of the service is not concerned.
     assert_eq!(

@@ -139,7 +139,7 @@ impl<C: Connect> H2Pool<C> {
                 Pick::Stream(stream) => return Ok(stream),
                 Pick::Wait { granted, connect } => (granted, connect),
             };
-            if let Some(token) = connect {
+            if let Some(Making(token)) = connect {
                 tokio::spawn(make(
                     Arc::clone(&self.connect),
                     token,
@@ -310,10 +310,13 @@ enum Pick {
     Stream(Stream),
     Wait {
         granted: oneshot::Receiver<Result<(), Failure>>,
-        /// Nobody makes a connection yet: it is on this one, with this token of the room.
-        connect: Option<Option<Token>>,
+        /// Nobody makes a connection yet: it is on this one.
+        connect: Option<Making>,
     },
 }
+
+/// The right to make a connection, where there is a room with its token.
+struct Making(Option<Token>);
 
 impl State {
     fn pick(
@@ -347,7 +350,7 @@ impl State {
         let connect = if self.connecting {
             None
         } else {
-            Some(take_room(room)?)
+            Some(Making(take_room(room)?))
         };
         self.connecting = true;
         let (grant, granted) = oneshot::channel();

@@ -10,6 +10,7 @@ mod fallback_time;
 mod fallbacks;
 mod faults;
 mod forms;
+mod gated;
 mod hot_path;
 mod limits;
 mod mesh;

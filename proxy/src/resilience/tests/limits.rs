@@ -4,11 +4,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
 
 use proptest::prelude::*;
 
-use crate::policy;
+use crate::policy::{self, BalancerPolicy, BreakerPolicy, BreakerScope};
+use crate::resilience::attempt::TryVerdict;
+use crate::resilience::group::Group;
 use crate::resilience::limits::{Limit, Limits, Overflow, Place};
+
+use super::breaker_policy;
 
 fn caps(requests: Option<u32>, connections: Option<u32>, pending: u32) -> policy::Limits {
     policy::Limits {
@@ -278,4 +283,78 @@ fn connections_are_counted_before_they_are_capped() {
     assert!(limits.take(Limit::Connections).is_none());
     drop((three, again));
     assert_eq!(limits.views()[1].held, 0);
+}
+
+#[test]
+fn who_is_as_good_as_served_takes_no_room_in_the_queue() {
+    let limits = Limits::new(Some(&caps(None, Some(1), 1)));
+    let connection = limits.take(Limit::Connections).unwrap();
+    let first = limits.line_up(Limit::Connections, true).unwrap();
+    assert!(limits.line_up(Limit::Connections, true).is_err());
+    drop(connection);
+    // It has not looked yet.
+    assert_eq!((first.is_first(), limits.pending().1), (true, 0));
+    let second = limits.line_up(Limit::Connections, true).unwrap();
+    assert!(limits.line_up(Limit::Connections, true).is_err());
+    let connection = limits.take(Limit::Connections).unwrap();
+    first.leave();
+    assert!(second.is_first());
+    // What becomes free for nobody changes nothing in the end.
+    limits.eased();
+    limits.eased();
+    assert_eq!(limits.pending().1, 0);
+    second.looked_in_vain();
+    second.looked_in_vain();
+    assert_eq!(limits.pending().1, 1);
+    assert!(limits.line_up(Limit::Connections, true).is_err());
+    drop((connection, second));
+    assert_eq!(limits.pending().1, 0);
+    assert_eq!(limits.views()[1].held, 0);
+}
+
+#[test]
+fn a_change_of_limits_resets_no_breaker_and_limits_alone_are_none() {
+    let now = Instant::now();
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut policy = BreakerPolicy {
+        scope: BreakerScope::Backend,
+        consecutive_failures: Some(1),
+        limits: Some(caps(Some(1), None, 0)),
+        ..breaker_policy()
+    };
+    let balancer = BalancerPolicy::RoundRobin;
+    let group = Group::new(now, Some(policy.clone()), balancer);
+    assert!(!group.is_refusing(now));
+    let mut permit = group.enter(now).unwrap();
+    permit.observe(now, TryVerdict::Failure, &mut rng);
+    assert!(group.is_refusing(now));
+    let place = group.limits().take(Limit::Requests).unwrap();
+    policy.limits = Some(caps(Some(2), None, 0));
+    group.set_policy(now, Some(policy.clone()), balancer);
+    assert!(group.is_refusing(now), "the breaker was reset");
+    let [requests, _] = group.limits().views();
+    assert_eq!((requests.max, requests.held), (Some(2), 1));
+    drop(place);
+
+    policy.consecutive_failures = None;
+    for scope in [BreakerScope::Backend, BreakerScope::Endpoint] {
+        let only = BreakerPolicy {
+            scope,
+            ..policy.clone()
+        };
+        group.set_policy(now, Some(only), balancer);
+        group.set_endpoints(now, &super::endpoints(2));
+        let states = group.states();
+        assert!(!states.is_empty());
+        assert!(
+            states
+                .iter()
+                .all(|view| view.endpoint.is_some() && view.reconnect)
+        );
+        for _ in 0..20 {
+            let mut permit = group.enter(now).unwrap();
+            permit.observe(now, TryVerdict::Failure, &mut rng);
+        }
+        assert!(group.limits().has(Limit::Requests));
+    }
 }
