@@ -12,6 +12,7 @@
 
 mod breaker;
 mod common;
+mod conditions;
 mod deadlines;
 mod edges;
 mod fallback;
@@ -53,6 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
     edges::register(&mut suite);
     limits::register(&mut suite);
     deadlines::register(&mut suite);
+    conditions::register(&mut suite);
     rules::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
