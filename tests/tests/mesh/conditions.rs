@@ -13,7 +13,7 @@ use weft_sandbox::mesh::Endpoint;
 use weft_sandbox::{Mesh, Pod};
 
 use crate::Suite;
-use crate::common::{Cx, PORT, client_and, policy, request, send, stats, wait_for};
+use crate::common::{Cx, PORT, client_and, metrics, policy, request, send, stats, wait_for};
 use crate::retries::warm_up;
 
 /// The reasons, each a rule for what begins with its name: nothing else is repeated there.
@@ -167,12 +167,21 @@ async fn no_connection(cx: Cx) -> anyhow::Result<()> {
             },
         )
         .await?;
-        for number in 0..50 {
-            let id = format!("connect-{number}");
+        let mut sent = 0;
+        let patience = Duration::from_secs(30);
+        wait_for("a second try", patience, async || {
+            sent += 1;
+            let id = format!("connect-{sent}");
             let answer = post(&client, to, "connect", &id).await?;
             assert_eq!(answer.status, 200, "{}", answer.text());
             assert_eq!(stats(mesh, [APP]).await?.ids[&id], 1);
-        }
+            let labels = [("result", "sent"), ("route", "connect")];
+            let retried = metrics(mesh, "client")
+                .await?
+                .sum("weft_retries_total", &labels);
+            Ok((retried > 0.0).then_some(()))
+        })
+        .await?;
         Ok(())
     })
     .await
@@ -185,11 +194,14 @@ fn ruled(name: &str) -> weft_sandbox::mesh::Builder {
             "grpc" => "grpc: {service: weft.sandbox.v1.Echo}".to_owned(),
             name => format!("path: {{value: /{name}}}"),
         };
-        let request = if *name == "short" { "500ms" } else { "10s" };
+        let (request, per_try) = match *name {
+                "short" => ("500ms", "400ms"),
+                _ => ("10s", "2s"),
+            };
         let codes = |list: &str| if retries.contains(list) { String::new() } else { format!("{list}: [], ") };
         let (status, grpc) = (codes("statusCodes"), codes("grpcCodes"));
         format!(
-            "{{name: {name}, matches: [{{{matched}}}], timeouts: {{request: {request}, perTry: 2s}}, \
+            "{{name: {name}, matches: [{{{matched}}}], timeouts: {{request: {request}, perTry: {per_try}}}, \
              retries: {{attempts: 2, {status}{grpc}{retries}, backoff: {{base: 1ms, max: 5ms}}}}}}"
         )
     }).collect();
