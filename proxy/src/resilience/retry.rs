@@ -177,6 +177,8 @@ fn listed(policy: &RetryPolicy, result: &TryResult) -> Result<(), StopReason> {
             // The peer says that its application did not get the request, which is what a refused
             // stream says too.
             Some(_) if result.never_processed() => policy.on_refused_stream,
+            // Its application's connection broke: to the client it is one connection.
+            Some(Outcome::Reset) if policy.on_reset => true,
             _ => return listed_answer(policy, answer),
         },
         TryResult::Failed { outcome, processed } => match (outcome, processed) {
@@ -210,8 +212,11 @@ fn listed_answer(policy: &RetryPolicy, answer: &Answer) -> Result<(), StopReason
 
 /// Whether a request that may have been processed may be sent again.
 fn may_repeat(policy: &RetryPolicy, request: &Request<'_>, result: &TryResult) -> bool {
-    let by_grpc_code =
-        matches!(result, TryResult::Answered(answer) if answer.grpc_status.is_some());
+    let listed = |code| policy.grpc_codes.contains(&code);
+    let by_grpc_code = matches!(
+        result,
+        TryResult::Answered(answer) if answer.grpc_status.is_some_and(listed)
+    );
     by_grpc_code || request.idempotency_key || policy.methods.contains(request.method)
 }
 
