@@ -45,12 +45,16 @@ async fn each(cx: Cx) -> anyhow::Result<()> {
     cx.on(ruled("conditions"), async |mesh| {
         warm_up(mesh).await;
         type Change = fn(&mut Behavior);
-        let ways: [(&str, Change); 6] = [
+        let ways: [(&str, Change); 7] = [
             ("refused", |b| b.refuse_next = 1),
             ("reset", |b| b.reset_next = 1),
             ("slow", |b| b.hang_next = 1),
             ("status", |b| b.fail_next = 1),
             ("grpc", |b| b.fail_next = 1),
+            // The same in trailers, behind a head of their own.
+            ("grpc trailers", |b| {
+                (b.fail_next, b.failure.in_trailers) = (1, true);
+            }),
             ("other status", |b| {
                 (b.fail_next, b.fail_status, b.failure.grpc_code) = (1, 500, 13)
             }),
@@ -59,7 +63,11 @@ async fn each(cx: Cx) -> anyhow::Result<()> {
             for (number, (way, change)) in ways.into_iter().enumerate() {
                 // Of a 503 to a gRPC call its gRPC status is what counts, and it has none.
                 let grpc = rule == "grpc";
-                if (way == "grpc") != grpc && matches!(way, "grpc" | "status") {
+                let of_other = match grpc {
+                    true => way == "status",
+                    false => way.starts_with("grpc"),
+                };
+                if of_other {
                     continue;
                 }
                 let mut behavior = Behavior::default();
@@ -79,7 +87,7 @@ async fn each(cx: Cx) -> anyhow::Result<()> {
                 };
                 let tries = stats(mesh, [APP]).await?.ids[&id];
                 // What broke is UNAVAILABLE to a gRPC caller.
-                let again = rule == way || (grpc && way == "reset");
+                let again = rule == way || (grpc && matches!(way, "reset" | "grpc trailers"));
                 assert_eq!(
                     tries,
                     if again { 2 } else { 1 },
