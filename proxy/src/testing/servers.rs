@@ -106,7 +106,7 @@ impl Act {
                 HeaderValue::from_static(value),
             )
         });
-        let trailers = HeaderMap::from_iter(trailers);
+        let trailers: HeaderMap = trailers.collect();
         let body = Full::new(Bytes::new()).with_trailers(std::future::ready(Some(Ok(trailers))));
         let response = Response::builder().header("content-type", "application/grpc");
         Self::Answer(response.body(body.boxed()).unwrap())

@@ -56,18 +56,15 @@ async fn each(cx: Cx) -> anyhow::Result<()> {
                 (b.fail_next, b.failure.in_trailers) = (1, true);
             }),
             ("other status", |b| {
-                (b.fail_next, b.fail_status, b.failure.grpc_code) = (1, 500, 13)
+                (b.fail_next, b.fail_status, b.failure.grpc_code) = (1, 500, 13);
             }),
         ];
         for rule in ["refused", "reset", "slow", "status", "grpc"] {
             for (number, (way, change)) in ways.into_iter().enumerate() {
                 // Of a 503 to a gRPC call its gRPC status is what counts, and it has none.
                 let grpc = rule == "grpc";
-                let of_other = match grpc {
-                    true => way == "status",
-                    false => way.starts_with("grpc"),
-                };
-                if of_other {
+                let for_others = if grpc { "status" } else { "grpc" };
+                if way.starts_with(for_others) {
                     continue;
                 }
                 let mut behavior = Behavior::default();
