@@ -77,6 +77,8 @@ pub struct ServerOptions {
     /// In phase Announcing, HTTP/2 peers get their GOAWAY and HTTP/1 responses say
     /// `connection: close`.
     pub announce: bool,
+    /// An HTTP/1 client may end its side and still have its answer. Else its end is the exchange's.
+    pub half_close: bool,
 }
 
 impl Default for ServerOptions {
@@ -86,6 +88,7 @@ impl Default for ServerOptions {
             idle_limit: Duration::from_secs(3_600),
             linger: Duration::from_secs(1),
             announce: true,
+            half_close: true,
         }
     }
 }
@@ -115,7 +118,7 @@ pub async fn serve<I, H>(
                 .timer(TokioTimer::new())
                 // Ours instead: hyper's counts the idle time between requests too.
                 .header_read_timeout(None)
-                .half_close(true)
+                .half_close(options.half_close)
                 .max_buf_size(MAX_BUFFER)
                 .max_header_size(MAX_HEAD)
                 .auto_date_header(false)

@@ -276,13 +276,11 @@ impl<'a> Before<'a> {
 
     /// The limiter that goes on as this one, or a new one.
     fn limit(&mut self, scope: Scope<'_>, policy: &RateLimitPolicy) -> Arc<Limit> {
-        match self.position(scope, policy) {
-            Some(at) => self.held.remove(at),
-            None => {
-                let crowded = self.crowded.clone();
-                Arc::new(Limit::new(scope, policy.clone(), crowded, self.now))
-            }
+        if let Some(at) = self.position(scope, policy) {
+            return self.held.remove(at);
         }
+        let crowded = self.crowded.clone();
+        Arc::new(Limit::new(scope, policy.clone(), crowded, self.now))
     }
 
     /// A policy's own limiter goes on too where its rules got their first limit, or lost the last.

@@ -189,9 +189,13 @@ impl Inbound {
                     .await;
             }
             Opened::Http(io, version, peer) => {
+                let options = ServerOptions {
+                    // A sidecar that ends its side has given the exchange up: so must the application.
+                    half_close: peer.id.is_none(),
+                    ..ServerOptions::default()
+                };
                 let requests = request::Requests::new(self, port, peer, closing.clone());
                 let handler = Arc::new(requests);
-                let options = ServerOptions::default();
                 server::serve(io, version, handler, closing, options).await;
             }
             Opened::Nothing => {}

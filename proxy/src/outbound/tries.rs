@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ::bytes::Bytes;
 use ::http::request::Parts;
-use ::http::{HeaderName, HeaderValue, Request, Response};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -46,6 +46,9 @@ pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeou
 /// The oldest idle connection to a peer that is no sidecar which a request takes that must not be
 /// sent twice.
 const FRESH_ENOUGH: Duration = Duration::from_millis(500);
+/// How long the head of a gRPC response is held back for what follows it, where its status may be a
+/// reason to try again. A failure without a message follows its head at once.
+const TRAILERS_WAIT: Duration = Duration::from_millis(10);
 /// Bytes of a request that are kept for a fallback's backend where the route does not retry.
 const FALLBACK_BODY_LIMIT: usize = 64 * 1024;
 /// What is read at most of an answer that is given up for another try, and for how long.
@@ -260,8 +263,17 @@ impl Tries<'_> {
             }
         };
         match before(deadline, sending).await {
-            Ok(Ok(response)) => {
-                let answer = read(&response, endpoint.tls() == Tls::Mutual);
+            Ok(Ok(mut response)) => {
+                let mut answer = read(&response, endpoint.tls() == Tls::Mutual);
+                if self.may_fail_in_trailers(course, &response, &answer) {
+                    let now = Instant::now().into_std();
+                    let wait = Deadline::after(now, Some(TRAILERS_WAIT)).min(deadline);
+                    let ahead = before(wait, response.body_mut().trailers_ahead()).await;
+                    if let Ok(Some(trailers)) = ahead {
+                        answer.grpc_status = grpc_status(trailers);
+                        answer.pushback = answer.pushback.or_else(|| pushback(trailers));
+                    }
+                }
                 Tried::Answered(Box::new(response), answer)
             }
             Ok(Err(mut error)) => {
@@ -281,6 +293,24 @@ impl Tries<'_> {
                 }
             }),
         }
+    }
+
+    /// Whether a gRPC response may say only behind its head that it failed, where that would be a reason
+    /// to try again.
+    fn may_fail_in_trailers(
+        &self,
+        course: &Course,
+        response: &Response<UpstreamBody>,
+        answer: &Answer,
+    ) -> bool {
+        let policy = self.service.target.routes[self.route].retries.as_ref();
+        let may_repeat = |policy: &RetryPolicy| {
+            !policy.grpc_codes.is_empty() && course.attempt <= policy.attempts
+        };
+        policy.is_some_and(may_repeat)
+            && answer.grpc_status.is_none()
+            && headers::is_grpc(response.headers())
+            && course.can_repeat()
     }
 
     /// The request of one try.
@@ -600,8 +630,12 @@ fn read(response: &Response<UpstreamBody>, trusted: bool) -> Answer {
         retry_after: headers
             .get(::http::header::RETRY_AFTER)
             .and_then(|value| parse_retry_after(value.as_bytes())),
-        pushback: headers
-            .get(&GRPC_PUSHBACK)
-            .map(|value| Pushback::parse(value.as_bytes())),
+        pushback: pushback(headers),
     }
+}
+
+/// What a gRPC server says about retrying, in its trailers or, where those are all, in the head.
+fn pushback(headers: &HeaderMap) -> Option<Pushback> {
+    let value = headers.get(&GRPC_PUSHBACK)?;
+    Some(Pushback::parse(value.as_bytes()))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -96,6 +96,20 @@ impl Act {
                 .body(StreamBody::new(Box::pin(body)).boxed())
                 .unwrap(),
         )
+    }
+
+    /// A gRPC answer that is nothing but a head and trailers.
+    pub(crate) fn grpc_trailers(trailers: &[(&'static str, &'static str)]) -> Self {
+        let trailers = trailers.iter().map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        });
+        let trailers: HeaderMap = trailers.collect();
+        let body = Full::new(Bytes::new()).with_trailers(std::future::ready(Some(Ok(trailers))));
+        let response = Response::builder().header("content-type", "application/grpc");
+        Self::Answer(response.body(body.boxed()).unwrap())
     }
 
     /// A gRPC answer with its status in the trailers.

@@ -54,13 +54,26 @@ async fn sleeping(cx: Cx) -> anyhow::Result<()> {
             })
             .await?;
             let began = Instant::now();
-            let answer = if grpc {
-                let call = grpc_call(&format!("/{ECHO}/Unary"), "slow", &[]);
-                Http2::connect(&client, to).await?.request(call).await?
-            } else {
-                send(&client, to, request(Method::GET, "/slow", "slow", "")).await?
+            let call = async {
+                if grpc {
+                    let call = grpc_call(&format!("/{ECHO}/Unary"), "slow", &[]);
+                    Http2::connect(&client, to).await?.request(call).await
+                } else {
+                    send(&client, to, request(Method::GET, "/slow", "slow", "")).await
+                }
             };
-            let took = began.elapsed();
+            let first_cancelled = async {
+                wait_for("a cancelled try", Duration::from_secs(5), async || {
+                    let seen = stats(mesh, ["api-1"]).await?;
+                    Ok((seen.cancelled > 0).then(|| began.elapsed()))
+                })
+                .await
+            };
+            let timed = async { (call.await, began.elapsed()) };
+            let ((answer, took), first) = tokio::join!(timed, first_cancelled);
+            let (answer, first) = (answer?, first?);
+            // By the end of its own time, not by that of the request.
+            assert_between("the first try", first, 400, 950);
             assert_eq!(
                 answer.outcome(),
                 Some("request_timeout"),
@@ -114,16 +127,20 @@ async fn idle_and_stream(cx: Cx) -> anyhow::Result<()> {
         let (answer, took) = get("/idle?chunks=10&every_ms=100", false).await;
         assert_eq!(answer?.text().lines().count(), 10);
         assert!(took >= TICK * 10, "{took:?}");
+        cancelled(mesh, 0).await?;
         let (answer, took) = get("/idle?chunks=2&every_ms=5000", false).await;
         assert!(answer.is_err(), "{answer:?}");
         assert_between("the idle exchange", took, 500, 1_500);
+        cancelled(mesh, 1).await?;
 
         let (answer, took) = get("/stream?chunks=50&every_ms=100", true).await;
         assert!(answer.is_err(), "{answer:?}");
         assert_between("the events", took, 1_000, 1_800);
+        cancelled(mesh, 2).await?;
         let (answer, took) = get("/stream?chunks=50&every_ms=101", false).await;
         assert!(answer.is_err(), "{answer:?}");
         assert_between("no stream", took, 400, 1_000);
+        cancelled(mesh, 3).await?;
         let (messages, took) = grpc_stream(&client, to).await?;
         assert_between("the gRPC stream", took, 1_000, 1_800);
         assert!(
@@ -131,8 +148,8 @@ async fn idle_and_stream(cx: Cx) -> anyhow::Result<()> {
             "{messages} messages in {took:?}"
         );
 
-        let seen = at_rest(mesh).await?;
-        assert_eq!((seen.requests, seen.cancelled), (5, 4));
+        cancelled(mesh, 4).await?;
+        assert_eq!(stats(mesh, ["api-1"]).await?.requests, 5);
         let counted = metrics(mesh, "client").await?;
         for (outcome, times) in [("idle_timeout", 1.0), ("request_timeout", 3.0), ("ok", 1.0)] {
             let labels = [("direction", "outbound"), ("outcome", outcome)];
@@ -285,9 +302,20 @@ async fn grpc_stream(client: &Pod, to: SocketAddr) -> anyhow::Result<(usize, Dur
     Ok((messages, began.elapsed()))
 }
 
+/// So many requests have been cancelled at the application, and none is in flight.
+async fn cancelled(mesh: &Mesh, times: u64) -> anyhow::Result<()> {
+    let seen = at_rest(mesh).await?;
+    anyhow::ensure!(
+        seen.cancelled == times,
+        "{} cancelled, not {times}",
+        seen.cancelled
+    );
+    Ok(())
+}
+
 /// What the application has seen when nothing is in flight any more.
 async fn at_rest(mesh: &Mesh) -> anyhow::Result<Stats> {
-    let patience = Duration::from_secs(5);
+    let patience = Duration::from_secs(3);
     wait_for("the end of what is in flight", patience, async || {
         let seen = stats(mesh, ["api-1"]).await?;
         Ok((seen.in_flight == 0).then_some(seen))

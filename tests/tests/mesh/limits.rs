@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use weft_sandbox::Workload;
-use weft_sandbox::load::{Load, Report};
+use weft_sandbox::load::{Load, Report, Shot};
 
 use crate::Suite;
 use crate::common::{
-    Cx, PORT, assert_accounted, assert_no_failure, http_app, mesh, metrics, policy, request, send,
-    service, stats,
+    Cx, PORT, assert_accounted, assert_no_failure, client_and, http_app, mesh, metrics, policy,
+    request, send, service, stats,
 };
 
 const RATE: f64 = 20.0;
@@ -17,6 +17,7 @@ const BURST: f64 = 40.0;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("limits::each_caller_has_its_rate", each_caller);
+    suite.add("limits::a_rule_has_its_own_count", by_rule);
 }
 
 /// A caller that floods a service gets its burst and its rate, also over an edit of something else in
@@ -86,6 +87,59 @@ async fn each_caller(cx: Cx) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let answer = send(&eager, to, request(Method::POST, "/", "later", "x")).await?;
         assert_eq!(answer.status, 200, "{}", answer.text());
+        Ok(())
+    })
+    .await
+}
+
+/// The first rule that matches decides what counts a request, at the server: each rule has its burst and
+/// nothing more, over an edit of something else too, and what no rule limits passes.
+async fn by_rule(cx: Cx) -> anyhow::Result<()> {
+    // Rates far below the bursts, so that what passes is nearly the burst.
+    let limit = "requestsPerSecond: 1, burst";
+    let rules = format!(
+        "rules: [\
+         {{name: free, matches: [{{path: {{value: /orders/free}}}}], rateLimit: {{requestsPerSecond: 100000}}}}, \
+         {{name: export, matches: [{{path: {{value: /orders/export}}, method: POST}}], \
+          rateLimit: {{{limit}: 20}}}}, \
+         {{name: slow, matches: [{{path: {{value: /other}}}}], timeouts: {{request: 10s}}}}]"
+    );
+    let stanzas = format!("rateLimit: {{{limit}: 50}}, retries: {{attempts: 0}}, {rules}");
+    let builder = client_and("ruled", ["api-1"]).policy(&policy("ruled", "api", &stanzas));
+    cx.on(builder, async |mesh| {
+        let (client, to) = (mesh.pod("client"), mesh.addr("api", PORT));
+        let began = Instant::now();
+        let flood = async |shot: Shot| Load::new(to).requests(150).shot(shot).run(&client).await;
+        let free = flood(Shot::get("/orders/free")).await;
+        let export = flood(Shot::post("/orders/export", 10)).await;
+        let other = flood(Shot::get("/other")).await;
+        // The inherited count is one, and used up.
+        let get_export = flood(Shot::get("/orders/export")).await;
+        assert_no_failure(&free);
+        // The rule's count survives an edit of the rest of the policy.
+        let edited = format!("{stanzas}, mtls: {{mode: Strict}}");
+        mesh.apply_policy("ruled", &policy("ruled", "api", &edited))?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let again = flood(Shot::post("/orders/export", 10)).await;
+        // What has come back meanwhile.
+        let refilled = began.elapsed().as_secs() + 1;
+
+        let seen = stats(mesh, ["api-1"]).await?;
+        let of = |route: &str| seen.routes.get(route).copied().unwrap_or_default();
+        assert_eq!(of("GET /orders/free"), 150);
+        let export_seen = of("POST /orders/export");
+        assert_eq!(export_seen, export.status(200) + again.status(200));
+        assert!((20..=20 + refilled).contains(&export_seen), "{export_seen}");
+        let rest = of("GET /other") + of("GET /orders/export");
+        assert_eq!(rest, other.status(200) + get_export.status(200));
+        assert!((50..=50 + refilled).contains(&rest), "{rest}");
+        cx.measured(format!(
+            "{export_seen} of 20 and {rest} of 50 in {refilled} s"
+        ));
+        for report in [&export, &other, &get_export, &again] {
+            assert_accounted(report);
+            assert_eq!(report.status(200) + report.status(429), report.sent);
+        }
         Ok(())
     })
     .await

@@ -15,6 +15,7 @@ mod backend_limits;
 mod bodies;
 mod breaker;
 mod common;
+mod conditions;
 mod deadlines;
 mod edges;
 mod fallback;
@@ -69,6 +70,7 @@ fn main() -> anyhow::Result<ExitCode> {
     limits::register(&mut suite);
     deadlines::register(&mut suite);
     backend_limits::register(&mut suite);
+    conditions::register(&mut suite);
     rules::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());

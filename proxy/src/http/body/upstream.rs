@@ -1,5 +1,6 @@
 //! The response body as it comes from upstream, with everything that hangs on its end.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,6 +94,8 @@ impl Default for Progress {
 /// pool and its observer is told.
 pub struct UpstreamBody {
     inner: Incoming,
+    /// A frame that was read before its turn.
+    ahead: Option<Result<Frame<Bytes>, hyper::Error>>,
     lease: Lease,
     observer: Option<Box<dyn ExchangeObserver>>,
     progress: Option<Arc<Progress>>,
@@ -113,6 +116,7 @@ impl UpstreamBody {
     ) -> Self {
         let mut body = Self {
             inner,
+            ahead: None,
             lease,
             observer: None,
             progress,
@@ -145,6 +149,16 @@ impl UpstreamBody {
         self.deadline = deadline;
         self.idle = idle;
         self.last_frame = idle.map(|_| Instant::now());
+    }
+
+    /// Waits for the first frame, which still comes in its turn: the trailers, where they are all that
+    /// comes. To be called before the body is read.
+    pub async fn trailers_ahead(&mut self) -> Option<&HeaderMap> {
+        if self.ahead.is_none() && !self.inner.is_end_stream() {
+            self.ahead = poll_fn(|cx| Pin::new(&mut self.inner).poll_frame(cx)).await;
+        }
+        let frame = self.ahead.as_ref()?.as_ref().ok()?;
+        frame.trailers_ref()
     }
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<(BodyError, Outcome)> {
@@ -219,7 +233,11 @@ impl Body for UpstreamBody {
         if this.ended {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let polled = match this.ahead.take() {
+            Some(ahead) => Poll::Ready(Some(ahead)),
+            None => Pin::new(&mut this.inner).poll_frame(cx),
+        };
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.moved(&frame);
                 // hyper does not ask again after the last frame: this is the end.
@@ -247,14 +265,24 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.inner.is_end_stream()
+        self.ended || (self.ahead.is_none() && self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         if self.ended {
             return SizeHint::with_exact(0);
         }
-        self.inner.size_hint()
+        let mut hint = self.inner.size_hint();
+        if let Some(Ok(ahead)) = &self.ahead
+            && let Some(data) = ahead.data_ref()
+        {
+            let (lower, more) = (hint.lower(), data.len() as u64);
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper + more);
+            }
+            hint.set_lower(lower + more);
+        }
+        hint
     }
 }
 

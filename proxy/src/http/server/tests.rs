@@ -183,6 +183,39 @@ async fn a_client_may_half_close_after_its_request() {
     assert!(peer.ends_within(SECOND).await);
 }
 
+#[tokio::test]
+async fn where_no_client_half_closes_its_end_ends_the_exchange() {
+    for head_first in [false, true] {
+        let (alive, dropped) = tokio::sync::oneshot::channel::<()>();
+        let alive = Arc::new(parking_lot::Mutex::new(Some(alive)));
+        let never = answers(move |_: Request<Incoming>| {
+            let alive = alive.lock().take();
+            async move {
+                if !head_first {
+                    let _alive = alive;
+                    std::future::pending::<()>().await;
+                }
+                Response::new(ResponseBody::full("whole"))
+            }
+        });
+        let options = ServerOptions {
+            half_close: false,
+            ..options()
+        };
+        let (mut peer, _closing, _task) = serve_one(Version::Http1, never, options);
+        peer.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        if head_first {
+            // What was answered is not touched.
+            assert!(peer.read_until("whole").await.starts_with("HTTP/1.1 200"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        peer.0.shutdown().await.unwrap();
+        assert!(peer.ends_within(SECOND).await);
+        let gone = tokio::time::timeout(SECOND, dropped).await;
+        assert!(gone.expect("the exchange goes on").is_err());
+    }
+}
+
 /// A client, a server, a pool and a peer: one hop of a sidecar.
 async fn hop() -> (Peer, crate::http::testing::Accepted) {
     let (pool, accepted) = h1(false, PoolOptions::MESH);

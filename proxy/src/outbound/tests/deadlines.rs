@@ -73,17 +73,18 @@ async fn tries_begin_and_the_request_ends_exactly_when_policy_says() {
     let _held = hold_clock();
     for grpc in [false, true] {
         let (server, sidecar, begun) = sleeping(patient(Duration::ZERO)).await;
-        let client = match grpc {
-            true => sidecar.http2().await,
-            false => sidecar.http1().await,
+        let client = if grpc {
+            sidecar.http2().await
+        } else {
+            sidecar.http1().await
         };
         let start = Instant::now();
         let called = call(client, grpc);
         for tries in 1..=3 {
             until("a try", || server.requests() == tries).await;
             // Nothing happens until the very millisecond.
-            let left = PER_TRY.min(REQUEST - start.elapsed());
-            advance(left - MILLISECOND).await;
+            let end = (start + REQUEST).min(Instant::now() + PER_TRY);
+            advance(end - MILLISECOND - Instant::now()).await;
             settle().await;
             assert_eq!(server.requests(), tries);
             assert!(!called.is_finished());

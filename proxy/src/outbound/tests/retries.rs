@@ -235,3 +235,47 @@ async fn a_failed_probe_is_answered_by_a_free_try() {
     let broken = [("status", "500")];
     assert_eq!(sidecar.requests(&broken), 1, "the first failure only");
 }
+
+#[tokio::test]
+async fn a_grpc_status_in_trailers_is_a_reason_to_try_again() {
+    for (first, tries, status) in [
+        (&[("grpc-status", "14")][..], 2, "0"),
+        (&[("grpc-status", "13")], 1, "13"),
+        (
+            &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")],
+            1,
+            "14",
+        ),
+        (&[("grpc-status", "0")], 1, "0"),
+    ] {
+        let server = Server::plain(move |count, _| match count {
+            1 => Act::grpc_trailers(first),
+            _ => Act::grpc(0),
+        })
+        .await;
+        let mut policy = target("api", &["api"]);
+        policy.routes[0].retries = Some(retries());
+        let sidecar = Sidecar::knowing(policy, at(&[&server]));
+        let mut client = sidecar.http2().await;
+        let answer = client.grpc("/shop.Cart/Get").await;
+        assert_eq!(server.requests(), tries, "{first:?}");
+        assert_eq!(answer.trailers["grpc-status"], status, "{first:?}");
+        assert_eq!(answer.body.len(), if tries == 2 { 5 } else { 0 });
+        client.leave().await;
+        assert_eq!(sidecar.retries("sent"), tries as u64 - 1);
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_stream_whose_first_message_is_late_is_passed_on() {
+    let late = Duration::from_millis(200);
+    let headers = [("content-type", "application/grpc")];
+    let server = Server::plain(move |_, _| Act::slow(&headers, late)).await;
+    let mut policy = target("api", &["api"]);
+    policy.routes[0].retries = Some(retries());
+    // Its head is in time, and nothing else is asked of it.
+    policy.routes[0].timeouts.per_try = Some(late / 2);
+    let sidecar = Sidecar::knowing(policy, at(&[&server]));
+    let answer = sidecar.http2().await.grpc("/shop.Cart/Watch").await;
+    assert_eq!((&*answer.body, server.requests()), (&b"late"[..], 1));
+}

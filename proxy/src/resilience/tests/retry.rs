@@ -175,6 +175,31 @@ fn the_rest_needs_to_be_idempotent_and_listed() {
     };
     assert!(retries(&on_reset, &request(&Method::GET), reset));
     assert!(!retries(&on_reset, &request(&Method::POST), reset));
+    // An application's connection that broke behind its sidecar is one that broke.
+    let behind = |grpc_status| {
+        TryResult::Answered(Answer {
+            inbound: Some(Outcome::Reset),
+            grpc_status,
+            ..answered(502)
+        })
+    };
+    let only_reset = RetryPolicy {
+        status_codes: Vec::new(),
+        grpc_codes: Vec::new(),
+        ..on_reset.clone()
+    };
+    assert!(retries(&only_reset, &request(&Method::GET), behind(None)));
+    assert!(!retries(&only_reset, &request(&Method::POST), behind(None)));
+    assert!(!retries(
+        &only_reset,
+        &request(&Method::POST),
+        behind(Some(14))
+    ));
+    assert!(!retries(
+        &mesh_default(),
+        &request(&Method::GET),
+        behind(None)
+    ));
     let lost = Request {
         replayable: false,
         ..request(&Method::GET)
