@@ -72,6 +72,8 @@ pub mod headers {
     pub const DEADLINE_MS: &str = "x-weft-deadline-ms";
     /// Number of the try, from 1.
     pub const ATTEMPT: &str = "x-weft-attempt";
+    /// `true` on a copy of a request, whose answer nobody waits for.
+    pub const MIRROR: &str = "x-weft-mirror";
     /// `true` on a response that a fallback made.
     pub const FALLBACK: &str = "x-weft-fallback";
     /// Request id, made where missing.

@@ -1,6 +1,7 @@
 //! One request and its response, as they are accounted for: in the metrics and in the log.
 //!
-//! Every exchange is counted exactly once, whatever becomes of it. Whoever answers it calls
+//! Every exchange is counted exactly once, whatever becomes of it, but for copies of requests, which are
+//! counted elsewhere. Whoever answers it calls
 //! [`Exchange::finish`], or hands the exchange to the response's body with [`Exchange::follow`]; one
 //! that is dropped before (the client went away, and with it the whole future) is `client_gone`.
 
@@ -44,6 +45,13 @@ impl Exchange {
             started: Instant::now(),
             counted: false,
         }
+    }
+
+    /// An exchange that is nobody's business: a copy of another, which was counted where it belongs.
+    pub fn uncounted(account: Account, method: Method) -> Self {
+        let mut exchange = Self::begin(account, method);
+        exchange.counted = true;
+        exchange
     }
 
     /// When the request head came.
@@ -100,7 +108,9 @@ impl Exchange {
     }
 
     fn count(&mut self, status: u16, grpc_status: Option<u8>, outcome: Outcome) {
-        self.counted = true;
+        if std::mem::replace(&mut self.counted, true) {
+            return;
+        }
         let elapsed = self.started.elapsed();
         let account = &self.account;
         account.scopes.with(&account.peer, account.tls, |scope| {
@@ -111,9 +121,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if !self.counted {
-            self.count(CLIENT_GONE_STATUS, None, Outcome::ClientGone);
-        }
+        self.count(CLIENT_GONE_STATUS, None, Outcome::ClientGone);
     }
 }
 

@@ -9,6 +9,7 @@ mod endpoints;
 mod fallback;
 mod fault;
 mod inbound;
+mod mirror;
 mod outbound;
 mod protocol;
 mod rate_limit;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use weft_proto::discovery::fallback::Answer;
 use weft_proto::discovery::{
-    AuthorityAlias, Backend, Endpoint, EndpointTarget, Fallback, Outbound, Protocol, Route,
-    ServiceRef, ServiceTarget, Split, WeightedBackend, outbound,
+    AuthorityAlias, Backend, Endpoint, EndpointTarget, Fallback, Outbound, Protocol, Retries,
+    Route, ServiceRef, ServiceTarget, Split, Timeouts, WeightedBackend, outbound,
 };
 
 use super::authority::{self, Authority};
-use super::{Client, endpoints, fallback, fault, protocol, wire};
+use super::{Client, endpoints, fallback, fault, mirror, protocol, wire};
 use crate::index::{Destination, Model, Name, Service, ServicePort, Stanzas, Workload};
 use crate::policy;
 
@@ -233,60 +233,69 @@ impl<'a> TargetBuilder<'a> {
             matches: rule.map_or_else(Vec::new, |rule| {
                 rule.matches.iter().map(wire::route_match).collect()
             }),
+            split: Some(self.split(split, &timeouts, retries.as_ref())),
             timeouts: Some(timeouts),
             retries,
-            split: Some(self.split(split)),
             fault,
             fallback: fallback.map(|fallback| self.fallback(fallback)),
         }
     }
 
-    fn split(&mut self, split: Option<&policy::Split>) -> Split {
+    /// The service itself takes what a policy names no backends for.
+    fn split(
+        &mut self,
+        split: Option<&policy::Split>,
+        timeouts: &Timeouts,
+        retries: Option<&Retries>,
+    ) -> Split {
+        let sides = split.map_or(&[][..], |split| &split.backends);
+        let mut backends: Vec<_> = sides
+            .iter()
+            .map(|side| WeightedBackend {
+                backend: self.backend(self.neighbour(&side.name, side.port)),
+                weight: side.weight,
+                forced: side.matches.iter().map(wire::split_match).collect(),
+            })
+            .collect();
+        if backends.is_empty() {
+            backends.push(WeightedBackend {
+                backend: self.backend(self.addressed.clone()),
+                weight: 1,
+                forced: Vec::new(),
+            });
+        }
         let Some(split) = split else {
-            let addressed = self.addressed.clone();
             return Split {
-                backends: vec![WeightedBackend {
-                    backend: self.backend(addressed),
-                    weight: 1,
-                    matches: Vec::new(),
-                }],
+                backends,
                 ..Split::default()
             };
         };
         Split {
-            backends: split
-                .backends
-                .iter()
-                .map(|side| {
-                    let service = ServiceRef {
-                        namespace: self.addressed.namespace.clone(),
-                        name: side.name.clone(),
-                        port: side.port.map_or(self.addressed.port, u32::from),
-                    };
-                    WeightedBackend {
-                        backend: self.backend(service),
-                        weight: side.weight,
-                        matches: side
-                            .matches
-                            .iter()
-                            .flat_map(|entry| entry.headers.iter())
-                            .map(wire::header_match)
-                            .collect(),
-                    }
-                })
-                .collect(),
+            backends,
             sticky: split.sticky.as_ref().map(wire::sticky),
             when_empty: wire::when_empty(split.when_empty).into(),
+            mirror: split.mirror.as_ref().map(|mirror| {
+                let backend = self.backend(self.neighbour(&mirror.name, mirror.port));
+                mirror::mirror(mirror, backend, timeouts, retries)
+            }),
+        }
+    }
+
+    /// A service of the addressed one's namespace, on the addressed port's number unless said.
+    fn neighbour(&self, name: &str, port: Option<u16>) -> ServiceRef {
+        ServiceRef {
+            namespace: self.addressed.namespace.clone(),
+            name: name.to_owned(),
+            port: port.map_or(self.addressed.port, u32::from),
         }
     }
 
     fn fallback(&mut self, fallback: &policy::Fallback) -> Fallback {
         let answer = match (&fallback.response, &fallback.backend) {
-            (_, Some(backend)) => Some(Answer::Backend(self.backend(ServiceRef {
-                namespace: self.addressed.namespace.clone(),
-                name: backend.name.clone(),
-                port: backend.port.map_or(self.addressed.port, u32::from),
-            }))),
+            (_, Some(backend)) => {
+                let backend = self.neighbour(&backend.name, backend.port);
+                Some(Answer::Backend(self.backend(backend)))
+            }
             (response, None) => response
                 .as_ref()
                 .map(|response| Answer::Response(fallback::response(response))),

@@ -10,9 +10,9 @@ use weft_proto::discovery::sticky::Kind as StickyKind;
 use crate::index::Name;
 use crate::policy::{
     self, Authorization, AuthorizationMode, BalancerPolicy, BreakerScope, CircuitBreaker,
-    GrpcMatch, HeaderMatch, HeaderMatchType, LoadBalancer, Method, MtlsMode, PathMatchType,
-    PolicyDuration, Principal, Retries, RetryAfter, RetryCondition, RuleMatch, Sticky, StickyType,
-    Timeouts, WhenEmpty,
+    CookieMatch, GrpcMatch, HeaderMatch, HeaderMatchType, LoadBalancer, Method, MtlsMode,
+    PathMatchType, PolicyDuration, Principal, Retries, RetryAfter, RetryCondition, RuleMatch,
+    SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
 };
 
 /// TCP and TLS together, where no policy says it.
@@ -214,6 +214,17 @@ fn grpc_path(grpc: &GrpcMatch) -> wire::PathMatch {
         None => PathKind::Prefix(format!("/{}", grpc.service)),
     };
     wire::PathMatch { kind: Some(kind) }
+}
+
+pub(super) fn split_match(entry: &SplitMatch) -> wire::SplitMatch {
+    let cookie = |cookie: &CookieMatch| wire::CookieMatch {
+        name: cookie.name.clone(),
+        value: cookie.value.clone(),
+    };
+    wire::SplitMatch {
+        headers: entry.headers.iter().map(header_match).collect(),
+        cookies: entry.cookies.iter().map(cookie).collect(),
+    }
 }
 
 pub(super) fn header_match(header: &HeaderMatch) -> wire::HeaderMatch {

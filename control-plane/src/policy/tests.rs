@@ -96,8 +96,6 @@ fn samples_of_the_schema() {
             None if text.contains("name: full") => &[
                 "spec.loadBalancer.slowStart: not enforced",
                 "locality: PreferSameZone: not enforced",
-                "spec.split.mirror: not enforced",
-                "matches[1].cookies: not enforced",
             ],
             None => {
                 outcome.unwrap();

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::replay::ReplayBody;
+use super::replay::{ReplayBody, WholeBody};
 
 pub use upstream::{Ending, ExchangeEnd, ExchangeObserver, Progress, UpstreamBody};
 
@@ -92,6 +92,8 @@ pub enum RequestBody {
     Replay(ReplayBody),
     /// In one piece.
     Full(Option<Bytes>),
+    /// A copy of another request's.
+    Whole(WholeBody),
     /// None.
     Empty,
 }
@@ -128,6 +130,7 @@ impl Body for RequestBody {
             Self::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
             Self::Replay(body) => Pin::new(body).poll_frame(cx),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Whole(body) => Pin::new(body).poll_frame(cx),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -137,6 +140,7 @@ impl Body for RequestBody {
             Self::Incoming(body) => body.is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
             Self::Full(bytes) => bytes.is_none(),
+            Self::Whole(body) => body.is_end_stream(),
             Self::Empty => true,
         }
     }
@@ -146,6 +150,7 @@ impl Body for RequestBody {
             Self::Incoming(body) => body.size_hint(),
             Self::Replay(body) => body.size_hint(),
             Self::Full(bytes) => full_size(bytes.as_ref()),
+            Self::Whole(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

@@ -242,18 +242,6 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
-/// The value of the first cookie `name`.
-pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    // By bytes: what other cookies hold, which need not be text, hides none.
-    let values = headers.get_all(header::COOKIE).iter();
-    let pairs = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    let value = pairs
-        .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes()))
-        .find_map(|rest| rest.strip_prefix(b"="))?;
-    let value = std::str::from_utf8(value).ok()?;
-    Some(value.trim_matches('"'))
-}
-
 /// Whether an exchange streams, as far as its request tells: an upgrade, CONNECT, gRPC, a client
 /// that accepts events, or a watch (`?watch=true`). For such, the request timeout ends with the
 /// response head.

@@ -4,11 +4,15 @@
 //! dropped and the try goes on: it is only that no other can follow. A further try sends what was
 //! kept and then reads on from the same source, so it may begin while the client still sends.
 //!
+//! A copy of the whole body can be waited for ([`ReplayHandle::copied`]), by somebody who is no try and
+//! in nobody's way.
+//!
 //! One try reads at a time: [`ReplayHandle::another`] takes the source away from the try before,
 //! whose body then fails. Empty bodies are never teed, and neither are those announced as longer
 //! than the bound. Kept are at most `limit` bytes and the trailers: small frames are copied
 //! together, so that no frame pins a read buffer many times its size.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +22,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::body::{BodyError, RequestBody};
 
@@ -58,6 +63,24 @@ pub fn replayable(incoming: Incoming, limit: usize) -> (RequestBody, ReplayHandl
 #[derive(Debug)]
 pub struct ReplayHandle(Kept);
 
+/// What became of a wish for a copy of a body.
+#[derive(Debug)]
+pub enum Copied {
+    /// It is whole: to be sent as this.
+    Whole(WholeBody),
+    /// It is longer than the bound.
+    TooBig,
+    /// Nobody read it to its end, or it never came to one.
+    Broken,
+}
+
+/// A body that is all here.
+#[derive(Debug, Default)]
+pub struct WholeBody {
+    pieces: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
 #[derive(Debug)]
 enum Kept {
     Whole(Option<Bytes>),
@@ -91,6 +114,58 @@ impl ReplayHandle {
             Kept::Tee(tee) => ReplayBody::another(tee).map(RequestBody::Replay),
         }
     }
+
+    /// A copy of the body, as soon as it is known to be whole. To be asked for before the first try
+    /// reads, and once.
+    pub fn copied(&self) -> impl Future<Output = Copied> + Send + use<> {
+        let (sender, receiver) = oneshot::channel();
+        match &self.0 {
+            Kept::Whole(bytes) => {
+                let pieces = bytes.iter().cloned().collect();
+                let whole = WholeBody {
+                    pieces,
+                    trailers: None,
+                };
+                // Who asks is there to hear it.
+                let _ = sender.send(Copied::Whole(whole));
+            }
+            Kept::TooBig => {
+                let _ = sender.send(Copied::TooBig);
+            }
+            Kept::Tee(tee) => tee.lock().copy_to = Some(sender),
+        }
+        async move { receiver.await.unwrap_or(Copied::Broken) }
+    }
+}
+
+impl Body for WholeBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let piece = this.pieces.pop_front().map(Frame::data);
+        let frame = piece.or_else(|| this.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let size = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+        // An exact size would make HTTP/1 announce a length, and after that no trailers can follow.
+        if self.trailers.is_some() {
+            let mut hint = SizeHint::new();
+            hint.set_lower(size);
+            return hint;
+        }
+        SizeHint::with_exact(size)
+    }
 }
 
 /// One try's body.
@@ -119,6 +194,8 @@ struct Tee<B> {
     too_big: bool,
     ended: bool,
     broken: bool,
+    /// Somebody waits for a copy.
+    copy_to: Option<oneshot::Sender<Copied>>,
 }
 
 impl<B> ReplayBody<B>
@@ -138,6 +215,7 @@ where
             too_big: false,
             ended: false,
             broken: false,
+            copy_to: None,
         }));
         let body = Self {
             tee: Arc::clone(&tee),
@@ -268,6 +346,9 @@ where
                     self.trailers = Some(trailers.clone());
                     self.ended = true;
                 }
+                if self.copy_to.is_some() {
+                    self.copy();
+                }
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
@@ -277,6 +358,9 @@ where
             }
             None => {
                 self.ended = true;
+                if self.copy_to.is_some() {
+                    self.copy();
+                }
                 None
             }
         })
@@ -301,6 +385,26 @@ where
         }
         self.seal();
         self.pieces.push(data.clone());
+    }
+
+    /// Gives the copy to who waits for it, where there is one to give.
+    fn copy(&mut self) {
+        let copied = match self.state() {
+            ReplayState::InProgress { .. } => return,
+            ReplayState::Replayable => {
+                self.seal();
+                Copied::Whole(WholeBody {
+                    pieces: self.pieces.iter().cloned().collect(),
+                    trailers: self.trailers.clone(),
+                })
+            }
+            ReplayState::TooBig => Copied::TooBig,
+            ReplayState::Broken => Copied::Broken,
+        };
+        if let Some(waits) = self.copy_to.take() {
+            // Whoever waited may have gone.
+            let _ = waits.send(copied);
+        }
     }
 
     fn seal(&mut self) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::http::request::Parts;
 use ::http::uri::Scheme;
-use ::http::{HeaderMap, HeaderName, Request, Response};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
@@ -26,6 +26,8 @@ use crate::resilience::deadline::{Deadline, parse_deadline_ms};
 use crate::telemetry::PeerScopes;
 
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
+const MIRROR: HeaderName = HeaderName::from_static(names::MIRROR);
+const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// The requests of one connection that was made to the application.
 pub(crate) struct Requests {
@@ -65,8 +67,15 @@ impl Requests {
     /// One request: whatever happens, an answer.
     async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         let is_grpc = headers::is_grpc(request.headers());
-        let exchange = Exchange::begin(self.account.clone(), request.method().clone());
-        match self.stack(&exchange, request).await {
+        let (account, method) = (self.account.clone(), request.method().clone());
+        let mirrored = self.is_mirrored(&request);
+        let exchange = if mirrored {
+            self.inbound.telemetry.mirrored_received();
+            Exchange::uncounted(account, method)
+        } else {
+            Exchange::begin(account, method)
+        };
+        match self.stack(&exchange, mirrored, request).await {
             Ok(answered) => self.finish(exchange, answered),
             Err(failure) => {
                 exchange.fail(&failure, is_grpc);
@@ -79,6 +88,7 @@ impl Requests {
     async fn stack(
         &self,
         exchange: &Exchange,
+        mirrored: bool,
         request: Request<Incoming>,
     ) -> Result<Answered, Failure> {
         let version = Version::of(request.version());
@@ -89,10 +99,11 @@ impl Requests {
             Failure::never(Outcome::ConfigUnavailable, "no policy for this port yet")
         })?;
 
-        // mTLS, authorization and rate limits; declared probes pass by all of them.
+        // mTLS, authorization and rate limits; declared probes pass by all of them, copies of other
+        // requests by the rates.
         if !self.is_exempt(&policy, &head) {
             self.admit(&policy, &head)?;
-            if policy.has_rate_limits() {
+            if policy.has_rate_limits() && !mirrored {
                 self.limit(&policy, &head, exchange.started())?;
             }
         }
@@ -113,6 +124,9 @@ impl Requests {
         let streams = headers::request_streams(&request);
         headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
         headers::strip_ours(request.headers_mut());
+        if mirrored {
+            request.headers_mut().insert(MIRROR, TRUE);
+        }
         headers::ensure_request_id(request.headers_mut());
         match version {
             Version::Http1 => {
@@ -172,6 +186,11 @@ impl Requests {
         }
         body.observe(exchange.follow(status.as_u16(), &parts.headers, Outcome::Ok));
         Response::from_parts(parts, body.into())
+    }
+
+    /// Whether this is a copy of another request. Believed only of a verified peer.
+    fn is_mirrored(&self, request: &Request<Incoming>) -> bool {
+        self.peer.id.is_some() && request.headers().get(&MIRROR).is_some_and(|it| it == TRUE)
     }
 
     /// Whether a request passes without identity: plaintext, and exactly a declared probe.

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
+use super::mirror::Slots;
 use super::{DISCOVERY_WAIT, Shared};
 use crate::discovery::Watched;
 use crate::outcome::{Failure, Outcome};
@@ -59,6 +60,8 @@ pub(crate) struct Backend {
     pub(crate) budget: Budget,
     /// Breakers and balancing.
     pub(crate) group: Arc<Group>,
+    /// Copies of requests that are on their way here.
+    pub(crate) copies: Slots,
     policy: ArcSwap<BackendPolicy>,
     /// The connect timeout in microseconds, as endpoints read it.
     connect_limit: Arc<AtomicU64>,
@@ -158,6 +161,7 @@ impl Backend {
             budget: Budget::new(now),
             group: Group::new(now, policy.circuit_breaker.clone(), policy.balancer),
             connect_limit: Arc::new(AtomicU64::new(micros(policy.connect_timeout))),
+            copies: Slots::default(),
             policy: ArcSwap::from_pointee(policy.clone()),
             watched,
             endpoints: ArcSwapOption::empty(),

@@ -20,7 +20,7 @@ use crate::inbound::UNKNOWN;
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{EndpointTarget, OutboundTarget, ServiceRef, ServiceTarget};
 use crate::resilience::split;
-use crate::telemetry::{PeerScopes, RetryCounters, Tls};
+use crate::telemetry::{MirrorCounters, PeerScopes, RetryCounters, Tls};
 
 /// Destinations that are remembered; beyond, those that nobody uses are forgotten.
 const MAX_DESTINATIONS: usize = 10_000;
@@ -76,6 +76,7 @@ struct RouteScopes {
     unsplit: Arc<PeerScopes>,
     /// As in the target's backends.
     backends: Vec<(Arc<PeerScopes>, RetryCounters)>,
+    mirror: Option<MirrorCounters>,
 }
 
 impl Destinations {
@@ -192,6 +193,10 @@ impl Destinations {
                     (scopes(&route.name, &backend.label), retries)
                 })
                 .collect(),
+            mirror: route
+                .split
+                .mirror
+                .map(|mirror| telemetry.mirror_counters(&label, &backends[mirror.backend].label)),
         });
         Service {
             routes: routes.collect(),
@@ -255,6 +260,11 @@ impl Service {
     /// The counters of a route's retries to a backend.
     pub(crate) fn retry_counters(&self, route: usize, backend: usize) -> &RetryCounters {
         &self.routes[route].backends[backend].1
+    }
+
+    /// The counters of the copies of a route's requests.
+    pub(crate) fn mirror_counters(&self, route: usize) -> Option<&MirrorCounters> {
+        self.routes[route].mirror.as_ref()
     }
 
     /// The backend of a connection that is bytes to us: by weight, of the last route, which matches

@@ -16,6 +16,7 @@ pub(crate) mod destination;
 pub(crate) mod endpoint;
 pub(crate) mod fallback;
 mod limits;
+mod mirror;
 pub(crate) mod request;
 pub(crate) mod tries;
 mod view;

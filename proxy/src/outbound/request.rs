@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::destination::{Destination, Service, Target};
 use super::fallback::{Answered, Fallback, Passage, Unanswered};
+use super::mirror::Mirrored;
 use super::tries::{Course, GRPC_TIMEOUT, Reply, out_of_time};
 use super::{DISCOVERY_WAIT, Outbound, Shared};
 use crate::exchange::{Account, Exchange, grpc_status};
@@ -27,7 +28,7 @@ use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{Sticky, Timeouts};
 use crate::resilience::deadline::{Deadline, parse_grpc_timeout};
 use crate::resilience::fault::Fault;
-use crate::resilience::{route, split};
+use crate::resilience::{cookie, route, split};
 use crate::telemetry::{PeerScopes, Tls};
 
 /// The requests of one connection that the application made.
@@ -143,8 +144,16 @@ impl Requests {
             own_deadline,
             progress: timeouts.idle.map(|_| Arc::new(Progress::new())),
         };
-        let mut course = Course::new(&target.routes[route], &head, body);
-        let answered = self.pass(&passage, exchange, &head, &mut course).await;
+        // What streams has no copy.
+        let mirrored = if streams {
+            None
+        } else {
+            Mirrored::draw(service, route)
+        };
+        let copied = mirrored.as_ref().map(Mirrored::body_limit);
+        let mut course = Course::new(&target.routes[route], &head, body, copied);
+        let passing = self.pass(&passage, exchange, &head, &mut course, mirrored);
+        let answered = passing.await;
         let answered = match &target.routes[route].fallback {
             None => answered?,
             Some(policy) => {
@@ -171,6 +180,7 @@ impl Requests {
         exchange: &mut Exchange,
         head: &Parts,
         course: &mut Course,
+        mirrored: Option<Mirrored>,
     ) -> Result<Answered, Failure> {
         let Passage {
             service,
@@ -199,6 +209,11 @@ impl Requests {
             let known = before(deadline, service.backends[choice.backend].endpoints()).await;
             known.map_err(|_| out_of_time())??;
             choice = self.split(service, route, head)?;
+        }
+
+        // Mirror: the copy goes its own way.
+        if let Some(mirrored) = mirrored {
+            mirrored.follow(head.clone(), passage.version, course.copied());
         }
 
         // Tries: retry, breaker, balance, per-try timeout, pool, connect.
@@ -313,12 +328,7 @@ impl Requests {
         if let [_] = &split.backends[..] {
             return Ok(chosen(0, None));
         }
-        let forced = split.backends.iter().position(|side| {
-            side.matches
-                .iter()
-                .any(|rule| route::matches_header(rule, &head.headers))
-        });
-        if let Some(side) = forced {
+        if let Some(side) = split::forced(&split.backends, &head.headers) {
             return Ok(chosen(side, None));
         }
 
@@ -357,7 +367,7 @@ impl Requests {
                 None => (fastrand::u64(..), None),
             },
             Some(Sticky::Cookie { name, ttl }) => {
-                if let Some(key) = headers::cookie(&head.headers, name) {
+                if let Some(key) = cookie::find(&head.headers, name) {
                     return (hasher().hash(key.as_bytes()), None);
                 }
                 let key = format!("{:032x}", fastrand::u128(..));

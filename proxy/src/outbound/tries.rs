@@ -25,7 +25,7 @@ use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Ending, ExchangeEnd, Progress, RequestBody, UpstreamBody};
 use crate::http::client::{Queued, SendOptions, TryError};
 use crate::http::deadline::before;
-use crate::http::replay::{ReplayHandle, ReplayState, replayable};
+use crate::http::replay::{Copied, ReplayHandle, ReplayState, replayable};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::{RetryPolicy, Route};
@@ -443,9 +443,9 @@ impl Tries<'_> {
 }
 
 impl Course {
-    /// The body is kept where the route retries, or another backend may have to answer. A request
-    /// without a body can always be sent again.
-    pub(crate) fn new(route: &Route, head: &Parts, body: Incoming) -> Self {
+    /// The body is kept where the route retries, or another backend may have to answer, or a copy of so
+    /// many bytes is to be made. A request without a body can always be sent again.
+    pub(crate) fn new(route: &Route, head: &Parts, body: Incoming, copied: Option<usize>) -> Self {
         let policy = route.retries.as_ref();
         let idempotency_key = head.headers.contains_key(&IDEMPOTENCY_KEY);
         let retried = policy.filter(|policy| policy.attempts > 0);
@@ -455,6 +455,7 @@ impl Course {
                 .filter(|fallback| fallback.asks_a_backend())
                 .map(|_| FALLBACK_BODY_LIMIT)
         });
+        let kept = kept.or(copied);
         let (body, replay) = match kept {
             Some(limit) => {
                 let (body, handle) = replayable(body, limit);
@@ -475,6 +476,17 @@ impl Course {
             idempotent: retry::is_idempotent(policy, &head.method, idempotency_key),
             idempotency_key,
             exhausted: false,
+        }
+    }
+
+    /// A copy of the body, as soon as it is whole. To be asked for before the first try.
+    pub(crate) fn copied(&self) -> impl Future<Output = Copied> + Send + use<> {
+        let copied = self.replay.as_ref().map(ReplayHandle::copied);
+        async move {
+            match copied {
+                Some(copied) => copied.await,
+                None => Copied::TooBig,
+            }
         }
     }
 

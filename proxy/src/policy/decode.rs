@@ -21,10 +21,11 @@ use weft_proto::spiffe::SpiffeId;
 
 use super::{
     AllowEntry, AllowList, BackendPolicy, BalancerPolicy, BreakerPolicy, BreakerScope,
-    BudgetPolicy, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FallbackPolicy,
-    FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch,
-    Principal, Probe, Protocol, QueryMatch, RetryPolicy, Route, RouteMatch, ServiceRef,
-    ServiceTarget, Split, Sticky, Timeouts, ValueMatch, WeightedBackend,
+    BudgetPolicy, CookieMatch, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener,
+    FallbackPolicy, FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MirrorPolicy,
+    MtlsMode, OutboundTarget, PathMatch, Principal, Probe, Protocol, QueryMatch, RetryPolicy,
+    Route, RouteMatch, ServiceRef, ServiceTarget, Split, SplitMatch, Sticky, Timeouts, ValueMatch,
+    WeightedBackend,
 };
 
 /// Why a message is refused.
@@ -348,7 +349,7 @@ fn split(message: &wire::Split, backends: usize) -> Decoded<Split> {
             Ok(WeightedBackend {
                 backend,
                 weight: side.weight,
-                matches: each("matches", &side.matches, header_match)?,
+                forced: each("forced", &side.forced, split_match)?,
             })
         })?,
         sticky: optional("sticky", message.sticky.as_ref(), sticky)?,
@@ -356,6 +357,43 @@ fn split(message: &wire::Split, backends: usize) -> Decoded<Split> {
             wire::WhenEmpty::Fail => false,
             wire::WhenEmpty::NextBackend => true,
         },
+        mirror: optional("mirror", message.mirror.as_ref(), |it| mirror(it, backends))?,
+    })
+}
+
+fn split_match(message: &wire::SplitMatch) -> Decoded<SplitMatch> {
+    if message.headers.is_empty() && message.cookies.is_empty() {
+        return Err(missing("headers or cookies"));
+    }
+    Ok(SplitMatch {
+        headers: each("headers", &message.headers, header_match)?,
+        cookies: each("cookies", &message.cookies, |cookie| {
+            Ok(CookieMatch {
+                name: cookie_name(&cookie.name).map_err(at("name"))?,
+                value: cookie.value.as_deref().map(Into::into),
+            })
+        })?,
+    })
+}
+
+fn mirror(message: &wire::Mirror, backends: usize) -> Decoded<MirrorPolicy> {
+    const MAX_PERCENT: u32 = 100;
+    let backend = message.backend as usize;
+    if backend >= backends {
+        return Err(refuse("backend", "no such backend"));
+    }
+    if message.percent > MAX_PERCENT {
+        return Err(refuse("percent", "over 100"));
+    }
+    if message.max_in_flight == 0 {
+        return Err(refuse("max_in_flight", "0, where at least 1 is needed"));
+    }
+    Ok(MirrorPolicy {
+        backend,
+        percent: message.percent,
+        body_limit_bytes: message.body_limit_bytes as usize,
+        max_in_flight: message.max_in_flight as usize,
+        timeout: required("timeout", message.timeout.as_ref(), positive)?,
     })
 }
 
@@ -365,17 +403,19 @@ fn sticky(message: &wire::Sticky) -> Decoded<Sticky> {
         Kind::ClientIdentity(true) => Ok(Sticky::ClientIdentity),
         Kind::ClientIdentity(false) => Err(refuse("client_identity", "false")),
         Kind::Header(name) => Ok(Sticky::Header(header_name(name).map_err(at("header"))?)),
-        Kind::Cookie(cookie) => {
-            // A cookie's name is a token, as a header's is (RFC 6265, section 4.1.1).
-            if HeaderName::from_bytes(cookie.name.as_bytes()).is_err() {
-                return Err(refuse("cookie.name", "not a cookie name"));
-            }
-            Ok(Sticky::Cookie {
-                name: cookie.name.as_str().into(),
-                ttl: optional("cookie.ttl", cookie.ttl.as_ref(), positive)?,
-            })
-        }
+        Kind::Cookie(cookie) => Ok(Sticky::Cookie {
+            name: cookie_name(&cookie.name).map_err(at("cookie.name"))?,
+            ttl: optional("cookie.ttl", cookie.ttl.as_ref(), positive)?,
+        }),
     }
+}
+
+/// A cookie's name is a token, as a header's is (RFC 6265, section 4.1.1).
+fn cookie_name(text: &str) -> Decoded<Box<str>> {
+    if HeaderName::from_bytes(text.as_bytes()).is_err() {
+        return Err(refuse("", "not a cookie name"));
+    }
+    Ok(text.into())
 }
 
 fn backend(message: &wire::Backend) -> Decoded<BackendPolicy> {

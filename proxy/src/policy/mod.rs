@@ -263,6 +263,8 @@ pub struct Split {
     pub sticky: Option<Sticky>,
     /// Whether a side without endpoints is skipped for the next in the list.
     pub next_when_empty: bool,
+    /// Who gets copies.
+    pub mirror: Option<MirrorPolicy>,
 }
 
 /// One side of a split.
@@ -272,8 +274,41 @@ pub struct WeightedBackend {
     pub backend: usize,
     /// Share of the sum of weights.
     pub weight: u32,
-    /// Requests that are forced to this side, by any of these.
-    pub matches: Vec<HeaderMatch>,
+    /// Requests that are forced to this side, by any of these, whatever its weight.
+    pub forced: Vec<SplitMatch>,
+}
+
+/// A conjunction of at least one part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SplitMatch {
+    /// All of these.
+    pub headers: Vec<HeaderMatch>,
+    /// All of these.
+    pub cookies: Vec<CookieMatch>,
+}
+
+/// The first cookie of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieMatch {
+    /// The cookie's name.
+    pub name: Box<str>,
+    /// Its whole value, without quotes; `None` for any.
+    pub value: Option<Box<str>>,
+}
+
+/// A backend that gets copies of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MirrorPolicy {
+    /// Index into the target's backends.
+    pub backend: usize,
+    /// Share of the requests, 0 to 100.
+    pub percent: u32,
+    /// Requests with longer bodies are not copied.
+    pub body_limit_bytes: usize,
+    /// Copies on their way at once, at least 1.
+    pub max_in_flight: usize,
+    /// How long a copy's answer may take, to its last byte.
+    pub timeout: Duration,
 }
 
 /// The key whose hash chooses a side.

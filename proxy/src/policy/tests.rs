@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use prost::Message;
 use weft_proto::discovery as wire;
 
-use super::{Limits, MtlsMode, OutboundTarget, Principal, Protocol, RateLimitKey, Sticky, decode};
+use super::{
+    Limits, MirrorPolicy, MtlsMode, OutboundTarget, Principal, Protocol, RateLimitKey, Sticky,
+    decode,
+};
 
 fn duration(millis: u64) -> prost_types::Duration {
     Duration::from_millis(millis).try_into().unwrap()
@@ -63,7 +66,13 @@ fn target() -> wire::ServiceTarget {
                 backends: vec![wire::WeightedBackend {
                     backend: 0,
                     weight: 1,
-                    matches: vec![],
+                    forced: vec![wire::SplitMatch {
+                        headers: vec![],
+                        cookies: vec![wire::CookieMatch {
+                            name: "beta".into(),
+                            value: None,
+                        }],
+                    }],
                 }],
                 sticky: Some(wire::Sticky {
                     kind: Some(wire::sticky::Kind::Cookie(wire::StickyCookie {
@@ -72,6 +81,13 @@ fn target() -> wire::ServiceTarget {
                     })),
                 }),
                 when_empty: wire::WhenEmpty::NextBackend.into(),
+                mirror: Some(wire::Mirror {
+                    backend: 0,
+                    percent: 10,
+                    body_limit_bytes: 65536,
+                    max_in_flight: 64,
+                    timeout: Some(duration(15_000)),
+                }),
             }),
             fault: Some(wire::Fault {
                 headers: vec![],
@@ -141,6 +157,18 @@ fn a_service_comes_through_whole() {
     assert!(retries.on_reset && !retries.on_connect_failure);
     assert_eq!(retries.budget.interval, Duration::from_secs(10));
     assert!(route.split.next_when_empty);
+    assert_eq!(
+        route.split.mirror,
+        Some(MirrorPolicy {
+            backend: 0,
+            percent: 10,
+            body_limit_bytes: 65_536,
+            max_in_flight: 64,
+            timeout: Duration::from_secs(15),
+        })
+    );
+    let forced = &route.split.backends[0].forced;
+    assert_eq!(&*forced[0].cookies[0].name, "beta");
     assert!(matches!(
         &route.split.sticky,
         Some(Sticky::Cookie { ttl: None, .. })
@@ -183,7 +211,37 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
         };
         response.headers[0].name = name.into();
     }
-    let cases: [(&str, Spoil); 35] = [
+    fn mirror(target: &mut wire::ServiceTarget) -> &mut wire::Mirror {
+        let split = target.routes[0].split.as_mut().unwrap();
+        split.mirror.as_mut().unwrap()
+    }
+    fn forced(target: &mut wire::ServiceTarget) -> &mut wire::SplitMatch {
+        &mut target.routes[0].split.as_mut().unwrap().backends[0].forced[0]
+    }
+    let cases: [(&str, Spoil); 40] = [
+        (
+            "service.routes[0].split.mirror.backend: no such backend",
+            |it| {
+                mirror(it).backend = 1;
+            },
+        ),
+        ("service.routes[0].split.mirror.percent: over 100", |it| {
+            mirror(it).percent = 101;
+        }),
+        (
+            "service.routes[0].split.mirror.max_in_flight: 0, where at least 1 is needed",
+            |it| {
+                mirror(it).max_in_flight = 0;
+            },
+        ),
+        (
+            "service.routes[0].split.backends[0].forced[0].headers or cookies: missing",
+            |it| forced(it).cookies.clear(),
+        ),
+        (
+            "service.routes[0].split.backends[0].forced[0].cookies[0].name: not a cookie name",
+            |it| forced(it).cookies[0].name = "a b".into(),
+        ),
         (
             "service.backends[0].circuit_breaker.limits.max_requests: 0, where at least 1 is needed",
             |it| {

@@ -17,6 +17,7 @@
 //! * [`deadline`]: time left, and the headers that carry it.
 //! * [`limiter`]: whether a request is within its rate.
 //! * [`limits`]: how many requests and connections a backend gets at once, and who waits.
+//! * [`cookie`]: cookies, by which users are known.
 //! * [`split`]: which backend a request goes to.
 //! * [`fallback`]: whether a fallback stands in for what a request came to.
 //! * [`fault`]: whether a request meets a failure that policy asks for.
@@ -27,6 +28,7 @@ pub mod backoff;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod cookie;
 pub mod deadline;
 pub mod fallback;
 pub mod fault;

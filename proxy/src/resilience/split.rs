@@ -9,9 +9,11 @@
 
 use std::hash::Hasher;
 
+use http::HeaderMap;
 use siphasher::sip::SipHasher13;
 
-use crate::policy::{ServiceRef, WeightedBackend};
+use super::{cookie, route};
+use crate::policy::{CookieMatch, ServiceRef, SplitMatch, WeightedBackend};
 
 /// Fixed keys of the hash ("weft-spl", "it-key-1"): all sidecars must agree, for ever.
 const KEYS: (u64, u64) = (0x7765_6674_2d73_706c, 0x6974_2d6b_6579_2d31);
@@ -40,6 +42,26 @@ impl KeyHasher {
         hasher.write(key);
         hasher.finish()
     }
+}
+
+/// The first side that a request is forced to, whatever the weights.
+pub fn forced(backends: &[WeightedBackend], headers: &HeaderMap) -> Option<usize> {
+    backends.iter().position(|side| {
+        let mut entries = side.forced.iter();
+        entries.any(|entry| matches(entry, headers))
+    })
+}
+
+fn matches(entry: &SplitMatch, headers: &HeaderMap) -> bool {
+    let has_header = |header| route::matches_header(header, headers);
+    let has_cookie = |cookie: &CookieMatch| {
+        let found = cookie::find(headers, &cookie.name);
+        match &cookie.value {
+            None => found.is_some(),
+            Some(wanted) => found == Some(&**wanted),
+        }
+    };
+    entry.headers.iter().all(has_header) && entry.cookies.iter().all(has_cookie)
 }
 
 /// The position in `backends` that `point` falls on; `None` when all weights are 0. Without a key

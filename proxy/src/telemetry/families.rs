@@ -48,6 +48,8 @@ families! { HANDLED:
     REQUESTS = Counter "weft_requests_total" "Requests by how they ended.";
     REQUEST_DURATION = Histogram "weft_request_duration_seconds" "Time from the first byte of the request to the last byte of the response.";
     RETRIES = Counter "weft_retries_total" "Further tries of requests: sent, or given up and why.";
+    MIRRORED = Counter "weft_mirrored_requests_total" "Copies of requests by what became of them.";
+    MIRRORED_RECEIVED = Counter "weft_mirrored_requests_received_total" "Copies of requests that other sidecars sent; no other metric counts them.";
     TCP_CONNECTIONS = Counter "weft_tcp_connections_total" "Opaque connections by how they ended.";
     TCP_OPEN = Gauge "weft_tcp_open_connections" "Opaque connections that are open now.";
     TCP_READ = Counter "weft_tcp_read_bytes_total" "Bytes read from the peers that opened opaque connections.";

@@ -17,6 +17,7 @@ pub mod families;
 mod histogram;
 mod labels;
 pub mod logs;
+mod mirrors;
 mod panics;
 mod process;
 mod recorder;
@@ -37,6 +38,7 @@ use parking_lot::Mutex;
 pub use exposition::{Exposition, MAX_SAMPLES};
 pub use histogram::{BOUNDS_MICROS, HistogramSnapshot, LatencyHistogram};
 pub use labels::{MAX_LIMITS, MAX_PEERS, MAX_SCOPES, OTHER_PEER, OVERFLOW, Tls};
+pub use mirrors::{MirrorCounters, MirrorResult};
 pub use panics::panic_message;
 pub use recorder::MAX_HISTOGRAMS;
 pub use requests::{MAX_CELLS, PeerScopes, RequestScope, ScopeLabels};
@@ -82,6 +84,7 @@ pub struct Telemetry {
     recorder: WeftRecorder,
     panics: Counter,
     plaintext_exempt: Counter,
+    mirrored_received: Counter,
     handshakes: [[Counter; HandshakeResult::ALL.len()]; 2],
     discovery_connected: Gauge,
     config_age: Gauge,
@@ -97,6 +100,7 @@ struct Scopes {
     peers: Bounded<Arc<str>>,
     limits: Bounded<&'static str>,
     retries: Bounded<(Arc<str>, Arc<str>, Arc<str>)>,
+    mirrors: Bounded<(Arc<str>, Arc<str>)>,
     requests: HashMap<ScopeLabels, Arc<RequestScope>>,
     tcp: HashMap<TcpLabels, Arc<TcpScope>>,
 }
@@ -140,6 +144,7 @@ impl Telemetry {
             process,
             panics: recorder.counter(&families::PANICS, &[]),
             plaintext_exempt: recorder.counter(&families::PLAINTEXT_EXEMPT, &[]),
+            mirrored_received: recorder.counter(&families::MIRRORED_RECEIVED, &[]),
             handshakes,
             discovery_connected: recorder.gauge(&families::DISCOVERY_CONNECTED, &[]),
             config_age: recorder.gauge(&families::CONFIG_AGE, &[]),
@@ -147,6 +152,7 @@ impl Telemetry {
                 peers: Bounded::new(MAX_PEERS),
                 limits: Bounded::new(MAX_LIMITS),
                 retries: Bounded::new(MAX_SCOPES),
+                mirrors: Bounded::new(MAX_SCOPES),
                 requests: HashMap::new(),
                 tcp: HashMap::new(),
             }),
@@ -228,6 +234,28 @@ impl Telemetry {
         })
     }
 
+    /// The handles for copies of requests to `service` that go to `backend`.
+    pub fn mirror_counters(&self, service: &Arc<str>, backend: &Arc<str>) -> MirrorCounters {
+        let mut scopes = self.scopes.lock();
+        let key = (Arc::clone(service), Arc::clone(backend));
+        let (service, backend): (&str, &str) = if scopes.mirrors.admits(key) {
+            (service, backend)
+        } else {
+            self.hit(&mut scopes, "mirror_scopes");
+            (OVERFLOW, OVERFLOW)
+        };
+        MirrorCounters::new(|result| {
+            self.recorder.counter(
+                &families::MIRRORED,
+                &[
+                    ("service", service),
+                    ("backend", backend),
+                    ("result", result.as_str()),
+                ],
+            )
+        })
+    }
+
     /// The counter of a bound that was hit. Resolved once by whoever guards the bound, so that it
     /// shows as 0 before.
     pub fn limit(&self, name: &'static str) -> Counter {
@@ -242,6 +270,11 @@ impl Telemetry {
     /// Counts a plaintext request that passed a strict port.
     pub fn plaintext_exempt(&self) {
         self.plaintext_exempt.increment(1);
+    }
+
+    /// Counts a copy of a request that came from another sidecar.
+    pub fn mirrored_received(&self) {
+        self.mirrored_received.increment(1);
     }
 
     /// The counter of panicked tasks.

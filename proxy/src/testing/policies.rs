@@ -49,7 +49,7 @@ pub(crate) fn side(backend: usize, weight: u32) -> WeightedBackend {
     WeightedBackend {
         backend,
         weight,
-        matches: Vec::new(),
+        forced: Vec::new(),
     }
 }
 
@@ -64,6 +64,7 @@ pub(crate) fn route(name: &str, backends: Vec<WeightedBackend>) -> Route {
             backends,
             sticky: None,
             next_when_empty: false,
+            mirror: None,
         },
         fault: None,
         fallback: None,

@@ -2,7 +2,7 @@
 
 use super::findings::Findings;
 use crate::policy::spec::TrafficPolicySpec;
-use crate::policy::traffic::{BalancerPolicy, Locality, Split};
+use crate::policy::traffic::{BalancerPolicy, Locality};
 
 pub(super) fn check(found: &mut Findings, spec: &TrafficPolicySpec) {
     if let Some(balancer) = &spec.load_balancer {
@@ -14,39 +14,6 @@ pub(super) fn check(found: &mut Findings, spec: &TrafficPolicySpec) {
         }
         if balancer.locality != Locality::Disabled {
             found.not_enforced("spec.loadBalancer.locality: PreferSameZone");
-        }
-    }
-    if let Some(split) = &spec.split {
-        check_split(found, "spec.split", split);
-    }
-    for (at, rule) in spec.rules.iter().flatten().enumerate() {
-        let path = format!("spec.rules[{at}]");
-        if let Some(split) = &rule.split {
-            check_split(found, &format!("{path}.split"), split);
-        }
-    }
-}
-
-fn check_split(found: &mut Findings, path: &str, split: &Split) {
-    if split.backends.is_empty() {
-        found.add(
-            format!("{path}.backends"),
-            "a split without backends is not enforced by this version",
-            "name the backends",
-        );
-    }
-    if split.mirror.is_some() {
-        found.not_enforced(format!("{path}.mirror"));
-    }
-    for (at, backend) in split.backends.iter().enumerate() {
-        for (nth, entry) in backend.matches.iter().enumerate() {
-            let path = format!("{path}.backends[{at}].matches[{nth}]");
-            if entry.headers.len() > 1 {
-                found.not_enforced(format!("{path}.headers: more than one in an entry"));
-            }
-            if !entry.cookies.is_empty() {
-                found.not_enforced(format!("{path}.cookies"));
-            }
         }
     }
 }

@@ -206,23 +206,6 @@ fn requests_that_stream() {
     )));
 }
 
-#[test]
-fn cookies_are_found() {
-    let map = headers(&[("cookie", "a=1; weft-canary=\"x\""), ("cookie", "b=2")]);
-    assert_eq!(cookie(&map, "a"), Some("1"));
-    assert_eq!(cookie(&map, "b"), Some("2"));
-    assert_eq!(cookie(&map, "weft-canary"), Some("x"));
-    assert_eq!(cookie(&map, "c"), None);
-    assert_eq!(cookie(&map, "weft"), None);
-
-    // Another cookie that is no text hides none, and is none.
-    let mut map = HeaderMap::new();
-    let line = HeaderValue::from_bytes(b"name=J\xf6rg; a=1;b=\xff").unwrap();
-    map.append(header::COOKIE, line);
-    assert_eq!(cookie(&map, "a"), Some("1"));
-    assert_eq!(cookie(&map, "b"), None);
-}
-
 prop_compose! {
     fn any_headers()(pairs in prop::collection::vec((
         prop::sample::select(vec![

@@ -274,4 +274,71 @@ proptest! {
             assert_eq!(ReplayBody::another(&tee).is_some(), fits);
         });
     }
+
+    /// Whoever waits for a copy gets exactly what was sent, once it is whole, or is told why not; the
+    /// try notices nothing.
+    #[test]
+    fn a_copy_is_whole_or_there_is_none(
+        pieces in prop::collection::vec((0_usize..3_000, 0_usize..2), 0..8),
+        trailers: bool,
+        breaks in prop::option::weighted(0.3, 0_usize..8),
+        reads in prop::option::weighted(0.3, 0_usize..8),
+        limit in 0_usize..12_000,
+    ) {
+        let mut frames = VecDeque::new();
+        let mut sent = Vec::new();
+        let breaks = breaks.filter(|at| *at < pieces.len());
+        for (index, (size, waits)) in pieces.iter().enumerate() {
+            frames.extend((0..*waits).map(|_| None));
+            if breaks == Some(index) {
+                frames.push_back(Some(Err(std::io::ErrorKind::ConnectionReset)));
+                break;
+            }
+            let piece: Vec<u8> = (0..*size).map(|at| (at * 7 + index) as u8).collect();
+            sent.extend_from_slice(&piece);
+            frames.push_back(Some(Ok(Frame::data(Bytes::from(piece)))));
+        }
+        let mut expected = None;
+        if trailers && breaks.is_none() {
+            let map = HeaderMap::from_iter([(
+                http::HeaderName::from_static("x-sum"),
+                http::HeaderValue::from(sent.len()),
+            )]);
+            frames.push_back(Some(Ok(Frame::trailers(map.clone()))));
+            expected = Some(map);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut body, tee) = ReplayBody::new(Frames(frames, SizeHint::default()), limit);
+            let (sender, receiver) = oneshot::channel();
+            tee.lock().copy_to = Some(sender);
+            let (mut read, mut ended) = (Vec::new(), false);
+            for _ in 0..reads.unwrap_or(usize::MAX) {
+                match body.frame().await {
+                    Some(Ok(frame)) => read.extend(frame.into_data().unwrap_or_default()),
+                    Some(Err(_)) => break,
+                    None => {
+                        ended = true;
+                        break;
+                    }
+                }
+                // As HTTP does, which asks no further then.
+                if body.is_end_stream() {
+                    ended = true;
+                    break;
+                }
+            }
+            drop((body, tee));
+            match receiver.await.unwrap_or(Copied::Broken) {
+                Copied::Whole(whole) => {
+                    assert!(ended && sent.len() <= limit);
+                    let whole = whole.collect().await.unwrap();
+                    assert_eq!(whole.trailers(), expected.as_ref());
+                    assert_eq!(whole.to_bytes(), sent);
+                }
+                Copied::TooBig => assert!(read.len() > limit),
+                Copied::Broken => assert!(!ended && read.len() <= limit),
+            }
+        });
+    }
 }

@@ -7,7 +7,7 @@ use http::Method;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::*;
-use crate::policy::{BudgetPolicy, HeaderMatch, RetryPolicy, ValueMatch};
+use crate::policy::{BudgetPolicy, HeaderMatch, RetryPolicy, SplitMatch, ValueMatch};
 use crate::testing::clients::request;
 use crate::testing::policies::{retries, side, target};
 use crate::testing::servers::{Act, Seen};
@@ -177,9 +177,12 @@ async fn each_backend_has_a_budget_of_its_own() {
     let mut policy = target("api", &["bad", "good"]);
     policy.routes[0].retries = Some(persistent(budget(100, 0)));
     policy.routes[0].split.backends = vec![side(0, 1), side(1, 0)];
-    policy.routes[0].split.backends[1].matches = vec![HeaderMatch {
-        name: "x-good".parse().unwrap(),
-        value: ValueMatch::Exact(http::HeaderValue::from_static("1")),
+    policy.routes[0].split.backends[1].forced = vec![SplitMatch {
+        headers: vec![HeaderMatch {
+            name: "x-good".parse().unwrap(),
+            value: ValueMatch::Exact(http::HeaderValue::from_static("1")),
+        }],
+        cookies: Vec::new(),
     }];
     let sidecar = Sidecar::knowing(policy, at(&[&bad]));
     sidecar.tell_endpoints("good", at(&[&good]));

@@ -4,7 +4,7 @@ use http::{HeaderValue, Method};
 
 use super::*;
 use crate::outcome::Outcome;
-use crate::policy::{HeaderMatch, Sticky, ValueMatch};
+use crate::policy::{HeaderMatch, SplitMatch, Sticky, ValueMatch};
 use crate::testing::clients::{Answer, request};
 use crate::testing::policies::{side, target};
 use crate::testing::servers::Act;
@@ -105,9 +105,12 @@ async fn a_cookie_is_set_once_and_keeps_its_side() {
 #[tokio::test]
 async fn a_match_forces_a_side_even_without_weight() {
     let canary = Canary::with([1, 0], None, |policy| {
-        policy.routes[0].split.backends[1].matches = vec![HeaderMatch {
-            name: "x-canary".parse().unwrap(),
-            value: ValueMatch::Exact(HeaderValue::from_static("always")),
+        policy.routes[0].split.backends[1].forced = vec![SplitMatch {
+            headers: vec![HeaderMatch {
+                name: "x-canary".parse().unwrap(),
+                value: ValueMatch::Exact(HeaderValue::from_static("always")),
+            }],
+            cookies: Vec::new(),
         }];
     })
     .await;

@@ -3,6 +3,7 @@
 mod balance;
 mod breaker;
 mod budget;
+mod cookie;
 mod deadline;
 mod ejection;
 mod fallback;

@@ -19,6 +19,7 @@ fn route(matches: Vec<RouteMatch>) -> Route {
             backends: Vec::new(),
             sticky: None,
             next_when_empty: false,
+            mirror: None,
         },
         fault: None,
         fallback: None,

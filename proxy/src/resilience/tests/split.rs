@@ -1,14 +1,17 @@
 use proptest::prelude::*;
 
 use super::service;
-use crate::policy::WeightedBackend;
-use crate::resilience::split::{KeyHasher, choose, next_when_empty};
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::policy::{CookieMatch, HeaderMatch, SplitMatch, ValueMatch, WeightedBackend};
+use crate::resilience::split::{KeyHasher, choose, forced, next_when_empty};
 
 fn backends(weights: &[u32]) -> Vec<WeightedBackend> {
     let side = |(backend, &weight)| WeightedBackend {
         backend,
         weight,
-        matches: Vec::new(),
+        forced: Vec::new(),
     };
     weights.iter().enumerate().map(side).collect()
 }
@@ -109,5 +112,132 @@ proptest! {
             Some(index) => prop_assert!(weights[index] > 0),
             None => prop_assert!(weights.iter().all(|&weight| weight == 0)),
         }
+    }
+}
+
+fn header(name: &'static str, value: &'static str) -> HeaderMatch {
+    HeaderMatch {
+        name: HeaderName::from_static(name),
+        value: ValueMatch::Exact(HeaderValue::from_static(value)),
+    }
+}
+
+fn cookie(name: &str, value: Option<&str>) -> CookieMatch {
+    CookieMatch {
+        name: name.into(),
+        value: value.map(Into::into),
+    }
+}
+
+fn request(headers: &[(&'static str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(*name, HeaderValue::from_str(value).unwrap());
+    }
+    map
+}
+
+#[test]
+fn entries_are_alternatives_and_their_parts_are_not() {
+    let mut sides = backends(&[1, 0]);
+    sides[1].forced = vec![
+        SplitMatch {
+            headers: vec![header("x-canary", "always"), header("x-team", "shop")],
+            cookies: vec![],
+        },
+        SplitMatch {
+            headers: vec![header("x-canary", "always")],
+            cookies: vec![cookie("beta", Some("1")), cookie("user", None)],
+        },
+    ];
+    let side = |headers: &[(&'static str, &str)]| forced(&sides, &request(headers));
+    assert_eq!(side(&[("x-canary", "always")]), None);
+    assert_eq!(side(&[("x-canary", "always"), ("x-team", "shop")]), Some(1));
+    assert_eq!(side(&[("x-team", "shop")]), None);
+    let canary = ("x-canary", "always");
+    assert_eq!(side(&[canary, ("cookie", "beta=1; user=u")]), Some(1));
+    assert_eq!(
+        side(&[
+            canary,
+            ("cookie", "user=\"\"; a=b"),
+            ("cookie", " beta=\"1\"")
+        ]),
+        Some(1)
+    );
+    assert_eq!(side(&[canary, ("cookie", "beta=2; user=u")]), None);
+    assert_eq!(side(&[canary, ("cookie", "beta=1")]), None);
+    assert_eq!(side(&[("cookie", "beta=1; user=u")]), None);
+    // The first cookie of a name is the one.
+    assert_eq!(side(&[canary, ("cookie", "beta=2; beta=1; user=u")]), None);
+}
+
+proptest! {
+    /// Against the plainest reading of "an entry is the AND of its parts, entries are alternatives, the
+    /// first side that is forced wins".
+    #[test]
+    fn forcing_is_what_it_says(
+        wanted in prop::collection::vec(
+            prop::collection::vec(
+                (prop::collection::vec((0_usize..3, 0_u8..2), 0..3),
+                 prop::collection::vec((0_usize..3, prop::option::of(0_u8..2)), 0..3)),
+                0..3,
+            ),
+            1..4,
+        ),
+        has_headers in prop::collection::vec(prop::option::of(0_u8..2), 3),
+        has_cookies in prop::collection::vec(prop::option::of(0_u8..2), 3),
+        one_line: bool,
+    ) {
+        const HEADERS: [&str; 3] = ["x-a", "x-b", "x-c"];
+        const VALUES: [&str; 2] = ["0", "1"];
+        let mut map = HeaderMap::new();
+        for (name, value) in HEADERS.iter().zip(&has_headers) {
+            if let Some(value) = value {
+                map.append(*name, HeaderValue::from_static(VALUES[usize::from(*value)]));
+            }
+        }
+        let pairs: Vec<_> = has_cookies
+            .iter()
+            .enumerate()
+            .filter_map(|(at, value)| Some(format!("c{at}={}", (*value)?)))
+            .collect();
+        let lines = if one_line { vec![pairs.join("; ")] } else { pairs };
+        for line in lines {
+            map.append(COOKIE, HeaderValue::from_str(&line).unwrap());
+        }
+        let mut sides = backends(&vec![1; wanted.len()]);
+        for (side, entries) in sides.iter_mut().zip(&wanted) {
+            side.forced = entries
+                .iter()
+                .map(|(headers, cookies)| SplitMatch {
+                    headers: headers
+                        .iter()
+                        .map(|(at, value)| header(HEADERS[*at], VALUES[usize::from(*value)]))
+                        .collect(),
+                    cookies: cookies
+                        .iter()
+                        .map(|(at, value)| {
+                            let value = value.map(|value| VALUES[usize::from(value)]);
+                            cookie(&format!("c{at}"), value)
+                        })
+                        .collect(),
+                })
+                .collect();
+        }
+        let mut expected = None;
+        'sides: for (at, entries) in wanted.iter().enumerate() {
+            for (headers, cookies) in entries {
+                let headers = headers.iter().all(|(at, value)| has_headers[*at] == Some(*value));
+                let cookies = cookies.iter().all(|(at, value)| match value {
+                    Some(value) => has_cookies[*at] == Some(*value),
+                    None => has_cookies[*at].is_some(),
+                });
+                if headers && cookies {
+                    expected = Some(at);
+                    break 'sides;
+                }
+            }
+        }
+        prop_assert_eq!(forced(&sides, &map), expected);
     }
 }

@@ -99,7 +99,7 @@ fn backends(weights: &[u32]) -> Vec<WeightedBackend> {
     let side = |(backend, &weight)| WeightedBackend {
         backend,
         weight,
-        matches: Vec::new(),
+        forced: Vec::new(),
     };
     weights.iter().enumerate().map(side).collect()
 }
