@@ -112,7 +112,7 @@ fn disjoint_policies_combine_and_the_older_wins_otherwise() {
     let model = mesh(&[
         policy("name: x", "{name: a}", "timeouts: {request: 1s}"),
         policy(
-            "name: y, creationTimestamp: '2026-01-02T00:00:00Z'",
+            "name: 'y', creationTimestamp: '2026-01-02T00:00:00Z'",
             "{name: a}",
             "timeouts: {request: 2s}",
         ),

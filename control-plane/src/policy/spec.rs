@@ -3,16 +3,13 @@
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use weft_proto::names;
 
 use super::fallback::Fallback;
 use super::fault::FaultInjection;
 use super::rate_limit::RateLimit;
-use super::schema::words::{
-    GROUP, LABEL, PATH, Rule, SERVICE_ACCOUNT, SPIFFE_ID, SUBDOMAIN,
-};
+use super::schema::words::{GROUP, LABEL, PATH, Rule, SERVICE_ACCOUNT, SPIFFE_ID, SUBDOMAIN};
 use super::traffic::{CircuitBreaker, LoadBalancer, Method, Retries, Split, Timeouts};
 
 /// One `TrafficPolicy` as a manifest carries it.
@@ -27,9 +24,6 @@ pub struct TrafficPolicy {
     pub metadata: Metadata,
     /// What it says.
     pub spec: TrafficPolicySpec,
-    /// Written by a cluster; without meaning here.
-    #[serde(default, rename = "status", skip_serializing)]
-    _status: Option<IgnoredAny>,
 }
 
 /// The part of an object's metadata that Weft reads. Everything else belongs to others.
@@ -308,7 +302,6 @@ impl TrafficPolicy {
             kind: names::TRAFFIC_POLICY_KIND.to_owned(),
             metadata,
             spec,
-            _status: None,
         }
     }
 }

@@ -9,14 +9,29 @@ use crate::policy::schema::words;
 /// By what a text does not match.
 const PATTERNS: [(&str, &str); 11] = [
     (duration::PATTERN, "write it as 250ms, 3s or 1h30m"),
-    (words::LABEL, "use lower-case letters, digits and inner dashes"),
-    (words::SUBDOMAIN, "use lower-case letters, digits, inner dashes and dots"),
+    (
+        words::LABEL,
+        "use lower-case letters, digits and inner dashes",
+    ),
+    (
+        words::SUBDOMAIN,
+        "use lower-case letters, digits, inner dashes and dots",
+    ),
     (words::GROUP, "leave it out"),
-    (words::SERVICE_ACCOUNT, "write a service account's name, or * for all of the namespace"),
+    (
+        words::SERVICE_ACCOUNT,
+        "write a service account's name, or * for all of the namespace",
+    ),
     (words::TOKEN, "use letters, digits and !#$%&'*+-.^_`|~ only"),
-    (words::HEADER_VALUE, "leave out control characters, which no header can carry"),
+    (
+        words::HEADER_VALUE,
+        "leave out control characters, which no header can carry",
+    ),
     (words::PATH, "begin it with /"),
-    (words::SPIFFE_ID, "write spiffe://TRUST-DOMAIN/PATH, where the path may end in /*"),
+    (
+        words::SPIFFE_ID,
+        "write spiffe://TRUST-DOMAIN/PATH, where the path may end in /*",
+    ),
     (words::GRPC_SERVICE, "write package.Service"),
     (words::GRPC_METHOD, "write the method's name alone"),
 ];
@@ -56,9 +71,10 @@ pub(super) fn kind(schema: &Schema, value: &Value) -> String {
         return pattern(known).to_owned();
     }
     match (schema.kind, value) {
-        (Kind::String, Value::Bool(_) | Value::Number(_)) => {
-            format!("put it in quotes: \"{value}\"")
+        (Kind::String, Value::Bool(_)) => {
+            "put it in quotes: in YAML, y, n, yes, no, on and off are true and false".to_owned()
         }
+        (Kind::String, Value::Number(_)) => format!("put it in quotes: \"{value}\""),
         (Kind::Integer, Value::String(text)) if text.parse::<i64>().is_ok() => {
             format!("write {text} without quotes")
         }

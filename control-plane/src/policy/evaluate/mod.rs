@@ -9,6 +9,8 @@ mod defaults;
 mod mends;
 mod rules;
 mod shape;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -157,4 +159,3 @@ fn is_within(path: &str, outer: &str) -> bool {
     };
     outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '['])
 }
-

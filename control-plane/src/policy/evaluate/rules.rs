@@ -41,6 +41,11 @@ impl Rule {
             mend: part("mend"),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 impl Programs {

@@ -28,9 +28,8 @@ fn definition() -> Value {
         }
         column
     };
-    let condition = |name: &str, part: &str| {
-        format!(r#".status.conditions[?(@.type=="{name}")].{part}"#)
-    };
+    let condition =
+        |name: &str, part: &str| format!(r#".status.conditions[?(@.type=="{name}")].{part}"#);
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

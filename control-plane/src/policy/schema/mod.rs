@@ -6,6 +6,8 @@
 mod crd;
 mod page;
 mod structural;
+#[cfg(test)]
+mod tests;
 pub(crate) mod words;
 
 use std::sync::LazyLock;
@@ -67,7 +69,10 @@ fn of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
     });
-    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    let mut schema = settings
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value();
     structural::rewrite(&mut schema);
     schema
 }

@@ -10,7 +10,7 @@ use super::timeouts::Timeouts;
 use crate::policy::fallback::Fallback;
 use crate::policy::fault::FaultInjection;
 use crate::policy::rate_limit::RateLimit;
-use crate::policy::schema::words::{self, GRPC_METHOD, GRPC_SERVICE, LABEL, TOKEN};
+use crate::policy::schema::words::{self, GRPC_METHOD, GRPC_SERVICE, LABEL};
 
 /// Stanzas for some requests only. A stanza that is given here replaces the same one of the policy
 /// for requests that match. Rules are tried in order, and the first that matches wins.
@@ -68,7 +68,7 @@ pub struct Rule {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend("x-kubernetes-validations" = [
     words::Rule::new(
-        "!has(self.grpc) || !(has(self.path) || has(self.method))",
+        "!(has(self.grpc) && (has(self.path) || has(self.method)))",
         "grpc is exclusive with path and method",
     )
     .mend("a gRPC method is a path and POST already: leave path and method out"),

@@ -40,6 +40,10 @@ impl TrafficPolicy {
         if !violations.is_empty() {
             return Err(violations);
         }
+        // Written by a cluster, and without meaning here.
+        if let Value::Object(fields) = &mut manifest {
+            fields.remove("status");
+        }
         // Never fails for what the schema accepts, as tests show; and a manifest is no reason to panic.
         let policy = Self::deserialize(manifest).map_err(|error| {
             vec![Violation {

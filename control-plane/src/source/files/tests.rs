@@ -67,7 +67,7 @@ impl Files {
 
 fn policy(name: &str, spec: &str) -> String {
     format!(
-        "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: demo}}\nspec:\n  targetRefs: [{{name: checkout}}]\n  {spec}\n"
+        "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: \"{name}\", namespace: demo}}\nspec:\n  targetRefs: [{{name: checkout}}]\n  {spec}\n"
     )
 }
 
@@ -164,10 +164,24 @@ fn one_bad_policy_is_refused_at_its_line_and_the_last_good_one_stays() {
             .is_some()
     );
 
-    // What the schema's rules refuse stands at the object's first line.
+    // What the schema's rules refuse stands where the field is, or what it is missing from.
     let bad = policy("slow", "timeouts: {connect: 1ms}");
     let model = files.write("policies.yaml", &format!("{other}---\n# about it\n\n{bad}"));
-    assert_eq!(places(&model), ["policies.yaml:10 TrafficPolicy demo/slow"]);
+    assert_eq!(places(&model), ["policies.yaml:15 TrafficPolicy demo/slow"]);
+    let bad = policy("slow", "split:\n    sticky:\n      type: Header");
+    let model = files.write("policies.yaml", &bad);
+    assert_eq!(places(&model), ["policies.yaml:6 TrafficPolicy demo/slow"]);
+    assert_eq!(
+        model.refusals()[0]
+            .reason
+            .split(" (")
+            .next()
+            .unwrap()
+            .split(':')
+            .nth(1)
+            .unwrap(),
+        " name is required for Header; its last good version stays in force"
+    );
     assert_eq!(connect(&model), Some(Duration::from_secs(2)));
 
     let model = files.write("policies.yaml", &policy("slow", "timeouts: {connect: 3s}"));
