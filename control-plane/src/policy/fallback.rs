@@ -51,7 +51,7 @@ pub enum FallbackTrigger {
     NoEndpoints,
     /// The time of the request, or of its last try, is over. Only a response can follow.
     Timeout,
-    /// The last try failed, and would have been repeated if attempts or budget had not been spent.
+    /// The last try failed, and would have been repeated if attempts and budget had not been spent.
     RetriesExhausted,
     /// A cap was reached, at the client's sidecar or at the server's.
     Overload,
@@ -61,7 +61,7 @@ pub enum FallbackTrigger {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct FallbackResponse {
-    /// Its HTTP status. gRPC callers get UNAVAILABLE.
+    /// Its HTTP status. gRPC callers get the status of the failure itself.
     #[schemars(range(min = 200, max = 599))]
     pub status: u16,
     /// Its content type.

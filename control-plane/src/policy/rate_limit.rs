@@ -38,7 +38,7 @@ use super::schema::words::{Rule, TOKEN};
     ],
 ))]
 pub struct RateLimit {
-    /// Requests per second in the long run, for each workload and key.
+    /// Requests per second in the long run, for each workload port and key.
     #[schemars(range(min = 1, max = Self::MAX))]
     pub requests_per_second: u32,
     /// Requests that pass at once after a rest. Left out, it is `requestsPerSecond`, below which it

@@ -21,7 +21,7 @@ use crate::policy::schema::words::{Rule, TOKEN, lasting};
     ],
 ))]
 pub struct LoadBalancer {
-    /// The way.
+    /// How an endpoint is chosen.
     pub policy: BalancerPolicy,
     /// What policy ConsistentHash hashes: exactly one of its fields is given.
     pub consistent_hash: Option<ConsistentHash>,

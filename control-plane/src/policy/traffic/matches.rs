@@ -44,7 +44,7 @@ pub enum Method {
     Patch,
 }
 
-/// A header that a request has.
+/// A header that a request has, on any of its lines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -61,7 +61,7 @@ pub struct HeaderMatch {
     /// How `value` is meant.
     #[serde(default, rename = "type")]
     pub kind: HeaderMatchType,
-    /// What its first value is compared with; left out exactly with type Present.
+    /// What the header is compared with; left out exactly with type Present.
     #[serde(default)]
     #[schemars(length(max = 1024))]
     pub value: Option<String>,

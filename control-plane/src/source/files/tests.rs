@@ -67,7 +67,7 @@ impl Files {
 
 fn policy(name: &str, spec: &str) -> String {
     format!(
-        "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: \"{name}\", namespace: demo}}\nspec:\n  targetRefs: [{{name: checkout}}]\n  {spec}\n"
+        "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: demo}}\nspec:\n  targetRefs: [{{name: checkout}}]\n  {spec}\n"
     )
 }
 
@@ -170,7 +170,7 @@ fn one_bad_policy_is_refused_at_its_line_and_the_last_good_one_stays() {
     assert_eq!(places(&model), ["policies.yaml:15 TrafficPolicy demo/slow"]);
     let bad = policy("slow", "split:\n    sticky:\n      type: Header");
     let model = files.write("policies.yaml", &bad);
-    assert_eq!(places(&model), ["policies.yaml:6 TrafficPolicy demo/slow"]);
+    assert_eq!(places(&model), ["policies.yaml:7 TrafficPolicy demo/slow"]);
     assert_eq!(
         model.refusals()[0]
             .reason
