@@ -422,7 +422,7 @@ fn violations_name_their_field() {
     ] {
         let error = policy(spec).expect_err(spec);
         if !error.contains(path) {
-            wrong += &format!("{spec}\nwanted {path}\ngot {error}\n");
+            wrong = format!("{wrong}{spec}\nwanted {path}\ngot {error}\n");
         }
     }
     assert!(wrong.is_empty(), "{wrong}");

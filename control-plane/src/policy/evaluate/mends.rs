@@ -7,7 +7,7 @@ use crate::policy::duration;
 use crate::policy::schema::words;
 
 /// By what a text does not match.
-const PATTERNS: [(&str, &str); 11] = [
+const PATTERNS: [(&str, &str); 12] = [
     (duration::PATTERN, "write it as 250ms, 3s or 1h30m"),
     (
         words::LABEL,
@@ -18,6 +18,10 @@ const PATTERNS: [(&str, &str); 11] = [
         "use lower-case letters, digits, inner dashes and dots",
     ),
     (words::GROUP, "leave it out"),
+    (
+        words::LABEL_VALUE,
+        "use letters, digits and inner dashes, underscores and dots, in quotes where it is a number",
+    ),
     (
         words::SERVICE_ACCOUNT,
         "write a service account's name, or * for all of the namespace",

@@ -137,6 +137,7 @@ fn cel_value(value: &Value) -> cel::Value {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // Functions get their arguments so.
 fn millis(text: Arc<String>) -> Result<i64, ExecutionError> {
     let duration: PolicyDuration = text
         .parse()
@@ -144,6 +145,7 @@ fn millis(text: Arc<String>) -> Result<i64, ExecutionError> {
     Ok(i64::try_from(duration.get().as_millis()).unwrap_or(i64::MAX))
 }
 
+#[allow(clippy::needless_pass_by_value)] // As above.
 fn matches(This(text): This<Arc<String>>, pattern: Arc<String>) -> Result<bool, ExecutionError> {
     let pattern =
         Regex::new(&pattern).map_err(|error| ExecutionError::function_error("matches", error))?;

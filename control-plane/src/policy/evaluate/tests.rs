@@ -9,14 +9,15 @@ use crate::policy::TrafficPolicy;
 /// Texts that a pattern of the schema matches; the first ones of durations are in order.
 fn texts(pattern: &str) -> &'static [&'static str] {
     use crate::policy::schema::words::{
-        GROUP, GRPC_METHOD, GRPC_SERVICE, HEADER_VALUE, LABEL, PATH, SERVICE_ACCOUNT, SPIFFE_ID,
-        SUBDOMAIN, TOKEN,
+        GROUP, GRPC_METHOD, GRPC_SERVICE, HEADER_VALUE, LABEL, LABEL_VALUE, PATH, SERVICE_ACCOUNT,
+        SPIFFE_ID, SUBDOMAIN, TOKEN,
     };
     match pattern {
         crate::policy::DURATION_PATTERN => &[
             "0s", "1ms", "250ms", "1s", "1m", "5m", "1h", "1h30m", "99999h",
         ],
         LABEL | SUBDOMAIN | SERVICE_ACCOUNT => &["a", "web", "checkout-2", "x1"],
+        LABEL_VALUE => &["", "a_b"],
         GROUP => &["", "", "", "apps"],
         TOKEN => &["x-user", "beta", "X-Canary", "connection"],
         HEADER_VALUE => &["", "text/plain", "a b"],
@@ -174,6 +175,13 @@ fn what_is_accepted_is_held_and_comes_back() {
         assert_eq!(MANIFEST.evaluate(&mut written), [], "{raw}");
         let again: TrafficPolicy = serde_json::from_value(written).unwrap();
         assert_eq!(again, policy, "{raw}");
+        // Only what is beyond the schema can be said about it still.
+        let beyond = |found: &Violation| {
+            found.reason.contains("not enforced")
+                || found.reason.contains("not a regular expression")
+        };
+        let told = policy.check();
+        assert!(told.iter().all(beyond), "{raw}: {told:?}");
     }
     assert!(accepted > 300, "{accepted}");
     let silent: Vec<_> = known.difference(&refused_by).collect();
@@ -205,18 +213,15 @@ fn defaults_are_good_by_themselves() {
     assert!(seen > 50, "{seen}");
 }
 
-fn read(spec: Value) -> Vec<Violation> {
+/// What is said about a spec, with what to do about it.
+fn told(spec: &Value) -> Vec<String> {
     let mut manifest = json!({
         "apiVersion": "weft.dev/v1alpha1",
         "kind": "TrafficPolicy",
         "metadata": {"name": "p"},
         "spec": spec,
     });
-    MANIFEST.evaluate(&mut manifest)
-}
-
-fn told(spec: Value) -> Vec<String> {
-    let told = read(spec).into_iter();
+    let told = MANIFEST.evaluate(&mut manifest).into_iter();
     told.map(|violation| format!("{violation} ({})", violation.mend))
         .collect()
 }
@@ -224,21 +229,21 @@ fn told(spec: Value) -> Vec<String> {
 #[test]
 fn a_mistake_is_one_finding() {
     assert_eq!(
-        told(json!({"targetRefs": [{"name": "a"}], "timeout": {"request": "1s"}})),
+        told(&json!({"targetRefs": [{"name": "a"}], "timeout": {"request": "1s"}})),
         [
             "spec.timeout: unknown field \"timeout\": Additional properties are not allowed \
           (did you mean timeouts?)"
         ]
     );
     assert_eq!(
-        told(json!({"targetRefs": [{"name": "a"}], "timeouts": {"request": 5, "perTry": "9s"}})),
+        told(&json!({"targetRefs": [{"name": "a"}], "timeouts": {"request": 5, "perTry": "9s"}})),
         [
             "spec.timeouts.request: must be a text, not the number 5 (write it as 250ms, 3s or 1h30m)"
         ]
     );
     // What is wrong elsewhere hides nothing.
     assert_eq!(
-        told(json!({
+        told(&json!({
             "targetRefs": [{"name": "a"}],
             "mtls": {"mode": "strict"},
             "timeouts": {"request": "1s", "perTry": "2s"},
@@ -255,11 +260,11 @@ fn a_mistake_is_one_finding() {
 #[test]
 fn null_is_left_out() {
     assert_eq!(
-        told(json!({"targetRefs": [{"name": "a", "kind": null}], "retries": {"attempts": null}})),
+        told(&json!({"targetRefs": [{"name": "a", "kind": null}], "retries": {"attempts": null}})),
         [""; 0]
     );
     assert_eq!(
-        told(json!({"targetRefs": [{"name": "a"}], "retries": null})),
+        told(&json!({"targetRefs": [{"name": "a"}], "retries": null})),
         [
             "spec: at least one policy stanza is required (add what the policy is for, as retries: {})"
         ]

@@ -1,6 +1,6 @@
 //! The custom resource definition.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use weft_proto::names;
 
 use super::words::OWN;
@@ -108,7 +108,7 @@ fn without_mends(rules: &Value) -> Value {
     let rules = rules.filter_map(Value::as_object).map(|rule| {
         let parts = rule.iter().filter(|(key, _)| *key != "mend");
         let parts = parts.map(|(key, value)| (key.clone(), value.clone()));
-        Value::Object(Map::from_iter(parts))
+        Value::Object(parts.collect())
     });
     rules.collect()
 }

@@ -49,7 +49,12 @@ pub(super) fn manifest() -> Value {
                     "finalizers": {"type": "array", "items": {"type": "string"}},
                     "generateName": {"type": "string"},
                     "generation": {"type": "integer"},
-                    "labels": strings,
+                    "labels": {
+                        "type": "object",
+                        "additionalProperties": {
+                            "type": "string", "maxLength": 63, "pattern": words::LABEL_VALUE,
+                        },
+                    },
                     "managedFields": {"type": "array", "items": ignored},
                     "name": {"type": "string", "maxLength": 253, "pattern": words::SUBDOMAIN},
                     "namespace": {"type": "string", "maxLength": 63, "pattern": words::LABEL},

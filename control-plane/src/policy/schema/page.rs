@@ -102,9 +102,10 @@ fn rows(page: &mut String, path: &str, schema: &Value) {
             None => String::new(),
         };
         let same = is_stanza_of_rule(path, name);
-        let meaning = match same {
-            true => format!("As [{name}](#{}).", name.to_lowercase()),
-            false => description(property).replace("\n\n", "<br>"),
+        let meaning = if same {
+            format!("As [{name}](#{}).", name.to_lowercase())
+        } else {
+            description(property).replace("\n\n", "<br>")
         };
         let _ = writeln!(
             page,

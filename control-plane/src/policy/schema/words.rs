@@ -21,6 +21,8 @@ pub(crate) const SUBDOMAIN: &str =
 /// An API group, of which the core group is empty.
 pub(crate) const GROUP: &str =
     r"^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// The value of a label of an object.
+pub(crate) const LABEL_VALUE: &str = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
 /// A service account's name, or all of them.
 pub(crate) const SERVICE_ACCOUNT: &str = r"^(\*|[a-z0-9]([-a-z0-9.]*[a-z0-9])?)$";
 /// A token (RFC 9110, 5.6.2), as headers and cookies are named.
@@ -44,7 +46,8 @@ const FRAMING: &str =
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Rule {
-    rule: String,
+    #[serde(rename = "rule")]
+    expression: String,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     field_path: Option<&'static str>,
@@ -54,9 +57,9 @@ pub(crate) struct Rule {
 
 impl Rule {
     /// What must be true, and what is said where it is not.
-    pub(crate) fn new(rule: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(expression: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
-            rule: rule.into(),
+            expression: expression.into(),
             message: message.into(),
             field_path: None,
             mend: None,

@@ -294,6 +294,64 @@ fn without_a_last_good_version_security_closes() {
 }
 
 #[test]
+fn every_violation_stands_at_its_field() {
+    let text = "\
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata:
+  name: p
+  namespace: demo
+spec:
+  targetRefs: [{name: checkout}]
+  timeout: {request: 1s}
+  split:
+    backends:
+    - name: one
+      weight: -1
+    - {name: two,
+       matches: [{}]}
+    - name: two
+  circuitBreaker:
+    openDuration: 5s
+  rules:
+  - name: r
+    matches: [{}]
+    timeouts:
+      request: 1s
+      perTry: 2s
+";
+    let read = parse::parse("p.yaml", text);
+    let bad = read.entries[0].outcome.as_ref().unwrap_err();
+    let places: Vec<_> = bad
+        .problems
+        .iter()
+        .map(|problem| (problem.line, problem.reason.split(": ").next().unwrap()))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (8, "spec.timeout"),
+            (12, "spec.split.backends[0].weight"),
+            (14, "spec.split.backends[1].matches[0]"),
+            (15, "spec.split.backends[2]"),
+            (16, "spec.circuitBreaker"),
+            (23, "spec.rules[0].timeouts.perTry"),
+        ],
+        "{bad:?}"
+    );
+    assert!(bad.problems.iter().all(|problem| !problem.mend.is_empty()));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_reading_panic(text in "(\\PC|[\n:{}\\[\\] -]){0,120}") {
+        let policy = format!("apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nspec:\n {text}");
+        parse::parse("p.yaml", &text);
+        parse::parse("p.yaml", &policy);
+    }
+}
+
+#[test]
 fn what_lost_its_name_or_moved_is_still_known() {
     let mut files = Files::new();
     files.write("a.yaml", &policy("p", "timeouts: {connect: 2s}"));
