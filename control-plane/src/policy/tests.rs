@@ -396,7 +396,7 @@ fn violations_name_their_field() {
         ),
         (
             "targetRefs: [{name: a}], fallback: {response: {headers: [{name: Content-Length, value: '1'}]}}",
-            "headers[0].name: this header is set by the sidecar",
+            "headers[0].name: name cannot be a header",
         ),
         (
             "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], fallback: {response: {contentType: \"a\\nb\"}}}]",

@@ -69,12 +69,21 @@ pub fn page() -> String {
             let _ = write!(page, "```yaml\n{example}\n```\n\n");
         }
         page.push_str("| Field | Type | Default | Meaning |\n|---|---|---|---|\n");
-        let within = if schema["type"] == "array" {
-            format!("{stanza}[]")
+        if schema["type"] == "array" {
+            let default = if is_required(spec, stanza) {
+                "required"
+            } else {
+                ""
+            };
+            let kind = cell(&kind(schema));
+            let _ = writeln!(
+                page,
+                "| `{stanza}` | {kind} | {default} | The list itself. |"
+            );
+            rows(&mut page, &format!("{stanza}[]"), inner(schema));
         } else {
-            stanza.to_owned()
-        };
-        rows(&mut page, &within, inner(schema));
+            rows(&mut page, stanza, schema);
+        }
         page.push('\n');
         rules(&mut page, stanza, schema, true);
     }
@@ -92,12 +101,10 @@ fn stanzas() -> Vec<&'static str> {
 }
 
 fn rows(page: &mut String, path: &str, schema: &Value) {
-    let required = schema["required"].as_array();
     for (name, property) in properties(schema) {
         let field = format!("{path}.{name}");
-        let needed = required.is_some_and(|required| required.iter().any(|known| known == name));
         let default = match property.get("default") {
-            _ if needed => "required".to_owned(),
+            _ if is_required(schema, name) => "required".to_owned(),
             Some(default) => format!("`{default}`"),
             None => String::new(),
         };
@@ -157,7 +164,7 @@ fn kind(schema: &Value) -> String {
             }
             parts
         }
-        Some("integer") => vec![bounds("minimum", "maximum")],
+        Some("integer") => vec!["integer".to_owned(), bounds("minimum", "maximum")],
         Some("string") => text_kind(schema, &bounds("minLength", "maxLength")),
         Some(other) => vec![other.to_owned()],
         None => Vec::new(),
@@ -228,6 +235,11 @@ fn list_rules(page: &mut String, path: &str, schema: &Value, deep: bool) {
 /// Whether a field of a rule is a stanza that is explained by itself.
 fn is_stanza_of_rule(path: &str, name: &str) -> bool {
     path == "rules[]" && SPEC["properties"].get(name).is_some()
+}
+
+fn is_required(schema: &Value, name: &str) -> bool {
+    let required = schema["required"].as_array();
+    required.is_some_and(|required| required.iter().any(|known| known == name))
 }
 
 /// What has the fields: an object, or a list's entries.

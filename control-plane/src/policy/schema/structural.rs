@@ -41,6 +41,11 @@ pub(super) fn rewrite(schema: &mut Value) {
     }
     if let Some(items) = object.get_mut("items") {
         rewrite(items);
+        if let Some(meanings) = take_meanings(items) {
+            let own = object.get("description").and_then(Value::as_str);
+            let description = format!("{}\n\n{meanings}", own.unwrap_or_default());
+            object.insert("description".to_owned(), description.into());
+        }
     }
     let properties = object.get_mut("properties").and_then(Value::as_object_mut);
     for property in properties.into_iter().flat_map(Map::values_mut) {
@@ -91,6 +96,15 @@ fn unwrap_words(object: &mut Map<String, Value>) {
     let mut parts: Vec<String> = own.map(str::to_owned).into_iter().collect();
     parts.extend(meanings);
     object.insert("description".to_owned(), parts.join("\n\n").into());
+}
+
+/// What the words of a list mean is said of the list: nobody is shown what is said of its entries.
+fn take_meanings(items: &mut Value) -> Option<String> {
+    items.get("enum")?;
+    let (own, meanings) = items["description"].as_str()?.split_once("\n\n")?;
+    let (own, meanings) = (own.to_owned(), meanings.to_owned());
+    items["description"] = own.into();
+    Some(meanings)
 }
 
 /// Paragraphs on one line each.

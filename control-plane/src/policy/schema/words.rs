@@ -98,7 +98,7 @@ pub(crate) fn settable_header() -> [Rule; 1] {
     let own = names::headers::PREFIX;
     [Rule::new(
         format!("!self.name.matches('(?i)^({FRAMING}|{own}.*)$')"),
-        "this header is set by the sidecar itself",
+        "name cannot be a header that the sidecar itself sets",
     )
     .at(".name")
     .mend("leave it out")]
