@@ -13,7 +13,7 @@ pub(super) fn fill(schema: &Schema, value: &mut Value, path: &str, found: &mut V
         Value::Object(fields) if schema.kind == Kind::Object && !schema.open => {
             fields.retain(|name, value| match schema.properties.get(name) {
                 Some(_) => !value.is_null(),
-                None if schema.others.is_some() => true,
+                None if schema.others.is_some() => !value.is_null(),
                 None => {
                     found.push(Violation {
                         path: field(path, name),

@@ -62,9 +62,14 @@ pub(super) fn word(words: &[String], text: &str) -> String {
 }
 
 pub(super) fn unknown_field(schema: &Schema, name: &str) -> String {
-    match nearest(schema.properties.keys().map(String::as_str), name) {
-        Some(near) => format!("did you mean {near}?"),
-        None => "leave it out; it may belong somewhere else".to_owned(),
+    if let Some(near) = nearest(schema.properties.keys().map(String::as_str), name) {
+        return format!("did you mean {near}?");
+    }
+    let owners = schema.properties.iter();
+    let mut owners = owners.filter(|(_, inner)| inner.properties.contains_key(name));
+    match (owners.next(), owners.next()) {
+        (Some((owner, _)), None) => format!("move it into {owner}"),
+        _ => "leave it out, or look its place up in the reference".to_owned(),
     }
 }
 

@@ -236,6 +236,15 @@ fn a_mistake_is_one_finding() {
         ]
     );
     assert_eq!(
+        told(&json!({"targetRefs": [{"name": "a"}], "attempts": 3, "type": "Cookie"})),
+        [
+            "spec.attempts: unknown field \"attempts\": Additional properties are not allowed \
+             (move it into retries)",
+            "spec.type: unknown field \"type\": Additional properties are not allowed \
+             (leave it out, or look its place up in the reference)",
+        ]
+    );
+    assert_eq!(
         told(&json!({"targetRefs": [{"name": "a"}], "timeouts": {"request": 5, "perTry": "9s"}})),
         [
             "spec.timeouts.request: must be a text, not the number 5 (write it as 250ms, 3s or 1h30m)"
