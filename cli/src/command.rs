@@ -8,6 +8,7 @@ use std::iter;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
 use crate::{check, demo};
@@ -53,6 +54,10 @@ enum Internal {
     App(Rest),
     /// Redirects the connections of this network namespace to the sidecar.
     Init(InitArgs),
+    /// Prints the custom resource definition of TrafficPolicy, as the chart has it.
+    Crd,
+    /// Prints the reference page of TrafficPolicy, as docs/ has it.
+    Reference,
 }
 
 /// What another program's own command line gets.
@@ -97,6 +102,14 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
         Command::Internal(Internal::App(rest)) => weft_sandbox::app::main(rest.of("weft-app")),
         Command::Internal(Internal::Init(args)) => interception::run(&args),
+        Command::Internal(Internal::Crd) => {
+            print!("{}", schema::crd());
+            ExitCode::SUCCESS
+        }
+        Command::Internal(Internal::Reference) => {
+            print!("{}", schema::page());
+            ExitCode::SUCCESS
+        }
     }
 }
 

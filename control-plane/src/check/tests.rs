@@ -29,7 +29,7 @@ services:
 fn policy(name: &str, target: &str, stanzas: &str) -> String {
     format!(
         "---\napiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\n\
-         metadata: {{name: {name}, namespace: shop}}\n\
+         metadata: {{name: \"{name}\", namespace: shop}}\n\
          spec: {{targetRefs: [{target}], {stanzas}}}\n"
     )
 }
@@ -533,7 +533,7 @@ fn without_a_mesh_only_what_can_be_said() {
     let alone = |policies: &str| brief(&check(once_of(&[("p.yaml", policies)])).findings);
     let sound = policy(
         "p",
-        "{name: x, sectionName: y}",
+        "{name: x, sectionName: w}",
         "timeouts: {request: 1s}, mtls: {mode: Strict}",
     ) + &policy(
         "q",
@@ -543,9 +543,9 @@ fn without_a_mesh_only_what_can_be_said() {
     assert_eq!(alone(&sound), NONE);
     let unsound = policy(
         "p",
-        "{name: x, sectionName: y}",
+        "{name: x, sectionName: w}",
         "timeouts: {request: 1s, perTry: 1s}",
-    ) + &policy("q", "{name: x, sectionName: y}", "timeouts: {request: 2s}")
+    ) + &policy("q", "{name: x, sectionName: w}", "timeouts: {request: 2s}")
         + &policy("r", "{name: x}", "retries: {methods: [POST]}");
     assert_eq!(
         alone(&unsound),

@@ -78,7 +78,7 @@ fn one_whole_stanza_is_inherited_at_a_time() {
 fn disjoint_policies_combine_and_the_older_wins_otherwise() {
     let model = mesh(&[
         policy("name: x", "{name: a}", "timeouts: {request: 1s}"),
-        policy("name: y", "{name: a}", "retries: {attempts: 1}"),
+        policy("name: 'y'", "{name: a}", "retries: {attempts: 1}"),
     ]);
     assert_eq!(reasons(&model), [""; 0]);
     assert!(request_ms(&of(&model, "a", 0)).is_some() && of(&model, "a", 0).retries.is_some());
@@ -90,7 +90,7 @@ fn disjoint_policies_combine_and_the_older_wins_otherwise() {
             "timeouts: {request: 1s}, retries: {attempts: 1}",
         ),
         policy(
-            "name: y",
+            "name: 'y'",
             "{name: a}",
             "timeouts: {request: 2s}, loadBalancer: {}, mtls: {mode: Strict}",
         ),
@@ -112,7 +112,7 @@ fn disjoint_policies_combine_and_the_older_wins_otherwise() {
     let model = mesh(&[
         policy("name: x", "{name: a}", "timeouts: {request: 1s}"),
         policy(
-            "name: y, creationTimestamp: '2026-01-02T00:00:00Z'",
+            "name: 'y', creationTimestamp: '2026-01-02T00:00:00Z'",
             "{name: a}",
             "timeouts: {request: 2s}",
         ),

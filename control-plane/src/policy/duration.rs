@@ -1,10 +1,12 @@
 //! Durations as policies write them: `^([0-9]{1,5}(h|m|s|ms)){1,4}$`, the Gateway API's format
 //! (GEP-2257). Nothing else is understood: no fractions, no bare numbers, no sign.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
@@ -62,6 +64,7 @@ impl fmt::Display for PolicyDuration {
             _ if millis.is_multiple_of(3_600_000) => write!(f, "{}h", millis / 3_600_000),
             _ if millis.is_multiple_of(60_000) => write!(f, "{}m", millis / 60_000),
             _ if millis.is_multiple_of(1_000) => write!(f, "{}s", millis / 1_000),
+            1..1_000 => write!(f, "{millis}ms"),
             _ => write!(f, "{}s{}ms", millis / 1_000, millis % 1_000),
         }
     }
@@ -84,6 +87,20 @@ impl<'de> Deserialize<'de> for PolicyDuration {
 impl Serialize for PolicyDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for PolicyDuration {
+    fn schema_name() -> Cow<'static, str> {
+        Cow::Borrowed("PolicyDuration")
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "maxLength": MAX_LEN, "pattern": PATTERN})
     }
 }
 

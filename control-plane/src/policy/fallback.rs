@@ -1,66 +1,109 @@
 //! `fallback`: what clients get where their service cannot answer.
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// An answer, or another backend's; exactly one of them is given.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+use super::schema::words::{HEADER_VALUE, LABEL, Rule, TOKEN, settable_header};
+
+/// What clients get where their service cannot answer: an answer that the sidecar makes, or another
+/// service's; exactly one of `response` and `backend` is given. It carries `x-weft-fallback: true`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend(
+    "x-weft-enforced" = "the client's sidecar",
+    "x-weft-example" = r#"fallback:
+  triggers: [CircuitOpen, NoEndpoints]
+  response:
+    status: 503
+    contentType: application/json
+    body: '{"error": "try again later"}'
+    headers: [{name: retry-after, value: "5"}]"#,
+    "x-kubernetes-validations" = [
+        Rule::new(
+            "has(self.response) != has(self.backend)",
+            "exactly one of response or backend is required",
+        )
+        .mend("response: {} answers 503"),
+        Rule::new(
+            "!has(self.backend) || !self.triggers.exists(t, t == 'Timeout')",
+            "after a Timeout only a response can follow",
+        )
+        .at(".triggers")
+        .mend("leave Timeout out: no time is left to ask another backend"),
+    ],
+))]
 pub struct Fallback {
-    /// When it is used: by any of these, at least one.
+    /// When it is used: in any of these cases.
+    #[schemars(length(min = 1, max = 5), extend("x-kubernetes-list-type" = "set"))]
     pub triggers: Vec<FallbackTrigger>,
-    /// An answer that the client's sidecar makes.
+    /// An answer that the client's sidecar makes. `{}` answers 503.
     pub response: Option<FallbackResponse>,
     /// A service that is asked instead, while the request can still be sent again.
     pub backend: Option<FallbackBackend>,
 }
 
 /// When a fallback is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum FallbackTrigger {
-    /// The breaker said no.
+    /// The circuit breaker of the backend is open.
     CircuitOpen,
     /// The backend has no endpoint.
     NoEndpoints,
-    /// The request's or the last try's time was over; only a response can follow.
+    /// The time of the request, or of its last try, is over. Only a response can follow.
     Timeout,
-    /// The last try would have been repeated, but attempts or budget were spent.
+    /// The last try failed, and would have been repeated if attempts and budget had not been spent.
     RetriesExhausted,
-    /// A cap was full, here or at the server's sidecar.
+    /// A cap was reached, at the client's sidecar or at the server's.
     Overload,
 }
 
 /// An answer that the client's sidecar makes.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct FallbackResponse {
-    /// Its status, 200 to 599.
+    /// Its HTTP status. gRPC callers get the status of the failure itself.
+    #[schemars(range(min = 200, max = 599))]
     pub status: u16,
-    /// Its content type, at most 128 bytes.
+    /// Its content type.
+    #[schemars(length(max = 128), regex(pattern = HEADER_VALUE))]
     pub content_type: String,
-    /// Its body, at most 4,096 bytes.
+    /// Its body; none where this is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 4096))]
     pub body: String,
-    /// More headers: at most 8, none twice.
+    /// More headers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub headers: Vec<FallbackHeader>,
 }
 
 /// A header of an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = settable_header()))]
 pub struct FallbackHeader {
-    /// Its name.
+    /// Its name: none that belongs to the connection or to the framing of messages, and none of
+    /// Weft's own.
+    #[schemars(length(min = 1, max = 256), regex(pattern = TOKEN))]
     pub name: String,
-    /// Its value, at most 1,024 bytes.
+    /// Its value.
+    #[schemars(length(max = 1024), regex(pattern = HEADER_VALUE))]
     pub value: String,
 }
 
 /// A service that is asked instead.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FallbackBackend {
     /// A service of the policy's namespace.
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub name: String,
-    /// Its port; the addressed one's number where it is left out.
+    /// Its port; the number of the addressed port where this is left out.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 65_535))]
     pub port: Option<u16>,
 }
 

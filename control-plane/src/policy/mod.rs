@@ -1,16 +1,21 @@
 //! `TrafficPolicy` `weft.dev/v1alpha1`: its types, defaults and rules.
 //!
-//! The types are the source of truth for the YAML that people write. Reading is strict: an unknown
-//! field is an error: nothing that somebody asked for is silently left undone.
+//! The types are the source of truth: their doc comments, bounds and rules become the schema, and from
+//! that come the custom resource definition, the reference page and validation. So a cluster and a
+//! directory of files refuse the same things.
 //!
-//! Reading has two steps. Serde checks shapes, words and durations; [`TrafficPolicy::check`] checks
-//! bounds and what fields ask of each other, and names every violation by its path, with a mend.
+//! Reading is strict and goes the way of a Kubernetes API server: unknown fields, defaults, shapes and
+//! bounds, then rules in CEL. Nothing that somebody asked for is silently left undone. Whatever the
+//! schema accepts, the types can hold.
 
 mod duration;
+mod evaluate;
 mod fallback;
 mod fault;
 mod rate_limit;
+pub mod schema;
 mod spec;
+mod status;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -23,6 +28,9 @@ pub use rate_limit::{RateLimit, RateLimitKey, RateLimitOverride};
 pub use spec::{
     AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, Metadata, Mtls, MtlsMode,
     Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy, TrafficPolicySpec,
+};
+pub use status::{
+    AncestorRef, AncestorStatus, Condition, ConditionStatus, ProxyCounts, TrafficPolicyStatus,
 };
 pub use traffic::{
     Backoff, BalancerPolicy, BreakerScope, Budget, CircuitBreaker, ConsecutiveFailures,

@@ -1,48 +1,89 @@
 //! The `rateLimit` stanza: how many requests a service's workloads take.
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// How many requests each workload port takes, as its own sidecar counts them.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+use super::schema::words::{Rule, TOKEN};
+
+/// How many requests each workload of the target takes, as its own sidecar counts them. More are
+/// answered 429 with `Retry-After`, and gRPC callers get RESOURCE_EXHAUSTED.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend(
+    "x-weft-enforced" = "the server's sidecar",
+    "x-weft-example" = r"rateLimit:
+  requestsPerSecond: 500
+  burst: 1000
+  key: ClientIdentity
+  overrides: [{identity: spiffe://cluster.local/ns/shop/sa/batch, requestsPerSecond: 50}]",
+    "x-kubernetes-validations" = [
+        Rule::new(
+            "(self.key == 'Header') == has(self.header)",
+            "header is required exactly when key is Header",
+        )
+        .at(".header")
+        .mend("name the header with key Header, and leave it out with others"),
+        Rule::new(
+            "!has(self.burst) || self.burst >= self.requestsPerSecond",
+            "burst cannot be below requestsPerSecond",
+        )
+        .at(".burst")
+        .mend("raise burst, or leave it out"),
+        Rule::new(
+            "!has(self.overrides) || self.key == 'ClientIdentity'",
+            "overrides need key ClientIdentity",
+        )
+        .at(".overrides")
+        .mend("use key ClientIdentity, or leave overrides out"),
+    ],
+))]
 pub struct RateLimit {
-    /// In the long run, 1 to 10,000,000.
+    /// Requests per second in the long run, for each workload port and key.
+    #[schemars(range(min = 1, max = Self::MAX))]
     pub requests_per_second: u32,
-    /// At once, after a rest: from `requests_per_second`, which it is where it is left out, to
-    /// 10,000,000.
+    /// Requests that pass at once after a rest. Left out, it is `requestsPerSecond`, below which it
+    /// cannot be.
     #[serde(default)]
+    #[schemars(range(min = 1, max = Self::MAX))]
     pub burst: Option<u32>,
     /// What is counted apart.
     #[serde(default)]
     pub key: RateLimitKey,
-    /// The header of key `Header`.
+    /// The name of the header that key Header tells requests apart by; given exactly with that key.
     #[serde(default)]
+    #[schemars(length(min = 1, max = 256), regex(pattern = TOKEN))]
     pub header: Option<String>,
-    /// For some callers of key `ClientIdentity` another rate: at most 16. Their burst is in the
-    /// same proportion to their rate.
+    /// Other rates for some callers, with key ClientIdentity. Their bursts are in the same
+    /// proportion to their rates.
     #[serde(default)]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["identity"])
+    )]
     pub overrides: Option<Vec<RateLimitOverride>>,
 }
 
 /// What is counted apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RateLimitKey {
-    /// Nothing: one count for all.
+    /// Nothing: there is one count for all requests.
     #[default]
     Global,
-    /// Callers by the SPIFFE id that they proved; those who proved none share one count.
+    /// Callers, by the SPIFFE id that they proved; those who proved none share one count.
     ClientIdentity,
-    /// Requests by the first value of a header; those without it share one count.
+    /// Requests, by the first value of a header; those without it share one count.
     Header,
 }
 
 /// The rate of one caller.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimitOverride {
-    /// The whole SPIFFE id: 1 to 512 bytes.
+    /// The caller's whole SPIFFE id.
+    #[schemars(length(min = 1, max = 512))]
     pub identity: String,
-    /// In the long run, 1 to 10,000,000.
+    /// The caller's requests per second in the long run.
+    #[schemars(range(min = 1, max = RateLimit::MAX))]
     pub requests_per_second: u32,
 }
 

@@ -41,7 +41,7 @@ explicitListeners:
 
 fn policy(name: &str, namespace: &str, spec: &str) -> String {
     format!(
-        "---\n{{apiVersion: weft.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{{spec}}}}}\n"
+        "---\n{{apiVersion: weft.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: \"{name}\", namespace: {namespace}}}, spec: {{{spec}}}}}\n"
     )
 }
 

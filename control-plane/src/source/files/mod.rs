@@ -11,6 +11,7 @@
 //! Starting is strict: without a directory and good mesh-wide settings there is no mesh.
 
 mod entries;
+mod lines;
 mod once;
 mod parse;
 mod scan;

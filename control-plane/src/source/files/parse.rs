@@ -9,8 +9,9 @@ use serde_saphyr::Spanned;
 use weft_proto::names;
 
 use super::entries;
+use super::lines::{Lines, Node};
 use crate::index::{BrokenPolicy, ExplicitListener, MeshSettings, Name, Service, Workload};
-use crate::policy::{DEFAULT_NAMESPACE, TargetKind, TargetRef, TrafficPolicy};
+use crate::policy::{DEFAULT_NAMESPACE, TargetKind, TargetRef, TrafficPolicy, Violation};
 use crate::source::mesh_file::{FILE_NAME, MeshFile};
 
 /// What tells objects apart, whatever file they are in.
@@ -121,9 +122,20 @@ struct Document {
 }
 
 impl Document {
+    /// Of words, only `true` and `false` are booleans.
     fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        self.read_with(true)
+    }
+
+    /// `y`, `on` and their like are booleans too, as they are to kubectl: what is refused in a cluster
+    /// is refused here.
+    fn read_as_kubectl<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        self.read_with(false)
+    }
+
+    fn read_with<T: DeserializeOwned>(&self, strict_booleans: bool) -> Result<T, Problem> {
         let options = serde_saphyr::options! {
-            strict_booleans: true,
+            strict_booleans: strict_booleans,
             with_snippet: false,
         };
         serde_saphyr::from_str_with_options(&self.text, options).map_err(|error| Problem {
@@ -133,6 +145,20 @@ impl Document {
             reason: error.to_string(),
             mend: String::new(),
         })
+    }
+
+    /// Violations with the lines of the fields that they are about.
+    fn problems(&self, violations: Vec<Violation>) -> Vec<Problem> {
+        let lines = self.read::<Node>().map(|root| Lines::of(&root));
+        let lines = lines.unwrap_or_default();
+        let problems = violations.into_iter();
+        problems
+            .map(|violation| Problem {
+                line: lines.line(&violation.path).unwrap_or(self.line),
+                reason: violation.to_string(),
+                mend: violation.mend,
+            })
+            .collect()
     }
 }
 
@@ -281,7 +307,7 @@ fn typed<T: DeserializeOwned>(
 }
 
 fn policy(document: &Document) -> Result<Entry, Problem> {
-    let value: Value = document.read()?;
+    let value: Value = document.read_as_kubectl()?;
     let line = document.line;
     let problem = |reason: String, mend: &str| Problem {
         line,
@@ -322,20 +348,9 @@ fn policy(document: &Document) -> Result<Entry, Problem> {
             key: name.clone().filter(|_| ours).map(Key::Policy),
         });
     }
-    let outcome = match document.read::<TrafficPolicy>() {
-        Err(problem) => Err(vec![problem]),
-        Ok(policy) => {
-            let violations = policy.check();
-            if violations.is_empty() {
-                Ok(Object::Policy(Arc::new(policy)))
-            } else {
-                let problems = violations.into_iter();
-                Err(problems
-                    .map(|violation| problem(violation.to_string(), &violation.mend))
-                    .collect())
-            }
-        }
-    };
+    let outcome = TrafficPolicy::read(value.clone())
+        .map(|policy| Object::Policy(Arc::new(policy)))
+        .map_err(|violations| document.problems(violations));
     Ok(Entry {
         line,
         label: label(kind, name.as_ref()),

@@ -166,10 +166,24 @@ fn one_bad_policy_is_refused_at_its_line_and_the_last_good_one_stays() {
             .is_some()
     );
 
-    // What the schema's rules refuse stands at the object's first line.
+    // What the schema's rules refuse stands where the field is, or what it is missing from.
     let bad = policy("slow", "timeouts: {connect: 1ms}");
     let model = files.write("policies.yaml", &format!("{other}---\n# about it\n\n{bad}"));
-    assert_eq!(places(&model), ["policies.yaml:10 TrafficPolicy demo/slow"]);
+    assert_eq!(places(&model), ["policies.yaml:15 TrafficPolicy demo/slow"]);
+    let bad = policy("slow", "split:\n    sticky:\n      type: Header");
+    let model = files.write("policies.yaml", &bad);
+    assert_eq!(places(&model), ["policies.yaml:7 TrafficPolicy demo/slow"]);
+    assert_eq!(
+        model.refusals()[0]
+            .reason
+            .split(" (")
+            .next()
+            .unwrap()
+            .split(':')
+            .nth(1)
+            .unwrap(),
+        " name is required for Header; its last good version stays in force"
+    );
     assert_eq!(connect(&model), Some(Duration::from_secs(2)));
 
     let model = files.write("policies.yaml", &policy("slow", "timeouts: {connect: 3s}"));
@@ -279,6 +293,64 @@ fn without_a_last_good_version_security_closes() {
             .reason
             .contains("not enforced by this version")
     );
+}
+
+#[test]
+fn every_violation_stands_at_its_field() {
+    let text = "\
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata:
+  name: p
+  namespace: demo
+spec:
+  targetRefs: [{name: checkout}]
+  timeout: {request: 1s}
+  split:
+    backends:
+    - name: one
+      weight: -1
+    - {name: two,
+       matches: [{}]}
+    - name: two
+  circuitBreaker:
+    openDuration: 5s
+  rules:
+  - name: r
+    matches: [{}]
+    timeouts:
+      request: 1s
+      perTry: 2s
+";
+    let read = parse::parse("p.yaml", text);
+    let bad = read.entries[0].outcome.as_ref().unwrap_err();
+    let places: Vec<_> = bad
+        .problems
+        .iter()
+        .map(|problem| (problem.line, problem.reason.split(": ").next().unwrap()))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (8, "spec.timeout"),
+            (12, "spec.split.backends[0].weight"),
+            (14, "spec.split.backends[1].matches[0]"),
+            (15, "spec.split.backends[2]"),
+            (16, "spec.circuitBreaker"),
+            (23, "spec.rules[0].timeouts.perTry"),
+        ],
+        "{bad:?}"
+    );
+    assert!(bad.problems.iter().all(|problem| !problem.mend.is_empty()));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_reading_panic(text in "(\\PC|[\n:{}\\[\\] -]){0,120}") {
+        let policy = format!("apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nspec:\n {text}");
+        parse::parse("p.yaml", &text);
+        parse::parse("p.yaml", &policy);
+    }
 }
 
 #[test]

@@ -1,0 +1,161 @@
+//! Decides about a manifest as a Kubernetes API server does with the same schema, in the same order:
+//! unknown fields, defaults, shapes and bounds, duplicates in lists, and then rules in CEL.
+//!
+//! A field that is `null` is a field that is left out, because nothing in the schema is nullable. As in
+//! a cluster, no rule is asked about an object that has a wrong shape: one mistake is one finding.
+//! Nothing panics, whatever the manifest is.
+
+mod defaults;
+mod mends;
+mod rules;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use regex_lite::Regex;
+use serde_json::Value;
+
+use super::schema;
+use super::validate::Violation;
+use rules::{Programs, Rule};
+
+/// The schema of a whole manifest, made ready once.
+pub(super) static MANIFEST: LazyLock<Schema> = LazyLock::new(|| {
+    let mut programs = Programs::default();
+    Schema::new(&schema::manifest(), &mut programs)
+});
+
+/// What a value must be.
+#[derive(Debug, Default)]
+pub(super) struct Schema {
+    kind: Kind,
+    default: Option<Value>,
+    words: Vec<String>,
+    pattern: Option<(String, Regex)>,
+    /// Characters, entries or fields.
+    size: (Option<usize>, Option<usize>),
+    range: (Option<i64>, Option<i64>),
+    properties: BTreeMap<String, Schema>,
+    required: Vec<String>,
+    /// Of every field that is not named.
+    others: Option<Box<Schema>>,
+    /// Whether anything goes inside.
+    open: bool,
+    items: Option<Box<Schema>>,
+    list: List,
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Object,
+    Array,
+    String,
+    Integer,
+    Boolean,
+}
+
+/// What entries of a list must not have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum List {
+    #[default]
+    Atomic,
+    Set,
+    Map(Vec<String>),
+}
+
+impl Schema {
+    /// Reads a structural schema, which is this crate's own: what it does not know is left out.
+    fn new(schema: &Value, programs: &mut Programs) -> Self {
+        let text = |key: &str| schema[key].as_str().map(str::to_owned);
+        let texts = |key: &str| {
+            let texts = schema[key].as_array().into_iter().flatten();
+            let texts = texts.filter_map(Value::as_str).map(str::to_owned);
+            texts.collect::<Vec<_>>()
+        };
+        let count = |key: &str| schema[key].as_u64().and_then(|count| count.try_into().ok());
+        let kind = match schema["type"].as_str() {
+            Some("array") => Kind::Array,
+            Some("string") => Kind::String,
+            Some("integer") => Kind::Integer,
+            Some("boolean") => Kind::Boolean,
+            _ => Kind::Object,
+        };
+        let size = match kind {
+            Kind::Array => ["minItems", "maxItems"],
+            Kind::Object => ["minProperties", "maxProperties"],
+            _ => ["minLength", "maxLength"],
+        };
+        let mut inner = |key: &str| {
+            let inner = schema.get(key)?;
+            Some(Box::new(Self::new(inner, programs)))
+        };
+        let (items, others) = (inner("items"), inner("additionalProperties"));
+        let properties = schema["properties"].as_object().into_iter().flatten();
+        let properties = properties
+            .map(|(name, property)| (name.clone(), Self::new(property, programs)))
+            .collect();
+        let rules = schema["x-kubernetes-validations"].as_array();
+        Self {
+            kind,
+            default: schema.get("default").cloned(),
+            words: texts("enum"),
+            pattern: text("pattern").map(|pattern| {
+                let regex = Regex::new(&pattern).expect("patterns of the schema are good");
+                (pattern, regex)
+            }),
+            size: (count(size[0]), count(size[1])),
+            range: (schema["minimum"].as_i64(), schema["maximum"].as_i64()),
+            properties,
+            required: texts("required"),
+            others,
+            open: schema["x-kubernetes-preserve-unknown-fields"] == true,
+            items,
+            list: match schema["x-kubernetes-list-type"].as_str() {
+                Some("set") => List::Set,
+                Some("map") => List::Map(texts("x-kubernetes-list-map-keys")),
+                _ => List::Atomic,
+            },
+            rules: rules
+                .into_iter()
+                .flatten()
+                .map(|rule| Rule::new(rule, programs))
+                .collect(),
+        }
+    }
+
+    /// Fills in defaults, and says everything that is wrong with a value.
+    pub(super) fn evaluate(&self, value: &mut Value) -> Vec<Violation> {
+        let mut found = Vec::new();
+        defaults::fill(self, value, "", &mut found);
+        shape::check(self, value, "", &mut found);
+        rules::check(self, value, &mut found);
+        found
+    }
+}
+
+/// A field of what is at a path.
+fn field(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+/// An entry of what is at a path.
+fn entry(path: &str, at: usize) -> String {
+    format!("{path}[{at}]")
+}
+
+/// Whether a path is another one, or inside it.
+fn is_within(path: &str, outer: &str) -> bool {
+    let Some(rest) = path.strip_prefix(outer) else {
+        return false;
+    };
+    outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '['])
+}
