@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::view::splits;
 use crate::index::{Name, Origin, Service, ServicePort, Sourced};
 use crate::policy::{TargetKind, TrafficPolicy};
 
@@ -23,8 +22,8 @@ pub(super) fn services(policies: &[Sourced<Arc<TrafficPolicy>>]) -> Vec<Sourced<
                 name(&target.name, target.section_name.as_ref());
             }
         }
-        for backend in splits(&object.spec).flat_map(|split| &split.backends) {
-            name(&backend.name, None);
+        for backend in object.spec.named_services() {
+            name(backend, None);
         }
     }
     let services = known.into_iter();

@@ -137,7 +137,8 @@ fn backends<'a>(
         .chain(policy.split.as_deref())
         .flat_map(|split| sides(view, service, port, split))
         .collect();
-    if policy.split.is_none() {
+    let elsewhere = |split: &Split| !split.backends.is_empty();
+    if !policy.split.as_deref().is_some_and(elsewhere) {
         backends.push((service, port));
     }
     backends

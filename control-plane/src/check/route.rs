@@ -3,10 +3,11 @@
 use super::Severity;
 use super::found::{Found, Said};
 use super::view::{Policy, View, place};
+use crate::compile;
 use crate::index::{Service, ServicePort, Stanzas};
 use crate::policy::{
-    HeaderMatch, HeaderMatchType, Method, PolicyDuration, QueryParamMatch, Retries, RetryCondition,
-    Rule, Split, Timeouts, TrafficPolicySpec,
+    Fallback, HeaderMatch, HeaderMatchType, Method, PolicyDuration, QueryParamMatch, Retries,
+    RetryCondition, Rule, Split, Timeouts, TrafficPolicySpec,
 };
 
 /// Protocol words by which a port may carry streams without an end.
@@ -41,6 +42,7 @@ impl Addressed<'_> {
             self.check_timeouts(found, rule);
             self.check_retries(found, rule);
             self.check_streams(found, rule);
+            self.check_split(found, rule);
             if self.view.has_mesh {
                 self.check_backends(found, rule);
             }
@@ -137,32 +139,88 @@ impl Addressed<'_> {
         );
     }
 
-    /// Sides of splits that lead nowhere. That a service is missing is said by the model.
+    /// Sides of splits, mirrors and fallbacks that lead nowhere. That a service is missing is said by the
+    /// model.
     fn check_backends(&self, found: &mut Found, rule: Option<&Rule>) {
+        if let Some((split, owner)) = self.split_and_owner(rule) {
+            for (name, port) in split.named() {
+                self.check_backend(found, rule, owner, name, port);
+            }
+        }
+        if let Some((fallback, owner)) = self.fallback_and_owner(rule)
+            && let Some(backend) = &fallback.backend
+        {
+            self.check_backend(found, rule, owner, &backend.name, backend.port);
+        }
+    }
+
+    fn check_backend(
+        &self,
+        found: &mut Found,
+        rule: Option<&Rule>,
+        owner: &Policy,
+        name: &str,
+        port: Option<u16>,
+    ) {
+        let wanted = port.unwrap_or(self.port.port);
+        let namespace = &self.service.name.namespace;
+        let Some(service) = self.view.model.service(namespace, name) else {
+            return;
+        };
+        if service.port(wanted).is_some() {
+            return;
+        }
+        let known: Vec<_> = service.ports.iter().map(|it| it.port.to_string()).collect();
+        found.add_at(
+            owner,
+            self.place(rule),
+            Said {
+                severity: Severity::Error,
+                check: "missing-port",
+                what: format!("backend {name} has no port {wanted}"),
+                why: "a backend without a port of its own takes the number that the client \
+                      addressed; requests that go there find no endpoint"
+                    .to_owned(),
+                mend: format!("set port on the backend; it has {}", known.join(", ")),
+            },
+        );
+    }
+
+    /// Stickiness with nothing to stick to, and copies of what is never copied.
+    fn check_split(&self, found: &mut Found, rule: Option<&Rule>) {
         let Some((split, owner)) = self.split_and_owner(rule) else {
             return;
         };
-        for side in &split.backends {
-            let wanted = side.port.unwrap_or(self.port.port);
-            let namespace = &self.service.name.namespace;
-            let Some(service) = self.view.model.service(namespace, &side.name) else {
-                continue;
-            };
-            if service.port(wanted).is_some() {
-                continue;
-            }
-            let known: Vec<_> = service.ports.iter().map(|it| it.port.to_string()).collect();
+        if split.sticky.is_some() && split.backends.is_empty() {
             found.add_at(
                 owner,
                 self.place(rule),
                 Said {
-                    severity: Severity::Error,
-                    check: "missing-port",
-                    what: format!("backend {} has no port {wanted}", side.name),
-                    why: "a backend without a port of its own takes the number that the client \
-                          addressed; requests that go there find no endpoint"
+                    severity: Severity::Warning,
+                    check: "sticky-without-weights",
+                    what: "split.sticky has no weights to act on".to_owned(),
+                    why: "without split.backends it keeps users on the sides of a route that is attached \
+                          to the service, and there is none"
                         .to_owned(),
-                    mend: format!("set port on the backend; it has {}", known.join(", ")),
+                    mend: "name the backends, or leave sticky out".to_owned(),
+                },
+            );
+        }
+        let word = protocol_word(self.port);
+        let no_copies = word == "grpc" || compile::is_opaque(self.view.model, self.port);
+        if split.mirror.is_some() && no_copies {
+            found.add_at(
+                owner,
+                self.place(rule),
+                Said {
+                    severity: Severity::Warning,
+                    check: "mirror",
+                    what: format!("nothing of port {} is ever copied", self.port.port),
+                    why: format!(
+                        "its protocol is {word}: only plain HTTP requests are copied, no gRPC and no other \
+                         bytes"
+                    ),
+                    mend: "leave mirror out, or correct the port's protocol".to_owned(),
                 },
             );
         }
@@ -246,10 +304,27 @@ impl Addressed<'_> {
         Some((split, owner))
     }
 
+    fn fallback_and_owner<'b>(
+        &'b self,
+        rule: Option<&'b Rule>,
+    ) -> Option<(&'b Fallback, &'b Policy)> {
+        if let Some(fallback) = rule.and_then(|rule| rule.fallback.as_ref()) {
+            return Some((fallback, self.owner_of_rules()?));
+        }
+        // What a rule inherits is said once, for the port.
+        let fallback = self.policy.fallback.as_deref().filter(|_| rule.is_none())?;
+        let (service, port) = (self.service, self.port);
+        let owner = self
+            .view
+            .owner(service, port, fallback, |spec| spec.fallback.as_ref())?;
+        Some((fallback, owner))
+    }
+
     /// Where a route's requests go: the service port itself, else what the split names.
     fn backends<'b>(&'b self, rule: Option<&'b Rule>) -> Vec<(&'b Service, &'b ServicePort)> {
         let own = rule.and_then(|rule| rule.split.as_ref());
-        let Some(split) = own.or(self.policy.split.as_deref()) else {
+        let split = own.or(self.policy.split.as_deref());
+        let Some(split) = split.filter(|split| !split.backends.is_empty()) else {
             return vec![(self.service, self.port)];
         };
         super::breaker::sides(self.view, self.service, self.port, split).collect()
@@ -287,13 +362,17 @@ fn limit(value: Option<PolicyDuration>) -> Option<PolicyDuration> {
 }
 
 fn may_stream(port: &ServicePort) -> bool {
+    STREAMING.contains(&protocol_word(port).as_str())
+}
+
+/// The word that says what a port speaks: its protocol's, else what its name begins with.
+fn protocol_word(port: &ServicePort) -> String {
     let said = port.app_protocol.to_ascii_lowercase();
-    let word = if said.is_empty() {
-        port.name.split('-').next().unwrap_or_default()
+    if said.is_empty() {
+        port.name.split('-').next().unwrap_or_default().to_owned()
     } else {
-        &said
-    };
-    STREAMING.contains(&word)
+        said
+    }
 }
 
 /// Whether every request that a rule is for streams, by what the sidecar takes for a stream. gRPC is

@@ -121,6 +121,30 @@ fn every_check_by_a_case_and_its_neighbour() {
             "rules: [{name: r, matches: [{}], split: {backends: [{name: a, port: 9}]}}]",
             &["error missing-port"],
         ),
+        (
+            "name: one",
+            "split: {mirror: {name: a, port: 9}}",
+            &["error missing-port"],
+        ),
+        ("name: one", "split: {mirror: {name: nobody}}", &["error refused"]),
+        ("name: one", "split: {mirror: {name: a}}", NONE),
+        (
+            "name: one",
+            "fallback: {triggers: [NoEndpoints], backend: {name: a, port: 9}}",
+            &["error missing-port"],
+        ),
+        (
+            "name: one",
+            "fallback: {triggers: [NoEndpoints], backend: {name: nobody}}",
+            &["error refused"],
+        ),
+        // Splits that can do nothing.
+        (
+            "name: quotes",
+            "split: {mirror: {name: a}}",
+            &["warning mirror"],
+        ),
+        ("name: one", "split: {sticky: {}}", &["warning sticky-without-weights"]),
         // Bounds, as the control plane has them.
         (
             "name: a",

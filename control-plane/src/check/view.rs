@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::index::{Model, Name, Service, ServiceEndpoint, ServicePort, Sourced};
-use crate::policy::{Split, TargetKind, TargetRef, TrafficPolicy, TrafficPolicySpec};
+use crate::policy::{TargetKind, TargetRef, TrafficPolicy, TrafficPolicySpec};
 
 /// A policy with its place.
 pub(super) type Policy = Sourced<Arc<TrafficPolicy>>;
@@ -66,14 +66,6 @@ impl<'a> View<'a> {
             })
             .collect()
     }
-}
-
-/// Every split of a policy, those of rules included.
-pub(super) fn splits(spec: &TrafficPolicySpec) -> impl Iterator<Item = &Split> {
-    let of_rules = spec.rules.iter().flatten();
-    spec.split
-        .iter()
-        .chain(of_rules.filter_map(|rule| rule.split.as_ref()))
 }
 
 /// A service port, for people.

@@ -344,22 +344,15 @@ fn by_target(
     targets
 }
 
-/// Services that splits name and that are not there. The split stays in force as it is written.
+/// Services that splits and fallbacks name and that are not there. The stanza stays in force as it is
+/// written.
 fn missing_backends(
     spec: &TrafficPolicySpec,
     namespace: &str,
     services: &BTreeMap<Name, Arc<Service>>,
 ) -> BTreeSet<Name> {
-    let of_rules = spec
-        .rules
-        .iter()
-        .flatten()
-        .filter_map(|rule| rule.split.as_ref());
-    spec.split
-        .iter()
-        .chain(of_rules)
-        .flat_map(|split| &split.backends)
-        .map(|backend| Name::new(namespace, &*backend.name))
+    spec.named_services()
+        .map(|name| Name::new(namespace, name))
         .filter(|name| !services.contains_key(name))
         .collect()
 }

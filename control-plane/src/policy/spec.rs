@@ -294,6 +294,21 @@ pub struct ServiceAccountRef {
     pub name: String,
 }
 
+impl TrafficPolicySpec {
+    /// Every service of the policy's namespace that requests or copies of them are sent to, in splits and
+    /// fallbacks.
+    pub fn named_services(&self) -> impl Iterator<Item = &str> {
+        let rules = || self.rules.iter().flatten();
+        let splits = rules().filter_map(|rule| rule.split.as_ref());
+        let splits = self.split.iter().chain(splits).flat_map(Split::named);
+        let fallbacks = rules().filter_map(|rule| rule.fallback.as_ref());
+        let fallbacks = self.fallback.iter().chain(fallbacks);
+        let fallbacks = fallbacks.filter_map(|fallback| fallback.backend.as_ref());
+        let splits = splits.map(|(name, _)| name);
+        splits.chain(fallbacks.map(|backend| backend.name.as_str()))
+    }
+}
+
 impl TrafficPolicy {
     /// Makes a policy of this API version.
     pub fn new(metadata: Metadata, spec: TrafficPolicySpec) -> Self {

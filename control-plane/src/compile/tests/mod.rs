@@ -364,10 +364,10 @@ fn every_stanza_reaches_the_wire() {
     let weights: Vec<_> = split
         .backends
         .iter()
-        .map(|b| (b.backend, b.weight, b.matches.len()))
+        .map(|b| (b.backend, b.weight, b.forced.len()))
         .collect();
     assert_eq!(weights, [(0, 90, 0), (1, 10, 1)]);
-    assert_eq!(split.backends[1].matches[0].name, "x-canary");
+    assert_eq!(split.backends[1].forced[0].headers[0].name, "x-canary");
     assert_eq!(split.when_empty(), WhenEmpty::NextBackend);
     let Some(sticky::Kind::Cookie(cookie)) = split.sticky.clone().and_then(|s| s.kind) else {
         panic!("a cookie")

@@ -64,6 +64,16 @@ pub struct Split {
     pub mirror: Option<Mirror>,
 }
 
+impl Split {
+    /// Every service that is named, with its port where that is too: the sides, then the mirror.
+    pub fn named(&self) -> impl Iterator<Item = (&str, Option<u16>)> {
+        let sides = self.backends.iter();
+        let sides = sides.map(|side| (side.name.as_str(), side.port));
+        let mirror = self.mirror.iter();
+        sides.chain(mirror.map(|mirror| (mirror.name.as_str(), mirror.port)))
+    }
+}
+
 /// A service that gets copies of requests, and whose answers nobody waits for. Copies carry
 /// `x-weft-mirror: true` and an authority that ends in `-shadow`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
