@@ -126,7 +126,11 @@ fn every_check_by_a_case_and_its_neighbour() {
             "split: {mirror: {name: a, port: 9}}",
             &["error missing-port"],
         ),
-        ("name: one", "split: {mirror: {name: nobody}}", &["error refused"]),
+        (
+            "name: one",
+            "split: {mirror: {name: nobody}}",
+            &["error refused"],
+        ),
         ("name: one", "split: {mirror: {name: a}}", NONE),
         (
             "name: one",
@@ -144,7 +148,11 @@ fn every_check_by_a_case_and_its_neighbour() {
             "split: {mirror: {name: a}}",
             &["warning mirror"],
         ),
-        ("name: one", "split: {sticky: {}}", &["warning sticky-without-weights"]),
+        (
+            "name: one",
+            "split: {sticky: {}}",
+            &["warning sticky-without-weights"],
+        ),
         // Bounds, as the control plane has them.
         (
             "name: a",

@@ -236,10 +236,6 @@ fn violations_name_their_field() {
             "ConsistentHash: not enforced",
         ),
         (
-            "targetRefs: [{name: a}], split: {sticky: {type: ClientIdentity}}",
-            "without backends is not enforced",
-        ),
-        (
             "targetRefs: [{name: a}], split: {backends: [{name: b}], sticky: {type: Header}}",
             "spec.split.sticky.name: name is required",
         ),

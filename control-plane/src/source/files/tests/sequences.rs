@@ -49,7 +49,7 @@ impl Written {
             _ => format!("name: p{policy}"),
         };
         let connect = match self.text {
-            Text::BadShape => format!("{{conect: {version}s}}"),
+            Text::BadShape => format!("{{connect: {version}s, conect: 1s}}"),
             Text::BadValue => "{connect: 1ms}".to_owned(),
             _ => format!("{{connect: {version}s}}"),
         };
