@@ -1,9 +1,9 @@
 //! `fallback`: what clients get where their service cannot answer.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// An answer, or another backend's; exactly one of them is given.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Fallback {
     /// When it is used: by any of these, at least one.
@@ -15,7 +15,7 @@ pub struct Fallback {
 }
 
 /// When a fallback is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FallbackTrigger {
     /// The breaker said no.
     CircuitOpen,
@@ -30,7 +30,7 @@ pub enum FallbackTrigger {
 }
 
 /// An answer that the client's sidecar makes.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct FallbackResponse {
     /// Its status, 200 to 599.
@@ -44,7 +44,7 @@ pub struct FallbackResponse {
 }
 
 /// A header of an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FallbackHeader {
     /// Its name.
@@ -54,7 +54,7 @@ pub struct FallbackHeader {
 }
 
 /// A service that is asked instead.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FallbackBackend {
     /// A service of the policy's namespace.

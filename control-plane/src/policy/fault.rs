@@ -1,12 +1,12 @@
 //! `faultInjection`: failures that people ask for, to see what their clients make of them.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::duration::PolicyDuration;
 use super::traffic::{GrpcCode, HeaderMatch};
 
 /// Delays and failures by chance; at least one of them is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct FaultInjection {
     /// Only for requests with all of these headers: at most 8.
@@ -18,7 +18,7 @@ pub struct FaultInjection {
 }
 
 /// Makes requests wait.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FaultDelay {
     /// How long, 1 ms to 5 min.
@@ -29,7 +29,7 @@ pub struct FaultDelay {
 }
 
 /// Answers requests; exactly one of its statuses is given.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FaultAbort {
     /// The status, 200 to 599; gRPC callers get UNAVAILABLE.

@@ -1,9 +1,9 @@
 //! The `rateLimit` stanza: how many requests a service's workloads take.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How many requests each workload port takes, as its own sidecar counts them.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimit {
     /// In the long run, 1 to 10,000,000.
@@ -25,7 +25,7 @@ pub struct RateLimit {
 }
 
 /// What is counted apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RateLimitKey {
     /// Nothing: one count for all.
     #[default]
@@ -37,7 +37,7 @@ pub enum RateLimitKey {
 }
 
 /// The rate of one caller.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimitOverride {
     /// The whole SPIFFE id: 1 to 512 bytes.

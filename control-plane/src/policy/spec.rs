@@ -12,7 +12,7 @@ use super::rate_limit::RateLimit;
 use super::traffic::{CircuitBreaker, LoadBalancer, Method, Retries, Rule, Split, Timeouts};
 
 /// One `TrafficPolicy` as a manifest carries it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicy {
     /// [`names::API_VERSION`].
@@ -24,12 +24,12 @@ pub struct TrafficPolicy {
     /// What it says.
     pub spec: TrafficPolicySpec,
     /// Written by a cluster; without meaning here.
-    #[serde(default, rename = "status")]
+    #[serde(default, rename = "status", skip_serializing)]
     _status: Option<IgnoredAny>,
 }
 
 /// The part of an object's metadata that Weft reads. Everything else belongs to others.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// The policy's name.
@@ -43,7 +43,7 @@ pub struct Metadata {
 }
 
 /// What a policy says. An absent stanza is inherited.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicySpec {
     /// What it is meant for: 1 to 16.
@@ -73,7 +73,7 @@ pub struct TrafficPolicySpec {
 }
 
 /// What a policy is meant for; always of the policy's own namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
     /// The API group; only the core group, which is empty, has targets.
@@ -90,7 +90,9 @@ pub struct TargetRef {
 }
 
 /// Kinds that policies can be meant for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub enum TargetKind {
     /// A service, or one port of it.
     #[default]
@@ -100,7 +102,7 @@ pub enum TargetKind {
 }
 
 /// Whether plaintext is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mtls {
     /// The mode.
@@ -119,7 +121,7 @@ pub enum MtlsMode {
 }
 
 /// Who may do what.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Authorization {
     /// Whether what is not allowed is denied, or only counted.
@@ -130,7 +132,7 @@ pub struct Authorization {
 }
 
 /// What happens to requests that no entry allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuthorizationMode {
     /// They are denied.
     #[default]
@@ -140,7 +142,7 @@ pub enum AuthorizationMode {
 }
 
 /// One allowance: by all of its parts.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AllowEntry {
     /// Any of these callers: 1 to 16.
@@ -154,7 +156,7 @@ pub struct AllowEntry {
 }
 
 /// A caller: exactly one of its parts is given.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Principal {
     /// By service account, of this mesh's trust domain.
@@ -166,7 +168,7 @@ pub struct Principal {
 }
 
 /// A service account.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceAccountRef {
     /// Its namespace; the policy's own where it is left out.

@@ -1,6 +1,6 @@
 //! The client-side stanzas. Defaults are those of the resource's schema.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::duration::PolicyDuration;
 use super::fallback::Fallback;
@@ -8,7 +8,7 @@ use super::fault::FaultInjection;
 use super::rate_limit::RateLimit;
 
 /// Limits in time; `0s` switches one off (but `connect`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timeouts {
     /// The whole exchange, retries and waiting included.
@@ -24,7 +24,7 @@ pub struct Timeouts {
 }
 
 /// Which failed tries are repeated.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Retries {
     /// Tries after the first, 0 to 10.
@@ -48,7 +48,7 @@ pub struct Retries {
 }
 
 /// Failures of transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RetryCondition {
     /// No connection came about.
     ConnectFailure,
@@ -61,7 +61,7 @@ pub enum RetryCondition {
 }
 
 /// gRPC statuses that can be named. Their numbers are those of gRPC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[allow(missing_docs)] // The words are gRPC's own.
 pub enum GrpcCode {
@@ -84,7 +84,7 @@ pub enum GrpcCode {
 }
 
 /// HTTP methods that can be named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs)] // The words are HTTP's own.
 pub enum Method {
@@ -100,7 +100,7 @@ pub enum Method {
 }
 
 /// Waiting between tries: exponential, with full jitter.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Backoff {
     /// The first delay's upper bound, 1 ms to 1 min.
@@ -110,7 +110,7 @@ pub struct Backoff {
 }
 
 /// How much load retrying may add, per sidecar and backend.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Budget {
     /// Retries as a share of requests, 0 to 100.
@@ -122,7 +122,7 @@ pub struct Budget {
 }
 
 /// What to do about `Retry-After`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RetryAfter {
     /// Wait for it, within the deadline.
     #[default]
@@ -132,7 +132,7 @@ pub enum RetryAfter {
 }
 
 /// When traffic to what fails is stopped.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CircuitBreaker {
     /// What is stopped.
@@ -156,7 +156,7 @@ pub struct CircuitBreaker {
 }
 
 /// What a breaker stops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BreakerScope {
     /// One endpoint.
     #[default]
@@ -166,7 +166,7 @@ pub enum BreakerScope {
 }
 
 /// Trips by failures in a row.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ConsecutiveFailures {
     /// 1 to 1,000.
@@ -174,7 +174,7 @@ pub struct ConsecutiveFailures {
 }
 
 /// Trips by share of failures over a sliding window.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ErrorRate {
     /// 1 to 100.
@@ -186,7 +186,7 @@ pub struct ErrorRate {
 }
 
 /// How a breaker closes again.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct HalfOpen {
     /// Probes at once, 1 to 1,000.
@@ -196,7 +196,7 @@ pub struct HalfOpen {
 }
 
 /// Concurrency caps per backend; at least one is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
     /// Open connections, 1 to 1,000,000.
@@ -208,7 +208,7 @@ pub struct Limits {
 }
 
 /// How endpoints are chosen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LoadBalancer {
     /// The way.
@@ -222,7 +222,7 @@ pub struct LoadBalancer {
 }
 
 /// Ways to choose an endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BalancerPolicy {
     /// The better of two by latency times load.
     #[default]
@@ -239,7 +239,7 @@ pub enum BalancerPolicy {
 }
 
 /// What `ConsistentHash` hashes: exactly one of them. A request without it goes by chance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ConsistentHash {
     /// The first value of this header.
@@ -252,7 +252,7 @@ pub struct ConsistentHash {
 }
 
 /// Whether the own zone comes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Locality {
     /// It does not.
     #[default]
@@ -262,7 +262,7 @@ pub enum Locality {
 }
 
 /// Where requests go.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Split {
     /// In order: 1 to 8, none twice.
@@ -276,7 +276,7 @@ pub struct Split {
 }
 
 /// A service that gets copies of requests, and whose answers nobody waits for.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mirror {
     /// A service of the policy's namespace.
@@ -290,7 +290,7 @@ pub struct Mirror {
 }
 
 /// One side of a split.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SplitBackend {
     /// A service of the policy's namespace.
@@ -307,7 +307,7 @@ pub struct SplitBackend {
 }
 
 /// A request that is forced to a side.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SplitMatch {
     /// By all of these headers: at most 8.
@@ -317,7 +317,7 @@ pub struct SplitMatch {
 }
 
 /// A cookie.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CookieMatch {
     /// Its name, 1 to 256 bytes.
@@ -328,7 +328,7 @@ pub struct CookieMatch {
 }
 
 /// What keeps a user on one side.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Sticky {
     /// What the key is.
@@ -341,7 +341,7 @@ pub struct Sticky {
 }
 
 /// What the key is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StickyType {
     /// A cookie, made where it is missing.
     #[default]
@@ -353,7 +353,7 @@ pub enum StickyType {
 }
 
 /// What happens when the chosen backend has no endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenEmpty {
     /// The request fails.
     #[default]
@@ -363,7 +363,7 @@ pub enum WhenEmpty {
 }
 
 /// Stanzas for some requests only. One that is given replaces the policy's.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
     /// For people and metrics; unique in its policy.
@@ -391,7 +391,7 @@ pub struct Rule {
 }
 
 /// A set of requests: by all of its parts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RuleMatch {
     /// By path.
@@ -407,7 +407,7 @@ pub struct RuleMatch {
 }
 
 /// A query parameter, by its whole value, decoded.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct QueryParamMatch {
     /// 1 to 256 bytes.
@@ -417,7 +417,7 @@ pub struct QueryParamMatch {
 }
 
 /// gRPC requests.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GrpcMatch {
     /// The service with its package.
@@ -428,7 +428,7 @@ pub struct GrpcMatch {
 }
 
 /// A path, without its query.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PathMatch {
     /// How the value is meant.
@@ -439,7 +439,7 @@ pub struct PathMatch {
 }
 
 /// How a path's value is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PathMatchType {
     /// The whole path.
     Exact,
@@ -451,7 +451,7 @@ pub enum PathMatchType {
 }
 
 /// A header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderMatch {
     /// Its name, in any case.
@@ -465,7 +465,7 @@ pub struct HeaderMatch {
 }
 
 /// How a header's value is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HeaderMatchType {
     /// The whole value.
     #[default]
