@@ -62,6 +62,7 @@ impl fmt::Display for PolicyDuration {
             _ if millis.is_multiple_of(3_600_000) => write!(f, "{}h", millis / 3_600_000),
             _ if millis.is_multiple_of(60_000) => write!(f, "{}m", millis / 60_000),
             _ if millis.is_multiple_of(1_000) => write!(f, "{}s", millis / 1_000),
+            1..1_000 => write!(f, "{millis}ms"),
             _ => write!(f, "{}s{}ms", millis / 1_000, millis % 1_000),
         }
     }

@@ -11,6 +11,7 @@ use ::http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::choice;
 use super::destination::{Destination, Service, Target};
 use super::fallback::{Answered, Fallback, Passage, Unanswered};
 use super::tries::{Course, GRPC_TIMEOUT, Reply, out_of_time};
@@ -312,12 +313,7 @@ impl Requests {
         if let [_] = &split.backends[..] {
             return Ok(chosen(0, None));
         }
-        let forced = split.backends.iter().position(|side| {
-            side.matches
-                .iter()
-                .any(|rule| route::matches_header(rule, &head.headers))
-        });
-        if let Some(side) = forced {
+        if let Some(side) = choice::forced(split, &head.headers) {
             return Ok(chosen(side, None));
         }
 
@@ -344,32 +340,21 @@ impl Requests {
         sticky: Option<&Sticky>,
         head: &Parts,
     ) -> (u64, Option<HeaderValue>) {
-        let hasher = || split::KeyHasher::new(&service.target.service);
-        match sticky {
-            None => (fastrand::u64(..), None),
-            Some(Sticky::ClientIdentity) => (
-                hasher().hash(self.outbound.shared().workload.as_bytes()),
-                None,
-            ),
-            Some(Sticky::Header(name)) => match head.headers.get(name) {
-                Some(key) => (hasher().hash(key.as_bytes()), None),
-                None => (fastrand::u64(..), None),
-            },
-            Some(Sticky::Cookie { name, ttl }) => {
-                if let Some(key) = headers::cookie(&head.headers, name) {
-                    return (hasher().hash(key.as_bytes()), None);
-                }
-                let key = format!("{:032x}", fastrand::u128(..));
-                let age =
-                    ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
-                let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{age}");
-                // A cookie's name is checked where policy is decoded.
-                (
-                    hasher().hash(key.as_bytes()),
-                    HeaderValue::try_from(cookie).ok(),
-                )
-            }
+        let Some(sticky) = sticky else {
+            return (fastrand::u64(..), None);
+        };
+        let hash = |key: &[u8]| split::KeyHasher::new(&service.target.service).hash(key);
+        if let Some(key) = choice::key(sticky, &head.headers, &self.outbound.shared().workload) {
+            return (hash(key), None);
         }
+        let Sticky::Cookie { name, ttl } = sticky else {
+            return (fastrand::u64(..), None);
+        };
+        let key = format!("{:032x}", fastrand::u128(..));
+        let age = ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
+        let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{age}");
+        // A cookie's name is checked where policy is decoded.
+        (hash(key.as_bytes()), HeaderValue::try_from(cookie).ok())
     }
 }
 
