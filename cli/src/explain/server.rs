@@ -78,7 +78,7 @@ pub(super) fn judge(
         caller: None,
         verdict: "notEnforced",
         because: Vec::new(),
-        rate_limits: group.rate_limits.clone(),
+        rate_limits: request.map_or_else(Vec::new, |_| group.rate_limits.clone()),
     };
     let Some(policy) = compiled(explainer, group)? else {
         return Ok(server);
@@ -118,26 +118,47 @@ pub(super) fn judge(
         Decision::AllowAudited => "audited",
         Decision::Deny => "denied",
     };
-    for (list, enforced) in lists.iter().zip(&group.authorization) {
-        let sources: Vec<_> = enforced.from.iter().map(ToString::to_string).collect();
-        let sources = sources.join(" and ");
+    let written = policy.authorization.iter().zip(&group.authorization);
+    for (list, (written, enforced)) in lists.iter().zip(written) {
         let alone = |entry: &AllowEntry| {
             let entries = vec![entry.clone()];
-            let list = AllowList {
-                entries,
-                audit: false,
-            };
-            authorize(&[list], caller.as_ref(), wish) == Decision::Allow
+            let audit = false;
+            authorize(&[AllowList { entries, audit }], caller.as_ref(), wish) == Decision::Allow
         };
-        server
-            .because
-            .push(match list.entries.iter().position(alone) {
-                Some(at) => format!("allowed by entry {} of {sources}", at + 1),
-                None if list.audit => format!("{sources} would deny it, and only audits"),
-                None => format!("denied: no entry of {sources} allows it"),
-            });
+        let mut allowing: Vec<_> = list.entries.iter().map(alone).enumerate().collect();
+        allowing.retain(|(_, allows)| *allows);
+        let named: Vec<_> = match request {
+            Some(_) => allowing
+                .first()
+                .map(|(at, _)| format!("entry {}", at + 1))
+                .into_iter()
+                .collect(),
+            None => allowing
+                .iter()
+                .map(|(at, _)| described(&written.entries[*at], at + 1))
+                .collect(),
+        };
+        let sources: Vec<_> = enforced.from.iter().map(ToString::to_string).collect();
+        let sources = sources.join(" and ");
+        server.because.push(match &named[..] {
+            [] if list.audit => format!("{sources} would deny it, and only audits"),
+            [] => format!("denied: no entry of {sources} allows it"),
+            named => format!("allowed by {} of {sources}", named.join(" and ")),
+        });
     }
     Ok(server)
+}
+
+/// An entry, with what it asks of requests.
+fn described(entry: &AllowEntry, number: usize) -> String {
+    let methods: Vec<_> = entry.methods.iter().map(ToString::to_string).collect();
+    let paths: Vec<_> = entry.paths.iter().map(ToString::to_string).collect();
+    let asks = [methods.join(" or "), paths.join(" or ")];
+    let asks: Vec<_> = asks.into_iter().filter(|words| !words.is_empty()).collect();
+    match &asks[..] {
+        [] => format!("entry {number}"),
+        asks => format!("entry {number} ({})", asks.join(" to ")),
+    }
 }
 
 /// The same list without what it asks of requests.

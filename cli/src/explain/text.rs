@@ -82,15 +82,14 @@ fn port_lines(lines: &mut Vec<String>, answer: &Answer, port: &PortAnswer, paint
         inbound_lines(lines, inbound, paint);
     }
     if let Some(from) = &answer.from {
-        heading(
-            lines,
-            paint,
-            &format!("caller {} ({})", from.workload, from.service_account),
-        );
-        lines.extend(table(2, &server_rows(&port.caller)));
+        let mut callers = port.caller.iter();
+        let identity = callers.find_map(|server| server.caller.as_deref());
+        let who = identity.unwrap_or("which proves no identity here");
+        heading(lines, paint, &format!("caller {}, {who}", from.workload));
+        lines.extend(table(2, &server_rows(&port.caller, true)));
     }
     for request in &port.requests {
-        request_lines(lines, request, paint);
+        request_lines(lines, request, answer.from.is_some(), paint);
     }
     if !explained.problems.is_empty() {
         heading(lines, paint, "problems");
@@ -116,6 +115,10 @@ fn heading(lines: &mut Vec<String>, paint: Paint, words: &str) {
 
 fn stanza_rows(explained: &Explained) -> Vec<Vec<String>> {
     let stanzas = explained.stanzas.iter();
+    let no_rules = ["rules", "mesh default", "none"]
+        .map(str::to_owned)
+        .to_vec();
+    let no_rules = Some(no_rules).filter(|_| explained.rules.is_empty());
     stanzas
         .map(|stanza| {
             let mut from = stanza.from.to_string();
@@ -124,6 +127,7 @@ fn stanza_rows(explained: &Explained) -> Vec<Vec<String>> {
             }
             vec![stanza.name.to_owned(), from, value_of(&stanza.value)]
         })
+        .chain(no_rules)
         .collect()
 }
 
@@ -171,31 +175,36 @@ fn enforced(enforced: &Enforced) -> String {
     )
 }
 
-fn server_rows(servers: &[Server]) -> Vec<Vec<String>> {
+fn server_rows(servers: &[Server], is_known: bool) -> Vec<Vec<String>> {
     let servers = servers.iter();
     servers
         .map(|server| {
-            let who = server.caller.as_deref();
             let verdict = match server.verdict {
                 "notEnforced" => "not looked at: no sidecar".to_owned(),
                 "mtlsRequired" => {
-                    "refused: mtls is Strict and the caller has no sidecar".to_owned()
+                    "refused: mtls is Strict, and the caller has no sidecar".to_owned()
                 }
                 "dependsOnCaller" => "depends on the caller: say which one with --from".to_owned(),
+                "allowed" if server.because.is_empty() => "allowed: no authorization".to_owned(),
+                "audited" => "passes, and is counted as one that would be denied".to_owned(),
                 word => word.to_owned(),
             };
-            let mut words = vec![verdict];
+            // One reason says the verdict too.
+            let is_said = server.because.len() == 1 && server.verdict != "audited";
+            let mut words: Vec<_> = Some(verdict).filter(|_| !is_said).into_iter().collect();
             words.extend(server.because.iter().cloned());
-            words.extend(who.map(|who| format!("as {who}")));
+            if is_known && server.caller.is_none() && server.verdict != "notEnforced" {
+                words.push("it proves no identity".to_owned());
+            }
             for limit in &server.rate_limits {
                 words.push(format!("rateLimit {}", enforced(limit).replace('\n', ": ")));
             }
-            vec![server.workloads.join("\n"), words.join("\n")]
+            vec![server.workloads.join(", "), words.join("\n")]
         })
         .collect()
 }
 
-fn request_lines(lines: &mut Vec<String>, verdict: &Verdict, paint: Paint) {
+fn request_lines(lines: &mut Vec<String>, verdict: &Verdict, is_known: bool, paint: Paint) {
     let kind = match (verdict.grpc, verdict.streams) {
         (true, _) => " (gRPC)",
         (false, true) => " (a stream)",
@@ -261,7 +270,7 @@ fn request_lines(lines: &mut Vec<String>, verdict: &Verdict, paint: Paint) {
     if !verdict.servers.is_empty() {
         lines.push(String::new());
         let mut rows = vec![vec!["SERVER".to_owned(), "VERDICT".to_owned()]];
-        rows.extend(server_rows(&verdict.servers));
+        rows.extend(server_rows(&verdict.servers, is_known));
         lines.extend(table(2, &rows));
     }
 }

@@ -466,11 +466,11 @@ fn repeats(policy: Option<&RetryPolicy>, request: &Request<()>, grpc: bool) -> R
     let failed = |outcome, processed| TryResult::Failed { outcome, processed };
     let mut results = vec![
         (
-            "no connection".to_owned(),
+            "connect failure".to_owned(),
             failed(Outcome::ConnectRefused, Processed::Never),
         ),
         (
-            "refused, never processed".to_owned(),
+            "refused stream".to_owned(),
             failed(Outcome::Reset, Processed::Never),
         ),
         ("reset".to_owned(), failed(Outcome::Reset, Processed::Maybe)),
