@@ -202,7 +202,7 @@ fn a_key_falls_where_the_proxy_puts_it() {
         let destination = &object["ports"][0]["requests"][0]["destination"];
         assert_eq!(destination["point"], json!(format!("{point:016x}")));
         // 95 of 100 parts of the line, as whole numbers.
-        let is_canary = u128::from(point) * 100 >> 64 >= 95;
+        let is_canary = (u128::from(point) * 100) >> 64 >= 95;
         let side = if is_canary {
             "shop/cart-v2:80"
         } else {

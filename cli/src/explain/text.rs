@@ -121,11 +121,14 @@ fn stanza_rows(explained: &Explained) -> Vec<Vec<String>> {
     let no_rules = Some(no_rules).filter(|_| explained.rules.is_empty());
     stanzas
         .map(|stanza| {
-            let mut from = stanza.from.to_string();
-            for other in &stanza.instead_of {
-                from.push_str(&format!("\ninstead of {other}"));
-            }
-            vec![stanza.name.to_owned(), from, value_of(&stanza.value)]
+            let mut from = vec![stanza.from.to_string()];
+            let others = stanza.instead_of.iter();
+            from.extend(others.map(|other| format!("instead of {other}")));
+            vec![
+                stanza.name.to_owned(),
+                from.join("\n"),
+                value_of(&stanza.value),
+            ]
         })
         .chain(no_rules)
         .collect()
@@ -276,32 +279,27 @@ fn request_lines(lines: &mut Vec<String>, verdict: &Verdict, is_known: bool, pai
 }
 
 fn route_words(verdict: &Verdict) -> String {
-    let mut words = match &*verdict.route {
-        "default" => "default: no rule matches".to_owned(),
-        rule => format!("rule {rule}"),
-    };
-    if verdict.route == "default" && verdict.passed_over.is_empty() {
-        words = "default: there are no rules".to_owned();
-    }
+    let mut words = vec![match (&*verdict.route, &verdict.passed_over[..]) {
+        ("default", []) => "default: there are no rules".to_owned(),
+        ("default", _) => "default: no rule matches".to_owned(),
+        (rule, _) => format!("rule {rule}"),
+    }];
     for passed in &verdict.passed_over {
         let ways: Vec<_> = passed
             .differs_in
             .iter()
             .map(|parts| parts.join(", "))
             .collect();
-        words.push_str(&format!(
-            "\nnot {}: differs in {}",
-            passed.rule,
-            ways.join("; or in ")
-        ));
+        let ways = ways.join("; or in ");
+        words.push(format!("not {}: differs in {ways}", passed.rule));
     }
-    words
+    words.join("\n")
 }
 
 fn backend_words(destination: &Destination) -> String {
     let backend = destination.backend.as_deref().unwrap_or_default();
     let key = destination.key.as_deref().unwrap_or_default();
-    let mut words = match destination.by {
+    let words = match destination.by {
         "only" => backend.to_owned(),
         "forced" => format!("{backend}, forced by its matches"),
         "key" => {
@@ -314,7 +312,7 @@ fn backend_words(destination: &Destination) -> String {
         _ => format!("by chance: there is no key ({key})"),
     };
     if destination.ranges.len() > 1 {
-        words.push_str(&format!("\nwhenEmpty: {}", destination.when_empty));
+        return format!("{words}\nwhenEmpty: {}", destination.when_empty);
     }
     words
 }
@@ -341,17 +339,18 @@ fn repeat_words(repeats: &Repeats) -> String {
         None => "only what was never processed: neither its method nor a key lets it be repeated"
             .to_owned(),
     };
-    let mut words = format!(
-        "{verdict}\nup to {} after the first try, with a body of up to {} bytes",
-        counted(repeats.attempts as usize, "try", "tries"),
-        repeats.body_limit_bytes
-    );
+    let tries = counted(repeats.attempts as usize, "try", "tries");
+    let limit = repeats.body_limit_bytes;
+    let mut words = vec![
+        verdict,
+        format!("up to {tries} after the first try, with a body of up to {limit} bytes"),
+    ];
     for (head, list) in [("repeated after", list(true)), ("not after", list(false))] {
         if !list.is_empty() {
-            words.push_str(&format!("\n{head}: {list}"));
+            words.push(format!("{head}: {list}"));
         }
     }
-    words
+    words.join("\n")
 }
 
 fn time_words(times: &Times) -> String {
@@ -362,13 +361,13 @@ fn time_words(times: &Times) -> String {
         (None, None) => String::new(),
     };
     let streams = times.until == "responseHead";
-    let mut words = match &times.deadline {
+    let mut words = vec![match &times.deadline {
         None => "none".to_owned(),
         Some(deadline) if streams => {
             format!("{deadline}{whose}, until the response's head: it is a stream")
         }
         Some(deadline) => format!("{deadline}{whose}, until the last byte"),
-    };
+    }];
     let after_head = times.stream.as_ref().filter(|_| streams);
     let own = times.grpc_timeout.as_ref().filter(|_| streams);
     for (name, limit) in [
@@ -378,10 +377,10 @@ fn time_words(times: &Times) -> String {
         ("grpc-timeout, to the end", own),
     ] {
         if let Some(limit) = limit {
-            words.push_str(&format!("\n{name}: {limit}"));
+            words.push(format!("{name}: {limit}"));
         }
     }
-    words
+    words.join("\n")
 }
 
 /// Fields in a row; lists of objects with an object per line.
@@ -395,24 +394,21 @@ fn value_of(value: &Tree) -> String {
         Tree::Map(fields) if fields.is_empty() => "none".to_owned(),
         Tree::List(values) if has_objects(values) => items(values),
         Tree::Map(fields) => {
-            let mut text = String::new();
-            let mut begins = true;
+            // Fields that fit beside each other, and between them those that need lines of their own.
+            let mut lines = Vec::new();
+            let mut row: Vec<String> = Vec::new();
             for (name, value) in fields {
                 match value {
                     Tree::List(values) if has_objects(values) => {
-                        let end = if text.is_empty() { "" } else { "\n" };
-                        text.push_str(&format!("{end}{name}:\n{}", items(values)));
-                        begins = false;
-                        text.push('\n');
+                        lines.extend(Some(row.join(", ")).filter(|row| !row.is_empty()));
+                        row.clear();
+                        lines.push(format!("{name}:\n{}", items(values)));
                     }
-                    value => {
-                        let end = if begins && !text.is_empty() { ", " } else { "" };
-                        text.push_str(&format!("{end}{name}: {value}"));
-                        begins = true;
-                    }
+                    value => row.push(format!("{name}: {value}")),
                 }
             }
-            text.trim_end().to_owned()
+            lines.extend(Some(row.join(", ")).filter(|row| !row.is_empty()));
+            lines.join("\n")
         }
         value => value.to_string(),
     }

@@ -520,13 +520,12 @@ fn repeats(policy: Option<&RetryPolicy>, request: &Request<()>, grpc: bool) -> R
     });
     let method = request.method();
     let because = match policy {
-        None => None,
         Some(_) if idempotency_key => Some("it carries Idempotency-Key".to_owned()),
         Some(policy) if policy.methods.contains(method) => Some(format!("{method} is in methods")),
         Some(policy) if grpc && !policy.grpc_codes.is_empty() => {
             Some("grpcCodes name what may be repeated".to_owned())
         }
-        Some(_) => None,
+        _ => None,
     };
     Repeats {
         attempts: policy.map_or(0, |policy| policy.attempts),

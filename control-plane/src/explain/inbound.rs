@@ -124,12 +124,15 @@ fn mtls(model: &Model, workload: &Workload, port: u16, leading: &[Leading<'_>]) 
     for (service, port) in leading {
         if model.own_policy(service, port).mtls == Some(mode) {
             let said = model.said_of_own(service, port, "mtls");
-            said.into_iter().take(1).for_each(|said| add(said.into()));
+            if let Some(said) = said.into_iter().next() {
+                add(said.into());
+            }
         }
     }
-    if model.namespace_policy(namespace).mtls == Some(mode) {
-        let said = model.said_of_namespace(namespace, "mtls");
-        said.into_iter().for_each(|said| add(said.into()));
+    if model.namespace_policy(namespace).mtls == Some(mode)
+        && let Some(said) = model.said_of_namespace(namespace, "mtls")
+    {
+        add(said.into());
     }
     if model.minimum_mtls() == Some(mode) {
         add(Source::MeshFile);
