@@ -37,7 +37,8 @@ const BAD_INPUT: u8 = 2;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The files are read as weft check reads them; a mesh.yaml must be among them. A name without a
-namespace is looked for in namespace default, and else in the only namespace that has it.
+namespace is looked for in the namespace of --from, then in default, then in the only namespace that
+has it.
 
 Exit codes:
   0   everything that concerns the service is in force as it is written
