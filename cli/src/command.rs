@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{check, demo};
+use crate::{check, demo, explain};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -34,6 +34,8 @@ enum Command {
     Demo(demo::Options),
     /// Checks a mesh's files before a control plane reads them.
     Check(check::Options),
+    /// Explains what is in force for a service, who said so, and what happens to a request.
+    Explain(explain::Options),
     /// Prints the version.
     Version,
     /// Runs one of the programs that a mesh is made of.
@@ -79,7 +81,7 @@ impl Rest {
 }
 
 /// Runs what `args` ask for, the program's name first. Exit codes: 0 when it is done, 64 for a bad
-/// command line; those of `demo` and `check` are in their help.
+/// command line; those of `demo`, `check` and `explain` are in their help.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let weft = match Weft::try_parse_from(args) {
         Ok(weft) => weft,
@@ -92,6 +94,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match weft.command {
         Command::Demo(options) => demo::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Explain(options) => explain::run(&options),
         Command::Version => {
             println!("weft {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -7,6 +7,7 @@
 //!
 //! * [`command`]: the command line; [`main`] reads it and hands over.
 //! * [`check`]: what is wrong with a mesh's files, before a control plane reads them.
+//! * [`explain`]: what is in force for a service, who said so, and what happens to a request.
 //! * [`demo`]: a meshed application on this machine, a story told on it, and what was measured.
 //! * `paint`: colours on terminals.
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@
 pub mod check;
 pub mod command;
 pub mod demo;
+pub mod explain;
 mod paint;
 
 pub use command::main;

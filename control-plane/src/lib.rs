@@ -6,6 +6,7 @@
 //! * [`app`]: the command line, settings, start and end.
 //! * [`serve`]: the gRPC services and their streams.
 //! * [`check`]: pure: (objects) → what is wrong, or can never act, and how to mend it.
+//! * [`explain`]: pure: (model, service) → what is in force for it, and who said so.
 //! * [`compile`]: pure: (model, who asks, what) → wire message.
 //! * [`source`]: where the model's objects come from.
 //! * [`index`]: the one model of services, endpoints, workloads and policies.
@@ -16,6 +17,7 @@
 pub mod app;
 pub mod check;
 pub mod compile;
+pub mod explain;
 pub mod identity;
 pub mod index;
 pub mod policy;

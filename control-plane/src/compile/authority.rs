@@ -61,7 +61,7 @@ pub(super) fn service<'a>(model: &'a Model, namespace: &str, host: &str) -> Opti
 
 /// Every spelling of a service port for a client of `namespace`: with the port, and without it where
 /// it is 80. Short names only inside the service's own namespace.
-pub(super) fn spellings(service: &Service, port: &ServicePort, namespace: &str) -> Vec<String> {
+pub(crate) fn spellings(service: &Service, port: &ServicePort, namespace: &str) -> Vec<String> {
     let name = &service.name;
     let mut hosts = vec![
         format!("{}.{}", name.name, name.namespace),

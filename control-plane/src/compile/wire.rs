@@ -16,7 +16,7 @@ use crate::policy::{
 };
 
 /// TCP and TLS together, where no policy says it.
-const DEFAULT_CONNECT: PolicyDuration = PolicyDuration::from_millis(1_000);
+pub const DEFAULT_CONNECT: PolicyDuration = PolicyDuration::from_millis(1_000);
 /// Requests that may wait for a place under `limits`, where policy caps something and does not say.
 const DEFAULT_MAX_PENDING_REQUESTS: u32 = 1_024;
 
@@ -67,22 +67,27 @@ pub(super) fn connect_timeout(connect: Option<PolicyDuration>) -> prost_types::D
     duration(connect.unwrap_or(DEFAULT_CONNECT))
 }
 
-/// The mesh default repeats what was certainly not processed, and nothing else.
+/// What holds where no policy says anything about retries: what was certainly not processed is
+/// repeated, and nothing else.
+pub fn default_retries() -> Retries {
+    Retries {
+        conditions: vec![
+            RetryCondition::ConnectFailure,
+            RetryCondition::RefusedStream,
+        ],
+        status_codes: Vec::new(),
+        grpc_codes: Vec::new(),
+        methods: Vec::new(),
+        ..Retries::default()
+    }
+}
+
 pub(super) fn retries(retries: Option<&Retries>) -> Option<wire::Retries> {
     let by_default;
     let retries = if let Some(retries) = retries {
         retries
     } else {
-        by_default = Retries {
-            conditions: vec![
-                RetryCondition::ConnectFailure,
-                RetryCondition::RefusedStream,
-            ],
-            status_codes: Vec::new(),
-            grpc_codes: Vec::new(),
-            methods: Vec::new(),
-            ..Retries::default()
-        };
+        by_default = default_retries();
         &by_default
     };
     if retries.attempts == 0 {
@@ -241,7 +246,7 @@ pub(super) fn header_match(header: &HeaderMatch) -> wire::HeaderMatch {
     }
 }
 
-pub(super) fn allow_list(
+pub(crate) fn allow_list(
     authorization: &Authorization,
     namespace: &str,
     trust_domain: &str,

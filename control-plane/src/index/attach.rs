@@ -48,6 +48,15 @@ pub struct Stanzas {
 #[derive(Debug, Default)]
 pub(super) struct Attached {
     targets: HashMap<Target, Stanzas>,
+    owners: HashMap<Target, HashMap<&'static str, Owner>>,
+}
+
+/// Which policy a stanza of a target is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) policy: Name,
+    /// It could not be understood: what holds is only what it closes.
+    pub(super) broken: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -160,6 +169,25 @@ impl Attached {
         self.of(&Target::Port(service.clone(), port.to_owned()))
     }
 
+    /// Whose the namespace's stanza of this name is.
+    pub(super) fn owner_of_namespace(&self, namespace: &str, stanza: &str) -> Option<&Owner> {
+        self.owner(&Target::Namespace(namespace.to_owned()), stanza)
+    }
+
+    /// Whose the service's own stanza of this name is.
+    pub(super) fn owner_of_service(&self, service: &Name, stanza: &str) -> Option<&Owner> {
+        self.owner(&Target::Service(service.clone()), stanza)
+    }
+
+    /// Whose the port's own stanza of this name is.
+    pub(super) fn owner_of_port(&self, service: &Name, port: &str, stanza: &str) -> Option<&Owner> {
+        self.owner(&Target::Port(service.clone(), port.to_owned()), stanza)
+    }
+
+    fn owner(&self, target: &Target, stanza: &str) -> Option<&Owner> {
+        self.owners.get(target)?.get(stanza)
+    }
+
     fn of(&self, target: &Target) -> Stanzas {
         self.targets.get(target).cloned().unwrap_or_default()
     }
@@ -221,6 +249,11 @@ impl Attached {
                 }
             }
         }
+        let owners = owners.into_iter().map(|(stanza, policy)| {
+            let broken = false;
+            (stanza, Owner { policy, broken })
+        });
+        self.owners.insert(target.clone(), owners.collect());
         self.targets.insert(target, stanzas);
     }
 
@@ -233,11 +266,18 @@ impl Attached {
             if !wanted(&target) {
                 continue;
             }
+            let owners = self.owners.entry(target.clone()).or_default();
             let stanzas = self.targets.entry(target).or_default();
+            let owner = Owner {
+                policy: policy.name.clone(),
+                broken: true,
+            };
             if policy.strict {
+                owners.insert("mtls", owner.clone());
                 stanzas.mtls = Some(MtlsMode::Strict);
             }
             if policy.deny {
+                owners.insert("authorization", owner);
                 stanzas.authorization = Some(Arc::new(Authorization {
                     mode: AuthorizationMode::Enforce,
                     allow: Vec::new(),

@@ -12,6 +12,7 @@ mod attach;
 mod build;
 mod objects;
 mod publisher;
+mod said;
 #[cfg(test)]
 mod tests;
 mod tighten;
@@ -30,6 +31,7 @@ pub use objects::{
     ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,
 };
 pub use publisher::Publisher;
+pub use said::{Level, Said};
 
 /// What holds where no policy says anything about mTLS.
 pub const DEFAULT_MTLS: MtlsMode = MtlsMode::Permissive;

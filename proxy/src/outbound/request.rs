@@ -28,7 +28,7 @@ use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{Sticky, Timeouts};
 use crate::resilience::deadline::{Deadline, parse_grpc_timeout};
 use crate::resilience::fault::Fault;
-use crate::resilience::{cookie, route, split};
+use crate::resilience::{route, split};
 use crate::telemetry::{PeerScopes, Tls};
 
 /// The requests of one connection that the application made.
@@ -355,32 +355,21 @@ impl Requests {
         sticky: Option<&Sticky>,
         head: &Parts,
     ) -> (u64, Option<HeaderValue>) {
-        let hasher = || split::KeyHasher::new(&service.target.service);
-        match sticky {
-            None => (fastrand::u64(..), None),
-            Some(Sticky::ClientIdentity) => (
-                hasher().hash(self.outbound.shared().workload.as_bytes()),
-                None,
-            ),
-            Some(Sticky::Header(name)) => match head.headers.get(name) {
-                Some(key) => (hasher().hash(key.as_bytes()), None),
-                None => (fastrand::u64(..), None),
-            },
-            Some(Sticky::Cookie { name, ttl }) => {
-                if let Some(key) = cookie::find(&head.headers, name) {
-                    return (hasher().hash(key.as_bytes()), None);
-                }
-                let key = format!("{:032x}", fastrand::u128(..));
-                let age =
-                    ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
-                let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{age}");
-                // A cookie's name is checked where policy is decoded.
-                (
-                    hasher().hash(key.as_bytes()),
-                    HeaderValue::try_from(cookie).ok(),
-                )
-            }
+        let Some(sticky) = sticky else {
+            return (fastrand::u64(..), None);
+        };
+        let hash = |key: &[u8]| split::KeyHasher::new(&service.target.service).hash(key);
+        if let Some(key) = split::key(sticky, &head.headers, &self.outbound.shared().workload) {
+            return (hash(key), None);
         }
+        let Sticky::Cookie { name, ttl } = sticky else {
+            return (fastrand::u64(..), None);
+        };
+        let key = format!("{:032x}", fastrand::u128(..));
+        let age = ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.as_secs()));
+        let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{age}");
+        // A cookie's name is checked where policy is decoded.
+        (hash(key.as_bytes()), HeaderValue::try_from(cookie).ok())
     }
 }
 

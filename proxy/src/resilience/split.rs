@@ -13,7 +13,7 @@ use http::HeaderMap;
 use siphasher::sip::SipHasher13;
 
 use super::{cookie, route};
-use crate::policy::{CookieMatch, ServiceRef, SplitMatch, WeightedBackend};
+use crate::policy::{CookieMatch, ServiceRef, SplitMatch, Sticky, WeightedBackend};
 
 /// Fixed keys of the hash ("weft-spl", "it-key-1"): all sidecars must agree, for ever.
 const KEYS: (u64, u64) = (0x7765_6674_2d73_706c, 0x6974_2d6b_6579_2d31);
@@ -62,6 +62,15 @@ fn matches(entry: &SplitMatch, headers: &HeaderMap) -> bool {
         }
     };
     entry.headers.iter().all(has_header) && entry.cookies.iter().all(has_cookie)
+}
+
+/// The key whose hash chooses the side, for a request of `workload`'s; `None` where it carries none.
+pub fn key<'r>(sticky: &Sticky, headers: &'r HeaderMap, workload: &'r str) -> Option<&'r [u8]> {
+    Some(match sticky {
+        Sticky::ClientIdentity => workload.as_bytes(),
+        Sticky::Header(name) => headers.get(name)?.as_bytes(),
+        Sticky::Cookie { name, .. } => cookie::find(headers, name)?.as_bytes(),
+    })
 }
 
 /// The position in `backends` that `point` falls on; `None` when all weights are 0. Without a key

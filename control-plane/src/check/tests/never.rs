@@ -167,7 +167,11 @@ fn every_finding_is_whole() {
         let found = &found[0];
         let place = (found.file.as_str(), found.line, found.object.as_str());
         // What one field says wrong stands at its own line.
-        let line = if found.why.starts_with("spec.") { 11 } else { 8 };
+        let line = if found.why.starts_with("spec.") {
+            11
+        } else {
+            8
+        };
         assert_eq!(place, ("p.yaml", line, "TrafficPolicy shop/p"), "{stanzas}");
         assert_eq!(found.what, *what, "{stanzas}");
         assert!(found.why.contains(why), "{stanzas}: {}", found.why);
