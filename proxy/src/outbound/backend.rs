@@ -11,20 +11,24 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use parking_lot::Mutex;
+use http::HeaderMap;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::{DISCOVERY_WAIT, Shared};
 use crate::discovery::Watched;
+use crate::http::headers::cookie;
 use crate::outcome::{Failure, Outcome};
-use crate::policy::{BackendPolicy, EndpointInfo, ServiceRef};
+use crate::policy::{BackendPolicy, EndpointInfo, HashKey, ServiceRef};
 use crate::resilience::attempt::{TryResult, TryVerdict};
 use crate::resilience::balance::{self, PickKind, PickRequest, ProbeEligibility};
 use crate::resilience::budget::Budget;
 use crate::resilience::group::{BackendPermit, Group};
 use crate::resilience::health::Permit;
+use crate::resilience::layout::Layout;
+use crate::resilience::ring;
 
 /// Backends that are remembered; beyond, those that no service uses any more are forgotten.
 const MAX_BACKENDS: usize = 10_000;
@@ -62,7 +66,26 @@ pub(crate) struct Backend {
     /// What discovery says of the endpoints; kept so that the subscription lives.
     watched: Watched<Vec<EndpointInfo>>,
     /// `None` before discovery has said anything.
-    endpoints: ArcSwapOption<Vec<Arc<Endpoint>>>,
+    endpoints: ArcSwapOption<EndpointSet>,
+    /// Held while the set is replaced, so that policy and discovery do not undo each other's.
+    replacing: Mutex<()>,
+    /// Where on every ring what comes from this workload is.
+    source: u64,
+}
+
+/// The endpoints of a backend, arranged as its policy wants them.
+#[derive(Default)]
+pub(crate) struct EndpointSet {
+    list: Vec<Arc<Endpoint>>,
+    layout: Layout,
+}
+
+/// What a request tells of itself, for choosing an endpoint.
+pub(crate) enum Caller<'a> {
+    /// A connection that is bytes to us.
+    Bytes,
+    /// A request with these headers.
+    Headers(&'a HeaderMap),
 }
 
 /// An endpoint for one try, with the breakers' permits.
@@ -121,14 +144,14 @@ impl Backends {
         };
         let mut known = self.known.lock();
         if let Some(backend) = known.get(&key) {
-            backend.set_policy(policy);
+            backend.set_policy(policy, &self.shared);
             return Arc::clone(backend);
         }
         if known.len() >= MAX_BACKENDS {
             self.shared.limits.backends.increment(1);
             known.retain(|_, backend| Arc::strong_count(backend) > 1);
         }
-        let backend = Backend::new(policy, watch());
+        let backend = Backend::new(policy, watch(), &self.shared);
         // Before anybody else can have it: whoever waits for endpoints relies on being told last.
         backend.follow(&self.shared);
         known.insert(key, Arc::clone(&backend));
@@ -137,16 +160,22 @@ impl Backends {
 }
 
 impl Backend {
-    fn new(policy: &BackendPolicy, watched: Watched<Vec<EndpointInfo>>) -> Arc<Self> {
+    fn new(
+        policy: &BackendPolicy,
+        watched: Watched<Vec<EndpointInfo>>,
+        shared: &Shared,
+    ) -> Arc<Self> {
         let now = Instant::now().into_std();
         Arc::new(Self {
             label: policy.service.to_string().into(),
             budget: Budget::new(now),
-            group: Group::new(now, policy.circuit_breaker.clone(), policy.balancer),
+            group: Group::new(now, policy.circuit_breaker.clone(), policy.balancer.clone()),
             connect_limit: Arc::new(AtomicU64::new(micros(policy.connect_timeout))),
             policy: ArcSwap::from_pointee(policy.clone()),
             watched,
             endpoints: ArcSwapOption::empty(),
+            replacing: Mutex::default(),
+            source: ring::point(shared.workload.as_bytes()),
         })
     }
 
@@ -156,11 +185,16 @@ impl Backend {
     /// `no_endpoints`: there is none. `config_unavailable`: nobody could be asked.
     pub(crate) async fn choose(
         &self,
+        caller: Caller<'_>,
         probe: ProbeEligibility,
         tried: &[Arc<Endpoint>],
         closed_only: bool,
     ) -> Result<Chosen, Failure> {
-        let endpoints = self.endpoints().await?;
+        let set = self.endpoints().await?;
+        let EndpointSet {
+            list: endpoints,
+            layout,
+        } = &*set;
         if endpoints.is_empty() {
             return Err(Failure::never(
                 Outcome::NoEndpoints,
@@ -179,14 +213,16 @@ impl Backend {
             probe,
             closed_only,
             tried: &tried,
+            layout,
+            point: self.point(layout, &caller),
         };
         let mut rng = fastrand::Rng::new();
-        let mut pick = balance::pick(&self.group, &endpoints, &request, &mut rng);
+        let mut pick = balance::pick(&self.group, endpoints, &request, &mut rng);
         if pick.is_none() && closed_only {
             // None is closed: what there is, is better than nothing.
             request.closed_only = false;
             request.probe = ProbeEligibility::No;
-            pick = balance::pick(&self.group, &endpoints, &request, &mut rng);
+            pick = balance::pick(&self.group, endpoints, &request, &mut rng);
         }
         let pick = pick.ok_or_else(|| {
             Failure::never(
@@ -209,11 +245,11 @@ impl Backend {
         self.endpoints
             .load()
             .as_ref()
-            .is_some_and(|endpoints| endpoints.is_empty())
+            .is_some_and(|set| set.list.is_empty())
     }
 
     /// The endpoints now; none before discovery has said anything.
-    pub(crate) fn known_endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+    pub(crate) fn known_endpoints(&self) -> Arc<EndpointSet> {
         self.endpoints.load_full().unwrap_or_default()
     }
 
@@ -222,7 +258,19 @@ impl Backend {
         result.verdict(self.policy.load().circuit_breaker.as_ref())
     }
 
-    async fn endpoints(&self) -> Result<Arc<Vec<Arc<Endpoint>>>, Failure> {
+    /// Where on every ring the request's key is, if the policy hashes one and the request has it.
+    fn point(&self, layout: &Layout, caller: &Caller<'_>) -> Option<u64> {
+        let key = match (layout.key()?, caller) {
+            (HashKey::SourceIp, _) => return Some(self.source),
+            (_, Caller::Bytes) => return None,
+            (HashKey::Header(name), Caller::Headers(headers)) => headers.get(name)?.as_bytes(),
+            (HashKey::Cookie(name), Caller::Headers(headers)) => cookie(headers, name)?.as_bytes(),
+        };
+        // What says nothing is no key: everybody's nothing is the same.
+        (!key.is_empty()).then(|| ring::point(key))
+    }
+
+    async fn endpoints(&self) -> Result<Arc<EndpointSet>, Failure> {
         if let Some(endpoints) = self.endpoints.load_full() {
             return Ok(endpoints);
         }
@@ -237,13 +285,21 @@ impl Backend {
             })
     }
 
-    fn set_policy(&self, policy: &BackendPolicy) {
+    fn set_policy(&self, policy: &BackendPolicy, shared: &Arc<Shared>) {
         let now = Instant::now().into_std();
         self.connect_limit
             .store(micros(policy.connect_timeout), Ordering::Relaxed);
         self.group
-            .set_policy(now, policy.circuit_breaker.clone(), policy.balancer);
-        self.policy.store(Arc::new(policy.clone()));
+            .set_policy(now, policy.circuit_breaker.clone(), policy.balancer.clone());
+        let before = self.policy.swap(Arc::new(policy.clone()));
+        if before.balancer == policy.balancer {
+            return;
+        }
+        let replacing = self.replacing.lock();
+        if let Some(set) = self.endpoints.load_full() {
+            let infos = set.list.iter().map(|endpoint| endpoint.info().clone());
+            self.replace(infos.collect(), shared, &replacing);
+        }
     }
 
     /// Keeps the endpoint set as discovery says.
@@ -259,7 +315,20 @@ impl Backend {
 
     /// Takes a new set. What stays keeps its state and its connections.
     fn set_endpoints(&self, infos: &[EndpointInfo], shared: &Arc<Shared>) {
-        let healths = self.group.set_endpoints(Instant::now().into_std(), infos);
+        let replacing = self.replacing.lock();
+        self.replace(infos.to_vec(), shared, &replacing);
+    }
+
+    fn replace(
+        &self,
+        mut infos: Vec<EndpointInfo>,
+        shared: &Arc<Shared>,
+        _replacing: &MutexGuard<'_, ()>,
+    ) {
+        let zone = shared.zone();
+        let layout = Layout::arrange(&self.policy.load().balancer, &zone, &mut infos);
+        let now = Instant::now().into_std();
+        let healths = self.group.set_endpoints(now, &infos);
         let before = self.known_endpoints();
         let before: HashMap<SocketAddr, &Arc<Endpoint>> = before
             .iter()
@@ -276,7 +345,17 @@ impl Backend {
                         Arc::new(Endpoint::new(info.clone(), health, limit, shared))
                     }
                 });
-        self.endpoints.store(Some(Arc::new(endpoints.collect())));
+        self.endpoints.store(Some(Arc::new(EndpointSet {
+            list: endpoints.collect(),
+            layout,
+        })));
+    }
+}
+
+impl EndpointSet {
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.list.iter()
     }
 }
 

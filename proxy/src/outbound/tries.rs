@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
 
-use super::backend::{Backend, Chosen, Permits};
+use super::backend::{Backend, Caller, Chosen, Permits};
 use super::destination::Service;
 use super::endpoint::Endpoint;
 use crate::exchange::{Account, Exchange, grpc_status};
@@ -129,9 +129,10 @@ impl Tries<'_> {
         self.backend.budget.deposit(Instant::now().into_std());
         loop {
             // Balance, breaker: the endpoint.
+            let caller = Caller::Headers(&head.headers);
             let choosing = self
                 .backend
-                .choose(course.probe(), &course.tried, course.free);
+                .choose(caller, course.probe(), &course.tried, course.free);
             let mut chosen = before(self.deadline, choosing)
                 .await
                 .map_err(|_| out_of_time())??;

@@ -20,7 +20,7 @@ use weft_proto::pattern::Pattern;
 use weft_proto::spiffe::SpiffeId;
 
 use super::{
-    AllowEntry, AllowList, BackendPolicy, BalancerPolicy, BreakerPolicy, BreakerScope,
+    AllowEntry, AllowList, BackendPolicy, Balancer, BreakerPolicy, BreakerScope,
     BudgetPolicy, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FallbackPolicy,
     FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch,
     Principal, Probe, Protocol, QueryMatch, RetryPolicy, Route, RouteMatch, ServiceRef,
@@ -68,6 +68,7 @@ pub fn mesh_info(reply: &wire::HelloReply) -> Decoded<MeshInfo> {
         server_first_ports: each("server_first_ports", &reply.server_first_ports, |&number| {
             port(number)
         })?,
+        zone: reply.zone.as_str().into(),
     })
 }
 
@@ -361,12 +362,8 @@ fn sticky(message: &wire::Sticky) -> Decoded<Sticky> {
         Kind::ClientIdentity(false) => Err(refuse("client_identity", "false")),
         Kind::Header(name) => Ok(Sticky::Header(header_name(name).map_err(at("header"))?)),
         Kind::Cookie(cookie) => {
-            // A cookie's name is a token, as a header's is (RFC 6265, section 4.1.1).
-            if HeaderName::from_bytes(cookie.name.as_bytes()).is_err() {
-                return Err(refuse("cookie.name", "not a cookie name"));
-            }
             Ok(Sticky::Cookie {
-                name: cookie.name.as_str().into(),
+                name: cookie_name(&cookie.name).map_err(at("cookie.name"))?,
                 ttl: optional("cookie.ttl", cookie.ttl.as_ref(), positive)?,
             })
         }
@@ -374,11 +371,6 @@ fn sticky(message: &wire::Sticky) -> Decoded<Sticky> {
 }
 
 fn backend(message: &wire::Backend) -> Decoded<BackendPolicy> {
-    use wire::BalancerPolicy as Policy;
-    let balancer = message
-        .load_balancer
-        .as_ref()
-        .ok_or(missing("load_balancer"))?;
     Ok(BackendPolicy {
         service: required("service", message.service.as_ref(), service_ref)?,
         connect_timeout: required(
@@ -391,12 +383,11 @@ fn backend(message: &wire::Backend) -> Decoded<BackendPolicy> {
             message.circuit_breaker.as_ref(),
             circuit_breaker,
         )?,
-        balancer: match known("load_balancer.policy", balancer.policy)? {
-            Policy::PeakEwma => BalancerPolicy::PeakEwma,
-            Policy::LeastRequest => BalancerPolicy::LeastRequest,
-            Policy::RoundRobin => BalancerPolicy::RoundRobin,
-            Policy::Random => BalancerPolicy::Random,
-        },
+        balancer: required(
+            "load_balancer",
+            message.load_balancer.as_ref(),
+            Balancer::decode,
+        )?,
     })
 }
 
@@ -522,6 +513,14 @@ pub(super) fn header_name(text: &str) -> Decoded<HeaderName> {
         .map_err(|_| refuse("name", "not a header name in lower case"))
 }
 
+/// A cookie's name is a token, as a header's is (RFC 6265, section 4.1.1).
+pub(super) fn cookie_name(text: &str) -> Decoded<Box<str>> {
+    match HeaderName::from_bytes(text.as_bytes()) {
+        Ok(_) => Ok(text.into()),
+        Err(_) => Err(refuse("", "not a cookie name")),
+    }
+}
+
 fn path(text: &str) -> Decoded<Box<str>> {
     if text.starts_with('/') {
         Ok(text.into())
@@ -609,7 +608,7 @@ pub(super) fn missing(place: &str) -> DecodeError {
     refuse(place, "missing")
 }
 
-fn at(place: &'static str) -> impl Fn(DecodeError) -> DecodeError {
+pub(super) fn at(place: &'static str) -> impl Fn(DecodeError) -> DecodeError {
     move |error| error.within(place)
 }
 

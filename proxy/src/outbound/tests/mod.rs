@@ -58,6 +58,7 @@ impl Sidecar {
             dialer: Dialer::default(),
             own_addresses: OwnAddresses::new(&[OWN], &[]),
             workload: "shop/web-1".into(),
+            zone: "".into(),
             workers: 1,
             connections: TaskTracker::new(),
         });
