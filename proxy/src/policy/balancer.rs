@@ -100,3 +100,97 @@ impl HashKey {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(policy: wire::BalancerPolicy) -> wire::LoadBalancer {
+        wire::LoadBalancer {
+            policy: policy.into(),
+            ..Default::default()
+        }
+    }
+
+    fn by_hash(kind: Option<Kind>) -> wire::LoadBalancer {
+        wire::LoadBalancer {
+            hash_key: Some(wire::HashKey { kind }),
+            ..message(wire::BalancerPolicy::ConsistentHash)
+        }
+    }
+
+    #[test]
+    fn every_way_of_choosing_comes_through() {
+        for (policy, expected) in [
+            (wire::BalancerPolicy::PeakEwma, BalancerPolicy::PeakEwma),
+            (
+                wire::BalancerPolicy::LeastRequest,
+                BalancerPolicy::LeastRequest,
+            ),
+            (wire::BalancerPolicy::RoundRobin, BalancerPolicy::RoundRobin),
+            (wire::BalancerPolicy::Random, BalancerPolicy::Random),
+        ] {
+            let decoded = Balancer::decode(&message(policy));
+            assert_eq!(decoded, Ok(expected.into()));
+        }
+        let header = HeaderName::from_static("x-user");
+        for (kind, expected) in [
+            (Kind::Header("x-user".into()), HashKey::Header(header)),
+            (Kind::Cookie("Sid".into()), HashKey::Cookie("Sid".into())),
+            (Kind::SourceIp(true), HashKey::SourceIp),
+        ] {
+            let whole = wire::LoadBalancer {
+                slow_start: Some(Duration::from_secs(30).try_into().unwrap()),
+                prefer_same_zone: true,
+                ..by_hash(Some(kind))
+            };
+            let expected = Balancer {
+                policy: BalancerPolicy::ConsistentHash(expected),
+                slow_start: Some(Duration::from_secs(30)),
+                prefer_same_zone: true,
+            };
+            assert_eq!(Balancer::decode(&whole), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_breaks_the_rules_is_refused_with_its_place() {
+        let unknown = wire::LoadBalancer {
+            policy: 9,
+            ..Default::default()
+        };
+        let needless = wire::LoadBalancer {
+            policy: wire::BalancerPolicy::Random.into(),
+            ..by_hash(Some(Kind::SourceIp(true)))
+        };
+        let at_once = wire::LoadBalancer {
+            slow_start: Some(prost_types::Duration::default()),
+            ..Default::default()
+        };
+        for (message, expected) in [
+            (unknown, "policy: unknown value 9"),
+            (
+                message(wire::BalancerPolicy::ConsistentHash),
+                "hash_key: missing",
+            ),
+            (needless, "hash_key: given where nothing is hashed"),
+            (by_hash(None), "hash_key.kind: missing"),
+            (
+                by_hash(Some(Kind::Header("X-User".into()))),
+                "hash_key.header.name: not a header name in lower case",
+            ),
+            (
+                by_hash(Some(Kind::Cookie("a b".into()))),
+                "hash_key.cookie: not a cookie name",
+            ),
+            (
+                by_hash(Some(Kind::SourceIp(false))),
+                "hash_key.source_ip: false",
+            ),
+            (at_once, "slow_start: a duration of zero"),
+        ] {
+            let refused = Balancer::decode(&message).unwrap_err();
+            assert_eq!(refused.to_string(), expected);
+        }
+    }
+}

@@ -20,11 +20,11 @@ use weft_proto::pattern::Pattern;
 use weft_proto::spiffe::SpiffeId;
 
 use super::{
-    AllowEntry, AllowList, BackendPolicy, Balancer, BreakerPolicy, BreakerScope,
-    BudgetPolicy, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FallbackPolicy,
-    FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch,
-    Principal, Probe, Protocol, QueryMatch, RetryPolicy, Route, RouteMatch, ServiceRef,
-    ServiceTarget, Split, Sticky, Timeouts, ValueMatch, WeightedBackend,
+    AllowEntry, AllowList, BackendPolicy, Balancer, BreakerPolicy, BreakerScope, BudgetPolicy,
+    EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FallbackPolicy, FaultPolicy,
+    HeaderMatch, InboundPolicy, Limits, MeshInfo, MtlsMode, OutboundTarget, PathMatch, Principal,
+    Probe, Protocol, QueryMatch, RetryPolicy, Route, RouteMatch, ServiceRef, ServiceTarget, Split,
+    Sticky, Timeouts, ValueMatch, WeightedBackend,
 };
 
 /// Why a message is refused.
@@ -361,12 +361,10 @@ fn sticky(message: &wire::Sticky) -> Decoded<Sticky> {
         Kind::ClientIdentity(true) => Ok(Sticky::ClientIdentity),
         Kind::ClientIdentity(false) => Err(refuse("client_identity", "false")),
         Kind::Header(name) => Ok(Sticky::Header(header_name(name).map_err(at("header"))?)),
-        Kind::Cookie(cookie) => {
-            Ok(Sticky::Cookie {
-                name: cookie_name(&cookie.name).map_err(at("cookie.name"))?,
-                ttl: optional("cookie.ttl", cookie.ttl.as_ref(), positive)?,
-            })
-        }
+        Kind::Cookie(cookie) => Ok(Sticky::Cookie {
+            name: cookie_name(&cookie.name).map_err(at("cookie.name"))?,
+            ttl: optional("cookie.ttl", cookie.ttl.as_ref(), positive)?,
+        }),
     }
 }
 

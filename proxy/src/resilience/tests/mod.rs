@@ -1,27 +1,34 @@
 //! Properties and simulations of the decisions.
 
 mod balance;
+mod balancer;
 mod breaker;
 mod budget;
 mod deadline;
 mod ejection;
 mod fallback;
 mod fault;
+mod layout;
 mod limiter;
 mod retry;
+mod ring;
 mod route;
 mod simulation;
 mod split;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::balance::Candidate;
 use super::health::EndpointHealth;
+use super::layout::Layout;
 use crate::policy::{
     BreakerPolicy, BreakerScope, BudgetPolicy, EndpointInfo, RetryPolicy, ServiceRef,
 };
+
+/// Without zones and keys.
+static WHOLE: LazyLock<Layout> = LazyLock::new(Layout::default);
 
 /// A breaker of scope Endpoint as in the demo.
 fn breaker_policy() -> BreakerPolicy {
