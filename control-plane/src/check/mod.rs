@@ -9,6 +9,7 @@
 
 mod alone;
 mod assume;
+mod balancer;
 mod breaker;
 mod found;
 mod route;
@@ -109,6 +110,7 @@ pub fn check(read: Once) -> Report {
     route::check(&mut found, &view);
     if has_mesh {
         breaker::check(&mut found, &view);
+        balancer::check(&mut found, &view);
     }
     report.findings = found.into_findings();
     report

@@ -20,11 +20,11 @@ use std::net::IpAddr;
 
 use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{
-    AuthorityKey, EndpointsKey, ExplicitListener, HelloReply, NotFound, OutboundKey, ResourceKey,
-    update,
+    AuthorityKey, EndpointsKey, ExplicitListener, HelloReply, NotFound, OutboundKey, Protocol,
+    ResourceKey, update,
 };
 
-use crate::index::Model;
+use crate::index::{Model, ServicePort};
 
 /// Who asks: from its certificate (namespace, service account) and its hello (workload, zone).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +67,18 @@ pub fn hello(model: &Model, client: &Client) -> HelloReply {
             .iter()
             .map(|port| u32::from(*port))
             .collect(),
+        zone: model
+            .workload(&client.namespace, &client.workload)
+            .map_or_else(String::new, |workload| workload.zone.clone()),
+    }
+}
+
+/// Whether connections to a service port are bytes to sidecars, whatever comes over them.
+pub(crate) fn is_opaque(model: &Model, port: &ServicePort) -> bool {
+    match protocol::of_port(port) {
+        Protocol::Opaque => true,
+        Protocol::Unspecified => model.server_first_ports().contains(&port.port),
+        Protocol::Http1 | Protocol::Http2 => false,
     }
 }
 

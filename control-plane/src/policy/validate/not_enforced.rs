@@ -2,24 +2,13 @@
 
 use super::findings::Findings;
 use crate::policy::spec::TrafficPolicySpec;
-use crate::policy::traffic::{BalancerPolicy, Locality, Split};
+use crate::policy::traffic::Split;
 
 pub(super) fn check(found: &mut Findings, spec: &TrafficPolicySpec) {
     if let Some(breaker) = &spec.circuit_breaker
         && breaker.limits.is_some()
     {
         found.not_enforced("spec.circuitBreaker.limits");
-    }
-    if let Some(balancer) = &spec.load_balancer {
-        if balancer.policy == BalancerPolicy::ConsistentHash {
-            found.not_enforced("spec.loadBalancer.policy: ConsistentHash");
-        }
-        if balancer.slow_start.is_some() {
-            found.not_enforced("spec.loadBalancer.slowStart");
-        }
-        if balancer.locality != Locality::Disabled {
-            found.not_enforced("spec.loadBalancer.locality: PreferSameZone");
-        }
     }
     if let Some(split) = &spec.split {
         check_split(found, "spec.split", split);
