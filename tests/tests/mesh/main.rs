@@ -10,6 +10,7 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod balancer;
 mod breaker;
 mod common;
 mod edges;
@@ -43,6 +44,7 @@ fn main() -> anyhow::Result<ExitCode> {
     transparent::register(&mut suite);
     split::register(&mut suite);
     breaker::register(&mut suite);
+    balancer::register(&mut suite);
     retries::register(&mut suite);
     faults::register(&mut suite);
     fallback::register(&mut suite);
