@@ -1,5 +1,6 @@
 //! The whole outbound direction between clients and servers of the test's own.
 
+mod balancing;
 mod bytes;
 mod destinations;
 mod failures;
