@@ -125,7 +125,7 @@ fn trips(breaker: &CircuitBreaker) -> bool {
 }
 
 /// Everywhere that requests to a service port go.
-fn backends<'a>(
+pub(super) fn backends<'a>(
     view: &View<'a>,
     service: &'a Service,
     port: &'a ServicePort,

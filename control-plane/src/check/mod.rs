@@ -9,6 +9,7 @@
 
 mod alone;
 mod assume;
+mod balancer;
 mod breaker;
 mod fallback;
 mod found;
@@ -111,6 +112,7 @@ pub fn check(read: Once) -> Report {
     fallback::check(&mut found, &view);
     if has_mesh {
         breaker::check(&mut found, &view);
+        balancer::check(&mut found, &view);
     }
     report.findings = found.into_findings();
     report

@@ -10,7 +10,7 @@ use super::wire;
 use crate::index::{Model, Service, ServiceEndpoint, ServicePort, Workload};
 use crate::policy::MtlsMode;
 
-/// What an endpoint weighs where nothing else is said.
+/// What an address weighs that nothing is known of.
 const WEIGHT: u32 = 1;
 
 /// Everything behind a service port but what is draining: removal is what stops new traffic.
@@ -20,7 +20,14 @@ pub(super) fn of_service(model: &Model, service: &Service, port: &ServicePort) -
     let mut endpoints = BTreeMap::new();
     for endpoint in &service.endpoints {
         let (ip, endpoint) = match endpoint {
-            ServiceEndpoint::Address(ip) => (*ip, Some(foreign(*ip, port, namespace))),
+            ServiceEndpoint::Address(known) => {
+                let endpoint = Endpoint {
+                    zone: known.zone.clone(),
+                    weight: known.weight,
+                    ..foreign(known.ip, port, namespace)
+                };
+                (known.ip, Some(endpoint))
+            }
             ServiceEndpoint::Workload(name) => {
                 let Some(workload) = model.workload(namespace, name) else {
                     continue;
@@ -68,7 +75,7 @@ pub(super) fn of_workload(
         spiffe_id,
         workload: workload.name.name.clone(),
         zone: workload.zone.clone(),
-        weight: WEIGHT,
+        weight: workload.weight,
         namespace: workload.name.namespace.clone(),
     })
 }

@@ -71,6 +71,9 @@ pub fn hello(model: &Model, client: &Client) -> HelloReply {
             .iter()
             .map(|port| u32::from(*port))
             .collect(),
+        zone: model
+            .workload(&client.namespace, &client.workload)
+            .map_or_else(String::new, |workload| workload.zone.clone()),
     }
 }
 

@@ -4,15 +4,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_proto::discovery as wire;
+use weft_proto::discovery::hash_key::Kind as HashKeyKind;
 use weft_proto::discovery::path_match::Kind as PathKind;
 use weft_proto::discovery::sticky::Kind as StickyKind;
 
 use crate::index::Name;
 use crate::policy::{
     self, Authorization, AuthorizationMode, BalancerPolicy, BreakerScope, CircuitBreaker,
-    CookieMatch, GrpcMatch, HeaderMatch, HeaderMatchType, LoadBalancer, Method, MtlsMode,
-    PathMatchType, PolicyDuration, Principal, Retries, RetryAfter, RetryCondition, RuleMatch,
-    SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
+    ConsistentHash, CookieMatch, GrpcMatch, HeaderMatch, HeaderMatchType, LoadBalancer, Locality,
+    Method, MtlsMode, PathMatchType, PolicyDuration, Principal, Retries, RetryAfter,
+    RetryCondition, RuleMatch, SplitMatch, Sticky, StickyType, Timeouts, WhenEmpty,
 };
 
 /// TCP and TLS together, where no policy says it.
@@ -155,19 +156,33 @@ pub(super) fn circuit_breaker(breaker: &CircuitBreaker) -> wire::CircuitBreaker 
     }
 }
 
-/// `ConsistentHash` never gets here: such a policy is refused.
+/// The mesh default is the better of two by latency and load, in all zones alike.
 pub(super) fn load_balancer(balancer: Option<&LoadBalancer>) -> wire::LoadBalancer {
-    let policy = match balancer.map(|balancer| balancer.policy) {
-        None | Some(BalancerPolicy::PeakEwma | BalancerPolicy::ConsistentHash) => {
-            wire::BalancerPolicy::PeakEwma
-        }
-        Some(BalancerPolicy::LeastRequest) => wire::BalancerPolicy::LeastRequest,
-        Some(BalancerPolicy::RoundRobin) => wire::BalancerPolicy::RoundRobin,
-        Some(BalancerPolicy::Random) => wire::BalancerPolicy::Random,
+    let Some(balancer) = balancer else {
+        return wire::LoadBalancer::default();
+    };
+    let policy = match balancer.policy {
+        BalancerPolicy::PeakEwma => wire::BalancerPolicy::PeakEwma,
+        BalancerPolicy::LeastRequest => wire::BalancerPolicy::LeastRequest,
+        BalancerPolicy::RoundRobin => wire::BalancerPolicy::RoundRobin,
+        BalancerPolicy::Random => wire::BalancerPolicy::Random,
+        BalancerPolicy::ConsistentHash => wire::BalancerPolicy::ConsistentHash,
     };
     wire::LoadBalancer {
         policy: policy.into(),
+        hash_key: balancer.consistent_hash.as_ref().map(hash_key),
+        slow_start: balancer.slow_start.map(duration),
+        prefer_same_zone: balancer.locality == Locality::PreferSameZone,
     }
+}
+
+/// Validation has seen to it that exactly one of them is given.
+fn hash_key(key: &ConsistentHash) -> wire::HashKey {
+    let header = key.header.as_ref();
+    let header = header.map(|name| HashKeyKind::Header(name.to_ascii_lowercase()));
+    let cookie = key.cookie.clone().map(HashKeyKind::Cookie);
+    let kind = header.or(cookie).unwrap_or(HashKeyKind::SourceIp(true));
+    wire::HashKey { kind: Some(kind) }
 }
 
 pub(super) fn sticky(sticky: &Sticky) -> wire::Sticky {

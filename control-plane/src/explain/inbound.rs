@@ -49,7 +49,9 @@ pub(super) fn of(model: &Model, service: &Service, port: &ServicePort) -> Vec<In
     let mut alike: Vec<Inbound> = Vec::new();
     for endpoint in &service.endpoints {
         let inbound = match endpoint {
-            ServiceEndpoint::Address(ip) => unmeshed(ip.to_string(), port.target_port),
+            ServiceEndpoint::Address(endpoint) => {
+                unmeshed(endpoint.ip.to_string(), port.target_port)
+            }
             ServiceEndpoint::Workload(name) => {
                 let namespace = &service.name.namespace;
                 let Some(workload) = model.workload(namespace, name) else {

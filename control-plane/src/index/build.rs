@@ -54,8 +54,8 @@ pub(super) fn build(objects: Objects, revision: u64) -> Model {
                         .or_default()
                         .push(Arc::clone(service));
                 }
-                ServiceEndpoint::Address(ip) => services_of_address
-                    .entry(*ip)
+                ServiceEndpoint::Address(foreign) => services_of_address
+                    .entry(foreign.ip)
                     .or_default()
                     .push(Arc::clone(service)),
             }

@@ -27,8 +27,8 @@ use crate::policy::MtlsMode;
 use attach::Attached;
 pub use attach::Stanzas;
 pub use objects::{
-    BrokenPolicy, ExplicitListener, MeshSettings, Name, Objects, Origin, Probe, Refusal, Service,
-    ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,
+    BrokenPolicy, ExplicitListener, ForeignEndpoint, MeshSettings, Name, Objects, Origin, Probe,
+    Refusal, Service, ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,
 };
 pub use publisher::Publisher;
 pub use said::{Level, Said};

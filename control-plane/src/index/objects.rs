@@ -62,6 +62,8 @@ pub struct Workload {
     pub meshed: bool,
     /// The zone; empty when unknown.
     pub zone: String,
+    /// How much traffic it gets relative to others, at least 1.
+    pub weight: u32,
     /// Whether it is being removed: no new traffic goes there.
     pub draining: bool,
     /// The ports that it declares.
@@ -120,7 +122,18 @@ pub enum ServiceEndpoint {
     /// A workload of the service's namespace.
     Workload(String),
     /// An address outside the mesh, or at least unknown to it.
-    Address(IpAddr),
+    Address(ForeignEndpoint),
+}
+
+/// An address that no workload has.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ForeignEndpoint {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its zone; empty when unknown.
+    pub zone: String,
+    /// How much traffic it gets relative to others, at least 1.
+    pub weight: u32,
 }
 
 /// A local address that stands for a service where nothing is intercepted.

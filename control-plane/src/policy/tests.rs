@@ -74,8 +74,7 @@ proptest! {
     }
 }
 
-/// Every sample of the resource's schema is accepted, or refused for the reason that it names, or
-/// refused because a stanza of it is not enforced yet.
+/// Every sample of the resource's schema is accepted, or refused for the reason that it names.
 #[test]
 fn samples_of_the_schema() {
     let mut seen = 0;
@@ -91,10 +90,6 @@ fn samples_of_the_schema() {
         };
         let outcome = read(&text);
         let acceptable: &[&str] = match want {
-            None if text.contains("name: full") => &[
-                "spec.loadBalancer.slowStart: not enforced",
-                "locality: PreferSameZone: not enforced",
-            ],
             None => {
                 outcome.unwrap();
                 continue;
@@ -226,14 +221,6 @@ fn violations_name_their_field() {
         (
             "targetRefs: [{name: a}], circuitBreaker: {consecutiveFailures: {threshold: 0}}",
             "consecutiveFailures.threshold",
-        ),
-        (
-            "targetRefs: [{name: a}], loadBalancer: {locality: PreferSameZone}",
-            "PreferSameZone: not enforced",
-        ),
-        (
-            "targetRefs: [{name: a}], loadBalancer: {policy: ConsistentHash, consistentHash: {sourceIP: true}}",
-            "ConsistentHash: not enforced",
         ),
         (
             "targetRefs: [{name: a}], split: {backends: [{name: b}], sticky: {type: Header}}",

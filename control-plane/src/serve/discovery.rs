@@ -352,7 +352,16 @@ impl Stream {
                 "the workload's service account has changed",
             ));
         }
-        let hello = compile::hello(&model, &self.client);
+        let mut hello = compile::hello(&model, &self.client);
+        let Client {
+            namespace,
+            workload,
+            ..
+        } = &self.client;
+        if model.workload(namespace, workload).is_none() {
+            // Who drains is still where it was.
+            hello.zone.clone_from(&self.hello.zone);
+        }
         if hello != self.hello {
             self.hello = hello;
             let message = encode(server_message::Kind::HelloReply(self.hello.clone()));

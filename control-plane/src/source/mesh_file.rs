@@ -17,6 +17,9 @@ pub const FILE_NAME: &str = "mesh.yaml";
 /// IMAP, submission, MySQL.
 pub const DEFAULT_SERVER_FIRST_PORTS: [u16; 7] = [21, 22, 25, 110, 143, 587, 3306];
 
+/// The greatest weight of an endpoint.
+pub const MAX_WEIGHT: u32 = 1_000;
+
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -72,6 +75,10 @@ pub struct WorkloadEntry {
     /// The zone that it runs in.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub zone: String,
+    /// How much of its services' traffic it gets, relative to other endpoints: 1 to
+    /// [`MAX_WEIGHT`], 1 where it is left out.
+    #[serde(default = "default_weight", skip_serializing_if = "is_default_weight")]
+    pub weight: u32,
     /// Whether it is being removed: it gets no new traffic, and its sidecar announces closing.
     #[serde(default, skip_serializing_if = "is_false")]
     pub draining: bool,
@@ -142,7 +149,7 @@ pub struct ServicePortEntry {
     pub app_protocol: String,
 }
 
-/// One endpoint: exactly one of its parts is given.
+/// One endpoint: either a workload, whose zone and weight stand in its own entry, or an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct EndpointEntry {
@@ -152,6 +159,12 @@ pub struct EndpointEntry {
     /// An address that no workload has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+    /// The address's zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The address's weight, 1 to [`MAX_WEIGHT`]; 1 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// A local address that stands for a service.
@@ -180,15 +193,15 @@ impl EndpointEntry {
     pub fn workload(name: impl Into<String>) -> Self {
         Self {
             workload: Some(name.into()),
-            address: None,
+            ..Self::default()
         }
     }
 
     /// An address that no workload has.
     pub fn address(ip: IpAddr) -> Self {
         Self {
-            workload: None,
             address: Some(ip),
+            ..Self::default()
         }
     }
 }
@@ -207,6 +220,15 @@ fn default_probe_method() -> String {
 
 fn default_meshed() -> bool {
     true
+}
+
+fn default_weight() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands references
+fn is_default_weight(weight: &u32) -> bool {
+    *weight == default_weight()
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde hands references

@@ -154,6 +154,7 @@ impl Sidecar {
             dialer,
             own_addresses: own_addresses.clone(),
             workload: format!("{}/{}", settings.namespace, settings.workload).into(),
+            zone: settings.zone.as_str().into(),
             workers: workers.count(),
             connections: connections.clone(),
         });

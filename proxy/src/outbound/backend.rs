@@ -11,7 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use parking_lot::Mutex;
+use http::HeaderMap;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -20,13 +21,15 @@ use super::mirror::Slots;
 use super::{DISCOVERY_WAIT, Shared};
 use crate::discovery::Watched;
 use crate::outcome::{Failure, Outcome};
-use crate::policy::{BackendPolicy, EndpointInfo, ServiceRef};
+use crate::policy::{BackendPolicy, EndpointInfo, HashKey, ServiceRef};
 use crate::resilience::attempt::{TryResult, TryVerdict};
 use crate::resilience::balance::{self, PickKind, PickRequest, ProbeEligibility};
 use crate::resilience::budget::Budget;
 use crate::resilience::group::{BackendPermit, Group};
 use crate::resilience::health::Permit;
+use crate::resilience::layout::Layout;
 use crate::resilience::limits::Place;
+use crate::resilience::{cookie, ring};
 
 /// Backends that are remembered; beyond, those that no service uses any more are forgotten.
 const MAX_BACKENDS: usize = 10_000;
@@ -68,7 +71,26 @@ pub(crate) struct Backend {
     /// What discovery says of the endpoints; kept so that the subscription lives.
     watched: Watched<Vec<EndpointInfo>>,
     /// `None` before discovery has said anything.
-    endpoints: ArcSwapOption<Vec<Arc<Endpoint>>>,
+    endpoints: ArcSwapOption<EndpointSet>,
+    /// Held while the set is replaced, so that policy and discovery do not undo each other's.
+    replacing: Mutex<()>,
+    /// Where on every ring what comes from this workload is.
+    source: u64,
+}
+
+/// The endpoints of a backend, arranged as its policy wants them.
+#[derive(Default)]
+pub(crate) struct EndpointSet {
+    list: Vec<Arc<Endpoint>>,
+    layout: Layout,
+}
+
+/// What a request tells of itself, for choosing an endpoint.
+pub(crate) enum Caller<'a> {
+    /// A connection that is bytes to us.
+    Bytes,
+    /// A request with these headers.
+    Headers(&'a HeaderMap),
 }
 
 /// An endpoint for one try, with the breakers' permits.
@@ -129,7 +151,7 @@ impl Backends {
         };
         let mut known = self.known.lock();
         if let Some(backend) = known.get(&key) {
-            backend.set_policy(policy);
+            backend.set_policy(policy, &self.shared);
             return Arc::clone(backend);
         }
         if known.len() >= MAX_BACKENDS {
@@ -140,7 +162,7 @@ impl Backends {
             Owner::Address(address) => address.to_string().into(),
             Owner::Service(service) => service.to_string().into(),
         };
-        let backend = Backend::new(owner, policy, watch());
+        let backend = Backend::new(owner, policy, watch(), &self.shared);
         // Before anybody else can have it: whoever waits for endpoints relies on being told last.
         backend.follow(&self.shared);
         known.insert(key, Arc::clone(&backend));
@@ -153,18 +175,21 @@ impl Backend {
         owner: Arc<str>,
         policy: &BackendPolicy,
         watched: Watched<Vec<EndpointInfo>>,
+        shared: &Shared,
     ) -> Arc<Self> {
         let now = Instant::now().into_std();
         Arc::new(Self {
             owner,
             label: policy.service.to_string().into(),
             budget: Budget::new(now),
-            group: Group::new(now, policy.circuit_breaker.clone(), policy.balancer),
+            group: Group::new(now, policy.circuit_breaker.clone(), policy.balancer.clone()),
             connect_limit: Arc::new(AtomicU64::new(micros(policy.connect_timeout))),
             copies: Slots::default(),
             policy: ArcSwap::from_pointee(policy.clone()),
             watched,
             endpoints: ArcSwapOption::empty(),
+            replacing: Mutex::default(),
+            source: ring::point(shared.workload.as_bytes()),
         })
     }
 
@@ -174,22 +199,16 @@ impl Backend {
     /// `no_endpoints`: there is none. `config_unavailable`: nobody could be asked.
     pub(crate) async fn choose(
         &self,
+        caller: Caller<'_>,
         probe: ProbeEligibility,
         tried: &[Arc<Endpoint>],
         closed_only: bool,
     ) -> Result<Chosen, Failure> {
-        let endpoints = self.endpoints().await?;
-        self.choose_among(&endpoints, probe, tried, closed_only)
-    }
-
-    /// The same, of these endpoints only.
-    pub(crate) fn choose_among(
-        &self,
-        endpoints: &[Arc<Endpoint>],
-        probe: ProbeEligibility,
-        tried: &[Arc<Endpoint>],
-        closed_only: bool,
-    ) -> Result<Chosen, Failure> {
+        let set = self.endpoints().await?;
+        let EndpointSet {
+            list: endpoints,
+            layout,
+        } = &*set;
         if endpoints.is_empty() {
             return Err(Failure::never(
                 Outcome::NoEndpoints,
@@ -208,6 +227,8 @@ impl Backend {
             probe,
             closed_only,
             tried: &tried,
+            layout,
+            point: self.point(layout, &caller),
         };
         let mut rng = fastrand::Rng::new();
         let mut pick = balance::pick(&self.group, endpoints, &request, &mut rng);
@@ -250,7 +271,7 @@ impl Backend {
         self.endpoints
             .load()
             .as_ref()
-            .is_some_and(|endpoints| endpoints.is_empty())
+            .is_some_and(|set| set.list.is_empty())
     }
 
     /// Whether discovery has said anything about its endpoints.
@@ -259,7 +280,7 @@ impl Backend {
     }
 
     /// The endpoints now; none before discovery has said anything.
-    pub(crate) fn known_endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+    pub(crate) fn known_endpoints(&self) -> Arc<EndpointSet> {
         self.endpoints.load_full().unwrap_or_default()
     }
 
@@ -268,9 +289,23 @@ impl Backend {
         result.verdict(self.policy.load().circuit_breaker.as_ref())
     }
 
+    /// Where on every ring the request's key is, if the policy hashes one and the request has it.
+    fn point(&self, layout: &Layout, caller: &Caller<'_>) -> Option<u64> {
+        let key = match (layout.key()?, caller) {
+            (HashKey::SourceIp, _) => return Some(self.source),
+            (_, Caller::Bytes) => return None,
+            (HashKey::Header(name), Caller::Headers(headers)) => headers.get(name)?.as_bytes(),
+            (HashKey::Cookie(name), Caller::Headers(headers)) => {
+                cookie::find(headers, name)?.as_bytes()
+            }
+        };
+        // What says nothing is no key: everybody's nothing is the same.
+        (!key.is_empty()).then(|| ring::point(key))
+    }
+
     /// The endpoints, waited for where discovery has said nothing yet: `config_unavailable` where it
     /// does not in time.
-    pub(crate) async fn endpoints(&self) -> Result<Arc<Vec<Arc<Endpoint>>>, Failure> {
+    pub(crate) async fn endpoints(&self) -> Result<Arc<EndpointSet>, Failure> {
         if let Some(endpoints) = self.endpoints.load_full() {
             return Ok(endpoints);
         }
@@ -285,13 +320,21 @@ impl Backend {
             })
     }
 
-    fn set_policy(&self, policy: &BackendPolicy) {
+    fn set_policy(&self, policy: &BackendPolicy, shared: &Arc<Shared>) {
         let now = Instant::now().into_std();
         self.connect_limit
             .store(micros(policy.connect_timeout), Ordering::Relaxed);
         self.group
-            .set_policy(now, policy.circuit_breaker.clone(), policy.balancer);
-        self.policy.store(Arc::new(policy.clone()));
+            .set_policy(now, policy.circuit_breaker.clone(), policy.balancer.clone());
+        let before = self.policy.swap(Arc::new(policy.clone()));
+        if before.balancer == policy.balancer {
+            return;
+        }
+        let replacing = self.replacing.lock();
+        if let Some(set) = self.endpoints.load_full() {
+            let infos = set.list.iter().map(|endpoint| endpoint.info().clone());
+            self.replace(infos.collect(), shared, &replacing);
+        }
     }
 
     /// Keeps the endpoint set as discovery says.
@@ -307,7 +350,20 @@ impl Backend {
 
     /// Takes a new set. What stays keeps its state and its connections.
     fn set_endpoints(&self, infos: &[EndpointInfo], shared: &Arc<Shared>) {
-        let healths = self.group.set_endpoints(Instant::now().into_std(), infos);
+        let replacing = self.replacing.lock();
+        self.replace(infos.to_vec(), shared, &replacing);
+    }
+
+    fn replace(
+        &self,
+        mut infos: Vec<EndpointInfo>,
+        shared: &Arc<Shared>,
+        _replacing: &MutexGuard<'_, ()>,
+    ) {
+        let zone = shared.zone();
+        let layout = Layout::arrange(&self.policy.load().balancer, &zone, &mut infos);
+        let now = Instant::now().into_std();
+        let healths = self.group.set_endpoints(now, &infos);
         let before = self.known_endpoints();
         let before: HashMap<SocketAddr, &Arc<Endpoint>> = before
             .iter()
@@ -325,7 +381,22 @@ impl Backend {
                         Arc::new(Endpoint::new(info.clone(), health, limit, caps, shared))
                     }
                 });
-        self.endpoints.store(Some(Arc::new(endpoints.collect())));
+        self.endpoints.store(Some(Arc::new(EndpointSet {
+            list: endpoints.collect(),
+            layout,
+        })));
+    }
+}
+
+impl EndpointSet {
+    /// All of them.
+    pub(crate) fn as_slice(&self) -> &[Arc<Endpoint>] {
+        &self.list
+    }
+
+    /// One after the other.
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Arc<Endpoint>> {
+        self.list.iter()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
-use super::backend::{Backend, Chosen};
+use super::backend::{Backend, Caller, Chosen};
 use super::destination::Service;
 use super::endpoint::Endpoint;
 use super::{Outbound, limits};
@@ -92,7 +92,8 @@ impl Outbound {
         let mut tried = SmallVec::<[Arc<Endpoint>; MAX_TRIES]>::new();
         let mut last = None;
         while tried.len() < MAX_TRIES {
-            let mut chosen = match backend.choose(ProbeEligibility::Yes, &tried, false).await {
+            let choosing = backend.choose(Caller::Bytes, ProbeEligibility::Yes, &tried, false);
+            let mut chosen = match choosing.await {
                 Ok(chosen) => chosen,
                 Err(failure) => return Err(last.unwrap_or(failure)),
             };

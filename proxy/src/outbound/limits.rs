@@ -10,6 +10,7 @@
 //! breaker. Nothing is held while waiting but the place in line, and of requests that wait for a
 //! connection their place among the tries.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -118,6 +119,25 @@ impl Search {
     pub(crate) fn queued(&self) -> Option<Arc<dyn Queued>> {
         let turn = Arc::clone(self.waiting.turn.as_ref()?);
         Some(turn)
+    }
+
+    /// Endpoints that are not to be chosen where others are left: those of former tries, and those
+    /// that have no connection to give.
+    pub(crate) fn avoided<'t>(
+        &self,
+        backend: &Backend,
+        tried: &'t [Arc<Endpoint>],
+    ) -> Cow<'t, [Arc<Endpoint>]> {
+        if self.is_narrowed() {
+            let endpoints = backend.known_endpoints();
+            let spares = |one: &&Arc<Endpoint>| self.among.iter().any(|it| Arc::ptr_eq(it, one));
+            let others = endpoints.iter().filter(|one| !spares(one));
+            return others.chain(tried).cloned().collect();
+        }
+        if self.full.is_empty() {
+            return tried.into();
+        }
+        tried.iter().chain(&self.full).cloned().collect()
     }
 
     /// Whether connections of other workers are to be used as well.

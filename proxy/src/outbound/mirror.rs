@@ -98,7 +98,7 @@ impl Mirrored {
         let deadline = Deadline::after(Instant::now().into_std(), Some(self.policy.timeout));
         let exchange = async {
             let endpoints = self.backend.endpoints().await.ok()?;
-            let endpoint = fastrand::choice(endpoints.iter())?;
+            let endpoint = fastrand::choice(endpoints.as_slice())?;
             let sent = endpoint
                 .send(version, request, SendOptions::default())
                 .await;

@@ -71,8 +71,11 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) dialer: Dialer,
     pub(crate) own_addresses: OwnAddresses,
-    /// `namespace/name` of this workload instance: what `ClientIdentity` stickiness hashes.
+    /// `namespace/name` of this workload instance: what `ClientIdentity` stickiness hashes, and the
+    /// source of everything that consistent hashing sees.
     pub(crate) workload: Arc<str>,
+    /// As this process was told at its start; empty when unknown.
+    zone: Arc<str>,
     pub(crate) workers: usize,
     /// What the end of this process waits for.
     pub(crate) connections: TaskTracker,
@@ -99,6 +102,8 @@ pub struct OutboundParts {
     pub own_addresses: OwnAddresses,
     /// `namespace/name` of the workload.
     pub workload: Arc<str>,
+    /// Its zone; where it is empty, the control plane's word holds.
+    pub zone: Arc<str>,
     /// Data-path workers.
     pub workers: usize,
     /// What the end of this process waits for.
@@ -127,6 +132,7 @@ impl Outbound {
             dialer: parts.dialer,
             own_addresses: parts.own_addresses,
             workload: parts.workload,
+            zone: parts.zone,
             workers: parts.workers,
             connections: parts.connections,
             limits,
@@ -303,6 +309,17 @@ impl Outbound {
     fn is_server_first(&self, port: u16) -> bool {
         let mesh = self.shared.discovery.mesh().load();
         mesh.is_some_and(|mesh| mesh.server_first_ports.contains(&port))
+    }
+}
+
+impl Shared {
+    /// The workload's zone; empty when nobody knows.
+    fn zone(&self) -> Arc<str> {
+        if !self.zone.is_empty() {
+            return Arc::clone(&self.zone);
+        }
+        let mesh = self.discovery.mesh().load();
+        mesh.map_or_else(|| "".into(), |mesh| Arc::clone(&mesh.zone))
     }
 }
 

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
 
-use super::backend::{Backend, Chosen, Permits};
+use super::backend::{Backend, Caller, Chosen, Permits};
 use super::destination::Service;
 use super::endpoint::Endpoint;
 use super::limits::{self, Search};
@@ -171,7 +171,7 @@ impl Tries<'_> {
         let mut search = Search::default();
         loop {
             search.turn(self.backend, self.deadline).await?;
-            let choosing = self.choose(course, &search);
+            let choosing = self.choose(head, course, &search);
             let mut chosen = before(self.deadline, choosing)
                 .await
                 .map_err(|_| out_of_time())??;
@@ -204,20 +204,17 @@ impl Tries<'_> {
     }
 
     /// The endpoint of the try to come.
-    async fn choose(&self, course: &Course, search: &Search) -> Result<Chosen, Failure> {
+    async fn choose(
+        &self,
+        head: &Parts,
+        course: &Course,
+        search: &Search,
+    ) -> Result<Chosen, Failure> {
+        let caller = Caller::Headers(&head.headers);
         let (probe, closed_only) = (course.probe(), course.free);
-        if search.is_narrowed() {
-            let among = &search.among;
-            return self
-                .backend
-                .choose_among(among, probe, &course.tried, closed_only);
-        }
-        if search.full.is_empty() {
-            let choosing = self.backend.choose(probe, &course.tried, closed_only);
-            return choosing.await;
-        }
-        let avoided: SmallVec<[_; 4]> = course.tried.iter().chain(&search.full).cloned().collect();
-        self.backend.choose(probe, &avoided, closed_only).await
+        let avoided = search.avoided(self.backend, &course.tried);
+        let choosing = self.backend.choose(caller, probe, &avoided, closed_only);
+        choosing.await
     }
 
     fn options(

@@ -45,7 +45,9 @@ impl Outbound {
                         "address": endpoint.info().address.to_string(),
                         "workload": &*endpoint.info().workload,
                         "identity": endpoint.info().identity.as_ref().map(ToString::to_string),
-                                        "tls": endpoint.tls().as_str(),
+                        "zone": &*endpoint.info().zone,
+                        "weight": endpoint.info().weight,
+                        "tls": endpoint.tls().as_str(),
                     })
                 })
                 .collect();

@@ -20,11 +20,11 @@ use weft_proto::pattern::Pattern;
 use weft_proto::spiffe::SpiffeId;
 
 use super::{
-    AllowEntry, AllowList, BackendPolicy, BalancerPolicy, BreakerPolicy, BreakerScope,
-    BudgetPolicy, CookieMatch, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener,
-    FallbackPolicy, FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MirrorPolicy,
-    MtlsMode, OutboundTarget, PathMatch, Principal, Probe, Protocol, QueryMatch, RetryPolicy,
-    Route, RouteMatch, ServiceRef, ServiceTarget, Split, SplitMatch, Sticky, Timeouts, ValueMatch,
+    AllowEntry, AllowList, BackendPolicy, Balancer, BreakerPolicy, BreakerScope, BudgetPolicy,
+    CookieMatch, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FallbackPolicy,
+    FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MirrorPolicy, MtlsMode,
+    OutboundTarget, PathMatch, Principal, Probe, Protocol, QueryMatch, RetryPolicy, Route,
+    RouteMatch, ServiceRef, ServiceTarget, Split, SplitMatch, Sticky, Timeouts, ValueMatch,
     WeightedBackend,
 };
 
@@ -69,6 +69,7 @@ pub fn mesh_info(reply: &wire::HelloReply) -> Decoded<MeshInfo> {
         server_first_ports: each("server_first_ports", &reply.server_first_ports, |&number| {
             port(number)
         })?,
+        zone: reply.zone.as_str().into(),
     })
 }
 
@@ -410,20 +411,7 @@ fn sticky(message: &wire::Sticky) -> Decoded<Sticky> {
     }
 }
 
-/// A cookie's name is a token, as a header's is (RFC 6265, section 4.1.1).
-fn cookie_name(text: &str) -> Decoded<Box<str>> {
-    if HeaderName::from_bytes(text.as_bytes()).is_err() {
-        return Err(refuse("", "not a cookie name"));
-    }
-    Ok(text.into())
-}
-
 fn backend(message: &wire::Backend) -> Decoded<BackendPolicy> {
-    use wire::BalancerPolicy as Policy;
-    let balancer = message
-        .load_balancer
-        .as_ref()
-        .ok_or(missing("load_balancer"))?;
     Ok(BackendPolicy {
         service: required("service", message.service.as_ref(), service_ref)?,
         connect_timeout: required(
@@ -436,12 +424,11 @@ fn backend(message: &wire::Backend) -> Decoded<BackendPolicy> {
             message.circuit_breaker.as_ref(),
             circuit_breaker,
         )?,
-        balancer: match known("load_balancer.policy", balancer.policy)? {
-            Policy::PeakEwma => BalancerPolicy::PeakEwma,
-            Policy::LeastRequest => BalancerPolicy::LeastRequest,
-            Policy::RoundRobin => BalancerPolicy::RoundRobin,
-            Policy::Random => BalancerPolicy::Random,
-        },
+        balancer: required(
+            "load_balancer",
+            message.load_balancer.as_ref(),
+            Balancer::decode,
+        )?,
     })
 }
 
@@ -577,6 +564,14 @@ pub(super) fn header_name(text: &str) -> Decoded<HeaderName> {
         .map_err(|_| refuse("name", "not a header name in lower case"))
 }
 
+/// A cookie's name is a token, as a header's is (RFC 6265, section 4.1.1).
+pub(super) fn cookie_name(text: &str) -> Decoded<Box<str>> {
+    match HeaderName::from_bytes(text.as_bytes()) {
+        Ok(_) => Ok(text.into()),
+        Err(_) => Err(refuse("", "not a cookie name")),
+    }
+}
+
 fn path(text: &str) -> Decoded<Box<str>> {
     if text.starts_with('/') {
         Ok(text.into())
@@ -664,7 +659,7 @@ pub(super) fn missing(place: &str) -> DecodeError {
     refuse(place, "missing")
 }
 
-fn at(place: &'static str) -> impl Fn(DecodeError) -> DecodeError {
+pub(super) fn at(place: &'static str) -> impl Fn(DecodeError) -> DecodeError {
     move |error| error.within(place)
 }
 

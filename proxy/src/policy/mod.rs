@@ -5,6 +5,7 @@
 //! that everything behind it may rely on them (indices in range, at least one backend per split, a
 //! budget on every retry policy).
 
+mod balancer;
 pub mod decode;
 mod fallback;
 mod fault;
@@ -21,6 +22,7 @@ use http::{HeaderName, HeaderValue, Method};
 use weft_proto::pattern::Pattern;
 use weft_proto::spiffe::SpiffeId;
 
+pub use balancer::{Balancer, BalancerPolicy, HashKey};
 pub use fallback::{FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse};
 pub use fault::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy};
 pub use rate_limit::{
@@ -55,6 +57,8 @@ pub struct MeshInfo {
     pub explicit_listeners: Vec<ExplicitListener>,
     /// Ports on which the server speaks first unless policy says otherwise.
     pub server_first_ports: Vec<u16>,
+    /// The workload's zone, as far as the control plane knows it; empty when unknown.
+    pub zone: Arc<str>,
 }
 
 impl MeshInfo {
@@ -337,7 +341,7 @@ pub struct BackendPolicy {
     /// What stops traffic to what fails.
     pub circuit_breaker: Option<BreakerPolicy>,
     /// How an endpoint is chosen.
-    pub balancer: BalancerPolicy,
+    pub balancer: Balancer,
 }
 
 /// What stops traffic to what fails.
@@ -394,19 +398,6 @@ pub struct Limits {
     pub max_pending_requests: u32,
     /// Requests in flight, at least 1.
     pub max_requests: Option<u32>,
-}
-
-/// A way to choose an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BalancerPolicy {
-    /// Power of two choices over requests in flight.
-    LeastRequest,
-    /// Power of two choices over peak EWMA.
-    PeakEwma,
-    /// By chance.
-    Random,
-    /// In turn.
-    RoundRobin,
 }
 
 /// One address behind a service port.

@@ -662,8 +662,10 @@ fn the_meshs_networks() {
             port: 80,
         }],
         server_first_ports: vec![3306],
+        zone: "b".into(),
     };
     let info = decode::mesh_info(&reply).unwrap();
+    assert_eq!(&*info.zone, "b");
     let inside = |text: &str| info.contains(text.parse::<IpAddr>().unwrap());
     assert!(inside("10.9.8.7") && inside("::ffff:10.9.8.7") && inside("fd00::1"));
     assert!(!inside("192.0.2.1") && !inside("2001:db8::1"));

@@ -25,7 +25,7 @@ use super::attempt::TryVerdict;
 use super::breaker::{Breaker, ProbeEligibility, State, Transition};
 use super::health::{Circuit, EndpointHealth, Gate};
 use super::limits::Limits;
-use crate::policy::{BalancerPolicy, BreakerPolicy, BreakerScope, EndpointInfo};
+use crate::policy::{Balancer, BreakerPolicy, BreakerScope, EndpointInfo};
 
 /// The first reconnect back-off.
 pub const RECONNECT_MIN: Duration = Duration::from_secs(1);
@@ -65,8 +65,10 @@ pub struct Group {
     /// When the next probe is due: for repeatable requests, and for others.
     next_probe: AtomicU64,
     next_late: AtomicU64,
-    /// Round robin.
-    pub(super) cursor: AtomicUsize,
+    /// Round robin, for each side of the layout.
+    pub(super) cursors: [AtomicUsize; 2],
+    /// Until when some endpoint has less than its weight; 0 where none has.
+    ramp_until: AtomicU64,
     pub(super) max_weight: AtomicU32,
     pub(super) uniform: AtomicBool,
     transitions: [AtomicU64; State::ALL.len()],
@@ -84,11 +86,11 @@ pub(super) struct Settings {
     /// For every endpoint: the given one or the reconnect back-off.
     endpoint: BreakerPolicy,
     reconnect: bool,
-    pub(super) balancer: BalancerPolicy,
+    pub(super) balancer: Balancer,
 }
 
 impl Settings {
-    fn new(given: Option<BreakerPolicy>, balancer: BalancerPolicy) -> Self {
+    fn new(given: Option<BreakerPolicy>, balancer: Balancer) -> Self {
         let given = given
             .filter(|policy| policy.consecutive_failures.is_some() || policy.error_rate.is_some())
             .map(|policy| BreakerPolicy {
@@ -176,17 +178,18 @@ impl Group {
     pub fn new(
         now: Instant,
         breaker: Option<BreakerPolicy>,
-        balancer: BalancerPolicy,
+        balancer: impl Into<Balancer>,
     ) -> Arc<Self> {
         let limits = breaker.as_ref().and_then(|policy| policy.limits.as_ref());
         Arc::new(Self {
             epoch: now,
             limits: Limits::new(limits),
-            settings: ArcSwap::from_pointee(Settings::new(breaker, balancer)),
+            settings: ArcSwap::from_pointee(Settings::new(breaker, balancer.into())),
             away: AtomicUsize::new(0),
             next_probe: AtomicU64::new(u64::MAX),
             next_late: AtomicU64::new(u64::MAX),
-            cursor: AtomicUsize::new(0),
+            cursors: Default::default(),
+            ramp_until: AtomicU64::new(0),
             max_weight: AtomicU32::new(1),
             uniform: AtomicBool::new(true),
             transitions: Default::default(),
@@ -207,14 +210,15 @@ impl Group {
         &self,
         now: Instant,
         breaker: Option<BreakerPolicy>,
-        balancer: BalancerPolicy,
+        balancer: impl Into<Balancer>,
     ) {
         let limits = breaker.as_ref().and_then(|policy| policy.limits.as_ref());
         self.limits.set(limits);
-        let settings = Settings::new(breaker, balancer);
+        let settings = Settings::new(breaker, balancer.into());
         let mut slow = self.slow.lock();
         let changed = self.settings.load().given != settings.given;
         self.settings.store(Arc::new(settings));
+        self.publish_ramp(&slow);
         if !changed {
             return;
         }
@@ -230,7 +234,8 @@ impl Group {
     }
 
     /// Takes a new endpoint set and answers with the health of each, in the order given. An address
-    /// that was there keeps its own for as long as the caller has kept it.
+    /// that was there keeps its own for as long as the caller has kept it. One that comes to others
+    /// which stay starts slowly, where policy says so; where all are new, none does.
     pub fn set_endpoints(
         self: &Arc<Self>,
         now: Instant,
@@ -238,6 +243,11 @@ impl Group {
     ) -> Vec<Arc<EndpointHealth>> {
         let mut slow = self.slow.lock();
         let mut before = std::mem::take(&mut slow.members);
+        let stays = |endpoint: &EndpointInfo| {
+            let member = before.get(&endpoint.address);
+            member.is_some_and(|member| member.health.strong_count() > 0)
+        };
+        let arrived = endpoints.iter().any(stays).then_some(now);
         let mut healths = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let address = endpoint.address;
@@ -250,7 +260,12 @@ impl Group {
                 .and_then(|member| Some((member.health.upgrade()?, member)));
             let (health, member) = kept.unwrap_or_else(|| {
                 slow.next_id += 1;
-                let health = Arc::new(EndpointHealth::new(self.clone(), address, slow.next_id));
+                let health = Arc::new(EndpointHealth::new(
+                    self.clone(),
+                    address,
+                    slow.next_id,
+                    arrived,
+                ));
                 let member = Member {
                     id: slow.next_id,
                     health: Arc::downgrade(&health),
@@ -262,6 +277,7 @@ impl Group {
             healths.push(health);
         }
         self.set_weights(endpoints);
+        self.publish_ramp(&slow);
         self.uneject(&mut slow, now);
         healths
     }
@@ -356,6 +372,15 @@ impl Group {
     /// Endpoints that do not take every request at the moment.
     pub fn away(&self) -> usize {
         self.away.load(Ordering::Relaxed)
+    }
+
+    /// Over what time newcomers start, while there is one that has not its whole weight yet.
+    pub(super) fn ramp(&self, now: Instant) -> Option<Duration> {
+        let until = self.ramp_until.load(Ordering::Relaxed);
+        if until == 0 || self.nanos(now) >= until {
+            return None;
+        }
+        self.settings.load().balancer.slow_start
     }
 
     pub(super) fn nanos(&self, now: Instant) -> u64 {
@@ -493,6 +518,18 @@ impl Group {
         }
         self.uneject(&mut slow, now);
         found || target == Target::All
+    }
+
+    /// Says until when somebody starts slowly.
+    fn publish_ramp(&self, slow: &Slow) {
+        let over = self.settings.load().balancer.slow_start;
+        let healths = slow.members.values();
+        let arrivals = healths.filter_map(|member| member.health.upgrade()?.arrived);
+        let until = over
+            .zip(arrivals.max())
+            .and_then(|(over, last)| last.checked_add(over));
+        let until = until.map_or(0, |until| self.nanos(until));
+        self.ramp_until.store(until, Ordering::Relaxed);
     }
 
     /// Closes what the cap no longer allows to be ejected, and publishes.

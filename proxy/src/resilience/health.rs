@@ -78,13 +78,21 @@ pub struct EndpointHealth {
     /// Tells a removed endpoint from a later one with its address.
     pub(super) id: u64,
     pub(super) circuit: Circuit,
+    /// When it came to others that were there already.
+    pub(super) arrived: Option<Instant>,
     in_flight: AtomicU32,
     latency: PeakEwma,
 }
 
 impl EndpointHealth {
-    pub(super) fn new(group: Arc<Group>, address: SocketAddr, id: u64) -> Self {
+    pub(super) fn new(
+        group: Arc<Group>,
+        address: SocketAddr,
+        id: u64,
+        arrived: Option<Instant>,
+    ) -> Self {
         Self {
+            arrived,
             group,
             address,
             id,

@@ -6,6 +6,9 @@
 //! in flight); a lock is taken only where a breaker changes its state or a request is tried again.
 //!
 //! * [`balance`]: which endpoint a try goes to.
+//! * [`layout`]: a backend's endpoints, arranged by zone and by hash.
+//! * [`ring`]: which endpoint a key belongs to.
+//! * [`slow_start`]: how much of its weight a newcomer has.
 //! * [`group`]: a backend's endpoints, their health and the cap on ejections.
 //! * [`health`]: one endpoint's latency and load, and the permit of a try.
 //! * [`breaker`]: closed, open, half-open; one breaker as a plain state machine.
@@ -34,10 +37,13 @@ pub mod fallback;
 pub mod fault;
 pub mod group;
 pub mod health;
+pub mod layout;
 pub mod limiter;
 pub mod limits;
 pub mod retry;
+pub mod ring;
 pub mod route;
+pub mod slow_start;
 pub mod split;
 pub mod tripwire;
 

@@ -20,6 +20,7 @@ pub(crate) fn mesh() -> MeshInfo {
         networks: vec!["10.0.0.0/8".parse().unwrap()],
         explicit_listeners: Vec::new(),
         server_first_ports: vec![3306],
+        zone: Arc::from(""),
     }
 }
 
@@ -77,7 +78,7 @@ pub(crate) fn backend(name: &str) -> BackendPolicy {
         service: service(name),
         connect_timeout: Duration::from_secs(5),
         circuit_breaker: None,
-        balancer: BalancerPolicy::RoundRobin,
+        balancer: BalancerPolicy::RoundRobin.into(),
     }
 }
 

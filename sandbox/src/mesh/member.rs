@@ -59,6 +59,7 @@ impl Member {
             addresses: self.pod.addresses(),
             meshed: self.spec.meshed,
             zone: self.spec.zone.clone().unwrap_or_default(),
+            weight: self.spec.weight,
             draining: *self.draining.lock(),
             ports: self
                 .spec
@@ -256,7 +257,7 @@ impl Member {
                     .env(env::EXPLICIT_INBOUND, self.explicit_inbound(place));
             }
         }
-        if let Some(zone) = &self.spec.zone {
+        if let Some(zone) = self.spec.zone.as_ref().filter(|_| self.spec.told_zone) {
             command.env(env::ZONE, zone);
         }
         if let Some(workers) = self.spec.workers {

@@ -87,6 +87,8 @@ pub struct Workload {
     pub(super) service_account: String,
     pub(super) version: String,
     pub(super) zone: Option<String>,
+    pub(super) told_zone: bool,
+    pub(super) weight: u32,
     pub(super) meshed: bool,
     pub(super) workers: Option<u32>,
     pub(super) drain_timeout: Option<Duration>,
@@ -104,6 +106,8 @@ impl Workload {
             service_account: "default".to_owned(),
             version: "v1".to_owned(),
             zone: None,
+            told_zone: true,
+            weight: 1,
             meshed: true,
             workers: None,
             drain_timeout: None,
@@ -134,6 +138,18 @@ impl Workload {
     /// Its zone.
     pub fn zone(mut self, zone: &str) -> Self {
         self.zone = Some(zone.to_owned());
+        self
+    }
+
+    /// Its zone, of which only mesh.yaml speaks: its sidecar learns it from the control plane.
+    pub fn zone_in_mesh_file(mut self, zone: &str) -> Self {
+        self.told_zone = false;
+        self.zone(zone)
+    }
+
+    /// How much of its services' traffic it gets, relative to others; 1 without.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
         self
     }
 

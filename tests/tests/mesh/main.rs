@@ -12,6 +12,7 @@
 
 mod allowed;
 mod backend_limits;
+mod balancer;
 mod bodies;
 mod breaker;
 mod common;
@@ -54,6 +55,7 @@ fn main() -> anyhow::Result<ExitCode> {
     split::register(&mut suite);
     stickiness::register(&mut suite);
     breaker::register(&mut suite);
+    balancer::register(&mut suite);
     retries::register(&mut suite);
     bodies::register(&mut suite);
     faults::register(&mut suite);

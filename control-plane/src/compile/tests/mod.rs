@@ -1,3 +1,4 @@
+mod balancers;
 mod destinations;
 mod rate_limits;
 mod rules;
@@ -428,6 +429,9 @@ fn a_sidecar_is_greeted() {
     assert_eq!(reply.trust_domain, "weft.local");
     assert_eq!(reply.networks, ["10.42.0.0/16", "fd42::/64"]);
     assert_eq!(reply.server_first_ports, [21, 22, 25, 110, 143, 587, 3306]);
+    assert_eq!(reply.zone, "");
+    assert_eq!(hello(&model, &client("both-1", "both")).zone, "b");
+    assert_eq!(hello(&model, &client("gone", "both")).zone, "");
     assert_eq!(reply.explicit_listeners.len(), 1);
     assert_eq!(reply.explicit_listeners[0].address, "127.0.0.1:18080");
     assert_eq!(

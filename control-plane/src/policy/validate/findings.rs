@@ -18,12 +18,4 @@ impl Findings {
             mend: mend.into(),
         });
     }
-
-    pub(super) fn not_enforced(&mut self, path: impl Into<String>) {
-        self.add(
-            path,
-            "not enforced by this version",
-            "leave it out, or wait for a version that enforces it",
-        );
-    }
 }

@@ -5,7 +5,6 @@
 
 mod beyond;
 mod findings;
-mod not_enforced;
 
 use std::fmt;
 
@@ -74,7 +73,6 @@ impl TrafficPolicy {
     fn check_beyond(&self) -> Vec<Violation> {
         let mut found = Findings::default();
         beyond::check(&mut found, &self.spec);
-        not_enforced::check(&mut found, &self.spec);
         found.0
     }
 }

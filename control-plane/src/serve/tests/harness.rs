@@ -450,6 +450,7 @@ pub(super) fn workload(name: &str, account: &str, last: u8) -> Sourced<Workload>
         addresses: vec![[10, 0, 0, last].into()],
         meshed: true,
         zone: "a".to_owned(),
+        weight: 1,
         draining: false,
         ports: Vec::new(),
     })

@@ -8,13 +8,17 @@ use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
 use crate::index::{
-    ExplicitListener, MeshSettings, Name, Probe, Service, ServiceEndpoint, ServicePort, Workload,
-    WorkloadPort,
+    ExplicitListener, ForeignEndpoint, MeshSettings, Name, Probe, Service, ServiceEndpoint,
+    ServicePort, Workload, WorkloadPort,
 };
 use crate::policy::is_label;
 use crate::source::mesh_file::{
-    DEFAULT_SERVER_FIRST_PORTS, EndpointEntry, ListenerEntry, MeshFile, ServiceEntry, WorkloadEntry,
+    DEFAULT_SERVER_FIRST_PORTS, EndpointEntry, ListenerEntry, MAX_WEIGHT, MeshFile, ServiceEntry,
+    WorkloadEntry,
 };
+
+/// Bytes of a zone's name.
+const MAX_ZONE: usize = 63;
 
 pub(super) fn settings(file: MeshFile) -> Result<MeshSettings, String> {
     let trust_domain = file
@@ -45,6 +49,8 @@ pub(super) fn workload(entry: WorkloadEntry) -> Result<Workload, String> {
     let addresses = canonical(&entry.addresses);
     check_distinct("addresses", &addresses)?;
     check_ports(entry.ports.iter().map(|port| port.port))?;
+    check_zone(&entry.zone)?;
+    check_weight(entry.weight)?;
     let probes = entry.ports.iter().flat_map(|port| &port.probes);
     for probe in probes {
         if !probe.path.starts_with('/') {
@@ -57,6 +63,7 @@ pub(super) fn workload(entry: WorkloadEntry) -> Result<Workload, String> {
         addresses,
         meshed: entry.meshed,
         zone: entry.zone,
+        weight: entry.weight,
         draining: entry.draining,
         ports: entry
             .ports
@@ -99,7 +106,11 @@ pub(super) fn service(entry: ServiceEntry) -> Result<Service, String> {
         .into_iter()
         .map(endpoint)
         .collect::<Result<Vec<_>, _>>()?;
-    check_distinct("endpoints", &endpoints)?;
+    let places = endpoints.iter().map(|endpoint| match endpoint {
+        ServiceEndpoint::Workload(name) => Ok(name),
+        ServiceEndpoint::Address(foreign) => Err(foreign.ip),
+    });
+    check_distinct("endpoints", &places.collect::<Vec<_>>())?;
     Ok(Service {
         name: Name::new(entry.namespace, entry.name),
         cluster_ips,
@@ -134,8 +145,21 @@ pub(super) fn listener(entry: &ListenerEntry) -> Result<ExplicitListener, String
 
 fn endpoint(entry: EndpointEntry) -> Result<ServiceEndpoint, String> {
     match (entry.workload, entry.address) {
+        (Some(_), None) if entry.zone.is_some() || entry.weight.is_some() => {
+            Err("endpoints: zone and weight of a workload belong into its own entry".to_owned())
+        }
         (Some(name), None) => Ok(ServiceEndpoint::Workload(name)),
-        (None, Some(ip)) => Ok(ServiceEndpoint::Address(ip.to_canonical())),
+        (None, Some(ip)) => {
+            let zone = entry.zone.unwrap_or_default();
+            let weight = entry.weight.unwrap_or(1);
+            check_zone(&zone)?;
+            check_weight(weight)?;
+            Ok(ServiceEndpoint::Address(ForeignEndpoint {
+                ip: ip.to_canonical(),
+                zone,
+                weight,
+            }))
+        }
         _ => Err("endpoints: exactly one of workload or address is required".to_owned()),
     }
 }
@@ -168,6 +192,29 @@ fn check_ports(ports: impl Iterator<Item = u16>) -> Result<(), String> {
         return Err("ports: 0 is not between 1 and 65535".to_owned());
     }
     check_distinct("ports", &ports)
+}
+
+/// As sidecars take their own zone: another one could never be equal to it.
+fn check_zone(zone: &str) -> Result<(), String> {
+    let fits = zone.len() <= MAX_ZONE
+        && zone
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if fits {
+        return Ok(());
+    }
+    Err(format!(
+        "zone: {zone:?} is not a name of up to {MAX_ZONE} letters, digits, dashes, underscores and dots"
+    ))
+}
+
+fn check_weight(weight: u32) -> Result<(), String> {
+    if (1..=MAX_WEIGHT).contains(&weight) {
+        return Ok(());
+    }
+    Err(format!(
+        "weight: {weight} is not between 1 and {MAX_WEIGHT}; `draining: true` stops traffic"
+    ))
 }
 
 fn check_distinct<T: Hash + Eq>(field: &str, items: &[T]) -> Result<(), String> {

@@ -116,7 +116,8 @@ fn what_is_written_reads_back() {
             service_account: "a".into(),
             addresses: vec!["fd42::5".parse().unwrap(), "10.42.0.5".parse().unwrap()],
             meshed: false,
-            zone: String::new(),
+            zone: "b".into(),
+            weight: 9,
             draining: true,
             ports: Vec::new(),
         }],
@@ -133,6 +134,11 @@ fn what_is_written_reads_back() {
             endpoints: vec![
                 EndpointEntry::workload("a"),
                 EndpointEntry::address("203.0.113.9".parse().unwrap()),
+                EndpointEntry {
+                    zone: Some("c".into()),
+                    weight: Some(2),
+                    ..EndpointEntry::address("203.0.113.10".parse().unwrap())
+                },
             ],
         }],
         ..MeshFile::default()
@@ -141,7 +147,56 @@ fn what_is_written_reads_back() {
     assert_eq!(serde_saphyr::from_str::<MeshFile>(&text).unwrap(), file);
     let model = model_of(&[("mesh.yaml", &text)]);
     assert_eq!(model.refusals(), &[], "{text}");
-    assert!(model.workload("demo", "a").unwrap().draining);
+    let workload = model.workload("demo", "a").unwrap();
+    assert!(workload.draining);
+    assert_eq!((&*workload.zone, workload.weight), ("b", 9));
+}
+
+#[test]
+fn zones_and_weights_are_checked() {
+    let read = |workload: &str, endpoint: &str| {
+        let mesh = format!(
+            "networks: [10.42.0.0/16]\n\
+             workloads: [{{name: a, addresses: [10.42.0.5]{workload}}}]\n\
+             services: [{{name: s, ports: [{{port: 80}}], endpoints: [{endpoint}]}}]\n"
+        );
+        let model = model_of(&[("mesh.yaml", &mesh)]);
+        let reasons = model.refusals().iter();
+        reasons
+            .map(|refusal| refusal.reason.clone())
+            .collect::<Vec<_>>()
+    };
+    let good = "{workload: a}, {address: 203.0.113.9, zone: eu-1.a_b, weight: 1000}";
+    assert_eq!(read(", zone: eu-1.a_b, weight: 1000", good), [""; 0]);
+    for (workload, endpoint, expected) in [
+        (", weight: 0", "", "weight: 0 is not between 1 and 1000"),
+        (
+            ", weight: 1001",
+            "",
+            "weight: 1001 is not between 1 and 1000",
+        ),
+        (", zone: a b", "", "zone: \"a b\" is not a name"),
+        ("", "{address: 203.0.113.9, weight: 0}", "weight: 0 is not"),
+        (
+            "",
+            "{address: 203.0.113.9, zone: a/b}",
+            "zone: \"a/b\" is not",
+        ),
+        ("", "{workload: a, weight: 2}", "belong into its own entry"),
+        (
+            "",
+            "{address: 203.0.113.9, weight: 1}, {address: 203.0.113.9, weight: 2}",
+            "endpoints: something is there twice",
+        ),
+    ] {
+        let reasons = read(workload, endpoint);
+        assert!(
+            reasons
+                .first()
+                .is_some_and(|reason| reason.contains(expected)),
+            "{reasons:?} instead of {expected}"
+        );
+    }
 }
 
 #[test]
@@ -279,20 +334,6 @@ fn without_a_last_good_version_security_closes() {
     let model = files.write("p.yaml", &policy("p", "timeouts: {connect: 1}"));
     let stanzas = service_policy(&model);
     assert!(stanzas.authorization.is_none() && stanzas.mtls.is_none());
-    // A field that this version does not enforce is no reason to open anything either.
-    let model = files.write(
-        "p.yaml",
-        &policy(
-            "p",
-            "mtls: {mode: Permissive}\n  loadBalancer: {slowStart: 30s}",
-        ),
-    );
-    assert_eq!(service_policy(&model).mtls, Some(MtlsMode::Strict));
-    assert!(
-        model.refusals()[0]
-            .reason
-            .contains("not enforced by this version")
-    );
 }
 
 #[test]

@@ -517,7 +517,7 @@ async fn a_full_pool_is_final_only_when_all_are_full() {
     let mut search = Search::default();
     let mut refuse = |at: usize| {
         let nowhere = |_: &crate::outbound::endpoint::Endpoint| false;
-        let endpoint = &endpoints[at];
+        let endpoint = &endpoints.as_slice()[at];
         search.refused(Full::Pool, &backend, endpoint, &[], nowhere, Version::Http1)
     };
     assert!(refuse(0).is_ok());

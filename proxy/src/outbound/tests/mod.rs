@@ -1,5 +1,6 @@
 //! The whole outbound direction between clients and servers of the test's own.
 
+mod balancing;
 mod bodies;
 mod budgets;
 mod bytes;
@@ -65,6 +66,7 @@ impl Sidecar {
             dialer: Dialer::default(),
             own_addresses: OwnAddresses::new(&[OWN], &[]),
             workload: "shop/web-1".into(),
+            zone: "".into(),
             workers: 1,
             connections: TaskTracker::new(),
         });

@@ -40,7 +40,7 @@ async fn an_open_endpoint_stays_open_through_every_other_edit() {
     policy.routes[0].timeouts.request = Some(Duration::from_secs(60));
     policy.routes[0].retries = Some(crate::testing::policies::retries());
     policy.backends[0].connect_timeout = Duration::from_secs(7);
-    policy.backends[0].balancer = BalancerPolicy::PeakEwma;
+    policy.backends[0].balancer = BalancerPolicy::PeakEwma.into();
     sidecar.tell(policy.clone());
     let mut endpoints = at(&[&third, &servers[1], &servers[0]]);
     endpoints[2].weight = 100;
@@ -53,7 +53,7 @@ async fn an_open_endpoint_stays_open_through_every_other_edit() {
 
     // Its own stanza changes: it is asked again.
     policy.routes[0].retries = None;
-    policy.backends[0].balancer = BalancerPolicy::RoundRobin;
+    policy.backends[0].balancer = BalancerPolicy::RoundRobin.into();
     let changed = BreakerPolicy {
         consecutive_failures: Some(3),
         ..breaker(BreakerScope::Endpoint)
@@ -99,7 +99,7 @@ async fn the_faster_endpoint_is_still_known_after_an_edit() {
         .await,
     ];
     let mut policy = target("api", &["api"]);
-    policy.backends[0].balancer = BalancerPolicy::PeakEwma;
+    policy.backends[0].balancer = BalancerPolicy::PeakEwma.into();
     let sidecar = Sidecar::knowing(policy.clone(), at(&[&servers[0], &servers[1]]));
     let mut client = sidecar.http1().await;
     while servers[0].requests() == 0 || servers[1].requests() == 0 {

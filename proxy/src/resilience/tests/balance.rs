@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{Side, breaker_policy, endpoint, endpoints, sides};
+use super::{Side, WHOLE, breaker_policy, endpoint, endpoints, sides};
 use crate::policy::{BalancerPolicy, EndpointInfo};
 use crate::resilience::attempt::TryVerdict;
 use crate::resilience::balance::{PickKind, PickRequest, ProbeEligibility, pick};
@@ -16,6 +16,8 @@ fn request(now: Instant, tried: &[usize]) -> PickRequest<'_> {
         probe: ProbeEligibility::Yes,
         closed_only: false,
         tried,
+        layout: &WHOLE,
+        point: None,
     }
 }
 
@@ -65,7 +67,7 @@ fn every_policy_spreads_over_equals() {
         BalancerPolicy::Random,
         BalancerPolicy::RoundRobin,
     ] {
-        let counts = shares(policy, &endpoints(4), &[5; 4], 4_000);
+        let counts = shares(policy.clone(), &endpoints(4), &[5; 4], 4_000);
         assert!(
             counts.iter().all(|count| (850..1_150).contains(count)),
             "{policy:?} {counts:?}"
@@ -83,7 +85,7 @@ fn weights_are_honoured() {
         // Where it draws both, which is 18 % of the time, latency decides.
         (BalancerPolicy::PeakEwma, 100..1_950),
     ] {
-        let counts = shares(policy, &infos, &[5, 5], 10_000);
+        let counts = shares(policy.clone(), &infos, &[5, 5], 10_000);
         assert!(expected.contains(&counts[0]), "{policy:?} {counts:?}");
     }
 }

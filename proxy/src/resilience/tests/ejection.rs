@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{breaker_policy, endpoints, sides};
+use super::{WHOLE, breaker_policy, endpoints, sides};
 use crate::policy::{BalancerPolicy, BreakerPolicy, BreakerScope};
 use crate::resilience::attempt::TryVerdict;
 use crate::resilience::balance::{PickKind, PickRequest, ProbeEligibility, pick};
@@ -122,6 +122,8 @@ fn what_is_forced_open_counts_against_the_cap() {
         probe: ProbeEligibility::Yes,
         closed_only: false,
         tried: &[],
+        layout: &WHOLE,
+        point: None,
     };
     let sides = sides(healths);
     assert!(pick(&group, &sides, &request, &mut fastrand::Rng::with_seed(1)).is_none());
@@ -190,6 +192,8 @@ fn without_a_breaker_refused_connections_back_off() {
             probe: ProbeEligibility::Yes,
             closed_only: false,
             tried: &[],
+            layout: &WHOLE,
+            point: None,
         };
         let pick = pick(&group, &sides, &request, &mut rng).unwrap();
         assert_eq!((pick.index, pick.kind), (0, PickKind::Probe));
@@ -239,6 +243,8 @@ fn an_abandoned_probe_gives_its_place_back() {
         probe: ProbeEligibility::Yes,
         closed_only: false,
         tried: &[],
+        layout: &WHOLE,
+        point: None,
     };
     let probe = pick(&group, &sides, &request, &mut rng).unwrap();
     assert_eq!(probe.kind, PickKind::Probe);
@@ -312,6 +318,8 @@ proptest! {
                     let side = sides(healths.clone());
                     let request = PickRequest {
                         now, probe: ProbeEligibility::Yes, closed_only: false, tried: &[],
+                        layout: &WHOLE,
+                        point: None,
                     };
                     if let Some(pick) = pick(&group, &side, &request, &mut rng) {
                         let verdict = if index % 2 == 0 { TryVerdict::Failure } else { TryVerdict::Success };

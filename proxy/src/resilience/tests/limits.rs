@@ -323,14 +323,14 @@ fn a_change_of_limits_resets_no_breaker_and_limits_alone_are_none() {
         ..breaker_policy()
     };
     let balancer = BalancerPolicy::RoundRobin;
-    let group = Group::new(now, Some(policy.clone()), balancer);
+    let group = Group::new(now, Some(policy.clone()), balancer.clone());
     assert!(!group.is_refusing(now));
     let mut permit = group.enter(now).unwrap();
     permit.observe(now, TryVerdict::Failure, &mut rng);
     assert!(group.is_refusing(now));
     let place = group.limits().take(Limit::Requests).unwrap();
     policy.limits = Some(caps(Some(2), None, 0));
-    group.set_policy(now, Some(policy.clone()), balancer);
+    group.set_policy(now, Some(policy.clone()), balancer.clone());
     assert!(group.is_refusing(now), "the breaker was reset");
     let [requests, _] = group.limits().views();
     assert_eq!((requests.max, requests.held), (Some(2), 1));

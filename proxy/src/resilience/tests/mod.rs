@@ -1,6 +1,7 @@
 //! Properties and simulations of the decisions.
 
 mod balance;
+mod balancer;
 mod breaker;
 mod budget;
 mod cookie;
@@ -8,9 +9,11 @@ mod deadline;
 mod ejection;
 mod fallback;
 mod fault;
+mod layout;
 mod limiter;
 mod limits;
 mod retry;
+mod ring;
 mod route;
 mod simulation;
 mod split;
@@ -19,14 +22,18 @@ mod survival;
 mod trace;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::balance::Candidate;
 use super::health::EndpointHealth;
+use super::layout::Layout;
 use crate::policy::{
     BreakerPolicy, BreakerScope, BudgetPolicy, EndpointInfo, RetryPolicy, ServiceRef,
 };
+
+/// Without zones and keys.
+static WHOLE: LazyLock<Layout> = LazyLock::new(Layout::default);
 
 /// A breaker of scope Endpoint as in the demo.
 fn breaker_policy() -> BreakerPolicy {

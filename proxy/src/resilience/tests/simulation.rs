@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use proptest::prelude::*;
 
-use super::{Side, breaker_policy, endpoints, retry_policy, sides};
+use super::{Side, WHOLE, breaker_policy, endpoints, retry_policy, sides};
 use crate::policy::{BalancerPolicy, BreakerPolicy, RetryPolicy};
 use crate::resilience::attempt::{Answer, TryResult};
 use crate::resilience::balance::{PickKind, PickRequest, ProbeEligibility, pick};
@@ -69,6 +69,8 @@ impl World {
                 probe: eligibility,
                 closed_only: free,
                 tried: &tried,
+                layout: &WHOLE,
+                point: None,
             };
             let mut picked = pick(&self.group, &self.sides, &request, &mut self.rng).unwrap();
             let latency = Duration::from_millis(self.rng.u64(1..8));

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Side, breaker_policy, endpoints, sides};
+use super::{Side, WHOLE, breaker_policy, endpoints, sides};
 use crate::policy::{BalancerPolicy, BreakerPolicy, BreakerScope, ErrorRate};
 use crate::resilience::attempt::TryVerdict;
 use crate::resilience::balance::{PickRequest, ProbeEligibility, pick};
@@ -139,6 +139,8 @@ impl World {
             probe: self.probe,
             closed_only: false,
             tried: &[],
+            layout: &WHOLE,
+            point: None,
         };
         let picked = pick(&self.group, &self.sides, &request, &mut self.draws);
         self.note();
