@@ -142,7 +142,7 @@ fn lists_are_in_the_order_of_the_compilers() {
             "authorization: {{allow: [{{principals: [{{serviceAccount: {{name: {name}}}}}]}}]}}"
         )
     };
-    let (x, y) = (allow("x"), allow("y"));
+    let (x, y) = (allow("web"), allow("ops"));
     for (of_a, of_b, count) in [(&x, &y, 2), (&x, &x, 1), (&y, &x, 2)] {
         let explainer = explainer(&[("p", "{name: a}", of_a), ("q", "{name: b}", of_b)]);
         let inbound = &explained(&explainer, "b").inbound[0];

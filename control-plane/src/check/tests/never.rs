@@ -104,7 +104,7 @@ fn every_finding_is_whole() {
             "timeouts: {request: 1s, perTry: 2s}",
             "not in force as it is written",
             "perTry",
-            "1s",
+            "lower perTry",
         ),
         (
             "{name: a}",

@@ -342,7 +342,7 @@ fn a_change_of_limits_resets_no_breaker_and_limits_alone_are_none() {
             scope,
             ..policy.clone()
         };
-        group.set_policy(now, Some(only), balancer);
+        group.set_policy(now, Some(only), balancer.clone());
         group.set_endpoints(now, &super::endpoints(2));
         let states = group.states();
         assert!(!states.is_empty());
