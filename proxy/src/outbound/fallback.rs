@@ -11,8 +11,9 @@ use std::sync::Arc;
 use ::http::request::Parts;
 use ::http::{HeaderValue, Method, Response};
 
+use super::course::Course;
 use super::destination::Service;
-use super::tries::{Course, Reply, Tries, discard};
+use super::tries::{Reply, Tries, discard};
 use crate::exchange::Exchange;
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::{Version, answer, headers};

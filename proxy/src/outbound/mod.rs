@@ -12,6 +12,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod bytes;
+mod course;
 pub(crate) mod destination;
 pub(crate) mod endpoint;
 pub(crate) mod fallback;

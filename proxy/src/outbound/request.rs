@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use ::http::header::{HOST, SET_COOKIE};
 use ::http::request::Parts;
-use ::http::uri::Scheme;
 use ::http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
+use super::course::Course;
 use super::destination::{Destination, Service, Target};
 use super::fallback::{Answered, Fallback, Passage, Unanswered};
 use super::mirror::Mirrored;
-use super::tries::{Course, GRPC_TIMEOUT, Reply, out_of_time};
+use super::tries::{GRPC_TIMEOUT, Reply, out_of_time};
 use super::{DISCOVERY_WAIT, Outbound, Shared};
 use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Progress, ResponseBody};
@@ -112,13 +112,7 @@ impl Requests {
         headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
         headers::strip_ours(request.headers_mut());
         headers::ensure_request_id(request.headers_mut());
-        match version {
-            Version::Http1 => {
-                headers::remember_form(&mut request);
-                headers::prepare_h1(&mut request);
-            }
-            Version::Http2 => headers::prepare_h2(&mut request, &Scheme::HTTP)?,
-        }
+        headers::prepare(&mut request)?;
         (head, ()) = request.into_parts();
 
         // Route.
@@ -135,6 +129,16 @@ impl Requests {
         let own_deadline = Deadline::after(started, grpc_timeout(&head));
         let deadline = Deadline::after(started, timeouts.request).min(own_deadline);
 
+        // Mirror: whether there is to be a copy, and so how much of the body is kept. What streams has
+        // none.
+        let mirrored = if streams {
+            None
+        } else {
+            Mirrored::draw(service, route)
+        };
+        let copied = mirrored.as_ref().map(Mirrored::body_limit);
+        let mut course = Course::new(&target.routes[route], &head, body, copied);
+
         // Fallback: around everything that follows.
         let passage = Passage {
             service,
@@ -144,14 +148,6 @@ impl Requests {
             own_deadline,
             progress: timeouts.idle.map(|_| Arc::new(Progress::new())),
         };
-        // What streams has no copy.
-        let mirrored = if streams {
-            None
-        } else {
-            Mirrored::draw(service, route)
-        };
-        let copied = mirrored.as_ref().map(Mirrored::body_limit);
-        let mut course = Course::new(&target.routes[route], &head, body, copied);
         let passing = self.pass(&passage, exchange, &head, &mut course, mirrored);
         let answered = passing.await;
         let answered = match &target.routes[route].fallback {
@@ -188,7 +184,7 @@ impl Requests {
             deadline,
             ..
         } = *passage;
-        // Fault: what policy asks for, within the request's time.
+        // Fault: delay and abort, within the request's time.
         if let Some(policy) = &service.target.routes[route].fault {
             let fault = Fault::draw(policy, &head.headers, || fastrand::u32(..100));
             if let Some(delay) = fault.delay {
@@ -200,7 +196,7 @@ impl Requests {
             }
         }
 
-        // Split. An empty side is passed over only where it is known to be empty: the first requests
+        // Split: by force, sticky key or chance. An empty side is passed over only where it is known to be empty: the first requests
         // after a start wait for that and choose again, and each turn makes one more side known.
         let mut choice = self.split(service, route, head)?;
         while service.target.routes[route].split.next_when_empty
@@ -216,7 +212,8 @@ impl Requests {
             mirrored.follow(head.clone(), passage.version, course.copied());
         }
 
-        // Tries: retry, breaker, balance, per-try timeout, pool, connect.
+        // Tries: attempts and budget; in each a place under the limits, an endpoint by breakers and
+        // balancer (the hash key is one of its ways), its own time, pool, connect.
         let tries = passage.tries(choice.backend);
         let reply = tries.run(exchange, head, course).await?;
         Ok(Answered {

@@ -7,17 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::bytes::Bytes;
 use ::http::request::Parts;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
 
 use super::backend::{Backend, Caller, Chosen, Permits};
+use super::course::Course;
 use super::destination::Service;
 use super::endpoint::Endpoint;
 use super::limits::{self, Search};
@@ -25,12 +23,11 @@ use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Ending, ExchangeEnd, Progress, RequestBody, UpstreamBody};
 use crate::http::client::{Queued, SendOptions, TryError};
 use crate::http::deadline::before;
-use crate::http::replay::{Copied, ReplayHandle, ReplayState, replayable};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome, Processed};
-use crate::policy::{RetryPolicy, Route};
+use crate::policy::RetryPolicy;
 use crate::resilience::attempt::{Answer, Pushback, TryResult, TryVerdict, parse_retry_after};
-use crate::resilience::balance::{PickKind, ProbeEligibility};
+use crate::resilience::balance::PickKind;
 use crate::resilience::deadline::{Bound, Deadline};
 use crate::resilience::limits::Place;
 use crate::resilience::retry::{self, RetryDecision, StopReason};
@@ -38,7 +35,6 @@ use crate::telemetry::{RetryCounters, RetryResult, Tls};
 
 const ATTEMPT: HeaderName = HeaderName::from_static(names::ATTEMPT);
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// How long a gRPC client waits (gRPC over HTTP/2, "Timeout").
@@ -49,8 +45,6 @@ const FRESH_ENOUGH: Duration = Duration::from_millis(500);
 /// How long the head of a gRPC response is held back for what follows it, where its status may be a
 /// reason to try again. A failure without a message follows its head at once.
 const TRAILERS_WAIT: Duration = Duration::from_millis(10);
-/// Bytes of a request that are kept for a fallback's backend where the route does not retry.
-const FALLBACK_BODY_LIMIT: usize = 64 * 1024;
 /// What is read at most of an answer that is given up for another try, and for how long.
 const MAX_DISCARDED: usize = 64 * 1024;
 const DISCARD_LIMIT: Duration = Duration::from_secs(1);
@@ -94,24 +88,6 @@ enum Tried {
     Failed(TryError),
 }
 
-/// How far the tries of one request have come.
-pub(crate) struct Course {
-    /// Of the try to come; `None` while one is being made.
-    body: Option<RequestBody>,
-    /// Makes the bodies of further tries.
-    replay: Option<ReplayHandle>,
-    tried: SmallVec<[Arc<Endpoint>; 4]>,
-    /// Of the try to come, from 1; the free one is not counted.
-    attempt: u32,
-    /// The free try after a failed probe: it goes to a closed endpoint.
-    free: bool,
-    free_used: bool,
-    idempotent: bool,
-    idempotency_key: bool,
-    /// The last try would have been repeated, but attempts or budget were spent.
-    exhausted: bool,
-}
-
 /// What follows a try.
 enum Next {
     /// Its result is the request's.
@@ -148,7 +124,13 @@ impl Tries<'_> {
             course.tried.push(Arc::clone(&chosen.endpoint));
             let place = chosen.permits.place.take();
             drop(chosen);
-            course.go_on(tried, free, place)?;
+            let (unwritten, unwanted) = tried.give_up();
+            let going_on = course.go_on(unwritten, free);
+            if let Some(answer) = unwanted {
+                // Its place stays taken for as long as the rest still comes.
+                discard(answer, place);
+            }
+            going_on?;
             if !wait.is_zero() {
                 let waited = before(self.deadline, tokio::time::sleep(wait)).await;
                 waited.map_err(|_| out_of_time())?;
@@ -439,123 +421,6 @@ impl Tries<'_> {
     }
 }
 
-impl Course {
-    /// The body is kept where the route retries, or another backend may have to answer, or a copy of so
-    /// many bytes is to be made. A request without a body can always be sent again.
-    pub(crate) fn new(route: &Route, head: &Parts, body: Incoming, copied: Option<usize>) -> Self {
-        let policy = route.retries.as_ref();
-        let idempotency_key = head.headers.contains_key(&IDEMPOTENCY_KEY);
-        let retried = policy.filter(|policy| policy.attempts > 0);
-        let fallback = route.fallback.as_ref();
-        let kept = retried.map(|policy| policy.body_limit_bytes).or_else(|| {
-            fallback
-                .filter(|fallback| fallback.asks_a_backend())
-                .map(|_| FALLBACK_BODY_LIMIT)
-        });
-        let kept = kept.or(copied);
-        let (body, replay) = match kept {
-            Some(limit) => {
-                let (body, handle) = replayable(body, limit);
-                (body, Some(handle))
-            }
-            None => match RequestBody::from(body) {
-                RequestBody::Empty => (RequestBody::Empty, Some(ReplayHandle::whole(Bytes::new()))),
-                body => (body, None),
-            },
-        };
-        Self {
-            body: Some(body),
-            replay,
-            tried: SmallVec::new(),
-            attempt: 1,
-            free: false,
-            free_used: false,
-            idempotent: retry::is_idempotent(policy, &head.method, idempotency_key),
-            idempotency_key,
-            exhausted: false,
-        }
-    }
-
-    /// A copy of the body, as soon as it is whole. To be asked for before the first try.
-    pub(crate) fn copied(&self) -> impl Future<Output = Copied> + Send + use<> {
-        let copied = self.replay.as_ref().map(ReplayHandle::copied);
-        async move {
-            match copied {
-                Some(copied) => copied.await,
-                None => Copied::TooBig,
-            }
-        }
-    }
-
-    /// Whether the last try would have been repeated, if attempts and budget had not been spent.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.exhausted
-    }
-
-    /// Readies the request for another backend, as if nothing had been tried; false where its body
-    /// is gone.
-    pub(crate) fn restart(&mut self) -> bool {
-        let again = || self.replay.as_ref().and_then(ReplayHandle::another);
-        let Some(body) = self.body.take().or_else(again) else {
-            return false;
-        };
-        self.body = Some(body);
-        self.tried.clear();
-        self.attempt = 1;
-        (self.free, self.free_used, self.exhausted) = (false, false, false);
-        true
-    }
-
-    /// Which probes the try to come may be.
-    fn probe(&self) -> ProbeEligibility {
-        if self.free_used {
-            ProbeEligibility::No
-        } else if self.idempotent && self.can_repeat() {
-            ProbeEligibility::Yes
-        } else {
-            ProbeEligibility::Late
-        }
-    }
-
-    /// Whether another try's body could be made now.
-    fn can_repeat(&self) -> bool {
-        let state = self.replay.as_ref().map(ReplayHandle::state);
-        matches!(
-            state,
-            Some(ReplayState::Replayable | ReplayState::InProgress { .. })
-        )
-    }
-
-    /// Readies the try to come, after `tried`.
-    /// `place` stays taken for as long as the rest of an answer still comes.
-    fn go_on(&mut self, tried: Tried, free: bool, place: Option<Place>) -> Result<(), Failure> {
-        self.body = match tried {
-            // What was never written is whole.
-            Tried::Failed(TryError {
-                request: Some(request),
-                ..
-            }) => Some(request.into_body()),
-            Tried::Failed(_) => self.replay.as_ref().and_then(ReplayHandle::another),
-            Tried::Answered(response, _) => {
-                let body = self.replay.as_ref().and_then(ReplayHandle::another);
-                discard(response.into_body(), place);
-                body
-            }
-        };
-        if self.body.is_none() {
-            let lost = "the client broke off while its request was tried again";
-            return Err(Failure::maybe(Outcome::ClientGone, lost));
-        }
-        self.free = free;
-        if free {
-            self.free_used = true;
-        } else {
-            self.attempt += 1;
-        }
-        Ok(())
-    }
-}
-
 impl TryPermit {
     /// Nobody wants the answer any more, whose rest still takes this place.
     pub(crate) fn into_place(self) -> Option<Place> {
@@ -587,6 +452,14 @@ impl Tried {
         match self {
             Self::Answered(_, answer) => TryResult::Answered(*answer),
             Self::Failed(error) => TryResult::failed(&error.failure),
+        }
+    }
+
+    /// The request's body where nothing of it was written, and that of an answer which nobody wants.
+    fn give_up(self) -> (Option<RequestBody>, Option<UpstreamBody>) {
+        match self {
+            Self::Failed(error) => (error.request.map(|request| request.into_body()), None),
+            Self::Answered(response, _) => (None, Some(response.into_body())),
         }
     }
 

@@ -10,8 +10,6 @@ pub mod decode;
 mod fallback;
 mod fault;
 mod rate_limit;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

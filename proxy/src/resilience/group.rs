@@ -12,10 +12,13 @@
 //! * A stanza without a trigger is no breaker: its limits hold, and nothing else changes. Nor does a
 //!   change of limits reset a breaker.
 
-use std::collections::BTreeMap;
+mod members;
+mod permit;
+mod settings;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -25,35 +28,14 @@ use super::attempt::TryVerdict;
 use super::breaker::{Breaker, ProbeEligibility, State, Transition};
 use super::health::{Circuit, EndpointHealth, Gate};
 use super::limits::Limits;
-use crate::policy::{Balancer, BreakerPolicy, BreakerScope, EndpointInfo};
+use crate::policy::{Balancer, BreakerPolicy, EndpointInfo};
+use members::{Member, Slow};
+use settings::RECONNECT;
 
-/// The first reconnect back-off.
-pub const RECONNECT_MIN: Duration = Duration::from_secs(1);
-/// The longest reconnect back-off.
-pub const RECONNECT_MAX: Duration = Duration::from_secs(10);
-
-/// The breaker that an endpoint has where policy gives it none: it opens at the first connection
-/// that fails and closes at the first that does not.
-static RECONNECT: BreakerPolicy = BreakerPolicy {
-    scope: BreakerScope::Endpoint,
-    consecutive_failures: Some(1),
-    error_rate: None,
-    failure_status_codes: Vec::new(),
-    open_duration: RECONNECT_MIN,
-    max_open_duration: RECONNECT_MAX,
-    half_open_max_requests: 1,
-    half_open_success_threshold: 1,
-    max_ejection_percent: 100,
-    limits: None,
-};
-
-/// How many of `endpoints` may be ejected at once.
-pub fn ejection_cap(endpoints: usize, percent: u32) -> usize {
-    if endpoints < 2 {
-        return 0;
-    }
-    (endpoints * percent as usize / 100).clamp(1, endpoints - 1)
-}
+pub use members::ejection_cap;
+pub use permit::BackendPermit;
+pub(super) use settings::Settings;
+pub use settings::{RECONNECT_MAX, RECONNECT_MIN};
 
 /// One backend as this sidecar sees it.
 #[derive(Debug)]
@@ -76,68 +58,6 @@ pub struct Group {
     backend: Circuit,
     limits: Arc<Limits>,
     slow: Mutex<Slow>,
-}
-
-/// What policy says.
-#[derive(Debug)]
-pub(super) struct Settings {
-    /// As it was given, less its limits; `None` where it has no trigger.
-    given: Option<BreakerPolicy>,
-    /// For every endpoint: the given one or the reconnect back-off.
-    endpoint: BreakerPolicy,
-    reconnect: bool,
-    pub(super) balancer: Balancer,
-}
-
-impl Settings {
-    fn new(given: Option<BreakerPolicy>, balancer: Balancer) -> Self {
-        let given = given
-            .filter(|policy| policy.consecutive_failures.is_some() || policy.error_rate.is_some())
-            .map(|policy| BreakerPolicy {
-                limits: None,
-                ..policy
-            });
-        let own = given
-            .as_ref()
-            .filter(|policy| policy.scope == BreakerScope::Endpoint);
-        Self {
-            reconnect: own.is_none(),
-            endpoint: own.cloned().unwrap_or_else(|| RECONNECT.clone()),
-            given,
-            balancer,
-        }
-    }
-
-    fn backend(&self) -> Option<&BreakerPolicy> {
-        self.given
-            .as_ref()
-            .filter(|policy| policy.scope == BreakerScope::Backend)
-    }
-
-    /// How many failures in a row make up a breaker's mind; `None` where nothing is to be found out.
-    pub(super) fn evidence(&self) -> Option<u32> {
-        if self.reconnect {
-            return None;
-        }
-        let by_rate = self.endpoint.error_rate.map(|rate| rate.min_requests);
-        self.endpoint.consecutive_failures.or(by_rate)
-    }
-}
-
-#[derive(Debug)]
-struct Slow {
-    members: BTreeMap<SocketAddr, Member>,
-    next_id: u64,
-    ejected: usize,
-    forced_open: usize,
-    backend: Breaker,
-}
-
-#[derive(Debug)]
-struct Member {
-    id: u64,
-    health: Weak<EndpointHealth>,
-    breaker: Breaker,
 }
 
 /// What people act on.
@@ -194,13 +114,7 @@ impl Group {
             uniform: AtomicBool::new(true),
             transitions: Default::default(),
             backend: Circuit::new(),
-            slow: Mutex::new(Slow {
-                members: BTreeMap::new(),
-                next_id: 0,
-                ejected: 0,
-                forced_open: 0,
-                backend: Breaker::new(now),
-            }),
+            slow: Mutex::new(Slow::new(now)),
         })
     }
 
@@ -224,9 +138,7 @@ impl Group {
         }
         for member in slow.members.values_mut() {
             reset_unforced(&mut member.breaker, now);
-            if let Some(health) = member.health.upgrade() {
-                health.circuit.tripwire.reset();
-            }
+            member.count_anew();
         }
         reset_unforced(&mut slow.backend, now);
         self.backend.tripwire.reset();
@@ -500,9 +412,7 @@ impl Group {
             }
             found = true;
             self.count(member.breaker.force(state, now));
-            if let Some(health) = member.health.upgrade() {
-                health.circuit.tripwire.reset();
-            }
+            member.count_anew();
         }
         // Forcing everything open stops the endpoints; the backend's own would only hide them. Forced
         // closed it has to be too, where policy gave it one that could open.
@@ -544,9 +454,7 @@ impl Group {
                 .min_by_key(|member| member.breaker.open_until());
             let Some(member) = first else { break };
             self.count(member.breaker.force(State::Closed, now));
-            if let Some(health) = member.health.upgrade() {
-                health.circuit.tripwire.reset();
-            }
+            member.count_anew();
             slow.recount();
         }
         self.publish(slow);
@@ -610,136 +518,8 @@ impl Group {
     }
 }
 
-impl Settings {
-    /// The reconnect back-off only sees whether a connection came about.
-    fn endpoint_verdict(&self, verdict: TryVerdict) -> TryVerdict {
-        match verdict {
-            TryVerdict::Failure if self.reconnect => TryVerdict::Success,
-            verdict => verdict,
-        }
-    }
-}
-
-impl Slow {
-    fn member(&mut self, health: &EndpointHealth) -> Option<&mut Member> {
-        self.members
-            .get_mut(&health.address)
-            .filter(|member| member.id == health.id)
-    }
-
-    /// How many may be ejected, beside what people forced open.
-    fn room(&self, policy: &BreakerPolicy) -> usize {
-        ejection_cap(self.members.len(), policy.max_ejection_percent)
-            .saturating_sub(self.forced_open)
-    }
-
-    fn recount(&mut self) {
-        let count = |wanted: fn(State) -> bool| {
-            let states = self.members.values().map(|member| member.breaker.state());
-            states.filter(|state| wanted(*state)).count()
-        };
-        (self.ejected, self.forced_open) = (
-            count(State::is_ejected),
-            count(|state| state == State::ForcedOpen),
-        );
-    }
-}
-
 fn reset_unforced(breaker: &mut Breaker, now: Instant) {
     if breaker.state().is_ejected() {
         breaker.force(State::Closed, now);
-    }
-}
-
-/// One try under a breaker of scope Backend. Dropping it without a result says nothing.
-#[derive(Debug)]
-pub struct BackendPermit {
-    group: Arc<Group>,
-    gate: Gate,
-    probe: bool,
-    observed: bool,
-}
-
-impl BackendPermit {
-    fn new(group: Arc<Group>, gate: Gate, probe: bool) -> Self {
-        Self {
-            group,
-            gate,
-            probe,
-            observed: false,
-        }
-    }
-
-    /// Whether this is a probe.
-    pub fn is_probe(&self) -> bool {
-        self.probe
-    }
-
-    /// The try's result. Counts once.
-    pub fn observe(
-        &mut self,
-        now: Instant,
-        verdict: TryVerdict,
-        rng: &mut fastrand::Rng,
-    ) -> Option<Transition> {
-        if std::mem::replace(&mut self.observed, true) {
-            return None;
-        }
-        let group = &self.group;
-        let settings = group.settings.load();
-        let policy = settings.backend()?;
-        if self.probe {
-            let mut slow = group.slow.lock();
-            let generation = self.gate.generation();
-            let transition = slow
-                .backend
-                .finish_probe(generation, now, verdict, policy, rng);
-            return self.publish(&slow.backend, transition, policy);
-        }
-        if verdict == TryVerdict::Neutral
-            || self.gate.state() != State::Closed
-            || self.gate != group.backend.gate()
-        {
-            return None;
-        }
-        let tripwire = &group.backend.tripwire;
-        if !tripwire.record(group.nanos(now), verdict.is_failure(), policy) {
-            return None;
-        }
-        let mut slow = group.slow.lock();
-        if slow.backend.generation() != self.gate.generation() {
-            return None;
-        }
-        let transition = slow.backend.trip(now, policy, rng);
-        self.publish(&slow.backend, transition, policy)
-    }
-
-    fn publish(
-        &self,
-        breaker: &Breaker,
-        transition: Option<Transition>,
-        policy: &BreakerPolicy,
-    ) -> Option<Transition> {
-        if transition.is_some() {
-            self.group.backend.tripwire.reset();
-        }
-        self.group.count(transition);
-        self.group.publish_backend(breaker, policy);
-        transition
-    }
-}
-
-impl Drop for BackendPermit {
-    fn drop(&mut self) {
-        if !self.probe || self.observed {
-            return;
-        }
-        let settings = self.group.settings.load();
-        let Some(policy) = settings.backend() else {
-            return;
-        };
-        let mut slow = self.group.slow.lock();
-        slow.backend.release_probe(self.gate.generation());
-        self.group.publish_backend(&slow.backend, policy);
     }
 }

@@ -7,9 +7,9 @@ use std::num::NonZeroU32;
 
 use weft_proto::discovery as wire;
 
-use super::{
-    Decoded, at, each, header_name, missing, optional, refuse, required, route_match, service_ref,
-};
+use super::fields::{at, each, header_name, missing, optional, refuse, required};
+use super::route::route_match;
+use super::{Decoded, service_ref};
 use crate::policy::{
     Rate, RateLimitKey, RateLimitOverride, RateLimitPolicy, RateLimitRule, RuledRateLimits,
 };

@@ -91,3 +91,78 @@ fn what_could_not_act_is_refused() {
         assert_eq!(error, format!("ruled_rate_limits[0].{reason}"));
     }
 }
+
+#[test]
+fn a_rate_limit_by_itself() {
+    let rate = |requests_per_second, burst| wire::Rate {
+        requests_per_second,
+        burst,
+    };
+    let by_identity = |identity: &str, burst| {
+        Key::ClientIdentity(wire::RateLimitByIdentity {
+            overrides: vec![wire::RateLimitOverride {
+                identity: identity.into(),
+                rate: Some(rate(1, burst)),
+            }],
+        })
+    };
+    let decoded = |rate, key| {
+        decode::inbound(&wire::Inbound {
+            mtls: wire::MtlsMode::Strict.into(),
+            rate_limits: vec![wire::RateLimit {
+                rate: Some(rate),
+                key,
+            }],
+            ..Default::default()
+        })
+        .map_err(|error| error.to_string())
+    };
+    let policy = decoded(rate(10, 20), Some(by_identity("spiffe://a/b", 5))).unwrap();
+    let limit = &policy.rate_limits[0];
+    assert_eq!(
+        (limit.rate.per_second.get(), limit.rate.burst.get()),
+        (10, 20)
+    );
+    let RateLimitKey::ClientIdentity(overrides) = &limit.key else {
+        panic!("{limit:?}");
+    };
+    assert_eq!(overrides[0].rate.burst.get(), 5);
+
+    let bound = "not from 1 to 10,000,000";
+    for (rate, key, reason) in [
+        (rate(10, 10), None, "key: missing".to_owned()),
+        (
+            rate(10, 10),
+            Some(Key::Global(false)),
+            "global: false".to_owned(),
+        ),
+        (
+            rate(10, 10),
+            Some(Key::Header("X".into())),
+            "header.name: not a header name in lower case".to_owned(),
+        ),
+        (
+            rate(0, 10),
+            Some(Key::Global(true)),
+            format!("rate.requests_per_second: {bound}"),
+        ),
+        (
+            rate(10, 10_000_001),
+            Some(Key::Global(true)),
+            format!("rate.burst: {bound}"),
+        ),
+        (
+            rate(10, 10),
+            Some(by_identity("a", 0)),
+            format!("client_identity.overrides[0].rate.burst: {bound}"),
+        ),
+        (
+            rate(10, 10),
+            Some(by_identity("", 1)),
+            "client_identity.overrides[0].identity: missing".to_owned(),
+        ),
+    ] {
+        let error = decoded(rate, key).unwrap_err();
+        assert_eq!(error, format!("rate_limits[0].{reason}"));
+    }
+}
