@@ -292,32 +292,44 @@ impl Addressed<'_> {
     }
 
     fn split_and_owner<'b>(&'b self, rule: Option<&'b Rule>) -> Option<(&'b Split, &'b Policy)> {
-        if let Some(split) = rule.and_then(|rule| rule.split.as_ref()) {
-            return Some((split, self.owner_of_rules()?));
-        }
-        // What a rule inherits is said once, for the port.
-        let split = self.policy.split.as_deref().filter(|_| rule.is_none())?;
-        let (service, port) = (self.service, self.port);
-        let owner = self
-            .view
-            .owner(service, port, split, |spec| spec.split.as_ref())?;
-        Some((split, owner))
+        let in_force = self.policy.split.as_deref();
+        self.with_owner(
+            rule,
+            |rule| rule.split.as_ref(),
+            in_force,
+            |spec| spec.split.as_ref(),
+        )
     }
 
     fn fallback_and_owner<'b>(
         &'b self,
         rule: Option<&'b Rule>,
     ) -> Option<(&'b Fallback, &'b Policy)> {
-        if let Some(fallback) = rule.and_then(|rule| rule.fallback.as_ref()) {
-            return Some((fallback, self.owner_of_rules()?));
+        let in_force = self.policy.fallback.as_deref();
+        self.with_owner(
+            rule,
+            |rule| rule.fallback.as_ref(),
+            in_force,
+            |spec| spec.fallback.as_ref(),
+        )
+    }
+
+    /// A stanza that a rule, or else the port, brings. What a rule inherits is said once, for the port.
+    fn with_owner<'b, T: PartialEq>(
+        &'b self,
+        rule: Option<&'b Rule>,
+        of_rule: impl Fn(&'b Rule) -> Option<&'b T>,
+        in_force: Option<&'b T>,
+        of_spec: impl Fn(&TrafficPolicySpec) -> Option<&T>,
+    ) -> Option<(&'b T, &'b Policy)> {
+        if let Some(own) = rule.and_then(of_rule) {
+            return Some((own, self.owner_of_rules()?));
         }
-        // What a rule inherits is said once, for the port.
-        let fallback = self.policy.fallback.as_deref().filter(|_| rule.is_none())?;
-        let (service, port) = (self.service, self.port);
+        let inherited = in_force.filter(|_| rule.is_none())?;
         let owner = self
             .view
-            .owner(service, port, fallback, |spec| spec.fallback.as_ref())?;
-        Some((fallback, owner))
+            .owner(self.service, self.port, inherited, of_spec)?;
+        Some((inherited, owner))
     }
 
     /// Where a route's requests go: the service port itself, else what the split names.

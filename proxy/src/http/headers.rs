@@ -162,6 +162,20 @@ pub fn authority(head: &Parts) -> Result<Option<Authority>, Failure> {
     Ok(Some(host))
 }
 
+/// Makes a head as it came in fit a connection of its own version.
+///
+/// # Errors
+///
+/// As [`prepare_h2`].
+pub fn prepare<B>(request: &mut Request<B>) -> Result<(), Failure> {
+    if request.version() == Version::HTTP_2 {
+        return prepare_h2(request, &Scheme::HTTP);
+    }
+    remember_form(request);
+    prepare_h1(request);
+    Ok(())
+}
+
 /// Makes a head fit an HTTP/1 connection: version 1.1, `Host`, one `Cookie`, and the target in origin
 /// form, or in absolute form where [`AbsoluteForm`] says so. CONNECT keeps its authority.
 ///

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use ::http::request::Parts;
-use ::http::uri::Scheme;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -128,13 +127,7 @@ impl Requests {
             request.headers_mut().insert(MIRROR, TRUE);
         }
         headers::ensure_request_id(request.headers_mut());
-        match version {
-            Version::Http1 => {
-                headers::remember_form(&mut request);
-                headers::prepare_h1(&mut request);
-            }
-            Version::Http2 => headers::prepare_h2(&mut request, &Scheme::HTTP)?,
-        }
+        headers::prepare(&mut request)?;
 
         // The application.
         let sending = self.inbound.apps.send(self.port.app, version, request);

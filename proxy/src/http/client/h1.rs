@@ -218,20 +218,13 @@ impl<C: Connect> H1Pool<C> {
                 let progress = options.progress.clone();
                 Ok(response.map(|body| UpstreamBody::new(body, lease, progress)))
             }
-            Err(mut error) => {
-                let whole = error.take_message();
-                let proof = proof::Evidence {
-                    whole: whole.is_some(),
+            Err(error) => {
+                let evidence = proof::Evidence {
                     wrote_nothing: connection.link.wrote_nothing_since(mark),
                     closed_cleanly: self.connect.clean_close_is_proof()
                         && connection.link.closed_cleanly_without_a_byte_since(mark),
                 };
-                Err(TryError {
-                    reused,
-                    failure: proof::failure(error.into_error(), proof),
-                    request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
-                    full: None,
-                })
+                Err(TryError::unanswered(error, reused, evidence))
             }
         }
     }

@@ -172,23 +172,15 @@ impl<C: Connect> H2Pool<C> {
                 let progress = options.progress.clone();
                 Ok(response.map(|body| UpstreamBody::new(body, lease, progress)))
             }
-            Err(mut error) => {
-                let whole = error.take_message();
+            Err(error) => {
                 let evidence = proof::Evidence {
-                    whole: whole.is_some(),
                     wrote_nothing: stream.lease.0.link.wrote_nothing_since(mark),
                     closed_cleanly: false,
                 };
-                let error = error.into_error();
-                if evidence.whole || proof::connection_is_ending(&error) {
+                if error.message().is_some() || proof::connection_is_ending(error.error()) {
                     self.shared.retire(&stream.lease.0);
                 }
-                Err(TryError {
-                    reused,
-                    failure: proof::failure(error, evidence),
-                    request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
-                    full: None,
-                })
+                Err(TryError::unanswered(error, reused, evidence))
             }
         }
     }

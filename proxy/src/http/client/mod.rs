@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
+use hyper::client::conn::TrySendError;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{Progress, RequestBody};
@@ -28,6 +29,7 @@ use crate::outcome::{Failure, Outcome};
 pub use h1::H1Pool;
 pub use h2::H2Pool;
 pub(super) use lease::Lease;
+use sent::SentBody;
 
 mod h1;
 mod h2;
@@ -180,6 +182,21 @@ impl TryError {
             reused: false,
             request: Some(Box::new(request)),
             full: unconnected.full,
+        }
+    }
+
+    /// No response came on a connection that knows `evidence` about it.
+    fn unanswered(
+        mut error: TrySendError<Request<SentBody>>,
+        reused: bool,
+        evidence: proof::Evidence,
+    ) -> Self {
+        let whole = error.take_message();
+        Self {
+            failure: proof::failure(error.into_error(), whole.is_some(), evidence),
+            reused,
+            request: whole.map(|request| Box::new(request.map(SentBody::into_inner))),
+            full: None,
         }
     }
 }

@@ -8,18 +8,16 @@ use crate::outcome::{Failure, Outcome, Processed};
 /// What the connection knows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Evidence {
-    /// hyper gave the request back: it was never begun.
-    pub(super) whole: bool,
     /// Not a byte left since the request was handed over.
     pub(super) wrote_nothing: bool,
     /// The peer closed cleanly without a byte of an answer, and keeps the contract.
     pub(super) closed_cleanly: bool,
 }
 
-/// Makes the failure of an exchange that ended with `error` before its response.
-pub(super) fn failure(error: hyper::Error, evidence: Evidence) -> Failure {
-    let never =
-        evidence.whole || evidence.wrote_nothing || evidence.closed_cleanly || peer_refused(&error);
+/// Makes the failure of an exchange that ended with `error` before its response. Where hyper gave the
+/// request back `whole`, it was never begun.
+pub(super) fn failure(error: hyper::Error, whole: bool, evidence: Evidence) -> Failure {
+    let never = whole || evidence.wrote_nothing || evidence.closed_cleanly || peer_refused(&error);
     let (outcome, detail) = if request_broke(&error) {
         (Outcome::ClientGone, "the request broke off")
     } else if error.is_parse() {

@@ -453,10 +453,10 @@ async fn the_kernel_knows_of_a_close_before_the_runtime() {
 #[test]
 fn wrappers_forward_what_hyper_asks() {
     use http_body::Body;
-    let full = sent::SentBody::new(RequestBody::full("abc"), None);
+    let full = SentBody::new(RequestBody::full("abc"), None);
     assert_eq!(full.size_hint().exact(), Some(3));
     assert!(!full.is_end_stream());
-    let empty = sent::SentBody::new(RequestBody::full(Bytes::new()), None);
+    let empty = SentBody::new(RequestBody::full(Bytes::new()), None);
     assert!(empty.is_end_stream());
     assert_eq!(empty.size_hint().exact(), Some(0));
 }
