@@ -118,10 +118,11 @@ pub struct HalfOpen {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend("minProperties" = 1))]
 pub struct Limits {
-    /// Open connections.
+    /// Open connections, idle ones too.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: Option<u32>,
-    /// Requests that wait for a place.
+    /// Requests that may wait for a place or a connection; 1024 where this is left out, and with 0 none
+    /// waits.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub max_pending_requests: Option<u32>,
     /// Requests in flight.

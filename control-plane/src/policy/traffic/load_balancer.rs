@@ -35,7 +35,7 @@ pub struct LoadBalancer {
 /// Ways to choose an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BalancerPolicy {
-    /// Of two by chance, the one with the lower latency times load.
+    /// Of two by chance, the one with the lower latency times requests in flight.
     #[default]
     #[serde(rename = "PeakEWMA")]
     PeakEwma,
@@ -60,7 +60,7 @@ pub struct ConsistentHash {
     /// The value of the cookie of this name.
     #[schemars(length(min = 1, max = 256), regex(pattern = TOKEN))]
     pub cookie: Option<String>,
-    /// The address that the request came from; only true can be given.
+    /// Where requests come from: the calling workload, whatever its address. Only true can be given.
     #[serde(rename = "sourceIP")]
     #[schemars(extend("x-kubernetes-validations" = [
         Rule::new("self", "must be true").mend("leave it out"),

@@ -32,7 +32,7 @@ pub struct Retries {
     /// Failures of transport that are repeated.
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "set"))]
     pub conditions: Vec<RetryCondition>,
-    /// HTTP statuses that are repeated, 400 to 599.
+    /// HTTP statuses that are repeated, 400 to 599, where `methods` or an `Idempotency-Key` allows it.
     #[schemars(
         length(max = 16),
         inner(range(min = 400, max = 599)),

@@ -8,8 +8,9 @@ use crate::policy::duration::PolicyDuration;
 use crate::policy::schema::words::{LABEL, Rule, TOKEN};
 
 /// Where requests to the target go: to other services by weight, with users kept on one side, and
-/// with copies. At least one of `backends`, `sticky` and `mirror` is given; without `backends`, the other
-/// two apply to the weights of the route that is attached to the service.
+/// with copies. At least one of `backends`, `sticky` and `mirror` is given. Without `backends` requests
+/// stay with the service itself, or with the weights of a route that is attached to it; the other two
+/// hold there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend(
@@ -60,7 +61,9 @@ pub struct Split {
     pub sticky: Option<Sticky>,
     /// What happens when the chosen backend has no endpoint.
     pub when_empty: WhenEmpty,
-    /// A service that gets copies of requests. Nobody waits for its answers.
+    /// A service that gets copies of requests, and whose answers nobody waits for. Copies carry
+    /// `x-weft-mirror: true` and an authority that ends in `-shadow`. What streams is not copied, gRPC
+    /// among it, nor what has a longer body than `retries.bodyLimitBytes`.
     pub mirror: Option<Mirror>,
 }
 
@@ -125,7 +128,7 @@ pub struct SplitMatch {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub headers: Vec<HeaderMatch>,
-    /// Cookies that the request has, all of them.
+    /// Cookies that the request has, all of them; the first of a name counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = 4),
@@ -172,7 +175,7 @@ pub enum StickyType {
     Cookie,
     /// The first value of a header.
     Header,
-    /// The calling workload.
+    /// The calling workload: each instance is one user.
     ClientIdentity,
 }
 
