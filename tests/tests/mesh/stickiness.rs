@@ -134,6 +134,13 @@ async fn headers(cx: Cx) -> anyhow::Result<()> {
             let steady = regulars.clients(4).rate(200.0).id_prefix("steady");
             let steady = steady.start(&mesh.pod("client"));
             let grown = grow(&cx, mesh, &TWO[..4], sticky, keys, probe).await?;
+            // Everybody comes once more.
+            let seen = steady.look(|report| report.sent);
+            wait_for("the regulars", PATIENCE, async || {
+                let now = steady.look(|report| report.sent);
+                Ok((now > seen + 2 * REGULARS).then_some(()))
+            })
+            .await?;
             let steady = steady.stop().await;
             assert_no_failure(&steady);
             assert_regulars_never_leave(&steady);
