@@ -29,6 +29,8 @@ pub(crate) struct Course {
     pub(super) body: Option<RequestBody>,
     /// Makes the bodies of further tries.
     replay: Option<ReplayHandle>,
+    /// Has the body for a copy where no further try may have it.
+    copying: Option<ReplayHandle>,
     pub(super) tried: SmallVec<[Arc<Endpoint>; 4]>,
     /// Of the try to come, from 1; the free one is not counted.
     pub(super) attempt: u32,
@@ -54,20 +56,28 @@ impl Course {
                 .filter(|fallback| fallback.asks_a_backend())
                 .map(|_| FALLBACK_BODY_LIMIT)
         });
-        let kept = kept.or(copied);
-        let (body, replay) = match kept {
-            Some(limit) => {
+        let (mut replay, mut copying) = (None, None);
+        let body = match (kept, copied) {
+            (None, None) => RequestBody::from(body),
+            (Some(limit), _) => {
                 let (body, handle) = replayable(body, limit);
-                (body, Some(handle))
+                replay = Some(handle);
+                body
             }
-            None => match RequestBody::from(body) {
-                RequestBody::Empty => (RequestBody::Empty, Some(ReplayHandle::whole(Bytes::new()))),
-                body => (body, None),
-            },
+            // What is kept for a copy alone makes no difference to tries.
+            (None, Some(limit)) => {
+                let (body, handle) = replayable(body, limit);
+                copying = Some(handle);
+                body
+            }
         };
+        if matches!(body, RequestBody::Empty) {
+            replay = Some(ReplayHandle::whole(Bytes::new()));
+        }
         Self {
             body: Some(body),
             replay,
+            copying,
             tried: SmallVec::new(),
             attempt: 1,
             free: false,
@@ -80,7 +90,8 @@ impl Course {
 
     /// A copy of the body, as soon as it is whole. To be asked for before the first try.
     pub(crate) fn copied(&self) -> impl Future<Output = Copied> + Send + use<> {
-        let copied = self.replay.as_ref().map(ReplayHandle::copied);
+        let kept = self.copying.as_ref().or(self.replay.as_ref());
+        let copied = kept.map(ReplayHandle::copied);
         async move {
             match copied {
                 Some(copied) => copied.await,

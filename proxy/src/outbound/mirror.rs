@@ -18,6 +18,7 @@ use weft_proto::names::headers as names;
 
 use super::backend::Backend;
 use super::destination::Service;
+use super::tries::FRESH_ENOUGH;
 use crate::http::Version;
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::client::SendOptions;
@@ -25,7 +26,7 @@ use crate::http::deadline::before;
 use crate::http::replay::{Copied, WholeBody};
 use crate::policy::MirrorPolicy;
 use crate::resilience::deadline::Deadline;
-use crate::telemetry::{MirrorCounters, MirrorResult};
+use crate::telemetry::{MirrorCounters, MirrorResult, Tls};
 
 const MIRROR: HeaderName = HeaderName::from_static(names::MIRROR);
 /// What the authority of a copy ends with, before its port: a server that looks at names can tell.
@@ -38,14 +39,14 @@ pub(crate) struct Mirrored {
     policy: MirrorPolicy,
     backend: Arc<Backend>,
     counters: MirrorCounters,
-    /// Until the copy is answered.
-    _slot: Slot,
 }
 
 /// How many copies are on their way to a backend.
 #[derive(Default)]
 pub(crate) struct Slots(AtomicUsize);
 
+/// Held from when a copy is sent until it is answered, not while its request still comes: clients that
+/// upload slowly keep nobody else's copies away.
 struct Slot(Arc<Backend>);
 
 impl Mirrored {
@@ -58,15 +59,10 @@ impl Mirrored {
         }
         let backend = &service.backends[policy.backend];
         let counters = service.mirror_counters(route)?;
-        let Some(slot) = Slot::take(backend, policy.max_in_flight) else {
-            counters.record(MirrorResult::Dropped);
-            return None;
-        };
         Some(Self {
             policy,
             backend: Arc::clone(backend),
             counters: counters.clone(),
-            _slot: slot,
         })
     }
 
@@ -93,16 +89,24 @@ impl Mirrored {
     }
 
     async fn send(&self, mut head: Parts, version: Version, body: WholeBody) -> MirrorResult {
+        let Some(_slot) = Slot::take(&self.backend, self.policy.max_in_flight) else {
+            return MirrorResult::Dropped;
+        };
         mark(&mut head);
         let request = Request::from_parts(head, RequestBody::Whole(body));
         let deadline = Deadline::after(Instant::now().into_std(), Some(self.policy.timeout));
         let exchange = async {
             let endpoints = self.backend.endpoints().await.ok()?;
             let endpoint = fastrand::choice(endpoints.as_slice())?;
-            let sent = endpoint
-                .send(version, request, SendOptions::default())
-                .await;
-            read(sent.ok()?).await
+            // A peer that is no sidecar may close an idle connection at any moment, and a copy is sent
+            // once: it takes a connection used just now.
+            let may_be_stale = endpoint.tls() != Tls::Mutual;
+            let options = SendOptions {
+                max_idle_age: may_be_stale.then_some(FRESH_ENOUGH),
+                probe_before_write: may_be_stale,
+                ..SendOptions::default()
+            };
+            read(endpoint.send(version, request, options).await.ok()?).await
         };
         match before(deadline, exchange).await {
             Ok(Some(())) => MirrorResult::Answered,

@@ -41,7 +41,7 @@ const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-m
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The oldest idle connection to a peer that is no sidecar which a request takes that must not be
 /// sent twice.
-const FRESH_ENOUGH: Duration = Duration::from_millis(500);
+pub(super) const FRESH_ENOUGH: Duration = Duration::from_millis(500);
 /// How long the head of a gRPC response is held back for what follows it, where its status may be a
 /// reason to try again. A failure without a message follows its head at once.
 const TRAILERS_WAIT: Duration = Duration::from_millis(10);

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
 };
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -21,6 +21,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service as _;
+use weft_proto::names::headers::MIRROR;
 
 use super::behavior::{Failure, Fate};
 use super::echo::echo_server::{EchoServer, SERVICE_NAME};
@@ -223,7 +224,6 @@ async fn answer_seen(
         (Some(chunks), _) => ("text/plain", chunked(chunks, script.every_ms)),
         (None, Some(bytes)) => ("application/octet-stream", filled(bytes)),
         (None, None) => {
-            let host = head.headers.get(header::HOST);
             let seen = Seen {
                 name: app.name.clone(),
                 version: app.version.clone(),
@@ -232,11 +232,7 @@ async fn answer_seen(
                     .uri
                     .path_and_query()
                     .map_or_else(String::new, |target| target.as_str().to_owned()),
-                authority: match (head.uri.authority(), host) {
-                    (Some(authority), _) => authority.to_string(),
-                    (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
-                    (None, None) => String::new(),
-                },
+                authority: authority(&head.uri, &head.headers),
                 protocol: format!("{:?}", head.version),
                 headers: head
                     .headers
@@ -257,6 +253,15 @@ async fn answer_seen(
         .header(header::CONTENT_TYPE, kind)
         .body(body)
         .expect("all parts are valid")
+}
+
+/// The authority that a request names; empty where it names none.
+fn authority(uri: &Uri, headers: &HeaderMap) -> String {
+    match (uri.authority(), headers.get(header::HOST)) {
+        (Some(authority), _) => authority.to_string(),
+        (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
+        (None, None) => String::new(),
+    }
 }
 
 impl Script {
@@ -294,7 +299,16 @@ impl Counted {
             .headers()
             .get(ID)
             .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
-        app.stats.lock().began(route, id);
+        let headers = request.headers();
+        let is_copy = headers.get(MIRROR).is_some_and(|it| it == "true");
+        let copy_of = is_copy.then(|| authority(request.uri(), headers));
+        {
+            let mut stats = app.stats.lock();
+            stats.began(route, id);
+            if let Some(authority) = copy_of {
+                stats.copied(authority);
+            }
+        }
         Self {
             app,
             status: 0,

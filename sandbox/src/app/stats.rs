@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 const MAX_ROUTES: usize = 1024;
 const MAX_IDS: usize = 200_000;
 const MAX_BODIES: usize = 10_000;
+const MAX_AUTHORITIES: usize = 64;
 /// FNV-1a, 64 bit: offset basis and prime.
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
@@ -41,6 +42,8 @@ pub struct Stats {
     pub ids: BTreeMap<String, u64>,
     /// Requests by [`body_hash`], where a body was not empty.
     pub bodies: BTreeMap<String, u64>,
+    /// Requests that a sidecar marked as copies of others, by the authority that they name.
+    pub copies: BTreeMap<String, u64>,
     /// Entries that the tables had no room for.
     pub not_listed: u64,
 }
@@ -69,6 +72,11 @@ impl Stats {
         if let Some(id) = id {
             count(&mut self.ids, id, MAX_IDS, &mut self.not_listed);
         }
+    }
+
+    pub(super) fn copied(&mut self, authority: String) {
+        let room = MAX_AUTHORITIES;
+        count(&mut self.copies, authority, room, &mut self.not_listed);
     }
 
     pub(super) fn body_ended(&mut self, hash: Hasher) {

@@ -244,6 +244,7 @@ pub(crate) fn add(all: &mut Stats, one: &Stats) {
     add_table(&mut all.statuses, &one.statuses);
     add_table(&mut all.ids, &one.ids);
     add_table(&mut all.bodies, &one.bodies);
+    add_table(&mut all.copies, &one.copies);
 }
 
 fn add_table<K: Ord + Clone>(all: &mut BTreeMap<K, u64>, one: &BTreeMap<K, u64>) {

@@ -23,6 +23,7 @@ mod fallback;
 mod faults;
 mod lifecycle;
 mod limits;
+mod mirror;
 mod outage;
 mod rates;
 mod reload;
@@ -54,6 +55,7 @@ fn main() -> anyhow::Result<ExitCode> {
     transparent::register(&mut suite);
     split::register(&mut suite);
     stickiness::register(&mut suite);
+    mirror::register(&mut suite);
     breaker::register(&mut suite);
     balancer::register(&mut suite);
     retries::register(&mut suite);

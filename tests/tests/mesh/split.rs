@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue, Method};
 use weft_sandbox::load::{Load, Report, Running, Shot};
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::{Mesh, Workload};
 
 use crate::Suite;
 use crate::common::{
-    Cx, PORT, assert_all_served_once, assert_no_failure, http_app, mesh, percent, policy, service,
-    stats,
+    Cx, PORT, assert_all_served_once, assert_no_failure, http_app, mesh, percent, policy, request,
+    send, service, stats,
 };
 
 /// The header that keys are in.
@@ -22,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("split::keys_stay_as_the_canary_grows", keys_stay);
     suite.add("split::an_edit_on_disk_changes_live_traffic", edit_on_disk);
     suite.add("split::a_side_without_endpoints", when_empty);
+    suite.add("split::forced_by_all_of_an_entry", forced);
 }
 
 /// "Split 90/10 over 10,000 seeded requests within ±1.5 points and no run of more than 150 on one
@@ -160,6 +161,87 @@ async fn when_empty(cx: Cx) -> anyhow::Result<()> {
         assert!((share - 50.0).abs() <= 18.0, "{share:.1} % instead of 50 %");
         let seen = stats(mesh, ["v1-1", "v2-1"]).await?;
         assert_eq!(seen.requests, fail.status(200), "seen by servers");
+        Ok(())
+    })
+    .await
+}
+
+/// Requests that are forced to a side which gets nothing by weight: by all headers and cookies of one
+/// entry, and by any entry.
+async fn forced(cx: Cx) -> anyhow::Result<()> {
+    const SPLIT: &str = "split: {backends: [{name: shop-v1}, {name: shop-v2, weight: 0, matches: [\
+        {headers: [{name: x-team, value: red}, {name: x-beta, type: Present}], \
+         cookies: [{name: side, value: canary}, {name: seen}]}, \
+        {cookies: [{name: tester}]}, \
+        {headers: [{name: x-canary, type: Prefix, value: al}]}]}]}";
+    // Headers of a request, and whether it is forced.
+    let cases: &[(&[(&str, &str)], bool)] = &[
+        (&[], false),
+        (&[("x-canary", "always")], true),
+        (&[("x-canary", "never")], false),
+        (&[("cookie", "tester=")], true),
+        (&[("cookie", "a=b; tester=1")], true),
+        (&[("cookie", "a=b"), ("cookie", "tester=1")], true),
+        (&[("cookie", "atester=1; a=tester")], false),
+        (&[("x-team", "red"), ("x-beta", "")], false),
+        (&[("cookie", "side=canary; seen=1")], false),
+        (
+            &[
+                ("x-team", "red"),
+                ("x-beta", "1"),
+                ("cookie", "seen=1; side=canary"),
+            ],
+            true,
+        ),
+        (
+            &[
+                ("x-team", "red"),
+                ("x-beta", ""),
+                ("cookie", "side=\"canary\""),
+                ("cookie", "seen="),
+            ],
+            true,
+        ),
+        (
+            &[
+                ("x-team", "red"),
+                ("x-beta", ""),
+                ("cookie", "side=other; seen=1"),
+            ],
+            false,
+        ),
+        (
+            &[
+                ("x-team", "blue"),
+                ("x-beta", ""),
+                ("cookie", "side=canary; seen=1"),
+            ],
+            false,
+        ),
+        (
+            &[("x-team", "red"), ("cookie", "side=canary; seen=1")],
+            false,
+        ),
+    ];
+    let manifest = policy("shop", "shop", SPLIT);
+    cx.on(canary("forced", &manifest), async |mesh| {
+        let (client, to) = (mesh.pod("client"), mesh.addr("shop", PORT));
+        for (number, (headers, _)) in cases.iter().enumerate() {
+            let mut call = request(Method::GET, "/", &format!("case-{number}"), "");
+            for (name, value) in *headers {
+                let name = HeaderName::from_static(name);
+                call.headers_mut()
+                    .append(name, HeaderValue::from_static(value));
+            }
+            assert_eq!(send(&client, to, call).await?.status, 200);
+        }
+        let (stable, forced) = (stats(mesh, ["v1-1"]).await?, stats(mesh, ["v2-1"]).await?);
+        for (number, (headers, is_forced)) in cases.iter().enumerate() {
+            let id = format!("case-{number}");
+            let seen = (stable.ids.contains_key(&id), forced.ids.contains_key(&id));
+            assert_eq!(seen, (!is_forced, *is_forced), "{headers:?}");
+        }
+        assert_eq!(stable.requests + forced.requests, cases.len() as u64);
         Ok(())
     })
     .await

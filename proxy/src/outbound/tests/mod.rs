@@ -15,6 +15,7 @@ mod gated;
 mod hot_path;
 mod limits;
 mod mesh;
+mod mirrors;
 mod retries;
 mod splits;
 mod survival;
