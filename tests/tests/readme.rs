@@ -1,10 +1,12 @@
-//! What `tests/README.md` names is there.
+//! What `tests/README.md` names is there, and what `weft check` finds is in its page.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 /// Fewer names than this are not the table that it is.
 const LEAST: usize = 30;
+const LEAST_CHECKS: usize = 20;
 
 #[test]
 fn every_test_and_file_that_the_table_names_is_there() {
@@ -29,4 +31,30 @@ fn every_test_and_file_that_the_table_names_is_there() {
         found += 1;
     }
     assert!(found >= LEAST, "only {found} names were found");
+}
+
+#[test]
+fn every_check_is_in_the_table_of_the_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/file-mode.md")).expect("the page");
+    let (_, table) = page.split_once("| Check |").expect("the table");
+    let code = root.join("control-plane/src/check");
+    let mut found = BTreeSet::new();
+    for file in [fs::read_dir(&code), fs::read_dir(code.join("tests"))]
+        .into_iter()
+        .flat_map(|files| files.expect("the code"))
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.is_file())
+    {
+        let text = fs::read_to_string(file).expect("its text");
+        // Where it is found, and where a test wants it.
+        for before in ["check: \"", "\"warning ", "\"error "] {
+            let names = text.split(before).skip(1);
+            found.extend(names.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+        }
+    }
+    assert!(found.len() >= LEAST_CHECKS, "only {found:?}");
+    for check in found {
+        assert!(table.contains(&format!("`{check}`")), "no row for {check}");
+    }
 }

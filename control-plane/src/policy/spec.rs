@@ -97,9 +97,9 @@ pub struct TrafficPolicySpec {
     /// How one of a backend's endpoints is chosen for each try.
     pub load_balancer: Option<LoadBalancer>,
     /// Where requests to the target go: to other services by weight, with users kept on one side,
-    /// and with copies. At least one of `backends`, `sticky` and `mirror` is given; without `backends`,
-    /// the other two apply to the weights of the route that is attached to the service. It needs
-    /// exactly one target, a service.
+    /// and with copies. At least one of `backends`, `sticky` and `mirror` is given. Without `backends`
+    /// requests stay with the service itself, or with the weights of a route that is attached to it; the
+    /// other two hold there. It needs exactly one target, a service.
     pub split: Option<Split>,
     /// Stanzas for some requests only. Rules are tried in order, and the first that matches wins; a
     /// stanza that it has replaces the same one of the policy. Targets are services only.

@@ -8,9 +8,7 @@ use crate::policy::duration::PolicyDuration;
 use crate::policy::schema::words::{LABEL, Rule, TOKEN};
 
 /// Where requests to the target go: to other services by weight, with users kept on one side, and
-/// with copies. At least one of `backends`, `sticky` and `mirror` is given. Without `backends` requests
-/// stay with the service itself, or with the weights of a route that is attached to it; the other two
-/// hold there.
+/// with copies. At least one of `backends`, `sticky` and `mirror` is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend(
