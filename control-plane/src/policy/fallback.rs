@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::schema::words::{HEADER_VALUE, LABEL, Rule, TOKEN, settable_header};
 
 /// What clients get where their service cannot answer: an answer that the sidecar makes, or another
-/// service's; exactly one of `response` and `backend` is given. It carries `x-weft-fallback: true`.
+/// service's; exactly one of `response` and `backend` is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend(

@@ -7,8 +7,7 @@ use super::duration::PolicyDuration;
 use super::schema::words::{Rule, lasting};
 use super::traffic::{GrpcCode, HeaderMatch};
 
-/// Delays and failures by chance, to see what clients make of them. At least one of `delay` and
-/// `abort` is given.
+/// Delays and failures by chance, to see what clients make of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend(

@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::words::{Rule, TOKEN};
 
-/// How many requests each workload of the target takes, as its own sidecar counts them. More are
-/// answered 429 with `Retry-After`, and gRPC callers get RESOURCE_EXHAUSTED.
+/// How many requests each workload of the target takes, as its own sidecar counts them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend(

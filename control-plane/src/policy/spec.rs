@@ -81,7 +81,8 @@ pub struct TrafficPolicySpec {
     /// Whether the target's workloads accept plaintext. A service may not be weaker than its
     /// namespace, nor a namespace weaker than the mesh.
     pub mtls: Option<Mtls>,
-    /// Who may do what. Where it is given, all that it does not allow is denied.
+    /// Who may do what. Where it is given, all that it does not allow is denied: answered 403, and gRPC
+    /// callers get PERMISSION_DENIED.
     pub authorization: Option<Authorization>,
     /// Limits in time, each of them optional; at least one is given. `0s` switches a limit off,
     /// except `connect`. The stanza is inherited as a whole: limits that it does not name are not in
@@ -115,8 +116,8 @@ pub struct TrafficPolicySpec {
     /// `abort` is given.
     pub fault_injection: Option<FaultInjection>,
     /// What clients get where their service cannot answer: an answer that the sidecar makes, or
-    /// another service's; exactly one of `response` and `backend` is given. Targets are services
-    /// only.
+    /// another service's; exactly one of `response` and `backend` is given. It carries
+    /// `x-weft-fallback: true`. Targets are services only.
     pub fallback: Option<Fallback>,
 }
 
@@ -205,8 +206,7 @@ pub enum MtlsMode {
     Strict,
 }
 
-/// Who may do what. A request that no entry allows is answered 403, and gRPC callers get
-/// PERMISSION_DENIED. It needs mTLS, by which callers are known.
+/// Who may do what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend(

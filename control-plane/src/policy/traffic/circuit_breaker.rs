@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::policy::duration::PolicyDuration;
 use crate::policy::schema::words::{Rule, lasting};
 
-/// When traffic to what fails is stopped, and how it begins again. At least one of
-/// `consecutiveFailures`, `errorRate` and `limits` is given. Every try counts, retries too.
+/// When traffic to what fails is stopped, and how it begins again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend(

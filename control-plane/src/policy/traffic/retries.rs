@@ -7,9 +7,7 @@ use super::matches::{GrpcCode, Method};
 use crate::policy::duration::PolicyDuration;
 use crate::policy::schema::words::{Rule, lasting};
 
-/// Which failed tries are repeated. What was provably never processed may be repeated whatever the
-/// method; everything else needs a method in `methods` or an `Idempotency-Key` header. `{}` takes every
-/// default. Without this stanza, up to 2 retries of never processed tries are made.
+/// Which failed tries are repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend(

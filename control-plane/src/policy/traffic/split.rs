@@ -8,7 +8,7 @@ use crate::policy::duration::PolicyDuration;
 use crate::policy::schema::words::{LABEL, Rule, TOKEN};
 
 /// Where requests to the target go: to other services by weight, with users kept on one side, and
-/// with copies. At least one of `backends`, `sticky` and `mirror` is given.
+/// with copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend(

@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::policy::duration::PolicyDuration;
 use crate::policy::schema::words::{Rule, lasting};
 
-/// Limits in time, each of them optional; at least one is given. `0s` switches a limit off, except
-/// `connect`. A stanza is inherited as a whole: limits that it does not name are not in force.
+/// Limits in time, each of them optional; at least one is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schemars(extend(
