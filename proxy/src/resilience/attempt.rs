@@ -87,7 +87,7 @@ pub fn parse_retry_after(value: &[u8]) -> Option<Duration> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TryVerdict {
     /// No connection came about: refused, timed out, TLS failed. A failure, and the only thing that
-    /// counts where an endpoint has no breaker but a reconnect back-off.
+    /// counts where an endpoint has no breaker but a reconnect backoff.
     ConnectFailed,
     /// It failed.
     Failure,

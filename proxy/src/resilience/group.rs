@@ -8,7 +8,7 @@
 //!   may be when there are two or more, and the last never is. What people forced open counts. When
 //!   the set shrinks below what the cap allows, those whose open period ends first are closed again.
 //! * Where no breaker of scope Endpoint is set, one that only sees connections takes its place: the
-//!   reconnect back-off of [`RECONNECT_MIN`] to [`RECONNECT_MAX`].
+//!   reconnect backoff of [`RECONNECT_MIN`] to [`RECONNECT_MAX`].
 //! * A stanza without a trigger is no breaker: its limits hold, and nothing else changes. Nor does a
 //!   change of limits reset a breaker.
 
@@ -78,7 +78,7 @@ pub struct BreakerView {
     pub endpoint: Option<SocketAddr>,
     /// Its state.
     pub state: State,
-    /// Whether this is the reconnect back-off and no breaker of policy's.
+    /// Whether this is the reconnect backoff and no breaker of policy's.
     pub reconnect: bool,
     /// When it came to its state.
     pub since: Instant,
@@ -273,7 +273,7 @@ impl Group {
     }
 
     /// How often a breaker of this group came to each state, in the order of [`State::ALL`]; the
-    /// reconnect back-off included. Removed endpoints stay counted.
+    /// reconnect backoff included. Removed endpoints stay counted.
     pub fn transitions(&self) -> [(State, u64); State::ALL.len()] {
         State::ALL.map(|state| {
             let count = self.transitions[state as usize].load(Ordering::Relaxed);

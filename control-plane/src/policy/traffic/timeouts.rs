@@ -30,7 +30,7 @@ use crate::policy::schema::words::{Rule, lasting};
 ))]
 pub struct Timeouts {
     /// The whole exchange, from the first byte of the request to the last byte of the response;
-    /// waiting, retries and back-off are included. It ends with the response head for streams:
+    /// waiting, retries and backoff are included. It ends with the response head for streams:
     /// upgrades, CONNECT, server-sent events, gRPC and watches.
     pub request: Option<PolicyDuration>,
     /// One try, from the choice of an endpoint to its response head. At most `request`.

@@ -420,7 +420,7 @@ async fn a_connection_that_fails_gives_its_place_to_the_next() {
     let refused = client.get("/").await;
     refused.assert_made_by("outbound", Outcome::ConnectRefused);
     assert_eq!(sidecar.held(Limit::Connections), (0, 0));
-    // The stanza has no trigger: endpoints keep their reconnect back-off.
+    // The stanza has no trigger: endpoints keep their reconnect backoff.
     let breakers = sidecar.outbound.breakers_json();
     let breaker = &breakers["backends"][0]["breakers"][0];
     assert_eq!(breaker["kind"], "reconnect_backoff");

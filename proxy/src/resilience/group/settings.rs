@@ -1,15 +1,15 @@
 //! What policy says about a backend, made ready for its endpoints' breakers.
 //!
-//! Every endpoint has a breaker: policy's, or the reconnect back-off, which is told of connections alone.
+//! Every endpoint has a breaker: policy's, or the reconnect backoff, which is told of connections alone.
 
 use std::time::Duration;
 
 use crate::policy::{Balancer, BreakerPolicy, BreakerScope};
 use crate::resilience::attempt::TryVerdict;
 
-/// The first reconnect back-off.
+/// The first reconnect backoff.
 pub const RECONNECT_MIN: Duration = Duration::from_secs(1);
-/// The longest reconnect back-off.
+/// The longest reconnect backoff.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// The breaker that an endpoint has where policy gives it none: it opens at the first connection
@@ -32,7 +32,7 @@ pub(super) static RECONNECT: BreakerPolicy = BreakerPolicy {
 pub(in crate::resilience) struct Settings {
     /// As it was given, less its limits; `None` where it has no trigger.
     pub(super) given: Option<BreakerPolicy>,
-    /// For every endpoint: the given one or the reconnect back-off.
+    /// For every endpoint: the given one or the reconnect backoff.
     pub(super) endpoint: BreakerPolicy,
     pub(super) reconnect: bool,
     pub(in crate::resilience) balancer: Balancer,
@@ -72,7 +72,7 @@ impl Settings {
         self.endpoint.consecutive_failures.or(by_rate)
     }
 
-    /// The reconnect back-off only sees whether a connection came about.
+    /// The reconnect backoff only sees whether a connection came about.
     pub(super) fn endpoint_verdict(&self, verdict: TryVerdict) -> TryVerdict {
         match verdict {
             TryVerdict::Failure if self.reconnect => TryVerdict::Success,
