@@ -196,8 +196,9 @@ impl Requests {
             }
         }
 
-        // Split: by force, sticky key or chance. An empty side is passed over only where it is known to be empty: the first requests
-        // after a start wait for that and choose again, and each turn makes one more side known.
+        // Split: by force, sticky key or chance. An empty side is passed over only where it is known to
+        // be empty: the first requests after a start wait for that and choose again, and each turn
+        // makes one more side known.
         let mut choice = self.split(service, route, head)?;
         while service.target.routes[route].split.next_when_empty
             && !service.backends[choice.backend].is_known()
