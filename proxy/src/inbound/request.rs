@@ -1,4 +1,4 @@
-//! The stack of one inbound request. [`Requests::stack`] lists its layers, outermost first.
+//! The stack of one inbound request. `Requests::stack` lists its layers, outermost first.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The life of a connection that the application makes.
 //!
 //! [`Outbound::connection`] is the way in: original destination, identification, detection, then
-//! requests ([`request`]) or bytes ([`bytes`]). Promises:
+//! requests (`request`) or bytes (`bytes`). Promises:
 //!
 //! * Traffic to addresses outside the mesh's networks passes as it is, without asking anybody.
 //! * Inside, a destination that is unknown while the control plane is away waits up to 5 s and is

@@ -1,4 +1,4 @@
-//! The stack of one outbound request. [`Requests::stack`] lists its layers, outermost first.
+//! The stack of one outbound request. `Requests::stack` lists its layers, outermost first.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

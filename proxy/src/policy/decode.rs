@@ -4,6 +4,9 @@
 //! version stays in force, and the control plane hears why. Nothing is guessed and nothing is
 //! defaulted, since a sidecar that fills in for a newer control plane would enforce something that
 //! nobody wrote. Enum values that this version does not know are refused for the same reason.
+//!
+//! The ways in are here; each part of a message has a file of its own, and `fields` is what all of them
+//! ask of single fields.
 
 mod backend;
 mod balancer;

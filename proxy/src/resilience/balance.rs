@@ -12,7 +12,7 @@
 //!   breaker, a part of the requests that draw it first stays with it.
 //! * Weights: where they differ, endpoints are drawn by weight, and requests in flight are compared
 //!   relative to it. A newcomer that starts slowly has a part of its weight.
-//! * Zones come before the policy: which side of the [layout](super::layout) is chosen first, then an
+//! * Zones come before the policy: which side of the layout is chosen first, then an
 //!   endpoint of it by policy; where that side has none that is usable and untried, the other is asked.
 //!   A key that is hashed leaves its zone by a hash too, so that the same keys leave and come back.
 //! * A key goes on to the next endpoint along its ring while those before it are away or were tried,
