@@ -12,12 +12,13 @@ use ::http::request::Parts;
 use ::http::{HeaderValue, Method, Response};
 
 use super::destination::Service;
+use super::filters::Edits;
 use super::tries::{Course, Reply, Tries, discard};
 use crate::exchange::Exchange;
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome};
-use crate::policy::{FallbackAnswer, FallbackPolicy, StaticResponse};
+use crate::policy::{FallbackAnswer, FallbackPolicy, HeaderEdits, StaticResponse};
 use crate::resilience::deadline::Deadline;
 use crate::resilience::fallback;
 
@@ -39,6 +40,8 @@ pub(crate) struct Answered {
     pub(crate) reply: Reply,
     /// A cookie to set, so that the user stays on this side of the split.
     pub(crate) cookie: Option<HeaderValue>,
+    /// Which side of the split it came from; `None` where a fallback's backend gave it.
+    pub(crate) side: Option<usize>,
     /// Another backend than the route's gave it.
     pub(crate) is_fallback: bool,
 }
@@ -46,8 +49,8 @@ pub(crate) struct Answered {
 /// Why there is no server's response.
 pub(crate) enum Unanswered {
     Failed(Failure),
-    /// A fallback's response, and the outcome that triggered it.
-    FellBack(Box<Response<ResponseBody>>, Outcome),
+    /// A response that the sidecar made, and its outcome: a fallback's has the one that triggered it.
+    Instead(Box<Response<ResponseBody>>, Outcome),
 }
 
 /// A route's fallback.
@@ -58,7 +61,8 @@ pub(crate) struct Fallback<'a> {
 
 impl Passage<'_> {
     /// The tries on one of the target's backends.
-    pub(crate) fn tries(&self, backend: usize) -> Tries<'_> {
+    /// `side` is what the side of the split that was chosen changes.
+    pub(crate) fn tries<'t>(&'t self, backend: usize, side: Option<&'t HeaderEdits>) -> Tries<'t> {
         Tries {
             service: self.service,
             route: self.route,
@@ -68,6 +72,10 @@ impl Passage<'_> {
             deadline: self.deadline,
             own_deadline: self.own_deadline,
             progress: self.progress.clone(),
+            edits: Edits {
+                route: self.service.target.routes[self.route].filters.as_deref(),
+                side,
+            },
         }
     }
 }
@@ -95,7 +103,7 @@ impl Fallback<'_> {
                     return Ok(came?);
                 }
                 let account = exchange.account().clone();
-                let tries = self.passage.tries(*backend);
+                let tries = self.passage.tries(*backend, None);
                 let Ok(mut reply) = tries.run(exchange, head, course).await else {
                     *exchange.account() = account;
                     return Ok(came?);
@@ -105,6 +113,7 @@ impl Fallback<'_> {
                 Ok(Answered {
                     reply,
                     cookie: None,
+                    side: None,
                     is_fallback: true,
                 })
             }
@@ -132,7 +141,7 @@ fn respond(came: Result<Answered, Failure>, response: &StaticResponse, head: &Pa
     let is_grpc = headers::is_grpc(&head.headers);
     let wants_body = head.method != Method::HEAD;
     let answer = answer::answer_fallback(&failure, response, Origin::Outbound, is_grpc, wants_body);
-    Unanswered::FellBack(Box::new(answer), failure.outcome)
+    Unanswered::Instead(Box::new(answer), failure.outcome)
 }
 
 /// Gives an answer's connection back.

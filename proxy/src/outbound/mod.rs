@@ -15,6 +15,7 @@ pub(crate) mod bytes;
 pub(crate) mod destination;
 pub(crate) mod endpoint;
 pub(crate) mod fallback;
+mod filters;
 mod limits;
 mod mirror;
 pub(crate) mod request;

@@ -22,10 +22,10 @@ use weft_proto::spiffe::SpiffeId;
 use super::{
     AllowEntry, AllowList, BackendPolicy, Balancer, BreakerPolicy, BreakerScope, BudgetPolicy,
     CookieMatch, EndpointInfo, EndpointTarget, ErrorRate, ExplicitListener, FallbackPolicy,
-    FaultPolicy, HeaderMatch, InboundPolicy, Limits, MeshInfo, MirrorPolicy, MtlsMode,
+    FaultPolicy, HeaderEdits, HeaderMatch, InboundPolicy, Limits, MeshInfo, MirrorPolicy, MtlsMode,
     OutboundTarget, PathMatch, Principal, Probe, Protocol, QueryMatch, RetryPolicy, Route,
-    RouteMatch, ServiceRef, ServiceTarget, Split, SplitMatch, Sticky, Timeouts, ValueMatch,
-    WeightedBackend,
+    RouteFilters, RouteMatch, ServiceRef, ServiceTarget, Split, SplitMatch, Sticky, Timeouts,
+    ValueMatch, WeightedBackend,
 };
 
 /// Why a message is refused.
@@ -182,7 +182,8 @@ fn service_target(message: &wire::ServiceTarget) -> Decoded<ServiceTarget> {
 }
 
 fn target_of(service: ServiceRef, message: &wire::ServiceTarget) -> Decoded<ServiceTarget> {
-    if message.routes.is_empty() {
+    // Where routes are only about requests there may be none: no request has one then.
+    if message.routes.is_empty() && message.bytes.is_none() {
         return Err(missing("routes"));
     }
     let backends = message.backends.len();
@@ -191,6 +192,7 @@ fn target_of(service: ServiceRef, message: &wire::ServiceTarget) -> Decoded<Serv
         protocol: protocol(message.protocol)?,
         routes: each("routes", &message.routes, |it| route(it, backends))?,
         backends: each("backends", &message.backends, backend)?,
+        bytes: optional("bytes", message.bytes.as_ref(), |it| split(it, backends))?,
     })
 }
 
@@ -242,6 +244,7 @@ fn route(message: &wire::Route, backends: usize) -> Decoded<Route> {
         fallback: optional("fallback", message.fallback.as_ref(), |fallback| {
             FallbackPolicy::decode(fallback, backends)
         })?,
+        filters: optional("filters", message.filters.as_ref(), RouteFilters::decode)?.map(Box::new),
     })
 }
 
@@ -266,6 +269,10 @@ fn route_match(message: &wire::RouteMatch) -> Decoded<RouteMatch> {
             Ok(QueryMatch {
                 name: it.name.as_str().into(),
                 value: it.value.as_str().into(),
+                pattern: match it.regex {
+                    true => Some(pattern(&it.value).map_err(at("value"))?),
+                    false => None,
+                },
             })
         })?,
         grpc: message.grpc,
@@ -344,13 +351,27 @@ fn split(message: &wire::Split, backends: usize) -> Decoded<Split> {
     Ok(Split {
         backends: each("backends", &message.backends, |side| {
             let backend = side.backend as usize;
-            if backend >= backends {
+            let unusable = !side.unusable.is_empty();
+            if backend >= backends && !unusable {
                 return Err(refuse("backend", "no such backend"));
             }
             Ok(WeightedBackend {
                 backend,
                 weight: side.weight,
                 forced: each("forced", &side.forced, split_match)?,
+                request_headers: optional(
+                    "request_headers",
+                    side.request_headers.as_ref(),
+                    HeaderEdits::decode,
+                )?
+                .map(Box::new),
+                response_headers: optional(
+                    "response_headers",
+                    side.response_headers.as_ref(),
+                    HeaderEdits::decode,
+                )?
+                .map(Box::new),
+                unusable: unusable.then(|| side.unusable.as_str().into()),
             })
         })?,
         sticky: optional("sticky", message.sticky.as_ref(), sticky)?,

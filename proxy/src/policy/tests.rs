@@ -73,6 +73,7 @@ fn target() -> wire::ServiceTarget {
                             value: None,
                         }],
                     }],
+                    ..Default::default()
                 }],
                 sticky: Some(wire::Sticky {
                     kind: Some(wire::sticky::Kind::Cookie(wire::StickyCookie {
@@ -112,7 +113,9 @@ fn target() -> wire::ServiceTarget {
                     }],
                 })),
             }),
+            filters: None,
         }],
+        bytes: None,
         backends: vec![wire::Backend {
             service: Some(cart()),
             connect_timeout: Some(duration(1000)),
@@ -536,6 +539,7 @@ fn matches_are_refused_where_they_could_not_be_made() {
     };
     let query = |name: &str| wire::RouteMatch {
         query: vec![wire::QueryMatch {
+            regex: false,
             name: name.into(),
             value: String::new(),
         }],
