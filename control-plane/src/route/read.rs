@@ -497,9 +497,10 @@ impl Reader {
             if entry.kind == RawType::RegularExpression {
                 self.pattern(place, &entry.value);
             }
-            let name = match any_case {
-                true => entry.name.to_ascii_lowercase(),
-                false => entry.name.clone(),
+            let name = if any_case {
+                entry.name.to_ascii_lowercase()
+            } else {
+                entry.name.clone()
             };
             if names.insert(name) {
                 kept.push(entry);

@@ -10,7 +10,8 @@ use super::status::{
 use super::*;
 use crate::policy::{ConditionStatus, HeaderMatchType};
 
-fn read(kind: RouteKind, spec: serde_json::Value) -> Result<Route, Vec<String>> {
+#[allow(clippy::needless_pass_by_value)] // What `json!` makes is used once.
+fn read(kind: RouteKind, spec: Value) -> Result<Route, Vec<String>> {
     let manifest = json!({
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": kind.as_str(),
@@ -26,11 +27,12 @@ fn read(kind: RouteKind, spec: serde_json::Value) -> Result<Route, Vec<String>> 
     })
 }
 
-fn http(spec: serde_json::Value) -> Result<Route, Vec<String>> {
+fn http(spec: Value) -> Result<Route, Vec<String>> {
     read(RouteKind::Http, spec)
 }
 
-fn rule(rule: serde_json::Value) -> Result<Route, Vec<String>> {
+#[allow(clippy::needless_pass_by_value)] // What `json!` makes is used once.
+fn rule(rule: Value) -> Result<Route, Vec<String>> {
     http(json!({"rules": [rule]}))
 }
 
@@ -66,7 +68,7 @@ fn what_is_not_said_is_what_the_api_says() {
 
 #[test]
 fn bad_values_are_refused_at_their_field() {
-    let filter = |filter: serde_json::Value| json!({"filters": [filter]});
+    let filter = |filter: Value| json!({"filters": [filter]});
     let edits = |name: &str| {
         filter(
             json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [name]}}),
@@ -149,7 +151,7 @@ fn what_cannot_be_done_is_kept_in_its_rule() {
         json!({"backendRefs": [{"name": "a", "port": 1, "filters": [{"type": "RequestMirror"}]}]});
     let route = rule(of_backend).unwrap();
     assert!(route.rules[0].backends[0].unsupported.is_some());
-    let mirror = |part: serde_json::Value| {
+    let mirror = |part: Value| {
         let mut mirror = json!({"backendRef": {"name": "m", "port": 80}});
         mirror
             .as_object_mut()

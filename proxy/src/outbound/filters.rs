@@ -102,9 +102,10 @@ fn location(redirect: &Redirect, head: &Parts) -> Option<String> {
         Some(host) => host,
         None => own.as_ref()?.host(),
     };
-    let (scheme, default_port) = match redirect.https {
-        true => ("https", 443),
-        false => ("http", 80),
+    let (scheme, default_port) = if redirect.https {
+        ("https", 443)
+    } else {
+        ("http", 80)
     };
     let mut location = format!("{scheme}://{host}");
     if redirect.port != default_port {

@@ -269,9 +269,10 @@ fn route_match(message: &wire::RouteMatch) -> Decoded<RouteMatch> {
             Ok(QueryMatch {
                 name: it.name.as_str().into(),
                 value: it.value.as_str().into(),
-                pattern: match it.regex {
-                    true => Some(pattern(&it.value).map_err(at("value"))?),
-                    false => None,
+                pattern: if it.regex {
+                    Some(pattern(&it.value).map_err(at("value"))?)
+                } else {
+                    None
                 },
             })
         })?,
