@@ -14,6 +14,7 @@
 mod filters;
 mod grant;
 mod precedence;
+mod raw;
 mod read;
 pub mod status;
 #[cfg(test)]

@@ -8,11 +8,16 @@ use serde_json::Value;
 use weft_proto::pattern::Pattern;
 
 use super::filters::{HeaderEdits, Mirror, PathEdit, Redirect, Rewrite};
-use super::{
-    BackendRef, GROUP, ParentRef, Route, RouteBackend, RouteKind, RouteMatch, RoutePath,
-    RouteQuery, RouteRetry, RouteRule, is_core,
+use super::raw::{
+    Manifest, RawBackend, RawEdits, RawFilter, RawGrpcMatch, RawGrpcMethod, RawHeader,
+    RawHttpMatch, RawMirror, RawNamed, RawParent, RawPath, RawPathEdit, RawPathType, RawRedirect,
+    RawReference, RawRetry, RawRule, RawType,
 };
-use crate::policy::{HeaderMatch, HeaderMatchType, Metadata, Method, PolicyDuration, Violation};
+use super::{
+    BackendRef, ParentRef, Route, RouteBackend, RouteKind, RouteMatch, RoutePath, RouteQuery,
+    RouteRetry, RouteRule, is_core,
+};
+use crate::policy::{HeaderMatch, HeaderMatchType, Metadata, Violation};
 
 // The bounds of the API's own schema.
 const MAX_PARENTS: usize = 32;
@@ -41,205 +46,6 @@ const UNTOUCHABLE: [&str; 14] = [
     "upgrade",
     "expect",
 ];
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Manifest {
-    metadata: Value,
-    #[serde(default)]
-    spec: Spec,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Spec {
-    parent_refs: Vec<Value>,
-    rules: Option<Vec<Value>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawParent {
-    #[serde(default = "gateway_group")]
-    group: String,
-    #[serde(default = "gateway_kind")]
-    kind: String,
-    namespace: Option<String>,
-    name: String,
-    port: Option<u16>,
-    section_name: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
-struct RawRule {
-    name: Option<String>,
-    matches: Vec<Value>,
-    filters: Vec<RawFilter>,
-    backend_refs: Vec<RawBackend>,
-    timeouts: RawTimeouts,
-    retry: Option<RawRetry>,
-    session_persistence: Option<Value>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawTimeouts {
-    request: Option<PolicyDuration>,
-    backend_request: Option<PolicyDuration>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawRetry {
-    codes: Vec<u16>,
-    attempts: Option<u32>,
-    backoff: Option<PolicyDuration>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawBackend {
-    #[serde(flatten)]
-    reference: RawReference,
-    weight: Option<u32>,
-    #[serde(default)]
-    filters: Vec<RawFilter>,
-}
-
-#[derive(Deserialize)]
-struct RawReference {
-    #[serde(default)]
-    group: String,
-    #[serde(default = "service_kind")]
-    kind: String,
-    namespace: Option<String>,
-    name: String,
-    port: Option<u16>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawFilter {
-    #[serde(rename = "type")]
-    kind: String,
-    request_header_modifier: Option<RawEdits>,
-    response_header_modifier: Option<RawEdits>,
-    request_redirect: Option<RawRedirect>,
-    url_rewrite: Option<RawRewrite>,
-    request_mirror: Option<RawMirror>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct RawEdits {
-    set: Vec<RawHeader>,
-    add: Vec<RawHeader>,
-    remove: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct RawHeader {
-    name: String,
-    value: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawRedirect {
-    scheme: Option<String>,
-    hostname: Option<String>,
-    path: Option<RawPathEdit>,
-    port: Option<u16>,
-    status_code: Option<u16>,
-}
-
-#[derive(Deserialize)]
-struct RawRewrite {
-    hostname: Option<String>,
-    path: Option<RawPathEdit>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawPathEdit {
-    #[serde(rename = "type")]
-    kind: String,
-    replace_full_path: Option<String>,
-    replace_prefix_match: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawMirror {
-    backend_ref: RawReference,
-    percent: Option<u32>,
-    fraction: Option<RawFraction>,
-}
-
-#[derive(Deserialize)]
-struct RawFraction {
-    numerator: u32,
-    denominator: Option<u32>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawHttpMatch {
-    path: Option<RawPath>,
-    method: Option<Method>,
-    headers: Vec<RawNamed>,
-    query_params: Vec<RawNamed>,
-}
-
-#[derive(Deserialize)]
-struct RawPath {
-    #[serde(default, rename = "type")]
-    kind: RawPathType,
-    #[serde(default = "root")]
-    value: String,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-enum RawPathType {
-    Exact,
-    #[default]
-    PathPrefix,
-    RegularExpression,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
-enum RawType {
-    #[default]
-    Exact,
-    RegularExpression,
-}
-
-/// A header or a query parameter.
-#[derive(Deserialize)]
-struct RawNamed {
-    #[serde(default, rename = "type")]
-    kind: RawType,
-    name: String,
-    value: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct RawGrpcMatch {
-    method: Option<RawGrpcMethod>,
-    headers: Vec<RawNamed>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct RawGrpcMethod {
-    #[serde(rename = "type")]
-    kind: RawType,
-    service: Option<String>,
-    method: Option<String>,
-}
 
 impl Route {
     /// Reads a manifest of this kind.
@@ -830,20 +636,4 @@ fn every_grpc() -> RouteMatch {
 fn is_path(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&b);
     text.len() <= 1024 && text.bytes().all(fits) && (text.is_empty() || text.starts_with('/'))
-}
-
-fn gateway_group() -> String {
-    GROUP.to_owned()
-}
-
-fn gateway_kind() -> String {
-    "Gateway".to_owned()
-}
-
-fn service_kind() -> String {
-    "Service".to_owned()
-}
-
-fn root() -> String {
-    "/".to_owned()
 }
