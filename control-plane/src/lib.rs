@@ -11,6 +11,7 @@
 //! * [`source`]: where the model's objects come from.
 //! * [`index`]: the one model of services, endpoints, workloads and policies.
 //! * [`identity`]: the certificate authority and the tokens that it believes.
+//! * [`route`]: Gateway API routes, as far as they are about the mesh.
 //! * [`policy`]: `TrafficPolicy` and its rules.
 #![forbid(unsafe_code)]
 
@@ -21,5 +22,6 @@ pub mod explain;
 pub mod identity;
 pub mod index;
 pub mod policy;
+pub mod route;
 pub mod serve;
 pub mod source;

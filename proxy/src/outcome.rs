@@ -35,9 +35,9 @@ pub enum Outcome {
     MtlsRequired,
     /// The backend has no endpoint.
     NoEndpoints,
-    /// No route matches.
+    /// No route matches, or the one that does leads nowhere.
     NoRoute,
-    /// The application answered, with whatever status.
+    /// The application answered, with whatever status; or a route asked for a redirect, and got it.
     Ok,
     /// A queue or cap is full.
     Overflow,
@@ -229,7 +229,8 @@ pub struct Failure {
     pub processed: Processed,
     /// For people; never a secret, never the peer's bytes.
     pub detail: Cow<'static, str>,
-    /// The status of the answer where it is not the outcome's own (431 and 501 of `bad_request`).
+    /// The status of the answer where it is not the outcome's own (431 and 501 of `bad_request`, 500 of
+    /// `no_route`).
     pub status: Option<StatusCode>,
     /// The gRPC status of the answer where it is not the outcome's own (`fault_injected`).
     pub grpc_status: Option<u8>,

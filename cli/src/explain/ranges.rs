@@ -37,7 +37,7 @@ mod tests {
             let backends: Vec<_> = weights
                 .iter()
                 .enumerate()
-                .map(|(backend, &weight)| WeightedBackend { backend, weight, forced: Vec::new() })
+                .map(|(backend, &weight)| WeightedBackend::plain(backend, weight))
                 .collect();
             let ranges = ranges(&backends);
             let edges = ranges.iter().flatten().flat_map(|&(from, to)| [from, to]);

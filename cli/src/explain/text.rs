@@ -40,6 +40,15 @@ fn port_lines(lines: &mut Vec<String>, answer: &Answer, port: &PortAnswer, paint
 
     heading(lines, paint, "effective policy");
     lines.extend(table(2, &stanza_rows(explained)));
+    if !explained.routes.is_empty() {
+        let words = format!(
+            "{}: matching and weights are theirs for clients of namespace {view}; rules and split.backends \
+             are not in force",
+            explained.routes.join(", ")
+        );
+        heading(lines, paint, "routes");
+        lines.extend(paragraph(2, &words));
+    }
     for rule in &explained.rules {
         heading(
             lines,

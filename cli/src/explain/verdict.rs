@@ -232,7 +232,7 @@ pub(super) fn verdict(
     };
     let Some(at) = fits(&target.routes) else {
         anyhow::bail!(
-            "no route of {} matches, not even the default",
+            "no route of {} matches: the request is answered 404, with the outcome no_route",
             explained.service
         );
     };
@@ -354,7 +354,7 @@ fn destination(
         next_when_empty,
         mirror: _,
     } = &route.split;
-    let named = |side: usize| target.backends[backends[side].backend].service.to_string();
+    let named = |side: usize| name_of(target, &backends[side]);
     let mut destination = Destination {
         by: "chance",
         key: None,
@@ -435,7 +435,7 @@ fn sides(explained: &Explained, target: &ServiceTarget, split: &Split) -> Vec<Ra
     sides
         .map(|(side, points)| {
             up_to += u64::from(side.weight);
-            let backend = target.backends[side.backend].service.to_string();
+            let backend = name_of(target, side);
             let known = explained
                 .backends
                 .iter()
@@ -450,6 +450,14 @@ fn sides(explained: &Explained, target: &ServiceTarget, split: &Split) -> Vec<Ra
             }
         })
         .collect()
+}
+
+/// A side's backend, or why it has none.
+fn name_of(target: &ServiceTarget, side: &weft_proxy::policy::WeightedBackend) -> String {
+    match &side.unusable {
+        None => target.backends[side.backend].service.to_string(),
+        Some(why) => format!("nowhere ({why})"),
+    }
 }
 
 fn hex(point: u64) -> String {

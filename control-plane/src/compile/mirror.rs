@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weft_proto::discovery as wire;
 
-use crate::policy::{Mirror, Retries};
+use crate::policy::Retries;
 
 /// How long a copy's answer may take where the route's requests have no limit of their own.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -13,7 +13,7 @@ const MAX_IN_FLIGHT: u32 = 64;
 
 /// `backend` is the place of the mirror's service in the target's list.
 pub(super) fn mirror(
-    mirror: &Mirror,
+    percent: u32,
     backend: u32,
     timeouts: &wire::Timeouts,
     retries: Option<&wire::Retries>,
@@ -21,7 +21,7 @@ pub(super) fn mirror(
     let kept = retries.map(|retries| retries.body_limit_bytes);
     wire::Mirror {
         backend,
-        percent: mirror.percent,
+        percent,
         body_limit_bytes: kept.unwrap_or_else(|| Retries::default().body_limit_bytes),
         max_in_flight: MAX_IN_FLIGHT,
         timeout: timeouts

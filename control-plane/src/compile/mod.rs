@@ -13,6 +13,7 @@ mod mirror;
 mod outbound;
 mod protocol;
 mod rate_limit;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod wire;

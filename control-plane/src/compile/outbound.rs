@@ -2,7 +2,8 @@
 //!
 //! Route-level stanzas come from the service that the client addressed; connection-level ones
 //! (connect, circuitBreaker, loadBalancer) from the backend's own policy, else from the addressed
-//! service's.
+//! service's. Where Gateway API routes are attached, matching and weights are theirs, and the service's
+//! policy supplies the rest.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,13 +11,14 @@ use std::sync::Arc;
 use weft_proto::discovery::fallback::Answer;
 use weft_proto::discovery::{
     AuthorityAlias, Backend, Endpoint, EndpointTarget, Fallback, Outbound, Protocol, Retries,
-    Route, ServiceRef, ServiceTarget, Split, Timeouts, WeightedBackend, outbound,
+    Route, ServiceRef, ServiceTarget, Split, Timeouts, WeightedBackend, WhenEmpty, outbound,
 };
 
 use super::authority::{self, Authority};
-use super::{Client, endpoints, fallback, fault, mirror, protocol, wire};
+use super::{Client, endpoints, fallback, fault, mirror, protocol, routes, wire};
 use crate::index::{Destination, Model, Name, Service, ServicePort, Stanzas, Workload};
 use crate::policy;
+use crate::route::{self, RoutePath, RouteRule};
 
 /// The route that every target ends with.
 const DEFAULT_ROUTE: &str = "default";
@@ -31,7 +33,7 @@ pub(super) fn by_address(
     match model.destination(ip)? {
         Destination::Service(service) => {
             let port = service.port(port)?;
-            Some(to_service(model, service, port))
+            Some(to_service(model, client, service, port))
         }
         Destination::Workload(workload) => to_workload(model, client, workload, ip, port),
         Destination::Address(ip) => to_foreign(model, client, ip, port),
@@ -45,13 +47,15 @@ pub(super) fn by_authority(model: &Model, client: &Client, text: &str) -> Option
         Authority::Host(host, port) => {
             let service = authority::service(model, &client.namespace, host)?;
             let port = service.port(port)?;
-            Some(to_service(model, service, port))
+            Some(to_service(model, client, service, port))
         }
     }
 }
 
-fn to_service(model: &Model, service: &Service, port: &ServicePort) -> Outbound {
-    let target = TargetBuilder::of_service(model, service, port).build(protocol::of_port(port));
+fn to_service(model: &Model, client: &Client, service: &Service, port: &ServicePort) -> Outbound {
+    let routes = model.routes(service, port, &client.namespace);
+    let builder = TargetBuilder::of_service(model, service, port);
+    let target = builder.build(protocol::of_port(port), routes);
     Outbound {
         target: Some(outbound::Target::Service(target)),
     }
@@ -145,7 +149,8 @@ fn to_endpoint(model: &Model, client: &Client, direct: &Direct<'_>) -> Outbound 
         target: Some(outbound::Target::Endpoint(EndpointTarget {
             endpoint: Some(direct.endpoint.clone()),
             aliases,
-            policy: Some(builder.build(protocol)),
+            // A route is attached to what its Service's own addresses mean, and to nothing else.
+            policy: Some(builder.build(protocol, &[])),
         })),
     }
 }
@@ -192,7 +197,10 @@ impl<'a> TargetBuilder<'a> {
         self
     }
 
-    fn build(mut self, protocol: Protocol) -> ServiceTarget {
+    fn build(mut self, protocol: Protocol, attached: &[Arc<route::Route>]) -> ServiceTarget {
+        if !attached.is_empty() {
+            return self.build_attached(protocol, attached);
+        }
         let rules = self.policy.rules.clone();
         let mut routes: Vec<_> = rules
             .iter()
@@ -205,6 +213,159 @@ impl<'a> TargetBuilder<'a> {
             protocol: protocol.into(),
             routes,
             backends: self.backends,
+            bytes: None,
+        }
+    }
+
+    /// Routes have matching and weights; what none of them matches has no route.
+    fn build_attached(
+        mut self,
+        protocol: Protocol,
+        attached: &[Arc<route::Route>],
+    ) -> ServiceTarget {
+        let mut routes: Vec<Route> = Vec::new();
+        let mut last = None;
+        for at in route::ordered(attached) {
+            let route = &attached[at.route];
+            let rule = &route.rules[at.rule];
+            let entry = &rule.matches[at.entry];
+            let prefix = match &entry.path {
+                RoutePath::Prefix(prefix) if rule.filters.edit_prefix() => prefix.as_str(),
+                _ => "",
+            };
+            // Neighbours of one rule are one route.
+            let this = Some((at.route, at.rule, prefix));
+            if last == this
+                && let Some(route) = routes.last_mut()
+            {
+                route.matches.push(routes::route_match(entry));
+                continue;
+            }
+            last = this;
+            routes.push(Route {
+                matches: vec![routes::route_match(entry)],
+                ..self.attached_route(route, rule, prefix)
+            });
+        }
+        let bytes = Split {
+            backends: vec![WeightedBackend {
+                backend: self.backend(self.addressed.clone()),
+                weight: 1,
+                ..WeightedBackend::default()
+            }],
+            ..Split::default()
+        };
+        ServiceTarget {
+            service: Some(self.addressed),
+            protocol: protocol.into(),
+            routes,
+            backends: self.backends,
+            bytes: Some(bytes),
+        }
+    }
+
+    /// A rule of a Gateway API route, with what policy says beside it.
+    fn attached_route(&mut self, route: &route::Route, rule: &RouteRule, prefix: &str) -> Route {
+        let of_policy = wire::timeouts(self.policy.timeouts.as_deref());
+        let timeouts = Timeouts {
+            request: routes::limit(rule.request_timeout, of_policy.request),
+            per_try: routes::limit(rule.backend_timeout, of_policy.per_try),
+            ..of_policy
+        };
+        let of_policy = self.policy.retries.as_deref();
+        let retries = match &rule.retry {
+            None => wire::retries(of_policy),
+            Some(retry) => wire::retries(Some(&routes::retries(retry, of_policy))),
+        };
+        let fallback = self.policy.fallback.clone();
+        Route {
+            name: rule.name.as_ref().unwrap_or(&route.name).clone(),
+            matches: Vec::new(),
+            split: Some(self.attached_split(route, rule, &timeouts, retries.as_ref())),
+            timeouts: Some(timeouts),
+            retries,
+            fault: self.policy.fault_injection.as_deref().map(fault::fault),
+            fallback: fallback.as_deref().map(|fallback| self.fallback(fallback)),
+            filters: routes::filters(&rule.filters, prefix, self.addressed.port),
+        }
+    }
+
+    /// The route's weights, with what keeps users on their side from policy. A side that leads nowhere
+    /// keeps its share.
+    fn attached_split(
+        &mut self,
+        route: &route::Route,
+        rule: &RouteRule,
+        timeouts: &Timeouts,
+        retries: Option<&Retries>,
+    ) -> Split {
+        let parent = self.addressed.namespace.clone();
+        let mut backends: Vec<_> = rule
+            .backends
+            .iter()
+            .map(|side| {
+                let resolved = match &side.unsupported {
+                    Some(what) => Err(what.clone()),
+                    None => self
+                        .model
+                        .resolve(route, &side.reference, &parent)
+                        .map_err(|reason| reason.message),
+                };
+                let (backend, unusable) = match resolved {
+                    Ok((name, port)) => (self.backend(wire::service_ref(&name, port)), None),
+                    Err(why) => (0, Some(why)),
+                };
+                WeightedBackend {
+                    backend,
+                    weight: side.weight,
+                    forced: Vec::new(),
+                    request_headers: routes::header_edits(&side.request_headers),
+                    response_headers: routes::header_edits(&side.response_headers),
+                    unusable: unusable.unwrap_or_default(),
+                }
+            })
+            .collect();
+        let nowhere = match rule.unsupported.first() {
+            Some(what) => Some(format!("{what} is not supported")),
+            None if rule.filters.redirect.is_some() => Some("redirected".to_owned()),
+            None if backends.iter().all(|side| side.weight == 0) => {
+                Some(format!("{route} has no backend with a weight for it"))
+            }
+            None => None,
+        };
+        if let Some(why) = nowhere {
+            backends = vec![WeightedBackend {
+                weight: 1,
+                unusable: why,
+                ..WeightedBackend::default()
+            }];
+        }
+        let inherited = self.policy.split.clone();
+        let of_policy = inherited.as_deref();
+        let own_mirror = rule.filters.mirror.as_ref().map(|mirror| {
+            let resolved = self.model.resolve(route, &mirror.reference, &parent);
+            resolved
+                .map(|(name, port)| (self.backend(wire::service_ref(&name, port)), mirror.percent))
+        });
+        let of_policy_mirror = of_policy.and_then(|split| split.mirror.as_ref());
+        let mirror = match (own_mirror, of_policy_mirror) {
+            (Some(own), _) => own.ok(),
+            (None, Some(mirror)) => {
+                let backend = self.backend(self.neighbour(&mirror.name, mirror.port));
+                Some((backend, mirror.percent))
+            }
+            (None, None) => None,
+        };
+        Split {
+            backends,
+            sticky: of_policy
+                .and_then(|split| split.sticky.as_ref())
+                .map(wire::sticky),
+            when_empty: of_policy
+                .map_or(WhenEmpty::Fail, |split| wire::when_empty(split.when_empty))
+                .into(),
+            mirror: mirror
+                .map(|(backend, percent)| mirror::mirror(percent, backend, timeouts, retries)),
         }
     }
 
@@ -238,6 +399,7 @@ impl<'a> TargetBuilder<'a> {
             retries,
             fault,
             fallback: fallback.map(|fallback| self.fallback(fallback)),
+            filters: None,
         }
     }
 
@@ -255,13 +417,14 @@ impl<'a> TargetBuilder<'a> {
                 backend: self.backend(self.neighbour(&side.name, side.port)),
                 weight: side.weight,
                 forced: side.matches.iter().map(wire::split_match).collect(),
+                ..WeightedBackend::default()
             })
             .collect();
         if backends.is_empty() {
             backends.push(WeightedBackend {
                 backend: self.backend(self.addressed.clone()),
                 weight: 1,
-                forced: Vec::new(),
+                ..WeightedBackend::default()
             });
         }
         let Some(split) = split else {
@@ -276,7 +439,7 @@ impl<'a> TargetBuilder<'a> {
             when_empty: wire::when_empty(split.when_empty).into(),
             mirror: split.mirror.as_ref().map(|mirror| {
                 let backend = self.backend(self.neighbour(&mirror.name, mirror.port));
-                mirror::mirror(mirror, backend, timeouts, retries)
+                mirror::mirror(mirror.percent, backend, timeouts, retries)
             }),
         }
     }

@@ -221,6 +221,7 @@ pub(super) fn route_match(entry: &RuleMatch) -> wire::RouteMatch {
             .map(|param| wire::QueryMatch {
                 name: param.name.clone(),
                 value: param.value.clone(),
+                regex: false,
             })
             .collect(),
         grpc: entry.grpc.is_some(),
@@ -293,7 +294,7 @@ fn spiffe_pattern(principal: &Principal, namespace: &str, trust_domain: &str) ->
 }
 
 /// `None` for what matches every path.
-fn path_match(path: &policy::PathMatch) -> Option<wire::PathMatch> {
+pub(super) fn path_match(path: &policy::PathMatch) -> Option<wire::PathMatch> {
     let kind = match path.kind {
         PathMatchType::PathPrefix if path.value.trim_end_matches('/').is_empty() => return None,
         PathMatchType::PathPrefix => PathKind::Prefix(segments(&path.value)),
@@ -304,7 +305,7 @@ fn path_match(path: &policy::PathMatch) -> Option<wire::PathMatch> {
 }
 
 /// A prefix by whole segments: "/a/" says nothing else than "/a".
-fn segments(prefix: &str) -> String {
+pub(super) fn segments(prefix: &str) -> String {
     match prefix.trim_end_matches('/') {
         "" => "/".to_owned(),
         trimmed => trimmed.to_owned(),

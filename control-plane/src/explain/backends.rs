@@ -37,15 +37,20 @@ pub struct Connection {
     pub value: Tree,
 }
 
-pub(super) fn of(model: &Model, service: &Service, port: &ServicePort) -> Vec<ExplainedBackend> {
+pub(super) fn of(
+    model: &Model,
+    service: &Service,
+    port: &ServicePort,
+    client_namespace: &str,
+) -> Vec<ExplainedBackend> {
     let name = &service.name;
     let client = Client {
-        namespace: name.namespace.clone(),
+        namespace: client_namespace.to_owned(),
         service_account: String::new(),
         workload: String::new(),
         zone: String::new(),
     };
-    // The compiler says which backends there are: of the split, of rules' splits, of fallbacks.
+    // The compiler says which backends there are: of the split, of rules' splits, of fallbacks, of routes.
     let authority = format!("{}.{}:{}", name.name, name.namespace, port.port);
     let key = Kind::Authority(AuthorityKey { authority });
     let compiled = compile(model, &client, &ResourceKey { kind: Some(key) });

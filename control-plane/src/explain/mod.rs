@@ -59,6 +59,10 @@ pub struct Explained {
     pub stanzas: Vec<Stanza>,
     /// Rules in their order, each with the stanzas that it replaces.
     pub rules: Vec<Rule>,
+    /// Gateway API routes that hold for this client: matching and weights are theirs, and neither rules nor
+    /// the backends of splits are in force. As `HTTPRoute namespace/name`, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<String>,
     /// What holds for connections to each backend.
     pub backends: Vec<ExplainedBackend>,
     /// What the sidecars of its workloads enforce; workloads alike are one entry.
@@ -105,7 +109,12 @@ impl Explainer {
             client_namespace: client_namespace.to_owned(),
             stanzas: stanzas::of(model, service, port),
             rules: stanzas::rules(model, service, port),
-            backends: backends::of(model, service, port),
+            routes: model
+                .routes(service, port, client_namespace)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            backends: backends::of(model, service, port, client_namespace),
             inbound: inbound::of(model, service, port),
             problems: problems::of(model, &self.objects, service),
         }

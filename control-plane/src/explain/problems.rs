@@ -28,7 +28,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What was refused of the service itself, and of the policies that are meant for it, for its
+/// What was refused of the service itself, of the routes that have to do with it, and of the policies that are meant for it, for its
 /// namespace, or for nobody knows what, since they could not be read.
 pub(super) fn of(model: &Model, objects: &Objects, service: &Service) -> Vec<Problem> {
     let concerns = |refusal: &&Refusal| {
@@ -38,6 +38,7 @@ pub(super) fn of(model: &Model, objects: &Objects, service: &Service) -> Vec<Pro
         match kind {
             "Service" => name == service.name.to_string(),
             "TrafficPolicy" => concerns(objects, service, name),
+            "HTTPRoute" | "GRPCRoute" => routes(objects, service, &refusal.object),
             _ => false,
         }
     };
@@ -51,6 +52,22 @@ pub(super) fn of(model: &Model, objects: &Objects, service: &Service) -> Vec<Pro
             mend: refusal.mend.clone(),
         })
         .collect()
+}
+
+/// Whether a route is attached to the service, or sends requests to it.
+fn routes(objects: &Objects, service: &Service, object: &str) -> bool {
+    let is_it = |namespace: &str, name: &str| {
+        namespace == service.name.namespace && name == service.name.name
+    };
+    let route = objects.routes.iter().map(|route| &route.object);
+    let mut route = route.filter(|route| route.to_string() == object);
+    // One that could not be read may be meant for any service.
+    route.next().is_none_or(|route| {
+        let mut backends = route.rules.iter().flat_map(|rule| &rule.backends);
+        let mut parents = route.parents.iter();
+        parents.any(|it| is_it(&it.namespace, &it.name))
+            || backends.any(|it| is_it(&it.reference.namespace, &it.reference.name))
+    })
 }
 
 fn concerns(objects: &Objects, service: &Service, name: &str) -> bool {

@@ -9,6 +9,7 @@ use super::attach::Attached;
 use super::objects::{
     ExplicitListener, Name, Objects, Origin, Refusal, Service, ServiceEndpoint, Sourced, Workload,
 };
+use super::routes::{self, Routes};
 
 pub(super) fn build(objects: Objects, revision: u64) -> Model {
     let Objects {
@@ -18,6 +19,8 @@ pub(super) fn build(objects: Objects, revision: u64) -> Model {
         services,
         policies,
         broken,
+        routes,
+        grants,
         mut refusals,
     } = objects;
 
@@ -82,6 +85,8 @@ pub(super) fn build(objects: Objects, revision: u64) -> Model {
     let services = without_origins(services);
     let workloads = without_origins(workloads);
     let listeners = check_listeners(listeners, &services, &workloads, &mut refusals);
+    let routes = Routes::attach(routes, grants, &services, &mut refusals);
+    routes::overridden(&policies, &routes, &services, &mut refusals);
     let policies = Attached::attach(
         policies,
         &broken,
@@ -102,6 +107,7 @@ pub(super) fn build(objects: Objects, revision: u64) -> Model {
         services_of_address,
         listeners,
         policies,
+        routes,
         refusals,
     }
 }

@@ -6,12 +6,14 @@
 //! a time, with a [`Refusal`] that names it. Building cannot fail.
 //!
 //! Inheritance: service port > service > namespace, one whole stanza at a time; what nobody says is
-//! the mesh default, which the compiler knows. `mtls` and `authorization` only tighten.
+//! the mesh default, which the compiler knows. `mtls` and `authorization` only tighten. Where a Gateway
+//! API route is attached to a service port, it has matching and weights there.
 
 mod attach;
 mod build;
 mod objects;
 mod publisher;
+mod routes;
 mod said;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,8 @@ pub use objects::{
     Refusal, Service, ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,
 };
 pub use publisher::Publisher;
+pub use routes::Judged;
+use routes::Routes;
 pub use said::{Level, Said};
 
 /// What holds where no policy says anything about mTLS.
@@ -51,6 +55,7 @@ pub struct Model {
     services_of_address: HashMap<IpAddr, Vec<Arc<Service>>>,
     listeners: HashMap<Name, Vec<ExplicitListener>>,
     policies: Attached,
+    routes: Routes,
     refusals: Vec<Refusal>,
 }
 

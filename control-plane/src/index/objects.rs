@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::policy::{MtlsMode, TrafficPolicy};
+use crate::route::{ReferenceGrant, Route};
 
 /// Where an object stands, for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -177,6 +178,10 @@ pub struct Objects {
     pub policies: Vec<Sourced<Arc<TrafficPolicy>>>,
     /// Policies that are not, and have no last good version.
     pub broken: Vec<BrokenPolicy>,
+    /// Gateway API routes that are good by themselves.
+    pub routes: Vec<Sourced<Arc<Route>>>,
+    /// Who may refer to services of other namespaces.
+    pub grants: Vec<Sourced<Arc<ReferenceGrant>>>,
     /// What the source itself refused.
     pub refusals: Vec<Refusal>,
 }

@@ -267,18 +267,24 @@ impl Service {
         self.routes[route].mirror.as_ref()
     }
 
-    /// The backend of a connection that is bytes to us: by weight, of the last route, which matches
-    /// everything.
+    /// The backend of a connection that is bytes to us: by weight, of the target's own split for bytes,
+    /// else of the last route, which matches everything.
     pub(crate) fn backend_for_bytes(&self) -> Result<Arc<Backend>, Failure> {
         let no_route = || Failure::never(Outcome::NoRoute, "the destination has no route");
-        let split = &self.target.routes.last().ok_or_else(no_route)?.split;
+        let of_last = || self.target.routes.last().map(|route| &route.split);
+        let split = self.target.bytes.as_ref().or_else(of_last);
+        let split = split.ok_or_else(no_route)?;
         let side = split::choose(&split.backends, fastrand::u64(..)).ok_or_else(|| {
             Failure::never(
                 Outcome::NoEndpoints,
                 "every backend of this split has weight 0",
             )
         })?;
-        Ok(Arc::clone(&self.backends[split.backends[side].backend]))
+        let side = &split.backends[side];
+        if side.unusable.is_some() {
+            return Err(no_route());
+        }
+        Ok(Arc::clone(&self.backends[side.backend]))
     }
 
     fn account_of(&self, scopes: &Arc<PeerScopes>) -> Account {

@@ -13,12 +13,13 @@ use ::http::{HeaderValue, Method, Response};
 
 use super::course::Course;
 use super::destination::Service;
+use super::filters::Edits;
 use super::tries::{Reply, Tries, discard};
 use crate::exchange::Exchange;
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome};
-use crate::policy::{FallbackAnswer, FallbackPolicy, StaticResponse};
+use crate::policy::{FallbackAnswer, FallbackPolicy, HeaderEdits, StaticResponse};
 use crate::resilience::deadline::Deadline;
 use crate::resilience::fallback;
 
@@ -40,6 +41,8 @@ pub(crate) struct Answered {
     pub(crate) reply: Reply,
     /// A cookie to set, so that the user stays on this side of the split.
     pub(crate) cookie: Option<HeaderValue>,
+    /// Which side of the split it came from; `None` where a fallback's backend gave it.
+    pub(crate) side: Option<usize>,
     /// Another backend than the route's gave it.
     pub(crate) is_fallback: bool,
 }
@@ -47,8 +50,8 @@ pub(crate) struct Answered {
 /// Why there is no server's response.
 pub(crate) enum Unanswered {
     Failed(Failure),
-    /// A fallback's response, and the outcome that triggered it.
-    FellBack(Box<Response<ResponseBody>>, Outcome),
+    /// A response that the sidecar made, and its outcome: a fallback's has the one that triggered it.
+    Instead(Box<Response<ResponseBody>>, Outcome),
 }
 
 /// A route's fallback.
@@ -59,7 +62,8 @@ pub(crate) struct Fallback<'a> {
 
 impl Passage<'_> {
     /// The tries on one of the target's backends.
-    pub(crate) fn tries(&self, backend: usize) -> Tries<'_> {
+    /// `side` is what the side of the split that was chosen changes.
+    pub(crate) fn tries<'t>(&'t self, backend: usize, side: Option<&'t HeaderEdits>) -> Tries<'t> {
         Tries {
             service: self.service,
             route: self.route,
@@ -69,6 +73,10 @@ impl Passage<'_> {
             deadline: self.deadline,
             own_deadline: self.own_deadline,
             progress: self.progress.clone(),
+            edits: Edits {
+                route: self.service.target.routes[self.route].filters.as_deref(),
+                side,
+            },
         }
     }
 }
@@ -96,7 +104,7 @@ impl Fallback<'_> {
                     return Ok(came?);
                 }
                 let account = exchange.account().clone();
-                let tries = self.passage.tries(*backend);
+                let tries = self.passage.tries(*backend, None);
                 let Ok(mut reply) = tries.run(exchange, head, course).await else {
                     *exchange.account() = account;
                     return Ok(came?);
@@ -106,6 +114,7 @@ impl Fallback<'_> {
                 Ok(Answered {
                     reply,
                     cookie: None,
+                    side: None,
                     is_fallback: true,
                 })
             }
@@ -133,7 +142,7 @@ fn respond(came: Result<Answered, Failure>, response: &StaticResponse, head: &Pa
     let is_grpc = headers::is_grpc(&head.headers);
     let wants_body = head.method != Method::HEAD;
     let answer = answer::answer_fallback(&failure, response, Origin::Outbound, is_grpc, wants_body);
-    Unanswered::FellBack(Box::new(answer), failure.outcome)
+    Unanswered::Instead(Box::new(answer), failure.outcome)
 }
 
 /// Gives an answer's connection back.

@@ -16,6 +16,7 @@ mod course;
 pub(crate) mod destination;
 pub(crate) mod endpoint;
 pub(crate) mod fallback;
+mod filters;
 mod limits;
 mod mirror;
 pub(crate) mod request;

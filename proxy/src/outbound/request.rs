@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use ::http::header::{HOST, SET_COOKIE};
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response};
+use ::http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::course::Course;
 use super::destination::{Destination, Service, Target};
 use super::fallback::{Answered, Fallback, Passage, Unanswered};
+use super::filters::{self, Edits};
 use super::mirror::Mirrored;
 use super::tries::{GRPC_TIMEOUT, Reply, out_of_time};
 use super::{DISCOVERY_WAIT, Outbound, Shared};
@@ -25,7 +26,7 @@ use crate::http::{Version, answer, headers};
 use crate::inbound::UNKNOWN;
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome};
-use crate::policy::{Sticky, Timeouts};
+use crate::policy::{Sticky, Timeouts, WeightedBackend};
 use crate::resilience::deadline::{Deadline, parse_grpc_timeout};
 use crate::resilience::fault::Fault;
 use crate::resilience::{route, split};
@@ -46,6 +47,8 @@ pub(crate) struct Refusal {
 
 /// Where a request goes.
 struct Choice {
+    /// Index into the split's sides.
+    side: usize,
     /// Index into the target's backends.
     backend: usize,
     /// A cookie to set, so that the user stays on this side.
@@ -79,12 +82,12 @@ impl Requests {
         };
         let mut exchange = Exchange::begin(service.account(), head.method.clone());
         match self.stack(&service, &mut exchange, head, body).await {
-            Ok(reply) => self.finish(exchange, reply),
+            Ok(finished) => self.finish(&service, exchange, finished),
             Err(Unanswered::Failed(failure)) => {
                 exchange.fail(&failure, is_grpc);
                 answer::answer(&failure, Origin::Outbound, is_grpc)
             }
-            Err(Unanswered::FellBack(answer, outcome)) => {
+            Err(Unanswered::Instead(answer, outcome)) => {
                 let grpc_status = grpc_status(answer.headers());
                 exchange.finish(answer.status().as_u16(), grpc_status, outcome);
                 *answer
@@ -122,6 +125,14 @@ impl Requests {
             .ok_or_else(|| Failure::never(Outcome::NoRoute, "no route matches this request"))?;
         let timeouts = target.routes[route].timeouts;
         *exchange.account() = service.route_account(route);
+
+        // Redirect: the route sends its requests nowhere.
+        if let Some(filters) = &target.routes[route].filters
+            && let Some(redirect) = &filters.redirect
+        {
+            let answer = filters::redirected(redirect, filters, &head)?;
+            return Err(Unanswered::Instead(Box::new(answer), Outcome::Ok));
+        }
 
         // Deadline: the policy's for the whole exchange, of a stream only for the response's head;
         // and the client's own, where it speaks gRPC.
@@ -161,6 +172,7 @@ impl Requests {
         };
         Ok(Finished {
             answered,
+            route,
             timeouts,
             deadline,
             own_deadline,
@@ -199,10 +211,9 @@ impl Requests {
         // Split: by force, sticky key or chance. An empty side is passed over only where it is known to
         // be empty: the first requests after a start wait for that and choose again, and each turn
         // makes one more side known.
+        let split = &service.target.routes[route].split;
         let mut choice = self.split(service, route, head)?;
-        while service.target.routes[route].split.next_when_empty
-            && !service.backends[choice.backend].is_known()
-        {
+        while split.next_when_empty && !service.backends[choice.backend].is_known() {
             let known = before(deadline, service.backends[choice.backend].endpoints()).await;
             known.map_err(|_| out_of_time())??;
             choice = self.split(service, route, head)?;
@@ -210,24 +221,39 @@ impl Requests {
 
         // Mirror: the copy goes its own way.
         if let Some(mirrored) = mirrored {
-            mirrored.follow(head.clone(), passage.version, course.copied());
+            let mut head = head.clone();
+            let edits = Edits {
+                route: service.target.routes[route].filters.as_deref(),
+                side: None,
+            };
+            edits.apply(&mut head.uri, &mut head.headers);
+            mirrored.follow(head, passage.version, course.copied());
         }
 
-        // Tries: attempts and budget; in each a place under the limits, an endpoint by breakers and
-        // balancer (the hash key is one of its ways), its own time, pool, connect.
-        let tries = passage.tries(choice.backend);
+        // Tries: the changes of route and side; attempts and budget; in each a place under the limits,
+        // an endpoint by breakers and balancer (the hash key is one of its ways), its own time, pool,
+        // connect.
+        let side = &split.backends[choice.side];
+        let tries = passage.tries(choice.backend, side.request_headers.as_deref());
         let reply = tries.run(exchange, head, course).await?;
         Ok(Answered {
             reply,
             cookie: choice.cookie,
+            side: Some(choice.side),
             is_fallback: false,
         })
     }
 
     /// The response on its way to the application.
-    fn finish(&self, exchange: Exchange, finished: Finished) -> Response<ResponseBody> {
+    fn finish(
+        &self,
+        service: &Service,
+        exchange: Exchange,
+        finished: Finished,
+    ) -> Response<ResponseBody> {
         let Finished {
             answered,
+            route,
             timeouts,
             deadline,
             own_deadline,
@@ -237,6 +263,7 @@ impl Requests {
         let Answered {
             reply,
             cookie,
+            side,
             is_fallback,
         } = answered;
         let Reply {
@@ -250,6 +277,10 @@ impl Requests {
         headers::strip_hop_by_hop(response.headers_mut(), granted.is_some());
         if !trusted {
             headers::strip_ours(response.headers_mut());
+        }
+        // What an application answered; what its sidecar refused instead stays as it is.
+        if outcome == Outcome::Ok {
+            filters::response(&service.target.routes[route], side, response.headers_mut());
         }
         if is_fallback {
             answer::mark_fallback(response.headers_mut());
@@ -319,15 +350,19 @@ impl Requests {
     /// Chooses the backend: by force, by the hash of the sticky key, or by chance.
     fn split(&self, service: &Service, route: usize, head: &Parts) -> Result<Choice, Failure> {
         let split = &service.target.routes[route].split;
-        let chosen = |side: usize, cookie| Choice {
-            backend: split.backends[side].backend,
-            cookie,
+        let chosen = |side: usize, cookie| match &split.backends[side].unusable {
+            None => Ok(Choice {
+                side,
+                backend: split.backends[side].backend,
+                cookie,
+            }),
+            Some(why) => Err(leads_nowhere(why)),
         };
         if let [_] = &split.backends[..] {
-            return Ok(chosen(0, None));
+            return chosen(0, None);
         }
         if let Some(side) = split::forced(&split.backends, &head.headers) {
-            return Ok(chosen(side, None));
+            return chosen(side, None);
         }
 
         let (point, cookie) = self.point(service, split.sticky.as_ref(), head);
@@ -337,12 +372,15 @@ impl Requests {
                 "every backend of this split has weight 0",
             )
         })?;
-        let has_endpoints = |backend: usize| !service.backends[backend].is_empty();
-        if !split.next_when_empty || has_endpoints(split.backends[side].backend) {
-            return Ok(chosen(side, cookie));
+        let is_unusable = split.backends[side].unusable.is_some();
+        let has_endpoints = |side: &WeightedBackend| {
+            side.unusable.is_none() && !service.backends[side.backend].is_empty()
+        };
+        if !split.next_when_empty || is_unusable || has_endpoints(&split.backends[side]) {
+            return chosen(side, cookie);
         }
-        let next = split::next_when_empty(&split.backends, side, |s| has_endpoints(s.backend));
-        Ok(chosen(next.unwrap_or(side), cookie))
+        let next = split::next_when_empty(&split.backends, side, has_endpoints);
+        chosen(next.unwrap_or(side), cookie)
     }
 
     /// Where a request falls on the line that backends lie on; a cookie that pins it there, where
@@ -415,6 +453,8 @@ impl Handler for Refusal {
 /// A response, and what of its request still matters.
 struct Finished {
     answered: Answered,
+    /// Index into the target's routes.
+    route: usize,
     timeouts: Timeouts,
     deadline: Deadline,
     /// The client's own, which holds for streams too.
@@ -422,6 +462,15 @@ struct Finished {
     /// The request alone says that the exchange is a stream.
     streams: bool,
     wanted: Option<Wanted>,
+}
+
+/// A route whose requests cannot be sent where it says. As the Gateway API asks for: 500, and to gRPC
+/// callers UNAVAILABLE.
+fn leads_nowhere(why: &str) -> Failure {
+    const UNAVAILABLE: u8 = 14;
+    Failure::never(Outcome::NoRoute, why.to_owned())
+        .with_status(StatusCode::INTERNAL_SERVER_ERROR)
+        .with_grpc_code(UNAVAILABLE)
 }
 
 /// How long a gRPC client waits, as it says.

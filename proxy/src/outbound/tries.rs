@@ -18,6 +18,7 @@ use super::backend::{Backend, Caller, Chosen, Permits};
 use super::course::Course;
 use super::destination::Service;
 use super::endpoint::Endpoint;
+use super::filters::Edits;
 use super::limits::{self, Search};
 use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Ending, ExchangeEnd, Progress, RequestBody, UpstreamBody};
@@ -63,6 +64,8 @@ pub(crate) struct Tries<'a> {
     /// The client's own part of it, from its `grpc-timeout`.
     pub(crate) own_deadline: Deadline,
     pub(crate) progress: Option<Arc<Progress>>,
+    /// What is changed of the request as it is sent.
+    pub(crate) edits: Edits<'a>,
 }
 
 /// A response's head, with everything that its end is told to.
@@ -300,7 +303,9 @@ impl Tries<'_> {
         endpoint: &Endpoint,
         attempt: u32,
     ) -> Request<RequestBody> {
-        let mut request = Request::from_parts(head.clone(), body);
+        let mut head = head.clone();
+        self.edits.apply(&mut head.uri, &mut head.headers);
+        let mut request = Request::from_parts(head, body);
         let now = Instant::now().into_std();
         // A client's own limit is passed on less the time that is gone.
         if let Some(left) = self.own_deadline.grpc_timeout(now)

@@ -13,6 +13,7 @@ mod balancer;
 mod fallback;
 mod fault;
 mod fields;
+mod filters;
 mod inbound;
 mod rate_limit;
 mod route;

@@ -9,6 +9,7 @@ mod balancer;
 pub mod decode;
 mod fallback;
 mod fault;
+mod filters;
 mod rate_limit;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use weft_proto::spiffe::SpiffeId;
 pub use balancer::{Balancer, BalancerPolicy, HashKey};
 pub use fallback::{FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse};
 pub use fault::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy};
+pub use filters::{HeaderEdits, PathEdit, Redirect, Rewrite, RouteFilters};
 pub use rate_limit::{
     Rate, RateLimitKey, RateLimitOverride, RateLimitPolicy, RateLimitRule, RuledRateLimits,
 };
@@ -99,6 +101,8 @@ pub struct ServiceTarget {
     pub routes: Vec<Route>,
     /// Backends, which splits name by index.
     pub backends: Vec<BackendPolicy>,
+    /// Where connections go that are bytes to us; the last route's split where there is none.
+    pub bytes: Option<Split>,
 }
 
 /// One address of one workload, dialled directly.
@@ -142,6 +146,8 @@ pub struct Route {
     pub fault: Option<FaultPolicy>,
     /// What clients get where no server answered.
     pub fallback: Option<FallbackPolicy>,
+    /// What is changed on the way.
+    pub filters: Option<Box<RouteFilters>>,
 }
 
 /// A conjunction; an absent part matches everything.
@@ -166,6 +172,8 @@ pub struct QueryMatch {
     pub name: Box<str>,
     /// Its whole value.
     pub value: Box<str>,
+    /// `value` as a pattern of the whole value, where it is one.
+    pub pattern: Option<Pattern>,
 }
 
 /// A path match.
@@ -278,6 +286,26 @@ pub struct WeightedBackend {
     pub weight: u32,
     /// Requests that are forced to this side, by any of these, whatever its weight.
     pub forced: Vec<SplitMatch>,
+    /// What is changed of its requests, after what the route changes.
+    pub request_headers: Option<Box<HeaderEdits>>,
+    /// What is changed of its responses, before what the route changes.
+    pub response_headers: Option<Box<HeaderEdits>>,
+    /// Why nothing can be sent there; `backend` means nothing then.
+    pub unusable: Option<Box<str>>,
+}
+
+impl WeightedBackend {
+    /// A side that takes its share and nothing else.
+    pub const fn plain(backend: usize, weight: u32) -> Self {
+        Self {
+            backend,
+            weight,
+            forced: Vec::new(),
+            request_headers: None,
+            response_headers: None,
+            unusable: None,
+        }
+    }
 }
 
 /// A conjunction of at least one part.

@@ -62,7 +62,13 @@ pub fn matches_query(rule: &QueryMatch, query: &str) -> bool {
         .split('&')
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
         .find(|(name, _)| decoded(name).eq(rule.name.bytes()))
-        .is_some_and(|(_, value)| decoded(value).eq(rule.value.bytes()))
+        .is_some_and(|(_, value)| match &rule.pattern {
+            None => decoded(value).eq(rule.value.bytes()),
+            Some(pattern) => {
+                let value: Vec<u8> = decoded(value).collect();
+                std::str::from_utf8(&value).is_ok_and(|value| pattern.matches(value))
+            }
+        })
 }
 
 /// Whether a request says that it is gRPC's, of whatever encoding.

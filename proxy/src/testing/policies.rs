@@ -43,15 +43,12 @@ pub(crate) fn target(name: &str, backends: &[&str]) -> ServiceTarget {
             backends.iter().enumerate().map(weighted).collect(),
         )],
         backends: backends.iter().map(|name| backend(name)).collect(),
+        bytes: None,
     }
 }
 
 pub(crate) fn side(backend: usize, weight: u32) -> WeightedBackend {
-    WeightedBackend {
-        backend,
-        weight,
-        forced: Vec::new(),
-    }
+    WeightedBackend::plain(backend, weight)
 }
 
 /// Matches everything; no limit, no retry.
@@ -69,6 +66,7 @@ pub(crate) fn route(name: &str, backends: Vec<WeightedBackend>) -> Route {
         },
         fault: None,
         fallback: None,
+        filters: None,
     }
 }
 

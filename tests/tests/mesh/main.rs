@@ -21,6 +21,7 @@ mod deadlines;
 mod edges;
 mod fallback;
 mod faults;
+mod gateway;
 mod lifecycle;
 mod limits;
 mod mirror;
@@ -76,6 +77,7 @@ fn main() -> anyhow::Result<ExitCode> {
     backend_limits::register(&mut suite);
     conditions::register(&mut suite);
     rules::register(&mut suite);
+    gateway::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

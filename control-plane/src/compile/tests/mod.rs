@@ -1,6 +1,7 @@
 mod balancers;
 mod destinations;
 mod rate_limits;
+mod routes;
 mod rules;
 
 use proptest::prelude::*;

@@ -24,6 +24,7 @@ fn every_kind_of_match_reaches_the_wire() {
     let query = QueryMatch {
         name: "q".into(),
         value: "v w".into(),
+        regex: false,
     };
     assert_eq!(by_path.query, [query]);
     assert!(!by_path.grpc);

@@ -431,6 +431,8 @@ pub(super) fn objects() -> Objects {
         services: vec![sourced(service)],
         policies: Vec::new(),
         broken: Vec::new(),
+        routes: Vec::new(),
+        grants: Vec::new(),
         refusals: Vec::new(),
     }
 }

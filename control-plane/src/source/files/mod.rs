@@ -1,5 +1,5 @@
-//! A directory of files as the mesh's source: `mesh.yaml` and TrafficPolicy documents in every other
-//! `*.yaml` and `*.yml`.
+//! A directory of files as the mesh's source: `mesh.yaml`, and TrafficPolicy, HTTPRoute, GRPCRoute and
+//! ReferenceGrant documents in every other `*.yaml` and `*.yml`.
 //!
 //! The unit of refusal is one object: it is refused with file, line and reason, and its last good
 //! version stays in force. A YAML document that cannot be parsed keeps every object that it held.

@@ -12,6 +12,7 @@ use super::entries;
 use super::lines::{Lines, Node};
 use crate::index::{BrokenPolicy, ExplicitListener, MeshSettings, Name, Service, Workload};
 use crate::policy::{DEFAULT_NAMESPACE, TargetKind, TargetRef, TrafficPolicy, Violation};
+use crate::route::{self, ReferenceGrant, Route, RouteKind};
 use crate::source::mesh_file::{FILE_NAME, MeshFile};
 
 /// What tells objects apart, whatever file they are in.
@@ -22,6 +23,8 @@ pub(super) enum Key {
     Service(Name),
     Listener(String),
     Policy(Name),
+    Route(RouteKind, Name),
+    Grant(Name),
     /// A policy that closes something and does not say its own name: by its file and line.
     Nameless(String, u64),
 }
@@ -35,6 +38,8 @@ pub(super) enum Object {
     Listener(ExplicitListener),
     Policy(Arc<TrafficPolicy>),
     Broken(BrokenPolicy),
+    Route(Arc<Route>),
+    Grant(Arc<ReferenceGrant>),
 }
 
 /// Something that is wrong at a place.
@@ -88,7 +93,7 @@ impl Contents {
     }
 }
 
-/// Reads a file by its name: `mesh.yaml`, else policies.
+/// Reads a file by its name: `mesh.yaml`, else policies and routes.
 pub(super) fn parse(file: &str, text: &str) -> Contents {
     let mut contents = Contents::default();
     let documents = documents(text);
@@ -104,7 +109,7 @@ pub(super) fn parse(file: &str, text: &str) -> Contents {
         let read = if file == FILE_NAME {
             mesh(&document, &mut contents.entries)
         } else {
-            policy(&document).map(|entry| contents.entries.push(entry))
+            manifest(&document).map(|entry| contents.entries.push(entry))
         };
         if let Err(problem) = read {
             contents.unreadable.push(problem);
@@ -306,7 +311,7 @@ fn typed<T: DeserializeOwned>(
         })
 }
 
-fn policy(document: &Document) -> Result<Entry, Problem> {
+fn manifest(document: &Document) -> Result<Entry, Problem> {
     let value: Value = document.read_as_kubectl()?;
     let line = document.line;
     let problem = |reason: String, mend: &str| Problem {
@@ -325,10 +330,13 @@ fn policy(document: &Document) -> Result<Entry, Problem> {
         instead: closed.clone().into_policy(name.as_ref()),
         foreign: false,
     };
+    if let Some(entry) = gateway(document, &value, kind, name.as_ref()) {
+        return Ok(entry);
+    }
     if kind != names::TRAFFIC_POLICY_KIND {
         let problems = vec![problem(
             format!("kind {kind} is not read from files"),
-            "keep only TrafficPolicy documents beside mesh.yaml",
+            "keep only TrafficPolicy, HTTPRoute, GRPCRoute and ReferenceGrant documents beside mesh.yaml",
         )];
         // With our API group it is a policy whose kind is misspelt: its author still means it.
         let ours = is_ours(&value);
@@ -359,10 +367,43 @@ fn policy(document: &Document) -> Result<Entry, Problem> {
     })
 }
 
+/// A document of the Gateway API's that is about the mesh.
+fn gateway(document: &Document, value: &Value, kind: &str, name: Option<&Name>) -> Option<Entry> {
+    if !is_of(value, route::GROUP) {
+        return None;
+    }
+    let (key, read) = match RouteKind::of(kind) {
+        Some(route) => {
+            let read = Route::read(route, value).map(|it| Object::Route(Arc::new(it)));
+            (name.cloned().map(|name| Key::Route(route, name)), read)
+        }
+        None if kind == ReferenceGrant::KIND => {
+            let read = ReferenceGrant::read(value).map(|it| Object::Grant(Arc::new(it)));
+            (name.cloned().map(Key::Grant), read)
+        }
+        None => return None,
+    };
+    Some(Entry {
+        line: document.line,
+        label: label(kind, name),
+        outcome: read.map_err(|violations| Bad {
+            problems: document.problems(violations),
+            instead: None,
+            aimless: false,
+            foreign: false,
+        }),
+        key,
+    })
+}
+
 fn is_ours(value: &Value) -> bool {
+    is_of(value, names::API_GROUP)
+}
+
+fn is_of(value: &Value, group: &str) -> bool {
     let version = value.get("apiVersion").and_then(Value::as_str);
-    let group = version.and_then(|version| version.split_once('/'));
-    group.is_some_and(|(group, _)| group == names::API_GROUP)
+    let found = version.and_then(|version| version.split_once('/'));
+    found.is_some_and(|(found, _)| found == group)
 }
 
 /// What a bad policy still says: that somebody meant to close something, and what.

@@ -168,6 +168,8 @@ impl Store {
             services: Vec::new(),
             policies: Vec::new(),
             broken: Vec::new(),
+            routes: Vec::new(),
+            grants: Vec::new(),
             refusals: self.refusals.clone(),
         };
         for Held { origin, object } in self.held.values() {
@@ -179,6 +181,8 @@ impl Store {
                 Object::Listener(object) => objects.listeners.push(Sourced { origin, object }),
                 Object::Policy(object) => objects.policies.push(Sourced { origin, object }),
                 Object::Broken(broken) => objects.broken.push(broken),
+                Object::Route(object) => objects.routes.push(Sourced { origin, object }),
+                Object::Grant(object) => objects.grants.push(Sourced { origin, object }),
             }
         }
         // Of two objects that claim the same address the first in the file has it.

@@ -8,7 +8,7 @@ use super::fields::{
     at, duration, each, header_name, known, method, missing, optional, path, positive, refuse,
     required, status,
 };
-use super::{Decoded, fallback, fault, split};
+use super::{Decoded, fallback, fault, filters, split};
 use crate::policy::{
     BudgetPolicy, HeaderMatch, PathMatch, QueryMatch, RetryPolicy, Route, RouteMatch, Timeouts,
     ValueMatch,
@@ -26,6 +26,7 @@ pub(super) fn decode(message: &wire::Route, backends: usize) -> Decoded<Route> {
         fallback: optional("fallback", message.fallback.as_ref(), |fallback| {
             fallback::decode(fallback, backends)
         })?,
+        filters: optional("filters", message.filters.as_ref(), filters::decode)?.map(Box::new),
     })
 }
 
@@ -50,6 +51,11 @@ pub(super) fn route_match(message: &wire::RouteMatch) -> Decoded<RouteMatch> {
             Ok(QueryMatch {
                 name: it.name.as_str().into(),
                 value: it.value.as_str().into(),
+                pattern: if it.regex {
+                    Some(pattern(&it.value).map_err(at("value"))?)
+                } else {
+                    None
+                },
             })
         })?,
         grpc: message.grpc,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use weft_proto::discovery as wire;
 use weft_proto::spiffe::SpiffeId;
 
-use super::fields::{at, at_least_one, each, missing, protocol, refuse, required};
-use super::{Decoded, backend, route, service_ref, socket_address};
+use super::fields::{at, at_least_one, each, missing, optional, protocol, refuse, required};
+use super::{Decoded, backend, route, service_ref, socket_address, split};
 use crate::policy::{EndpointInfo, EndpointTarget, ServiceRef, ServiceTarget};
 
 pub(super) fn service_target(message: &wire::ServiceTarget) -> Decoded<ServiceTarget> {
@@ -16,7 +16,8 @@ pub(super) fn service_target(message: &wire::ServiceTarget) -> Decoded<ServiceTa
 }
 
 fn target_of(service: ServiceRef, message: &wire::ServiceTarget) -> Decoded<ServiceTarget> {
-    if message.routes.is_empty() {
+    // Where routes are only about requests there may be none: no request has one then.
+    if message.routes.is_empty() && message.bytes.is_none() {
         return Err(missing("routes"));
     }
     let backends = message.backends.len();
@@ -25,6 +26,9 @@ fn target_of(service: ServiceRef, message: &wire::ServiceTarget) -> Decoded<Serv
         protocol: protocol(message.protocol)?,
         routes: each("routes", &message.routes, |it| route::decode(it, backends))?,
         backends: each("backends", &message.backends, backend::decode)?,
+        bytes: optional("bytes", message.bytes.as_ref(), |it| {
+            split::decode(it, backends)
+        })?,
     })
 }
 

@@ -7,6 +7,7 @@ use super::fields::{
     at, at_least_one, backend_index, cookie_name, each, header_name, known, missing, optional,
     percent, positive, refuse, required,
 };
+use super::filters::header_edits;
 use super::route::header_match;
 use crate::policy::{CookieMatch, MirrorPolicy, Split, SplitMatch, Sticky, WeightedBackend};
 
@@ -16,10 +17,22 @@ pub(super) fn decode(message: &wire::Split, backends: usize) -> Decoded<Split> {
     }
     Ok(Split {
         backends: each("backends", &message.backends, |side| {
+            let unusable = !side.unusable.is_empty();
+            let edits = |place, edits: &Option<wire::HeaderEdits>| {
+                let edits = optional(place, edits.as_ref(), header_edits)?;
+                Ok(edits.map(Box::new))
+            };
             Ok(WeightedBackend {
-                backend: backend_index("backend", side.backend, backends)?,
+                backend: if unusable {
+                    side.backend as usize
+                } else {
+                    backend_index("backend", side.backend, backends)?
+                },
                 weight: side.weight,
                 forced: each("forced", &side.forced, split_match)?,
+                request_headers: edits("request_headers", &side.request_headers)?,
+                response_headers: edits("response_headers", &side.response_headers)?,
+                unusable: unusable.then(|| side.unusable.as_str().into()),
             })
         })?,
         sticky: optional("sticky", message.sticky.as_ref(), sticky)?,

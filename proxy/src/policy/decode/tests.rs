@@ -75,6 +75,7 @@ fn target() -> wire::ServiceTarget {
                             value: None,
                         }],
                     }],
+                    ..Default::default()
                 }],
                 sticky: Some(wire::Sticky {
                     kind: Some(wire::sticky::Kind::Cookie(wire::StickyCookie {
@@ -114,7 +115,9 @@ fn target() -> wire::ServiceTarget {
                     }],
                 })),
             }),
+            filters: None,
         }],
+        bytes: None,
         backends: vec![wire::Backend {
             service: Some(cart()),
             connect_timeout: Some(duration(1000)),

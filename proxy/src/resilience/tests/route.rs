@@ -23,6 +23,7 @@ fn route(matches: Vec<RouteMatch>) -> Route {
         },
         fault: None,
         fallback: None,
+        filters: None,
     }
 }
 
@@ -73,6 +74,7 @@ fn rule() -> impl Strategy<Value = RouteMatch> {
             .map(|(name, value)| QueryMatch {
                 name: name.into(),
                 value: value.into(),
+                pattern: None,
             })
             .collect(),
         grpc,
@@ -163,6 +165,7 @@ fn query_parameters_are_compared_decoded_and_the_first_counts() {
     let rule = QueryMatch {
         name: "a b".into(),
         value: "1%".into(),
+        pattern: None,
     };
     for (query, expected) in [
         ("a+b=1%25", true),

@@ -8,11 +8,7 @@ use crate::policy::{CookieMatch, HeaderMatch, SplitMatch, ValueMatch, WeightedBa
 use crate::resilience::split::{KeyHasher, choose, forced, next_when_empty};
 
 fn backends(weights: &[u32]) -> Vec<WeightedBackend> {
-    let side = |(backend, &weight)| WeightedBackend {
-        backend,
-        weight,
-        forced: Vec::new(),
-    };
+    let side = |(backend, &weight)| WeightedBackend::plain(backend, weight);
     weights.iter().enumerate().map(side).collect()
 }
 

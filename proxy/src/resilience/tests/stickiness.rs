@@ -96,11 +96,7 @@ const GOLDEN: [Golden; 3] = [
 ];
 
 fn backends(weights: &[u32]) -> Vec<WeightedBackend> {
-    let side = |(backend, &weight)| WeightedBackend {
-        backend,
-        weight,
-        forced: Vec::new(),
-    };
+    let side = |(backend, &weight)| WeightedBackend::plain(backend, weight);
     weights.iter().enumerate().map(side).collect()
 }
 

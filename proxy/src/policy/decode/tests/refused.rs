@@ -233,6 +233,7 @@ fn matches_are_refused_where_they_could_not_be_made() {
     };
     let query = |name: &str| wire::RouteMatch {
         query: vec![wire::QueryMatch {
+            regex: false,
             name: name.into(),
             value: String::new(),
         }],
