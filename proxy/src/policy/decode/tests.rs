@@ -1,3 +1,4 @@
+mod filters;
 mod inbound;
 mod refused;
 
