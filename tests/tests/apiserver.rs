@@ -1,0 +1,3 @@
+//! x
+use k8s_openapi as _;
+use kube as _;
