@@ -41,17 +41,7 @@ pub(super) async fn admit(
     if candidate.resource.group == "admissionregistration.k8s.io" {
         return Ok(());
     }
-    let hooks = shared.store.lock();
-    let hooks: Vec<Value> = hooks
-        .all(
-            "mutatingwebhookconfigurations.admissionregistration.k8s.io",
-            "",
-        )
-        .iter()
-        .flat_map(|configuration| configuration["webhooks"].as_array().cloned())
-        .flatten()
-        .filter(|hook| candidate.is_meant_by(&hooks, hook, object))
-        .collect();
+    let hooks = candidate.hooks(&shared.store.lock(), object);
     for hook in hooks {
         let name = hook["name"].as_str().unwrap_or_default();
         let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10);
@@ -100,6 +90,20 @@ pub(super) async fn admit(
 }
 
 impl Candidate<'_> {
+    fn hooks(&self, store: &Store, object: &Value) -> Vec<Value> {
+        let all = store.all(
+            "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+            "",
+        );
+        let hooks = all
+            .iter()
+            .filter_map(|configuration| configuration["webhooks"].as_array());
+        let hooks = hooks
+            .flatten()
+            .filter(|hook| self.is_meant_by(store, hook, object));
+        hooks.cloned().collect()
+    }
+
     fn is_meant_by(&self, store: &Store, hook: &Value, object: &Value) -> bool {
         let covers = |list: &Value, value: &str| {
             texts(list)
