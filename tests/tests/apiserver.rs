@@ -948,20 +948,13 @@ async fn kubectl_applies_gets_patches_waits_and_deletes() {
     kubectl
         .run(&["delete", "pod", "a", "--timeout=20s"], None)
         .await;
-    kubectl.run(&["create", "namespace", "shop"], None).await;
-    kubectl
-        .run(
-            &[
-                "-n",
-                "shop",
-                "create",
-                "configmap",
-                "c",
-                "--from-literal=a=b",
-            ],
-            None,
-        )
-        .await;
+    // From files, because kubectl writes what it makes itself in protobuf.
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    kubectl.run(&["create"], Some(&namespace)).await;
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "shop"},
+    });
+    kubectl.run(&["create"], Some(&map)).await;
     kubectl
         .run(&["delete", "namespace", "shop", "--timeout=20s"], None)
         .await;
