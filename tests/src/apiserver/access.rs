@@ -149,10 +149,8 @@ pub(super) fn recognise(
     if let Some((namespace, name)) = &token.account {
         let account = store.object("serviceaccounts", namespace, name);
         let account = account.ok_or("service account has been deleted")?;
-        user.uid = account["metadata"]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let uid = account["metadata"]["uid"].as_str();
+        user.uid = uid.map(str::to_owned).unwrap_or_default();
     }
     if let Some((namespace, name, uid)) = &token.pod {
         let pod = store.object("pods", namespace, name);

@@ -50,6 +50,11 @@ impl Failure {
         Self::new(404, "the server could not find the requested resource")
     }
 
+    pub(super) fn no_such_method() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(405, message)
+    }
+
     pub(super) fn exists(resource: &str, name: &str) -> Self {
         let mut failure = Self::new(409, format!("{resource} {name:?} already exists"));
         failure.reason = "AlreadyExists";

@@ -1,5 +1,5 @@
-//! Changes of objects: JSON patch, merge patch, strategic merge patch, and server-side apply without
-//! ownership, which takes nothing away that a manifest no longer has.
+//! Changes of objects: JSON patch, strategic merge patch, and server-side apply without ownership, which
+//! takes nothing away that a manifest no longer has.
 
 use serde_json::{Map, Value};
 
@@ -99,22 +99,6 @@ impl<'a> Shape<'a> {
                 ) => by(&["name"]),
                 _ => Entries::Atomic,
             },
-        }
-    }
-}
-
-/// RFC 7396.
-pub(super) fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    let target = as_object(target);
-    for (name, value) in patch {
-        if value.is_null() {
-            target.remove(name);
-        } else {
-            merge(target.entry(name.clone()).or_insert(Value::Null), value);
         }
     }
 }
@@ -228,76 +212,11 @@ fn as_object(value: &mut Value) -> &mut Map<String, Value> {
 
 /// RFC 6902.
 pub(super) fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Failure> {
-    let operations = patch
-        .as_array()
-        .ok_or_else(|| Failure::bad("a JSON patch is a list of operations"))?;
-    for operation in operations {
-        let done = operate(target, operation);
-        done.ok_or_else(|| {
-            let message = format!(
-                "the server rejected our request due to an error in our request: {operation}"
-            );
-            Failure::invalid("", "", "", &[(String::new(), message)])
-        })?;
-    }
-    Ok(())
-}
-
-fn operate(target: &mut Value, operation: &Value) -> Option<()> {
-    let path = operation["path"].as_str()?;
-    let value = operation.get("value");
-    match operation["op"].as_str()? {
-        "add" => add(target, path, value?.clone()),
-        "remove" => remove(target, path).map(drop),
-        "replace" => {
-            *target.pointer_mut(path)? = value?.clone();
-            Some(())
-        }
-        "move" => {
-            let moved = remove(target, operation["from"].as_str()?)?;
-            add(target, path, moved)
-        }
-        "copy" => {
-            let copied = target.pointer(operation["from"].as_str()?)?.clone();
-            add(target, path, copied)
-        }
-        "test" => (target.pointer(path)? == value?).then_some(()),
-        _ => None,
-    }
-}
-
-fn add(target: &mut Value, path: &str, value: Value) -> Option<()> {
-    if path.is_empty() {
-        *target = value;
-        return Some(());
-    }
-    match parent(target, path)? {
-        (Value::Object(fields), name) => {
-            fields.insert(name, value);
-        }
-        (Value::Array(entries), at) if at == "-" => entries.push(value),
-        (Value::Array(entries), at) => {
-            let at: usize = at.parse().ok().filter(|at| *at <= entries.len())?;
-            entries.insert(at, value);
-        }
-        _ => return None,
-    }
-    Some(())
-}
-
-fn remove(target: &mut Value, path: &str) -> Option<Value> {
-    match parent(target, path)? {
-        (Value::Object(fields), name) => fields.remove(&name),
-        (Value::Array(entries), at) => {
-            let at: usize = at.parse().ok().filter(|at| *at < entries.len())?;
-            Some(entries.remove(at))
-        }
-        _ => None,
-    }
-}
-
-fn parent<'a>(target: &'a mut Value, path: &str) -> Option<(&'a mut Value, String)> {
-    let (parent, name) = path.rsplit_once('/')?;
-    let name = name.replace("~1", "/").replace("~0", "~");
-    Some((target.pointer_mut(parent)?, name))
+    let patch: json_patch::Patch = serde_json::from_value(patch.clone())
+        .map_err(|error| Failure::bad(format!("no JSON patch: {error}")))?;
+    json_patch::patch(target, &patch).map_err(|error| {
+        let why =
+            format!("the server rejected our request due to an error in our request: {error}");
+        Failure::new(422, why)
+    })
 }

@@ -260,10 +260,12 @@ fn call(
     let one = !name.is_empty();
     // Objects in namespaces can be listed everywhere, and only that.
     let everywhere = resource.namespaced && namespace.is_empty();
-    if namespace.is_empty() != !resource.namespaced && !(everywhere && !one) {
+    if everywhere && one || !resource.namespaced && !namespace.is_empty() {
         return Err(Failure::no_such_path());
     }
-    let query = query(asked.query);
+    let query: HashMap<_, _> = form_urlencoded::parse(asked.query.as_bytes())
+        .into_owned()
+        .collect();
     let watches = query
         .get("watch")
         .is_some_and(|watch| watch == "true" || watch == "1");
@@ -278,8 +280,7 @@ fn call(
         ("DELETE", true) => "delete",
         ("DELETE", false) if !everywhere => "deletecollection",
         _ => {
-            let message = "the server does not allow this method on the requested resource";
-            return Err(Failure::new(405, message));
+            return Err(Failure::no_such_method());
         }
     };
     let body = match body {
@@ -351,31 +352,4 @@ impl super::store::Store {
             _ => Ok(()),
         }
     }
-}
-
-fn query(query: &str) -> HashMap<String, String> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs
-        .map(|(name, value)| (decoded(name), decoded(value)))
-        .collect()
-}
-
-fn decoded(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-    while let [byte, after @ ..] = rest {
-        rest = after;
-        let hex = |digit: u8| char::from(digit).to_digit(16);
-        match (byte, after) {
-            (b'+', _) => bytes.push(b' '),
-            (b'%', [high, low, after @ ..]) => {
-                if let (Some(high), Some(low)) = (hex(*high), hex(*low)) {
-                    bytes.push((high * 16 + low) as u8);
-                    rest = after;
-                }
-            }
-            _ => bytes.push(*byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

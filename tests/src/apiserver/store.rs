@@ -207,10 +207,6 @@ impl Store {
         self.compacted = self.revision;
     }
 
-    pub(super) fn is_compacted(&self, revision: u64) -> bool {
-        revision < self.compacted
-    }
-
     /// Fills in what the server itself decides about a new object.
     pub(super) fn complete(&mut self, resource: &str, object: &mut Value) {
         let name = object["metadata"]["name"]

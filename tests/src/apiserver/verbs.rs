@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -64,10 +62,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply,
     }
     if call.resource.sort == Sort::Question {
         if call.verb != "create" {
-            return Err(Failure::new(
-                405,
-                "the server does not allow this method on the requested resource",
-            ));
+            return Err(Failure::no_such_method());
         }
         let answer = access::answer(
             &shared.store.lock(),
@@ -115,10 +110,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply,
         "patch" => patch(shared, &call).await,
         "delete" => delete(shared, &call),
         "deletecollection" => delete_all(shared, &call),
-        _ => Err(Failure::new(
-            405,
-            "the server does not allow this method on the requested resource",
-        )),
+        _ => Err(Failure::no_such_method()),
     }
 }
 
@@ -168,8 +160,10 @@ impl Call {
 
     /// Whether an object is of this kind and goes where the request says; what it leaves out is filled in.
     fn check_envelope(&self, object: &mut Value) -> Result<(), Failure> {
-        if !object.is_object() {
-            return Err(Failure::bad("the body of the request is no object"));
+        if !object.is_object() || !object["metadata"].is_object() {
+            return Err(Failure::bad(
+                "the body of the request is no object with metadata",
+            ));
         }
         let api_version = self.resource.api_version(&self.version);
         for (name, wanted) in [("apiVersion", &api_version), ("kind", &self.resource.kind)] {
@@ -233,7 +227,9 @@ impl Call {
             .map(|violation| (violation.path, violation.reason))
             .collect();
         if !wrong.is_empty() {
-            return Err(self.invalid(&wrong));
+            let Resource { kind, group, .. } = &*self.resource;
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Failure::invalid(kind, group, name, &wrong));
         }
         Ok(if validation == "Ignore" {
             Vec::new()
@@ -287,9 +283,9 @@ async fn create(shared: &Shared, call: &Call, mut object: Value) -> Result<Reply
         }
         store.complete(&id, &mut object);
     }
-    call.conform(&mut object, None)?;
+    let mut warnings = call.conform(&mut object, None)?;
     admit(shared, &call.candidate("CREATE", None), &mut object).await?;
-    let warnings = call.conform(&mut object, None)?;
+    warnings.extend(call.conform(&mut object, None)?);
     store::stamp(&mut object, resource.has_generation());
     if !call.is_dry() {
         let mut store = shared.store.lock();
@@ -478,53 +474,32 @@ async fn patch(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
                     Err(Failure::not_found(&id, &call.name))
                 };
             }
-            change(shared, call, |old| {
-                let mut new = old.clone();
-                forget_version(&mut new);
-                merge::apply(shape, &mut new, patch);
-                Ok(new)
-            })
-            .await
         }
-        "application/merge-patch+json" => {
-            change(shared, call, |old| {
-                let mut new = old.clone();
-                forget_version(&mut new);
-                merge::merge(&mut new, patch);
-                Ok(new)
-            })
-            .await
-        }
-        "application/strategic-merge-patch+json" if call.resource.sort != Sort::Custom => {
-            change(shared, call, |old| {
-                let mut new = old.clone();
-                forget_version(&mut new);
-                merge::strategic(shape, &mut new, patch);
-                Ok(new)
-            })
-            .await
-        }
-        "application/json-patch+json" => {
-            change(shared, call, |old| {
-                let mut new = old.clone();
-                merge::json_patch(&mut new, patch)?;
-                let untouched =
-                    new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"];
-                if untouched {
-                    forget_version(&mut new);
-                }
-                Ok(new)
-            })
-            .await
-        }
+        "application/strategic-merge-patch+json" if call.resource.sort != Sort::Custom => {}
+        "application/json-patch+json" | "application/merge-patch+json" => {}
         other => {
-            let message = format!(
-                "the body of the request was in an unknown format - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, not {other}"
-            );
-            Err(Failure::new(415, message))
+            let message = format!("the body of the request was in an unknown format: {other}");
+            return Err(Failure::new(415, message));
         }
     }
+    change(shared, call, |old| {
+        let mut new = old.clone();
+        if call.content_type == "application/json-patch+json" {
+            merge::json_patch(&mut new, patch)?;
+            if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
+                forget_version(&mut new);
+            }
+            return Ok(new);
+        }
+        forget_version(&mut new);
+        match call.content_type.as_str() {
+            "application/merge-patch+json" => json_patch::merge(&mut new, patch),
+            "application/apply-patch+yaml" => merge::apply(shape, &mut new, patch),
+            _ => merge::strategic(shape, &mut new, patch),
+        }
+        Ok(new)
+    })
+    .await
 }
 
 /// A patch that names no version is against whichever there is.
@@ -593,85 +568,30 @@ fn delete_all(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
         }
         items.push(call.presented(&object));
     }
-    let list = call.list_of(items, store.revision, None);
+    let list = call.list_of(&items, store.revision);
     drop(store);
     shared.notify();
     Ok(reply(200, list))
 }
 
-/// Where a list goes on: the revision of its beginning, and the last object that was told.
-type Page = (u64, String, String);
-
 impl Call {
-    fn list_of(&self, items: Vec<Value>, revision: u64, more: Option<(Page, usize)>) -> Value {
-        let mut metadata = json!({"resourceVersion": revision.to_string()});
-        if let Some((page, remaining)) = more {
-            metadata["continue"] = URL_SAFE_NO_PAD.encode(json!(page).to_string()).into();
-            metadata["remainingItemCount"] = remaining.into();
-        }
+    fn list_of(&self, items: &[Value], revision: u64) -> Value {
         json!({
             "kind": self.resource.names["listKind"],
             "apiVersion": self.resource.api_version(&self.version),
-            "metadata": metadata,
+            "metadata": {"resourceVersion": revision.to_string()},
             "items": items,
         })
     }
 }
 
+/// All at once: a limit is a wish.
 fn list(store: &Store, call: &Call) -> Result<Reply, Failure> {
     let selector = call.selector()?;
-    let page = match call.option("continue") {
-        "" => None,
-        token => {
-            let page = URL_SAFE_NO_PAD.decode(token).ok();
-            let page = page.and_then(|page| serde_json::from_slice::<Page>(&page).ok());
-            Some(page.ok_or_else(|| Failure::bad("continue key is not valid"))?)
-        }
-    };
-    if page
-        .as_ref()
-        .is_some_and(|(revision, ..)| store.is_compacted(*revision))
-    {
-        return Err(Failure::new(
-            410,
-            "The provided continue parameter is too old to display a consistent list result.",
-        ));
-    }
-    let revision = page
-        .as_ref()
-        .map_or(store.revision, |(revision, ..)| *revision);
-    let key = |object: &Value| {
-        let part = |name: &str| {
-            object["metadata"][name]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
-        (part("namespace"), part("name"))
-    };
     let objects = store.all(&call.resource.id(), &call.namespace).into_iter();
     let objects = objects.filter(|object| selector.selects(object));
-    let objects: Vec<_> = objects
-        .filter(|object| match &page {
-            Some((_, namespace, name)) => key(object) > (namespace.clone(), name.clone()),
-            None => true,
-        })
-        .collect();
-    let limit = call.option("limit").parse().unwrap_or(0_usize);
-    let told = if limit == 0 {
-        objects.len()
-    } else {
-        limit.min(objects.len())
-    };
-    let more = (told < objects.len()).then(|| {
-        let (namespace, name) = key(&objects[told - 1]);
-        ((revision, namespace, name), objects.len() - told)
-    });
-    let items = objects[..told]
-        .iter()
-        .map(|object| call.presented(object))
-        .collect();
-    Ok(reply(200, call.list_of(items, revision, more)))
+    let items: Vec<_> = objects.map(|object| call.presented(&object)).collect();
+    Ok(reply(200, call.list_of(&items, store.revision)))
 }
 
 fn watch(call: &Call) -> Result<Reply, Failure> {

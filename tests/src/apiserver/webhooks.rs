@@ -1,6 +1,5 @@
 //! Mutating admission webhooks, called for what is created and changed.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -165,23 +164,17 @@ fn failed(name: &str, why: &str) -> Failure {
 
 async fn ask(shared: &Shared, hook: &Value, review: &Value, seconds: u64) -> anyhow::Result<Value> {
     let client = &hook["clientConfig"];
-    let (host, path, address) = match client["url"].as_str() {
-        Some(url) => {
-            let rest = url
-                .strip_prefix("https://")
-                .context("a webhook's url is https")?;
-            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-            let port = if host.contains(':') { "" } else { ":443" };
-            let mut addresses = tokio::net::lookup_host(format!("{host}{port}")).await?;
-            let address = addresses.next().context("the url names no address")?;
-            (
-                host.split(':').next().unwrap_or(host).to_owned(),
-                format!("/{path}"),
-                address,
-            )
-        }
-        None => service(&shared.store.lock(), &client["service"])?,
-    };
+    let service = &client["service"];
+    let part = |name: &str| service[name].as_str().unwrap_or_default().to_owned();
+    let (namespace, name, path) = (part("namespace"), part("name"), part("path"));
+    let host = format!("{name}.{namespace}.svc");
+    let known = shared
+        .store
+        .lock()
+        .webhooks
+        .get(&(namespace, name))
+        .copied();
+    let address = known.with_context(|| format!("no endpoints available for service {host:?}"))?;
     let bundle = STANDARD.decode(client["caBundle"].as_str().unwrap_or_default())?;
     let stream = (shared.network.dial)(address).await?;
     let connector = tls::connector(&bundle)?;
@@ -190,55 +183,17 @@ async fn ask(shared: &Shared, hook: &Value, review: &Value, seconds: u64) -> any
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = http::Request::post(format!("{path}?timeout={seconds}s"))
-        .header("host", host)
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(review.to_string())))?;
+    let request = http::Request::post(format!(
+        "/{}?timeout={seconds}s",
+        path.trim_start_matches('/')
+    ))
+    .header("host", host)
+    .header("content-type", "application/json")
+    .body(Full::new(Bytes::from(review.to_string())))?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
     connection.abort();
     anyhow::ensure!(status.is_success(), "the webhook answers {status}");
     Ok(serde_json::from_slice(&body)?)
-}
-
-/// Name, path and address of a webhook that is a service: where a test says it is, else an endpoint that
-/// is ready.
-fn service(store: &Store, service: &Value) -> anyhow::Result<(String, String, SocketAddr)> {
-    let part = |name: &str| service[name].as_str().unwrap_or_default().to_owned();
-    let (namespace, name) = (part("namespace"), part("name"));
-    let host = format!("{name}.{namespace}.svc");
-    let path = match part("path") {
-        none if none.is_empty() => "/".to_owned(),
-        path => path,
-    };
-    if let Some(address) = store.webhooks.get(&(namespace.clone(), name.clone())) {
-        return Ok((host, path, *address));
-    }
-    let number = service["port"].as_u64().unwrap_or(443);
-    let known = store.object("services", &namespace, &name);
-    let known = known.with_context(|| format!("service {name:?} not found"))?;
-    let mut ports = known["spec"]["ports"].as_array().into_iter().flatten();
-    let port = ports.find(|port| port["port"] == number);
-    let port =
-        port.with_context(|| format!("no service port {number} found for service {name:?}"))?;
-    let port_name = port["name"].as_str().unwrap_or_default();
-    for slice in store.all("endpointslices.discovery.k8s.io", &namespace) {
-        if slice["metadata"]["labels"]["kubernetes.io/service-name"] != name {
-            continue;
-        }
-        let mut ports = slice["ports"].as_array().into_iter().flatten();
-        let port = ports.find(|port| port["name"].as_str().unwrap_or_default() == port_name);
-        let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-        let mut ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false);
-        if let (Some(port), Some(endpoint)) = (port, ready.next()) {
-            let ip = endpoint["addresses"][0]
-                .as_str()
-                .unwrap_or_default()
-                .parse()?;
-            let port = port["port"].as_u64().unwrap_or_default() as u16;
-            return Ok((host, path, SocketAddr::new(ip, port)));
-        }
-    }
-    anyhow::bail!("no endpoints available for service {name:?}")
 }

@@ -19,7 +19,9 @@ pub(super) fn check(schema: &Schema, value: &Value, path: &str, found: &mut Vec<
         });
     };
     match (schema.kind, value) {
-        (Kind::String, Value::String(text)) => check_text(schema, text, &mut add),
+        (Kind::String | Kind::IntegerOrString, Value::String(text)) => {
+            check_text(schema, text, &mut add);
+        }
         (Kind::Integer, Value::Number(number)) if !number.is_f64() => {
             // Beyond what fits: as far as the bounds go, and further.
             let number = number.as_i64().unwrap_or(i64::MAX);
@@ -40,8 +42,6 @@ pub(super) fn check(schema: &Schema, value: &Value, path: &str, found: &mut Vec<
             }
         }
         (Kind::IntegerOrString, Value::Number(number)) if !number.is_f64() => {}
-        (Kind::IntegerOrString, Value::String(text)) => check_text(schema, text, &mut add),
-        (Kind::Boolean, Value::Bool(_)) => {}
         (Kind::Array, Value::Array(entries)) => {
             check_size(schema.size, entries.len(), "entry", "entries", &mut add);
             check_entries(schema, entries, path, found);
@@ -49,7 +49,7 @@ pub(super) fn check(schema: &Schema, value: &Value, path: &str, found: &mut Vec<
         (Kind::Object | Kind::Anything, Value::Object(fields)) => {
             check_fields(schema, fields, path, found);
         }
-        (Kind::Anything, _) => {}
+        (Kind::Anything, _) | (Kind::Boolean, Value::Bool(_)) => {}
         (kind, value) => add(
             format!("must be {}, not {}", noun(kind), described(value)),
             mends::kind(schema, value),
