@@ -115,6 +115,58 @@ mod tests {
         );
     }
 
+    /// Forms of rules that other definitions use and our own does not.
+    #[test]
+    fn other_peoples_rules_are_understood() {
+        for (rule, good, bad) in [
+            (
+                "self.all(a, self.exists_one(b, a.name == b.name && (!has(a.__namespace__) && \
+                 !has(b.__namespace__) || has(a.__namespace__) && has(b.__namespace__) && \
+                 a.__namespace__ == b.__namespace__)))",
+                json!([{"name": "a", "namespace": "x"}, {"name": "a"}]),
+                json!([{"name": "a", "namespace": "x"}, {"name": "a", "namespace": "x"}]),
+            ),
+            (
+                r#"self.all(a, a.name in ['x','y'] ? a.value.startsWith('/') && !a.value.contains('//') && !a.value.endsWith('/..') : true)"#,
+                json!([{"name": "x", "value": "/a"}]),
+                json!([{"name": "x", "value": "/a//b"}]),
+            ),
+            (
+                r#"self.all(a, a.value.matches(r"""^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+$"""))"#,
+                json!([{"name": "x", "value": "/a"}]),
+                json!([{"name": "x", "value": "/a{}"}]),
+            ),
+            (
+                "self.filter(a, a.name == 'x').size() <= 1 && self.size() > 0 && self.map(a, a.name).exists(n, n == 'x')",
+                json!([{"name": "x"}]),
+                json!([{"name": "x"}, {"name": "x"}]),
+            ),
+            (
+                "self.all(a, duration(a.value) != duration('0s') && duration(a.value) <= duration('1m'))",
+                json!([{"name": "x", "value": "1s"}]),
+                json!([{"name": "x", "value": "1h"}]),
+            ),
+        ] {
+            let text = json!({"type": "string"});
+            let definition = Definition::new(&json!({
+                "type": "object",
+                "properties": {"spec": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {"name": text, "namespace": text, "value": text},
+                    },
+                    "x-kubernetes-validations": [{"rule": rule, "message": "no"}],
+                }},
+            }));
+            let definition = definition.unwrap_or_else(|error| panic!("{rule}: {error}"));
+            let said = definition.evaluate(&mut json!({"spec": good}), None);
+            assert_eq!(said, Evaluation::default(), "{rule}");
+            let said = definition.evaluate(&mut json!({"spec": bad}), None);
+            assert_eq!(told(&said.wrong), ["spec: no"], "{rule}");
+        }
+    }
+
     #[test]
     fn what_is_no_schema_is_refused() {
         for schema in [

@@ -158,6 +158,30 @@ fn former<'a>(schema: &Schema, value: &Value, old: Option<&'a Value>) -> Option<
     entries.find(|old| keys.iter().all(|key| old.get(key) == value.get(key)))
 }
 
+/// Fields that are words of the language are asked for as `__namespace__` (Kubernetes, CEL escaping).
+const RESERVED: [&str; 20] = [
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "while",
+];
+
 /// Integers are signed in Kubernetes' rules, whatever they are.
 fn cel_value(value: &Value) -> cel::Value {
     match value {
@@ -172,11 +196,15 @@ fn cel_value(value: &Value) -> cel::Value {
             cel::Value::List(Arc::new(entries.iter().map(cel_value).collect()))
         }
         Value::Object(fields) => {
-            let fields = fields.iter();
-            let fields = fields.map(|(name, value)| (Key::from(name.as_str()), cel_value(value)));
-            cel::Value::Map(Map {
-                map: Arc::new(fields.collect()),
-            })
+            let mut map = HashMap::with_capacity(fields.len());
+            for (name, value) in fields {
+                let value = cel_value(value);
+                if RESERVED.contains(&name.as_str()) {
+                    map.insert(Key::from(format!("__{name}__").as_str()), value.clone());
+                }
+                map.insert(Key::from(name.as_str()), value);
+            }
+            cel::Value::Map(Map { map: Arc::new(map) })
         }
     }
 }
