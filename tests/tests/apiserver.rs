@@ -241,6 +241,37 @@ async fn watches_tell_everything_or_that_they_cannot() {
     server.stop().await;
 }
 
+/// A watch can begin with what there is, and say when all of it was told.
+#[tokio::test]
+async fn a_watch_can_begin_with_everything() {
+    let (server, client) = server().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(client);
+    for name in ["a", "b"] {
+        let map = config_map(name, "1");
+        maps.create(&PostParams::default(), &map).await.unwrap();
+    }
+    let config = watcher::Config::default().streaming_lists();
+    let mut events = watcher(maps.clone(), config).boxed();
+    let mut told = Vec::new();
+    while told.last().is_none_or(|last| last != "c") {
+        let event = tokio::time::timeout(PATIENCE, events.try_next()).await;
+        match event.unwrap().unwrap().unwrap() {
+            watcher::Event::Init => told.push("begins".to_owned()),
+            watcher::Event::InitApply(map) => told.push(map.metadata.name.unwrap()),
+            watcher::Event::InitDone => {
+                told.push("done".to_owned());
+                let map = config_map("c", "1");
+                maps.create(&PostParams::default(), &map).await.unwrap();
+            }
+            watcher::Event::Apply(map) => told.push(map.metadata.name.unwrap()),
+            watcher::Event::Delete(map) => panic!("{map:?}"),
+        }
+    }
+    assert_eq!(told, ["begins", "a", "b", "done", "c"]);
+    assert_eq!(server.count("list", "configmaps"), 0);
+    server.stop().await;
+}
+
 /// A reflector's watcher sees every state in the end, whatever happens to its connection.
 #[tokio::test]
 async fn a_watcher_survives_outages() {
