@@ -257,13 +257,14 @@ async fn a_watch_can_begin_with_everything() {
         let event = tokio::time::timeout(PATIENCE, events.try_next()).await;
         match event.unwrap().unwrap().unwrap() {
             watcher::Event::Init => told.push("begins".to_owned()),
-            watcher::Event::InitApply(map) => told.push(map.metadata.name.unwrap()),
             watcher::Event::InitDone => {
                 told.push("done".to_owned());
                 let map = config_map("c", "1");
                 maps.create(&PostParams::default(), &map).await.unwrap();
             }
-            watcher::Event::Apply(map) => told.push(map.metadata.name.unwrap()),
+            watcher::Event::InitApply(map) | watcher::Event::Apply(map) => {
+                told.push(map.metadata.name.unwrap())
+            }
             watcher::Event::Delete(map) => panic!("{map:?}"),
         }
     }

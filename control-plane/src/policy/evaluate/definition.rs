@@ -127,7 +127,7 @@ mod tests {
                 json!([{"name": "a", "namespace": "x"}, {"name": "a", "namespace": "x"}]),
             ),
             (
-                r#"self.all(a, a.name in ['x','y'] ? a.value.startsWith('/') && !a.value.contains('//') && !a.value.endsWith('/..') : true)"#,
+                "self.all(a, a.name in ['x','y'] ? a.value.startsWith('/') && !a.value.contains('//') && !a.value.endsWith('/..') : true)",
                 json!([{"name": "x", "value": "/a"}]),
                 json!([{"name": "x", "value": "/a//b"}]),
             ),
