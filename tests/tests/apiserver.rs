@@ -263,7 +263,7 @@ async fn a_watch_can_begin_with_everything() {
                 maps.create(&PostParams::default(), &map).await.unwrap();
             }
             watcher::Event::InitApply(map) | watcher::Event::Apply(map) => {
-                told.push(map.metadata.name.unwrap())
+                told.push(map.metadata.name.unwrap());
             }
             watcher::Event::Delete(map) => panic!("{map:?}"),
         }
