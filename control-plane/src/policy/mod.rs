@@ -22,6 +22,7 @@ mod traffic;
 mod validate;
 
 pub use duration::{DurationError, PATTERN as DURATION_PATTERN, PolicyDuration};
+pub use evaluate::{Definition, Evaluation};
 pub use fallback::{Fallback, FallbackBackend, FallbackHeader, FallbackResponse, FallbackTrigger};
 pub use fault::{FaultAbort, FaultDelay, FaultInjection};
 pub use rate_limit::{RateLimit, RateLimitKey, RateLimitOverride};

@@ -10,9 +10,10 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 
 pub(super) fn fill(schema: &Schema, value: &mut Value, path: &str, found: &mut Vec<Violation>) {
     match value {
-        Value::Object(fields) if schema.kind == Kind::Object && !schema.open => {
+        Value::Object(fields) if matches!(schema.kind, Kind::Object | Kind::Anything) => {
             fields.retain(|name, value| match schema.properties.get(name) {
-                Some(_) => !value.is_null(),
+                Some(property) => property.nullable || !value.is_null(),
+                None if schema.open => true,
                 None if schema.others.is_some() => !value.is_null(),
                 None => {
                     found.push(Violation {

@@ -91,6 +91,9 @@ pub(super) fn kind(schema: &Schema, value: &Value) -> String {
         (Kind::Object, _) => "write fields, as {name: value}".to_owned(),
         (Kind::Boolean, _) => "write true or false".to_owned(),
         (Kind::Integer, _) => "write a whole number".to_owned(),
+        (Kind::Number, _) => "write a number".to_owned(),
+        (Kind::IntegerOrString, _) => "write a whole number or a text".to_owned(),
+        (Kind::Anything, _) => String::new(),
         (Kind::String, _) => "write a text".to_owned(),
     }
 }

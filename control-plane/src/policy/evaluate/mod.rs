@@ -6,6 +6,7 @@
 //! Nothing panics, whatever the manifest is.
 
 mod defaults;
+mod definition;
 mod mends;
 mod rules;
 mod shape;
@@ -20,12 +21,14 @@ use serde_json::Value;
 
 use super::schema;
 use super::validate::Violation;
+pub use definition::{Definition, Evaluation};
 use rules::{Programs, Rule};
 
 /// The schema of a whole manifest, made ready once.
 pub(super) static MANIFEST: LazyLock<Schema> = LazyLock::new(|| {
     let mut programs = Programs::default();
     Schema::new(&schema::manifest(), &mut programs)
+        .expect("patterns and rules of the schema are good")
 });
 
 /// What a value must be.
@@ -38,6 +41,8 @@ pub(super) struct Schema {
     /// Characters, entries or fields.
     size: (Option<usize>, Option<usize>),
     range: (Option<i64>, Option<i64>),
+    /// Whether `null` is a value, and not what is left out.
+    nullable: bool,
     properties: BTreeMap<String, Schema>,
     required: Vec<String>,
     /// Of every field that is not named.
@@ -56,7 +61,11 @@ enum Kind {
     Array,
     String,
     Integer,
+    Number,
     Boolean,
+    /// `x-kubernetes-int-or-string`.
+    IntegerOrString,
+    Anything,
 }
 
 /// What entries of a list must not have in common.
@@ -69,8 +78,11 @@ enum List {
 }
 
 impl Schema {
-    /// Reads a structural schema, which is this crate's own: what it does not know is left out.
-    fn new(schema: &Value, programs: &mut Programs) -> Self {
+    /// Reads a structural schema. What it does not know is left out, above all `oneOf` and its like.
+    ///
+    /// # Errors
+    /// A pattern or a rule that is none.
+    fn new(schema: &Value, programs: &mut Programs) -> Result<Self, String> {
         let text = |key: &str| schema[key].as_str().map(str::to_owned);
         let texts = |key: &str| {
             let texts = schema[key].as_array().into_iter().flatten();
@@ -78,11 +90,16 @@ impl Schema {
             texts.collect::<Vec<_>>()
         };
         let count = |key: &str| schema[key].as_u64().and_then(|count| count.try_into().ok());
+        let open = schema["x-kubernetes-preserve-unknown-fields"] == true
+            || schema["additionalProperties"] == true;
         let kind = match schema["type"].as_str() {
             Some("array") => Kind::Array,
             Some("string") => Kind::String,
             Some("integer") => Kind::Integer,
+            Some("number") => Kind::Number,
             Some("boolean") => Kind::Boolean,
+            _ if schema["x-kubernetes-int-or-string"] == true => Kind::IntegerOrString,
+            None if open => Kind::Anything,
             _ => Kind::Object,
         };
         let size = match kind {
@@ -91,29 +108,32 @@ impl Schema {
             _ => ["minLength", "maxLength"],
         };
         let mut inner = |key: &str| {
-            let inner = schema.get(key)?;
-            Some(Box::new(Self::new(inner, programs)))
+            let inner = schema.get(key).filter(|inner| inner.is_object());
+            let inner = inner.map(|inner| Self::new(inner, programs).map(Box::new));
+            inner.transpose()
         };
-        let (items, others) = (inner("items"), inner("additionalProperties"));
+        let (items, others) = (inner("items")?, inner("additionalProperties")?);
         let properties = schema["properties"].as_object().into_iter().flatten();
         let properties = properties
-            .map(|(name, property)| (name.clone(), Self::new(property, programs)))
-            .collect();
+            .map(|(name, property)| Ok((name.clone(), Self::new(property, programs)?)))
+            .collect::<Result<_, String>>()?;
+        let pattern = text("pattern").map(|pattern| match Regex::new(&pattern) {
+            Ok(regex) => Ok((pattern, regex)),
+            Err(error) => Err(format!("the pattern {pattern:?}: {error}")),
+        });
         let rules = schema["x-kubernetes-validations"].as_array();
-        Self {
+        Ok(Self {
             kind,
             default: schema.get("default").cloned(),
             words: texts("enum"),
-            pattern: text("pattern").map(|pattern| {
-                let regex = Regex::new(&pattern).expect("patterns of the schema are good");
-                (pattern, regex)
-            }),
+            pattern: pattern.transpose()?,
             size: (count(size[0]), count(size[1])),
-            range: (schema["minimum"].as_i64(), schema["maximum"].as_i64()),
+            range: (bound(&schema["minimum"]), bound(&schema["maximum"])),
+            nullable: schema["nullable"] == true,
             properties,
             required: texts("required"),
             others,
-            open: schema["x-kubernetes-preserve-unknown-fields"] == true,
+            open,
             items,
             list: match schema["x-kubernetes-list-type"].as_str() {
                 Some("set") => List::Set,
@@ -124,8 +144,8 @@ impl Schema {
                 .into_iter()
                 .flatten()
                 .map(|rule| Rule::new(rule, programs))
-                .collect(),
-        }
+                .collect::<Result<_, _>>()?,
+        })
     }
 
     /// Fills in defaults, and says everything that is wrong with a value.
@@ -133,9 +153,16 @@ impl Schema {
         let mut found = Vec::new();
         defaults::fill(self, value, "", &mut found);
         shape::check(self, value, "", &mut found);
-        rules::check(self, value, &mut found);
+        rules::check(self, value, None, &mut found);
         found
     }
+}
+
+/// A bound, which some write as `1.0`.
+fn bound(value: &Value) -> Option<i64> {
+    value
+        .as_i64()
+        .or_else(|| value.as_f64().map(|bound| bound as i64))
 }
 
 /// A field of what is at a path.

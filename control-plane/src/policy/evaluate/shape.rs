@@ -19,7 +19,9 @@ pub(super) fn check(schema: &Schema, value: &Value, path: &str, found: &mut Vec<
         });
     };
     match (schema.kind, value) {
-        (Kind::String, Value::String(text)) => check_text(schema, text, &mut add),
+        (Kind::String | Kind::IntegerOrString, Value::String(text)) => {
+            check_text(schema, text, &mut add);
+        }
         (Kind::Integer, Value::Number(number)) if !number.is_f64() => {
             // Beyond what fits: as far as the bounds go, and further.
             let number = number.as_i64().unwrap_or(i64::MAX);
@@ -27,14 +29,27 @@ pub(super) fn check(schema: &Schema, value: &Value, path: &str, found: &mut Vec<
                 add(reason, mends::range(schema.range));
             }
         }
-        (Kind::Boolean, Value::Bool(_)) => {}
+        (_, Value::Null) if schema.nullable => {}
+        (Kind::Number, Value::Number(number)) => {
+            let number = number.as_f64().unwrap_or(f64::INFINITY);
+            let (least, most) = schema.range;
+            let low = least.is_some_and(|least| number < least as f64);
+            if low || most.is_some_and(|most| number > most as f64) {
+                add(
+                    format!("{number} is out of bounds"),
+                    mends::range(schema.range),
+                );
+            }
+        }
+        (Kind::IntegerOrString, Value::Number(number)) if !number.is_f64() => {}
         (Kind::Array, Value::Array(entries)) => {
             check_size(schema.size, entries.len(), "entry", "entries", &mut add);
             check_entries(schema, entries, path, found);
         }
-        (Kind::Object, Value::Object(fields)) => {
+        (Kind::Object | Kind::Anything, Value::Object(fields)) => {
             check_fields(schema, fields, path, found);
         }
+        (Kind::Anything, _) | (Kind::Boolean, Value::Bool(_)) => {}
         (kind, value) => add(
             format!("must be {}, not {}", noun(kind), described(value)),
             mends::kind(schema, value),
@@ -176,6 +191,9 @@ fn noun(kind: Kind) -> &'static str {
         Kind::Array => "a list",
         Kind::String => "a text",
         Kind::Integer => "an integer",
+        Kind::Number => "a number",
+        Kind::IntegerOrString => "an integer or a text",
+        Kind::Anything => "anything",
         Kind::Boolean => "true or false",
     }
 }
