@@ -74,6 +74,9 @@ enum Wanted {
 }
 use Wanted::{Location, Server, Status};
 
+/// Method, target, headers, and what the request meets.
+type Case<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], Wanted);
+
 /// Two versions of one application, each with a service of its own, and one service for both.
 fn echo(name: &str, manifest: &str) -> Builder {
     mesh(name)
@@ -113,11 +116,7 @@ const V1: &str = "backendRefs: [{name: echo-v1, port: 80}]";
 const V2: &str = "backendRefs: [{name: echo-v2, port: 80}]";
 
 /// Sends each request, and looks at who saw it.
-async fn check(
-    mesh: &Mesh,
-    port: u16,
-    cases: &[(Method, &str, &[(&str, &str)], Wanted)],
-) -> anyhow::Result<()> {
+async fn check(mesh: &Mesh, port: u16, cases: &[Case<'_>]) -> anyhow::Result<()> {
     for (number, (method, target, headers, wanted)) in cases.iter().enumerate() {
         let id = format!("case-{port}-{number}");
         let answer = call(
