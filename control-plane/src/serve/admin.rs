@@ -92,10 +92,10 @@ impl Admin {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" if self.is_ready() => text(StatusCode::OK, "ready\n"),
             "/ready" => {
-                let mut body = "not ready\n".to_owned();
-                for missing in self.progress.missing() {
-                    body.push_str(&format!("not listed yet: {missing}\n"));
-                }
+                let mut lines = vec!["not ready".to_owned()];
+                let missing = self.progress.missing().into_iter();
+                lines.extend(missing.map(|kind| format!("not listed yet: {kind}")));
+                let body = lines.join("\n") + "\n";
                 respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", body)
             }
             "/health" => self.health(),

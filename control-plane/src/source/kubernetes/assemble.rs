@@ -253,14 +253,17 @@ impl<'a> Behind<'a> {
             *counts.entry(to).or_default() += 1;
         }
         let most = counts.into_iter().max_by_key(|(_, count)| *count);
-        let most = most.map(|(to, _)| to).or(port.target).unwrap_or(port.port);
+        let most = most
+            .map(|(to, _)| to)
+            .or(port.target)
+            .unwrap_or(port.number);
         let exceptions = self.0.iter().filter_map(|(who, known)| {
             let to = target(known);
             (to != Some(most)).then(|| (who.clone(), to))
         });
         ServicePort {
             name: port.name.clone(),
-            port: port.port,
+            port: port.number,
             target_port: most,
             exceptions: exceptions.collect(),
             app_protocol: port.app_protocol.clone(),

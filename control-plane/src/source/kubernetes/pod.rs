@@ -142,7 +142,7 @@ fn ports(spec: &PodSpec) -> Vec<WorkloadPort> {
         };
         let name = declared.name.as_deref().unwrap_or_default();
         let protocol = name.split('-').next().unwrap_or_default();
-        entry(&mut ports, number).protocol = protocol.to_owned();
+        protocol.clone_into(&mut entry(&mut ports, number).protocol);
     }
     for container in application() {
         let probes = [

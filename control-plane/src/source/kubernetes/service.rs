@@ -22,7 +22,7 @@ pub(super) struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Port {
     pub(super) name: String,
-    pub(super) port: u16,
+    pub(super) number: u16,
     /// What endpoints listen on, where it is a number: what slices say goes before it.
     pub(super) target: Option<u16>,
     pub(super) app_protocol: String,
@@ -57,14 +57,13 @@ impl Service {
             .filter_map(|known| {
                 let number = port(known.port)?;
                 let target = match known.target_port {
-                    None => Some(number),
-                    Some(IntOrString::Int(0)) => Some(number),
+                    None | Some(IntOrString::Int(0)) => Some(number),
                     Some(IntOrString::Int(target)) => Some(port(target)?),
                     Some(IntOrString::String(_)) => None,
                 };
                 Some(Port {
                     name: known.name.unwrap_or_default(),
-                    port: number,
+                    number,
                     target,
                     app_protocol: known.app_protocol.unwrap_or_default(),
                 })

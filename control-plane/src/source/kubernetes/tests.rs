@@ -70,7 +70,7 @@ fn slice_json(name: &str, service: &str, port: u16, pods: &[(&str, &str, bool)])
     })
 }
 
-fn policy_json(name: &str, spec: Value) -> Value {
+fn policy_json(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
         "metadata": {"name": name, "namespace": "shop", "uid": "1", "resourceVersion": "1",

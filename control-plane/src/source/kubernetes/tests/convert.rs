@@ -189,7 +189,7 @@ fn services_have_addresses_and_tcp_ports() {
     let ports: Vec<_> = service
         .ports
         .iter()
-        .map(|port| (&*port.name, port.port, port.target, &*port.app_protocol))
+        .map(|port| (&*port.name, port.number, port.target, &*port.app_protocol))
         .collect();
     assert_eq!(
         ports,

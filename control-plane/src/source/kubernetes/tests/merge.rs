@@ -103,7 +103,7 @@ fn an_address_is_the_youngest_pods() {
 fn policies_hold_for_pods_that_are_not_ready_or_closing() {
     let strict = policy_json(
         "strict",
-        json!({"targetRefs": [{"kind": "Service", "name": "web"}], "mtls": {"mode": "Strict"}}),
+        &json!({"targetRefs": [{"kind": "Service", "name": "web"}], "mtls": {"mode": "Strict"}}),
     );
     let mut slice = slice_json(
         "a",

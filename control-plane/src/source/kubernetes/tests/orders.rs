@@ -13,7 +13,7 @@ fn watches() -> Vec<Vec<Change>> {
         let targets = json!([{"kind": "Service", "name": "web"}]);
         policy_json(
             "p",
-            json!({"targetRefs": targets, "retries": {"attempts": attempts}}),
+            &json!({"targetRefs": targets, "retries": {"attempts": attempts}}),
         )
     };
     let of = |objects: Vec<serde_json::Value>| objects.into_iter().map(applied).collect();

@@ -8,14 +8,14 @@ use super::{applied, cluster, model, pod_json, policy, policy_json, service_json
 use crate::index::Model;
 
 fn good() -> Value {
-    policy_json("web", spec("Strict", json!(2)))
+    policy_json("web", &spec("Strict", &json!(2)))
 }
 
 fn bad() -> Value {
-    policy_json("web", spec("Strict", json!(-1)))
+    policy_json("web", &spec("Strict", &json!(-1)))
 }
 
-fn spec(mode: &str, attempts: Value) -> Value {
+fn spec(mode: &str, attempts: &Value) -> Value {
     json!({"targetRefs": [{"kind": "Service", "name": "web"}], "mtls": {"mode": mode},
            "retries": {"attempts": attempts}})
 }
@@ -31,10 +31,7 @@ fn shop() -> Cluster {
 fn retries(model: &Model) -> Option<u32> {
     let service = model.service("shop", "web").unwrap();
     let stanzas = model.policy(service, &service.ports[0]);
-    stanzas
-        .retries
-        .as_ref()
-        .map(|retries| retries.attempts as u32)
+    stanzas.retries.as_ref().map(|retries| retries.attempts)
 }
 
 fn strict(model: &Model) -> bool {
@@ -98,9 +95,9 @@ fn without_a_good_version_it_closes_what_it_was_meant_to_close() {
 
 #[test]
 fn the_older_of_two_wins() {
-    let mut older = policy_json("z", spec("Strict", json!(1)));
+    let mut older = policy_json("z", &spec("Strict", &json!(1)));
     older["metadata"]["creationTimestamp"] = json!("2026-11-19T10:00:00Z");
-    let younger = policy_json("a", spec("Strict", json!(3)));
+    let younger = policy_json("a", &spec("Strict", &json!(3)));
     let mut shop = shop();
     shop.take(applied(younger));
     shop.take(applied(older));

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::watch_cluster;
 use super::{pod_json, policy_json, sent, service_json, settings, slice_json};
 use crate::index::Model;
+use crate::serve::Metrics;
 use crate::source::progress::Progress;
 
 const SERVICES: &str = "/api/v1/services";
@@ -273,6 +274,14 @@ async fn nothing_is_served_until_everything_was_listed() {
         "{missing:?}"
     );
 
+    let metrics = Metrics::new();
+    metrics.observe(&progress);
+    let scraped = metrics.render();
+    let up = r#"weft_control_plane_source_up{kind="Pod"} 1"#;
+    assert!(scraped.contains(up), "{scraped}");
+    let down = r#"weft_control_plane_source_up{kind="TrafficPolicy"} 0"#;
+    assert!(scraped.contains(down), "{scraped}");
+
     server.install(POLICIES);
     let models = timeout(LONG, models).await.unwrap().unwrap();
     assert!(progress.missing().is_empty());
@@ -301,9 +310,9 @@ async fn changes_are_followed() {
     running.server.delete(PODS, "web-1");
     assert_eq!(running.next().await, ["10.0.0.2:8080 cart"]);
 
-    let strict = json!({"targetRefs": [{"kind": "Service", "name": "web"}],
+    let plain = json!({"targetRefs": [{"kind": "Service", "name": "web"}],
                         "mtls": {"mode": "Disabled"}});
-    running.server.put(POLICIES, policy_json("plain", strict));
+    running.server.put(POLICIES, policy_json("plain", &plain));
     assert_eq!(running.next().await, ["10.0.0.2:8080 -"]);
 }
 
