@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 /// Licences that a dependency may be under.
-const PERMISSIVE: [&str; 12] = [
+const PERMISSIVE: [&str; 13] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "BSL-1.0",
+    // Of data: the public root certificates that kube's verifier names for other systems.
+    "CDLA-Permissive-2.0",
     "CC0-1.0",
     "ISC",
     "MIT",

@@ -28,7 +28,7 @@ use weft_proto::names::env;
 use self::settings::{Command, Serve, Settings, Token};
 use crate::identity::tokens::{JoinTokenReviewer, JoinTokens};
 use crate::identity::{Authority, TRUST_BUNDLE_FILE};
-use crate::index::Model;
+use crate::index::{MeshSettings, Model};
 use crate::serve::admin::Admin;
 use crate::serve::streams::Streams;
 use crate::serve::{DEFAULT_STREAM_LIFE, Metrics, Server};
@@ -163,7 +163,9 @@ async fn watch(
     end: CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
     let Some(dir) = dir else {
-        return watch_cluster(cluster, progress, end).await;
+        let settings = source::files::settings(cluster.into_file());
+        let settings = settings.map_err(anyhow::Error::msg)?;
+        return watch_cluster(settings, progress, end).await;
     };
     source::files::watch_dir(dir.clone(), end)
         .await
@@ -172,13 +174,12 @@ async fn watch(
 
 #[cfg(feature = "kubernetes")]
 async fn watch_cluster(
-    cluster: settings::Cluster,
+    settings: MeshSettings,
     progress: Progress,
     end: CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
     use crate::source::kubernetes;
 
-    let settings = source::files::settings(cluster.into_file()).map_err(anyhow::Error::msg)?;
     let client = kubernetes::connect()
         .await
         .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
@@ -188,7 +189,7 @@ async fn watch_cluster(
 
 #[cfg(not(feature = "kubernetes"))]
 async fn watch_cluster(
-    _: settings::Cluster,
+    _: MeshSettings,
     _: Progress,
     _: CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Arc<Model>>> {

@@ -69,7 +69,6 @@ pub enum SourceError {
 }
 
 /// The mesh-wide settings of a file, which a cluster's come as too, or what is wrong with them.
-#[cfg(feature = "kubernetes")]
 pub(crate) fn settings(file: MeshFile) -> Result<MeshSettings, String> {
     entries::settings(file)
 }
