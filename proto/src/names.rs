@@ -15,6 +15,8 @@ pub const INJECT_DISABLED: &str = "disabled";
 /// Prefix of the annotations that configure one workload's sidecar.
 pub const CONFIG_ANNOTATION_PREFIX: &str = "config.weft.dev/";
 
+/// The sidecar's container in a pod: where it is, the pod belongs to the mesh.
+pub const PROXY_CONTAINER: &str = "weft-proxy";
 /// uid that the sidecar runs as in a pod; the redirect exempts it.
 pub const PROXY_UID: u32 = 2140;
 /// Packet mark on the sidecar's own connections where redirection is exempt by mark.
@@ -119,6 +121,14 @@ pub mod env {
     pub const INBOUND_ADDR: &str = "WEFT_INBOUND_ADDR";
     /// Control plane: directory of manifests.
     pub const MANIFEST_DIR: &str = "WEFT_MANIFEST_DIR";
+    /// Control plane of a cluster: the trust domain of every identity.
+    pub const TRUST_DOMAIN: &str = "WEFT_TRUST_DOMAIN";
+    /// Control plane of a cluster: comma-separated CIDR blocks of the pods and services.
+    pub const NETWORKS: &str = "WEFT_NETWORKS";
+    /// Control plane of a cluster: comma-separated ports on which servers speak first.
+    pub const SERVER_FIRST_PORTS: &str = "WEFT_SERVER_FIRST_PORTS";
+    /// Control plane of a cluster: what no policy may weaken, as `Permissive` or `Strict`.
+    pub const MINIMUM_MTLS: &str = "WEFT_MINIMUM_MTLS";
     /// Control plane: directory of the authority's state.
     pub const STATE_DIR: &str = "WEFT_STATE_DIR";
     /// Control plane: address of its gRPC listener.

@@ -12,7 +12,7 @@ mod settings;
 use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,14 +23,17 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use weft_proto::names::env;
 
 use self::settings::{Command, Serve, Settings, Token};
 use crate::identity::tokens::{JoinTokenReviewer, JoinTokens};
 use crate::identity::{Authority, TRUST_BUNDLE_FILE};
+use crate::index::{MeshSettings, Model};
 use crate::serve::admin::Admin;
 use crate::serve::streams::Streams;
 use crate::serve::{DEFAULT_STREAM_LIFE, Metrics, Server};
 use crate::source;
+use crate::source::progress::Progress;
 
 const USAGE: u8 = 64;
 /// What background threads may take after everything else has ended.
@@ -95,8 +98,10 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
     let (synced, models) = watch::channel(None);
     let admin = bind(settings.admin).await.context("the admin listener")?;
     let admin_address = admin.local_addr().context("the admin listener")?;
+    let progress = Progress::default();
     let pages = Admin {
         models,
+        progress: progress.clone(),
         streams: streams.clone(),
         metrics: metrics.clone(),
         end: end.clone(),
@@ -104,10 +109,9 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
     tokio::spawn(pages.run(admin));
 
     let models = tokio::select! {
-        models = source::files::watch_dir(settings.dir.clone(), end.clone()) => models,
+        models = watch(settings.dir, settings.cluster, progress, end.clone()) => models?,
         () = end.cancelled() => return Ok(()),
     };
-    let models = models.with_context(|| format!("reading {}", settings.dir.display()))?;
     let trust_domain = models.borrow().trust_domain().to_owned();
     let now = SystemTime::now();
     let authority = Authority::open(&settings.state, &trust_domain, settings.leaf_lifetime, now)
@@ -149,6 +153,51 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
     server.run(listener, end).await;
     tracing::info!("control plane ended");
     Ok(())
+}
+
+/// Follows the directory where there is one, else a cluster.
+async fn watch(
+    dir: Option<PathBuf>,
+    cluster: settings::Cluster,
+    progress: Progress,
+    end: CancellationToken,
+) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
+    let Some(dir) = dir else {
+        let settings = source::files::settings(cluster.into_file());
+        let settings = settings.map_err(anyhow::Error::msg)?;
+        return watch_cluster(settings, progress, end).await;
+    };
+    source::files::watch_dir(dir.clone(), end)
+        .await
+        .with_context(|| format!("reading {}", dir.display()))
+}
+
+#[cfg(feature = "kubernetes")]
+async fn watch_cluster(
+    settings: MeshSettings,
+    progress: Progress,
+    end: CancellationToken,
+) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
+    use crate::source::kubernetes;
+
+    let client = kubernetes::connect()
+        .await
+        .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
+    let models = kubernetes::watch_cluster(client, settings, progress, end).await;
+    models.context("watching the cluster")
+}
+
+#[cfg(not(feature = "kubernetes"))]
+async fn watch_cluster(
+    _: MeshSettings,
+    _: Progress,
+    _: CancellationToken,
+) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
+    anyhow::bail!(
+        "no directory is given by --dir or {}, and this program was built without the feature \
+         kubernetes",
+        env::MANIFEST_DIR
+    )
 }
 
 fn end_on_signals(end: &CancellationToken) -> io::Result<()> {

@@ -5,9 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use weft_proto::names::{env, ports};
+use ipnet::IpNet;
+use weft_proto::names::{self, env, ports};
 
 use crate::identity::{DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
+use crate::policy::MtlsMode;
+use crate::source::mesh_file::{DEFAULT_SERVER_FIRST_PORTS, Defaults, MeshFile};
+
+/// The blocks that no public address is in, which clusters take theirs from (RFC 1918, RFC 6598,
+/// RFC 4193).
+const DEFAULT_NETWORKS: &str = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7";
 
 /// Tells sidecars what they need to know, and vouches for who they are.
 #[derive(Debug, Parser)]
@@ -19,7 +26,7 @@ pub(super) struct Settings {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Serves a directory of manifests to sidecars.
+    /// Serves a directory of manifests, or without one a cluster, to sidecars.
     Serve(Serve),
     /// Makes a join token for a workload and prints it, this once.
     Token(Token),
@@ -27,9 +34,12 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// Directory with mesh.yaml and policies; watched.
+    /// Directory with mesh.yaml and policies; watched. Without it, a cluster is: what KUBECONFIG says,
+    /// else the one that this process runs in.
     #[arg(long, env = env::MANIFEST_DIR, value_name = "DIR")]
-    pub(super) dir: PathBuf,
+    pub(super) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) cluster: Cluster,
     /// Directory of the certificate authority's state; made at first start.
     #[arg(long, env = env::STATE_DIR, value_name = "DIR")]
     pub(super) state: PathBuf,
@@ -54,6 +64,43 @@ pub(super) struct Serve {
     /// How logs look.
     #[arg(long, env = env::LOG_FORMAT, value_enum, default_value_t)]
     pub(super) log_format: LogFormat,
+}
+
+/// What holds for the whole mesh of a cluster; in a directory it stands in mesh.yaml.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Without a directory")]
+pub(super) struct Cluster {
+    /// The trust domain of every identity.
+    #[arg(long, env = env::TRUST_DOMAIN, value_name = "NAME", conflicts_with = "dir",
+          default_value = names::DEFAULT_TRUST_DOMAIN)]
+    pub(super) trust_domain: String,
+    /// CIDR blocks of the cluster's pods and services; traffic to others passes as it is.
+    #[arg(long, env = env::NETWORKS, value_name = "CIDR,…", value_delimiter = ',',
+          conflicts_with = "dir", default_value = DEFAULT_NETWORKS)]
+    pub(super) networks: Vec<IpNet>,
+    /// Ports on which servers speak first.
+    #[arg(long, env = env::SERVER_FIRST_PORTS, value_name = "PORT,…", value_delimiter = ',',
+          conflicts_with = "dir", default_values_t = DEFAULT_SERVER_FIRST_PORTS)]
+    pub(super) server_first_ports: Vec<u16>,
+    /// What no policy may weaken: Permissive or Strict.
+    #[arg(long, env = env::MINIMUM_MTLS, value_name = "MODE", conflicts_with = "dir",
+          value_parser = mtls_mode)]
+    pub(super) minimum_mtls: Option<MtlsMode>,
+}
+
+impl Cluster {
+    /// The same as mesh.yaml would have it.
+    pub(super) fn into_file(self) -> MeshFile {
+        MeshFile {
+            trust_domain: Some(self.trust_domain),
+            networks: self.networks,
+            server_first_ports: Some(self.server_first_ports),
+            defaults: Some(Defaults {
+                mtls: self.minimum_mtls,
+            }),
+            ..MeshFile::default()
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +162,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
+fn mtls_mode(text: &str) -> Result<MtlsMode, String> {
+    match text {
+        "Permissive" => Ok(MtlsMode::Permissive),
+        "Strict" => Ok(MtlsMode::Strict),
+        _ => Err("not Permissive or Strict".to_owned()),
+    }
+}
+
 fn workload(text: &str) -> Result<(String, String), String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
@@ -132,6 +187,49 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Settings::command().debug_assert();
+    }
+
+    fn serve(args: &[&str]) -> Result<Serve, clap::Error> {
+        let program = ["weft-control-plane", "serve", "--state", "s"];
+        let settings = Settings::try_parse_from(program.iter().chain(args))?;
+        let Command::Serve(serve) = settings.command else {
+            panic!("serve was asked for");
+        };
+        Ok(serve)
+    }
+
+    #[test]
+    fn without_a_directory_the_mesh_is_a_cluster() {
+        let defaults = serve(&[]).unwrap();
+        assert_eq!(defaults.dir, None);
+        let file = defaults.cluster.into_file();
+        assert_eq!(file.trust_domain.as_deref(), Some("cluster.local"));
+        assert_eq!(file.networks.len(), 5);
+        let ports = file.server_first_ports.unwrap();
+        assert_eq!(ports, DEFAULT_SERVER_FIRST_PORTS);
+
+        let args = [
+            "--networks",
+            "10.1.0.0/16,fd00::/48",
+            "--minimum-mtls",
+            "Strict",
+        ];
+        let file = serve(&args).unwrap().cluster.into_file();
+        assert_eq!(file.networks.len(), 2);
+        assert_eq!(file.defaults.unwrap().mtls, Some(MtlsMode::Strict));
+        for wrong in [
+            ["--networks", "10.1.0.0"],
+            ["--minimum-mtls", "Disabled"],
+            ["--server-first-ports", "70000"],
+        ] {
+            assert!(serve(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_says_itself_what_holds() {
+        assert!(serve(&["--dir", "d"]).is_ok());
+        assert!(serve(&["--dir", "d", "--trust-domain", "example.org"]).is_err());
     }
 
     #[test]

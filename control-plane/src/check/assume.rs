@@ -39,10 +39,13 @@ pub(super) fn services(policies: &[Sourced<Arc<TrafficPolicy>>]) -> Vec<Sourced<
                         name,
                         port,
                         target_port: port,
+                        exceptions: Default::default(),
                         app_protocol: String::new(),
                     })
                     .collect(),
                 endpoints: Vec::new(),
+                idle: Default::default(),
+                last_resort: false,
             },
         })
         .collect()

@@ -7,26 +7,27 @@ use weft_proto::discovery::{Endpoint, Endpoints};
 use weft_proto::spiffe::SpiffeId;
 
 use super::wire;
-use crate::index::{Model, Service, ServiceEndpoint, ServicePort, Workload};
+use crate::index::{EndpointName, Model, Service, ServiceEndpoint, ServicePort, Workload};
 use crate::policy::MtlsMode;
 
 /// What an address weighs that nothing is known of.
 const WEIGHT: u32 = 1;
 
-/// Everything behind a service port but what is draining: removal is what stops new traffic.
+/// Everything behind a service port but what is not ready or draining: removal is what stops new
+/// traffic. What is draining gets traffic where there is nothing else.
 pub(super) fn of_service(model: &Model, service: &Service, port: &ServicePort) -> Endpoints {
     let namespace = &service.name.namespace;
-    let port = port.target_port;
     let mut endpoints = BTreeMap::new();
     for endpoint in &service.endpoints {
         let (ip, endpoint) = match endpoint {
             ServiceEndpoint::Address(known) => {
-                let endpoint = Endpoint {
+                let target = port.target_of(&EndpointName::Address(known.ip));
+                let endpoint = target.map(|port| Endpoint {
                     zone: known.zone.clone(),
                     weight: known.weight,
                     ..foreign(known.ip, port, namespace)
-                };
-                (known.ip, Some(endpoint))
+                });
+                (known.ip, endpoint)
             }
             ServiceEndpoint::Workload(name) => {
                 let Some(workload) = model.workload(namespace, name) else {
@@ -35,13 +36,12 @@ pub(super) fn of_service(model: &Model, service: &Service, port: &ServicePort) -
                 let Some(ip) = address(service, workload) else {
                     continue;
                 };
-                let wanted = !workload.draining;
-                (
-                    ip,
-                    wanted
-                        .then(|| of_workload(model, workload, ip, port))
-                        .flatten(),
-                )
+                let closing = workload.draining && !service.last_resort;
+                let wanted = !closing && !service.idle.contains(name);
+                let target = port.target_of(&EndpointName::Workload(name.clone()));
+                let target = target.filter(|_| wanted);
+                let endpoint = target.and_then(|port| of_workload(model, workload, ip, port));
+                (ip, endpoint)
             }
         };
         if let Some(endpoint) = endpoint {

@@ -6,7 +6,9 @@ use weft_proto::discovery::AllowList;
 use super::stanzas::mode_tree;
 use super::{Source, Tree, resolve};
 use crate::compile::allow_list;
-use crate::index::{DEFAULT_MTLS, Model, Service, ServiceEndpoint, ServicePort, Workload};
+use crate::index::{
+    DEFAULT_MTLS, EndpointName, Model, Service, ServiceEndpoint, ServicePort, Workload,
+};
 
 /// What holds for a port of workloads.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -50,17 +52,23 @@ pub(super) fn of(model: &Model, service: &Service, port: &ServicePort) -> Vec<In
     for endpoint in &service.endpoints {
         let inbound = match endpoint {
             ServiceEndpoint::Address(endpoint) => {
-                unmeshed(endpoint.ip.to_string(), port.target_port)
+                match port.target_of(&EndpointName::Address(endpoint.ip)) {
+                    Some(target) => unmeshed(endpoint.ip.to_string(), target),
+                    None => continue,
+                }
             }
             ServiceEndpoint::Workload(name) => {
                 let namespace = &service.name.namespace;
                 let Some(workload) = model.workload(namespace, name) else {
                     continue;
                 };
+                let Some(target) = port.target_of(&EndpointName::Workload(name.clone())) else {
+                    continue;
+                };
                 if workload.meshed {
-                    meshed(model, workload, port.target_port)
+                    meshed(model, workload, target)
                 } else {
-                    unmeshed(workload.name.to_string(), port.target_port)
+                    unmeshed(workload.name.to_string(), target)
                 }
             }
         };

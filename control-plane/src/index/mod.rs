@@ -29,8 +29,8 @@ use crate::policy::MtlsMode;
 use attach::Attached;
 pub use attach::Stanzas;
 pub use objects::{
-    BrokenPolicy, ExplicitListener, ForeignEndpoint, MeshSettings, Name, Objects, Origin, Probe,
-    Refusal, Service, ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,
+    BrokenPolicy, EndpointName, ExplicitListener, ForeignEndpoint, MeshSettings, Name, Objects,
+    Origin, Probe, Refusal, Service, ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,
 };
 pub use publisher::Publisher;
 pub use routes::Judged;
@@ -141,7 +141,8 @@ impl Model {
         port: u16,
     ) -> impl Iterator<Item = (&'a Service, &'a ServicePort)> {
         let services = self.services_of_workload.get(&workload.name);
-        leading_to(services, port)
+        let endpoint = EndpointName::Workload(workload.name.name.clone());
+        leading_to(services, endpoint, port)
     }
 
     /// The service ports that lead to a port of an address without a workload.
@@ -150,7 +151,8 @@ impl Model {
         ip: IpAddr,
         port: u16,
     ) -> impl Iterator<Item = (&Service, &ServicePort)> {
-        leading_to(self.services_of_address.get(&ip), port)
+        let services = self.services_of_address.get(&ip);
+        leading_to(services, EndpointName::Address(ip), port)
     }
 
     /// Listeners that a workload's sidecar is to bind.
@@ -202,12 +204,10 @@ impl Model {
 
 fn leading_to(
     services: Option<&Vec<Arc<Service>>>,
+    endpoint: EndpointName,
     port: u16,
 ) -> impl Iterator<Item = (&Service, &ServicePort)> {
-    services.into_iter().flatten().flat_map(move |service| {
-        let ports = service.ports.iter();
-        ports
-            .filter(move |known| known.target_port == port)
-            .map(|known| (&**service, known))
-    })
+    let services = services.into_iter().flatten();
+    let ports = services.flat_map(|service| service.ports.iter().map(|port| (&**service, port)));
+    ports.filter(move |(_, known)| known.target_of(&endpoint) == Some(port))
 }

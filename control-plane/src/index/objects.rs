@@ -1,6 +1,7 @@
 //! What the mesh is made of, as every source delivers it: already checked one by one, not yet
 //! against each other.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use crate::route::{ReferenceGrant, Route};
 /// Where an object stands, for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
-    /// The file's name inside its directory.
+    /// The file's name inside its directory; where it is of a cluster, that word.
     pub file: Arc<str>,
-    /// The line, from 1.
+    /// The line, from 1; 0 where there are no lines.
     pub line: u64,
 }
 
@@ -55,6 +56,8 @@ pub struct MeshSettings {
 pub struct Workload {
     /// Its name, unique in its namespace.
     pub name: Name,
+    /// What it is one of, as a Deployment's name; its own name where it stands alone.
+    pub owner: String,
     /// The service account that its identity is made of.
     pub service_account: String,
     /// Its own addresses, most preferred first.
@@ -102,6 +105,11 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// What stands behind it.
     pub endpoints: Vec<ServiceEndpoint>,
+    /// Workloads among its endpoints that get no traffic at the moment, as they are not ready. Its
+    /// policies hold for them all the same.
+    pub idle: BTreeSet<String>,
+    /// All of its endpoints that serve are being removed: better they get traffic than nobody.
+    pub last_resort: bool,
 }
 
 /// A port of a service.
@@ -113,8 +121,19 @@ pub struct ServicePort {
     pub port: u16,
     /// What the endpoints listen on.
     pub target_port: u16,
+    /// Endpoints that listen on another port, and those (`None`) that do not have this one at all.
+    pub exceptions: BTreeMap<EndpointName, Option<u16>>,
     /// The protocol's word; empty when not said.
     pub app_protocol: String,
+}
+
+/// What tells the endpoints of a service apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointName {
+    /// A workload of the service's namespace.
+    Workload(String),
+    /// An address without one.
+    Address(IpAddr),
 }
 
 /// What stands behind a service.
@@ -189,9 +208,9 @@ pub struct Objects {
 /// An object, or a part of one, that is not in force as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
-    /// The file's name inside its directory.
+    /// The file's name inside its directory; where the object is of a cluster, that word.
     pub file: String,
-    /// The line, from 1; 0 when it concerns the file as a whole.
+    /// The line, from 1; 0 when it concerns the file as a whole, or there are no lines.
     pub line: u64,
     /// The object, as `TrafficPolicy shop/checkout`.
     pub object: String,
@@ -224,6 +243,16 @@ impl Service {
     }
 }
 
+impl ServicePort {
+    /// What an endpoint listens on; `None` where it does not have this port.
+    pub fn target_of(&self, endpoint: &EndpointName) -> Option<u16> {
+        match self.exceptions.get(endpoint) {
+            Some(exception) => *exception,
+            None => Some(self.target_port),
+        }
+    }
+}
+
 impl Workload {
     /// The declared port by its number.
     pub fn port(&self, port: u16) -> Option<&WorkloadPort> {
@@ -233,11 +262,11 @@ impl Workload {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: {}: {}",
-            self.file, self.line, self.object, self.reason
-        )?;
+        write!(f, "{}:", self.file)?;
+        if self.line != 0 {
+            write!(f, "{}:", self.line)?;
+        }
+        write!(f, " {}: {}", self.object, self.reason)?;
         if self.mend.is_empty() {
             return Ok(());
         }

@@ -24,6 +24,7 @@ use super::metrics::Metrics;
 use super::streams::{Acknowledgement, ConnectedWorkload, Streams};
 use crate::identity::hex;
 use crate::index::Model;
+use crate::source::progress::Progress;
 
 const MAX_CONNECTIONS: usize = 64;
 /// A connection is for a few requests: scrapers come back.
@@ -35,6 +36,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub struct Admin {
     /// The model that is served; `None` until the source has synced.
     pub models: watch::Receiver<Option<watch::Receiver<Arc<Model>>>>,
+    /// How the source is doing.
+    pub progress: Progress,
     /// Who is connected.
     pub streams: Arc<Streams>,
     /// The metrics.
@@ -88,9 +91,16 @@ impl Admin {
         match path {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" if self.is_ready() => text(StatusCode::OK, "ready\n"),
-            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/ready" => {
+                let mut lines = vec!["not ready".to_owned()];
+                let missing = self.progress.missing().into_iter();
+                lines.extend(missing.map(|kind| format!("not listed yet: {kind}")));
+                let body = lines.join("\n") + "\n";
+                respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", body)
+            }
             "/health" => self.health(),
             "/metrics" => {
+                self.metrics.observe(&self.progress);
                 let content_type = "text/plain; version=0.0.4";
                 respond(StatusCode::OK, content_type, self.metrics.render())
             }

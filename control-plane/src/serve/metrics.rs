@@ -4,11 +4,14 @@
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::source::progress::Progress;
+
 const METADATA: Metadata<'static> = Metadata::new("weft", Level::INFO, None);
 
 /// Every metric of the process, and how to print them.
 pub struct Metrics {
     exposition: PrometheusHandle,
+    recorder: PrometheusRecorder,
     pub(super) streams: Gauge,
     pub(super) model_revision: Gauge,
     pub(super) objects_refused: Gauge,
@@ -29,8 +32,9 @@ impl Metrics {
     /// Registers everything, so that each metric is there from the first scrape on.
     pub fn new() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
+        let exposition = recorder.handle();
         Self {
-            exposition: recorder.handle(),
+            exposition,
             streams: gauge(
                 &recorder,
                 "weft_control_plane_streams",
@@ -72,6 +76,39 @@ impl Metrics {
             connections_over_limit: refusal(&recorder, "connection_limit"),
             handshakes_failed: refusal(&recorder, "handshake"),
             acks_dropped: refusal(&recorder, "ack_limit"),
+            recorder,
+        }
+    }
+
+    /// Takes over how the source is doing, as of now. A source without watches has no metrics.
+    pub fn observe(&self, progress: &Progress) {
+        let watches = progress.watches();
+        if watches.is_empty() {
+            return;
+        }
+        let lag = gauge(
+            &self.recorder,
+            "weft_control_plane_source_lag_seconds",
+            "From the arrival of the newest change to the model that has it.",
+        );
+        lag.set(progress.lag().as_secs_f64());
+        for watch in watches {
+            let kind = Some(("kind", watch.kind));
+            let errors = counter(
+                &self.recorder,
+                "weft_control_plane_source_errors_total",
+                "Failures of lists and watches, by the kind of object.",
+                kind,
+            );
+            errors.absolute(watch.errors);
+            let up = labelled_gauge(
+                &self.recorder,
+                "weft_control_plane_source_up",
+                "Whether a kind of object has been listed and its watch works.",
+                kind,
+            );
+            let works = watch.synced && watch.trouble.is_none();
+            up.set(if works { 1.0 } else { 0.0 });
         }
     }
 
@@ -121,14 +158,26 @@ fn counter(
     label: Option<(&'static str, &'static str)>,
 ) -> Counter {
     recorder.describe_counter(KeyName::from_const_str(name), None, description.into());
-    let labels: Vec<Label> = label
-        .map(|(key, value)| Label::from_static_parts(key, value))
-        .into_iter()
-        .collect();
-    recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+    recorder.register_counter(&Key::from_parts(name, labels(label)), &METADATA)
 }
 
 fn gauge(recorder: &PrometheusRecorder, name: &'static str, description: &'static str) -> Gauge {
+    labelled_gauge(recorder, name, description, None)
+}
+
+fn labelled_gauge(
+    recorder: &PrometheusRecorder,
+    name: &'static str,
+    description: &'static str,
+    label: Option<(&'static str, &'static str)>,
+) -> Gauge {
     recorder.describe_gauge(KeyName::from_const_str(name), None, description.into());
-    recorder.register_gauge(&Key::from_name(name), &METADATA)
+    recorder.register_gauge(&Key::from_parts(name, labels(label)), &METADATA)
+}
+
+fn labels(label: Option<(&'static str, &'static str)>) -> Vec<Label> {
+    let labels = label.into_iter();
+    labels
+        .map(|(key, value)| Label::from_static_parts(key, value))
+        .collect()
 }

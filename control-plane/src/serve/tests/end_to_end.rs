@@ -447,6 +447,7 @@ async fn admin_pages_say_how_it_is() {
     let (synced, models) = watch::channel(None);
     let end = CancellationToken::new();
     let admin = Admin {
+        progress: Default::default(),
         models,
         streams: mesh.streams.clone(),
         metrics: mesh.metrics.clone(),

@@ -415,9 +415,12 @@ pub(super) fn objects() -> Objects {
             name: "http".to_owned(),
             port: 80,
             target_port: 8080,
+            exceptions: Default::default(),
             app_protocol: String::new(),
         }],
         endpoints: (1..=3).map(cart).collect(),
+        idle: Default::default(),
+        last_resort: false,
     };
     Objects {
         settings: MeshSettings {
@@ -448,6 +451,7 @@ pub(super) fn cart(index: u8) -> ServiceEndpoint {
 pub(super) fn workload(name: &str, account: &str, last: u8) -> Sourced<Workload> {
     sourced(Workload {
         name: Name::new("shop", name),
+        owner: name.to_owned(),
         service_account: account.to_owned(),
         addresses: vec![[10, 0, 0, last].into()],
         meshed: true,

@@ -58,6 +58,7 @@ pub(super) fn workload(entry: WorkloadEntry) -> Result<Workload, String> {
         }
     }
     Ok(Workload {
+        owner: entry.name.clone(),
         name: Name::new(entry.namespace, entry.name),
         service_account: entry.service_account,
         addresses,
@@ -121,10 +122,13 @@ pub(super) fn service(entry: ServiceEntry) -> Result<Service, String> {
                 name: port.name,
                 port: port.port,
                 target_port: port.target_port.unwrap_or(port.port),
+                exceptions: Default::default(),
                 app_protocol: port.app_protocol,
             })
             .collect(),
         endpoints,
+        idle: Default::default(),
+        last_resort: false,
     })
 }
 

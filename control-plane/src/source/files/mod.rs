@@ -28,8 +28,9 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use crate::index::{Model, Publisher, Refusal};
-use crate::source::mesh_file::FILE_NAME;
+use crate::index::{MeshSettings, Model, Publisher};
+use crate::source::mesh_file::{FILE_NAME, MeshFile};
+use crate::source::tell::tell;
 pub use once::{Once, read_once};
 use scan::Scanner;
 use store::Store;
@@ -65,6 +66,11 @@ pub enum SourceError {
     /// The runtime is ending.
     #[error("reading was cut short: {0}")]
     Interrupted(#[from] JoinError),
+}
+
+/// The mesh-wide settings of a file, which a cluster's come as too, or what is wrong with them.
+pub(crate) fn settings(file: MeshFile) -> Result<MeshSettings, String> {
+    entries::settings(file)
 }
 
 /// Reads everything in `dir` once, then keeps watching it until `shutdown`. The receiver holds the
@@ -153,37 +159,6 @@ async fn watch(
         tell(model.refusals(), &next);
         model = next;
     }
-}
-
-/// Logs what is newly refused and what no longer is.
-fn tell(before: &[Refusal], model: &Model) {
-    let refusals = model.refusals();
-    for refusal in refusals.iter().filter(|refusal| !before.contains(refusal)) {
-        tracing::warn!(
-            file = refusal.file,
-            line = refusal.line,
-            object = refusal.object,
-            reason = refusal.reason,
-            mend = refusal.mend,
-            "refused"
-        );
-    }
-    for refusal in before.iter().filter(|refusal| !refusals.contains(refusal)) {
-        tracing::info!(
-            file = refusal.file,
-            line = refusal.line,
-            object = refusal.object,
-            reason = refusal.reason,
-            "no longer refused"
-        );
-    }
-    tracing::info!(
-        revision = model.revision(),
-        workloads = model.workloads().count(),
-        services = model.services().count(),
-        refused = refusals.len(),
-        "the model changed"
-    );
 }
 
 /// The model of files that are given as texts.

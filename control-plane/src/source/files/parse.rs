@@ -11,8 +11,9 @@ use weft_proto::names;
 use super::entries;
 use super::lines::{Lines, Node};
 use crate::index::{BrokenPolicy, ExplicitListener, MeshSettings, Name, Service, Workload};
-use crate::policy::{DEFAULT_NAMESPACE, TargetKind, TargetRef, TrafficPolicy, Violation};
+use crate::policy::{TrafficPolicy, Violation};
 use crate::route::{self, ReferenceGrant, Route, RouteKind};
+use crate::source::closed::{Closed, namespace_of};
 use crate::source::mesh_file::{FILE_NAME, MeshFile};
 
 /// What tells objects apart, whatever file they are in.
@@ -406,87 +407,9 @@ fn is_of(value: &Value, group: &str) -> bool {
     found.is_some_and(|(found, _)| found == group)
 }
 
-/// What a bad policy still says: that somebody meant to close something, and what.
-#[derive(Clone, Debug, Default)]
-struct Closed {
-    /// `None` where it cannot be read: the policy then reaches nothing.
-    namespace: Option<String>,
-    targets: Vec<TargetRef>,
-    deny: bool,
-    strict: bool,
-}
-
-impl Closed {
-    fn of(value: &Value) -> Self {
-        let Some(spec) = value.get("spec") else {
-            return Self::default();
-        };
-        let targets = match spec.get("targetRefs") {
-            Some(Value::Array(targets)) => targets.as_slice(),
-            // One that was written without its list.
-            Some(target) => std::slice::from_ref(target),
-            None => &[],
-        };
-        Self {
-            namespace: value.get("metadata").and_then(namespace_of),
-            targets: targets.iter().flat_map(targets_of).collect(),
-            deny: spec.get("authorization").is_some(),
-            strict: spec.get("mtls").is_some(),
-        }
-    }
-
-    fn is_aimless(&self) -> bool {
-        (self.deny || self.strict) && (self.namespace.is_none() || self.targets.is_empty())
-    }
-
-    /// `None` where it closes nothing.
-    fn into_policy(self, name: Option<&Name>) -> Option<BrokenPolicy> {
-        let closes = (self.deny || self.strict) && !self.targets.is_empty();
-        let namespace = self.namespace.filter(|_| closes)?;
-        Some(BrokenPolicy {
-            name: Name::new(namespace, name.map_or("", |name| &name.name)),
-            targets: self.targets,
-            deny: self.deny,
-            strict: self.strict,
-        })
-    }
-}
-
-/// A target as far as it can be read: the whole service where its port cannot, and whatever has the
-/// name where its kind cannot.
-fn targets_of(value: &Value) -> Vec<TargetRef> {
-    if let Ok(target) = TargetRef::deserialize(value) {
-        return vec![target];
-    }
-    let Some(name) = value.get("name").and_then(Value::as_str) else {
-        return Vec::new();
-    };
-    let kinds: &[TargetKind] = match value.get("kind").map(Value::as_str) {
-        None | Some(Some("Service")) => &[TargetKind::Service],
-        Some(Some("Namespace")) => &[TargetKind::Namespace],
-        Some(_) => &[TargetKind::Service, TargetKind::Namespace],
-    };
-    let kinds = kinds.iter();
-    kinds
-        .map(|kind| TargetRef {
-            group: String::new(),
-            kind: *kind,
-            name: name.to_owned(),
-            section_name: None,
-        })
-        .collect()
-}
-
 fn name_of(value: &Value) -> Option<Name> {
     let name = value.get("name")?.as_str()?;
     Some(Name::new(namespace_of(value)?, name))
-}
-
-fn namespace_of(value: &Value) -> Option<String> {
-    match value.get("namespace") {
-        None => value.is_object().then(|| DEFAULT_NAMESPACE.to_owned()),
-        Some(namespace) => namespace.as_str().map(str::to_owned),
-    }
 }
 
 fn label(kind: &str, name: Option<&Name>) -> String {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::parse::{Bad, Contents, Entry, Key, Object};
-use crate::index::{BrokenPolicy, MeshSettings, Objects, Origin, Refusal, Sourced};
+use super::parse::{Contents, Entry, Key, Object};
+use crate::index::{MeshSettings, Objects, Origin, Refusal, Sourced};
+use crate::source::closed;
 use crate::source::mesh_file::FILE_NAME;
 
 /// Last good versions. A pure state machine over the contents of all files.
@@ -121,8 +122,7 @@ impl Store {
             let consequence = match &instead {
                 _ if bad.foreign => String::new(),
                 _ if good_stays => "; what it was before stays in force".to_owned(),
-                Some(broken) => closing(broken),
-                None => not_closing(bad),
+                instead => closed::consequence(instead.as_ref(), bad.aimless),
             };
             for problem in &bad.problems {
                 let reason = format!("{}{consequence}", problem.reason);
@@ -198,10 +198,9 @@ impl Store {
             Ok(object) => return Some(object.clone()),
             Err(bad) => bad,
         };
-        let consequence = match (last_good, &bad.instead) {
-            (Some(_), _) => "; its last good version stays in force".to_owned(),
-            (None, Some(broken)) => closing(broken),
-            (None, None) => not_closing(bad),
+        let consequence = match last_good {
+            Some(_) => closed::LAST_GOOD_STAYS.to_owned(),
+            None => closed::consequence(bad.instead.as_ref(), bad.aimless),
         };
         for problem in &bad.problems {
             let reason = format!("{}{consequence}", problem.reason);
@@ -227,24 +226,5 @@ impl Store {
             reason,
             mend: mend.to_owned(),
         });
-    }
-}
-
-/// What a policy without a last good version closes, for people.
-fn closing(broken: &BrokenPolicy) -> String {
-    let what = match (broken.deny, broken.strict) {
-        (true, true) => "its target is denied and mTLS is Strict",
-        (true, false) => "its target is denied",
-        (false, _) => "mTLS is Strict",
-    };
-    format!("; {what} until this is mended")
-}
-
-/// That something which was meant to be closed is not, for people.
-fn not_closing(bad: &Bad) -> String {
-    if bad.aimless {
-        "; what it is for cannot be read, so it closes nothing".to_owned()
-    } else {
-        String::new()
     }
 }
