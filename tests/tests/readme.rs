@@ -12,10 +12,7 @@ const LEAST_CHECKS: usize = 20;
 fn every_test_and_file_that_the_table_names_is_there() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = fs::read_to_string(here.join("README.md")).expect("the table");
-    let suites = fs::read_dir(here.join("tests/mesh")).expect("the suites");
-    let code: String = suites
-        .map(|file| fs::read_to_string(file.expect("a file").path()).expect("its text"))
-        .collect();
+    let code = texts_under(&here.join("tests/mesh"));
     let named: Vec<_> = table.split('`').skip(1).step_by(2).collect();
     let tests = named.iter().filter(|name| name.contains("::"));
     let is_rust = |name: &str| Path::new(name).extension().is_some_and(|it| it == "rs");
@@ -31,6 +28,21 @@ fn every_test_and_file_that_the_table_names_is_there() {
         found += 1;
     }
     assert!(found >= LEAST, "only {found} names were found");
+}
+
+/// Everything that is written in the files of a folder and of those in it.
+fn texts_under(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).expect("the suites");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .map(|path| {
+            if path.is_dir() {
+                texts_under(&path)
+            } else {
+                fs::read_to_string(path).expect("its text")
+            }
+        })
+        .collect()
 }
 
 #[test]
