@@ -4,6 +4,8 @@
 //! Data flows downhill: a module uses only what stands below it in this list.
 //!
 //! * [`app`]: the command line, settings, start and end.
+//! * `cluster`: what is written to a cluster, and who somebody is there; behind the feature
+//!   `kubernetes`.
 //! * [`serve`]: the gRPC services and their streams.
 //! * [`check`]: pure: (objects) → what is wrong, or can never act, and how to mend it.
 //! * [`explain`]: pure: (model, service) → what is in force for it, and who said so.
@@ -17,6 +19,8 @@
 
 pub mod app;
 pub mod check;
+#[cfg(feature = "kubernetes")]
+pub mod cluster;
 pub mod compile;
 pub mod explain;
 pub mod identity;

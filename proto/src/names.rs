@@ -86,7 +86,8 @@ pub mod headers {
 pub mod env {
     /// Sidecar: the workload's name.
     pub const WORKLOAD: &str = "WEFT_WORKLOAD";
-    /// Sidecar: the workload's namespace (for metrics before a certificate is there).
+    /// Sidecar: the workload's namespace (for metrics before a certificate is there). Control plane of
+    /// a cluster: its own.
     pub const NAMESPACE: &str = "WEFT_NAMESPACE";
     /// Sidecar: the zone.
     pub const ZONE: &str = "WEFT_ZONE";
@@ -129,6 +130,10 @@ pub mod env {
     pub const SERVER_FIRST_PORTS: &str = "WEFT_SERVER_FIRST_PORTS";
     /// Control plane of a cluster: what no policy may weaken, as `Permissive` or `Strict`.
     pub const MINIMUM_MTLS: &str = "WEFT_MINIMUM_MTLS";
+    /// Control plane of a cluster: its pod's name, which says who leads.
+    pub const POD_NAME: &str = "WEFT_POD_NAME";
+    /// Control plane of a cluster: its pod's address, by which other replicas know it.
+    pub const POD_IP: &str = "WEFT_POD_IP";
     /// Control plane: directory of the authority's state.
     pub const STATE_DIR: &str = "WEFT_STATE_DIR";
     /// Control plane: address of its gRPC listener.
@@ -149,3 +154,32 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub const CONTROL_PLANE_NAMESPACE: &str = "weft";
 /// See [`CONTROL_PLANE_NAMESPACE`].
 pub const CONTROL_PLANE_SERVICE_ACCOUNT: &str = "control-plane";
+
+/// What is in a cluster under these names.
+pub mod cluster {
+    /// Audience of the tokens with which sidecars prove who they are.
+    pub const TOKEN_AUDIENCE: &str = "weft.dev";
+    /// Who writes the status of policies and routes.
+    pub const CONTROLLER: &str = "weft.dev/controller";
+    /// Lease of the replica that writes, in the control plane's namespace.
+    pub const LEASE: &str = "weft-control-plane";
+    /// Secret with the certificate authority, in the control plane's namespace.
+    pub const AUTHORITY_SECRET: &str = "weft-authority";
+    /// Its key: root and issuer with their keys, PEM.
+    pub const AUTHORITY_KEY: &str = "authority.pem";
+    /// ConfigMap with the trust bundle, in the control plane's namespace and in every one with sidecars.
+    pub const TRUST_BUNDLE: &str = "weft-trust-bundle";
+    /// Its key: the roots, PEM.
+    pub const TRUST_BUNDLE_KEY: &str = "trust-bundle.pem";
+    /// Service of the control plane.
+    pub const CONTROL_PLANE_SERVICE: &str = "weft-control-plane";
+    /// Headless service by which the control plane's replicas find each other.
+    pub const REPLICAS_SERVICE: &str = "weft-control-plane-replicas";
+    /// Service of the webhook.
+    pub const WEBHOOK_SERVICE: &str = "weft-injector";
+    /// Secret of type `kubernetes.io/tls` with the webhook's certificate, in the control plane's
+    /// namespace.
+    pub const WEBHOOK_SECRET: &str = "weft-injector-certificate";
+    /// The MutatingWebhookConfiguration.
+    pub const WEBHOOK_CONFIGURATION: &str = "weft-injector";
+}

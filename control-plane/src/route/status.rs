@@ -9,9 +9,7 @@ use serde_json::Value;
 
 use super::Route;
 use crate::policy::{Condition, ConditionStatus, Violation};
-
-/// Who says it.
-pub const CONTROLLER: &str = "weft.dev/controller";
+pub use weft_proto::names::cluster::CONTROLLER;
 
 const ACCEPTED: &str = "Accepted";
 const RESOLVED_REFS: &str = "ResolvedRefs";

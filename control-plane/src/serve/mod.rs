@@ -4,6 +4,7 @@
 //! * `certify`: token and request in, certificate out.
 //! * `discovery`: one stream from hello to end; `session` is its bookkeeping.
 //! * `memo`: what is compiled and encoded, once for all streams.
+//! * [`counts`]: how many sidecars run which policy.
 //! * [`streams`]: who is connected, what they acknowledged; commands to them.
 //! * [`admin`]: health, metrics, status.
 //!
@@ -14,6 +15,7 @@ pub mod admin;
 mod certify;
 mod codec;
 mod connection;
+pub mod counts;
 mod discovery;
 mod memo;
 mod metrics;

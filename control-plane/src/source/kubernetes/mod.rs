@@ -18,6 +18,7 @@
 
 mod assemble;
 mod event;
+pub mod observed;
 mod pod;
 mod policy;
 mod service;
