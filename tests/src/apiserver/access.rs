@@ -8,9 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::selectors::{Selector, texts};
+use super::json::{covers, entries, text, texts, written};
+use super::selectors::Selector;
 use super::store::Store;
-use super::time;
 
 /// For whom tokens are that name nobody.
 const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc";
@@ -53,112 +53,80 @@ impl User {
         Self::new(&name, &["system:serviceaccounts", &groups])
     }
 
+    pub(super) fn is_master(&self) -> bool {
+        self.groups.iter().any(|group| group == MASTERS)
+    }
+
     fn info(&self) -> Value {
         json!({"username": self.name, "uid": self.uid, "groups": self.groups, "extra": self.extra})
     }
-
-    fn of_review(spec: &Value) -> Self {
-        Self {
-            name: spec["user"].as_str().unwrap_or_default().to_owned(),
-            groups: texts(&spec["groups"]),
-            ..Self::default()
-        }
-    }
 }
 
-/// A token that was given out.
+/// A token of a service account that was given out.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
-    user: User,
-    audiences: Vec<String>,
-    ends: SystemTime,
-    /// Namespace and name of the account, and of the pod, with their uids.
-    account: Option<(String, String)>,
-    pod: Option<(String, String, String)>,
+    pub(super) namespace: String,
+    pub(super) account: String,
+    /// Nobody: this server.
+    pub(super) audiences: Vec<String>,
+    pub(super) ends: SystemTime,
+    /// Name and uid of the pod that it is bound to.
+    pub(super) pod: Option<(String, String)>,
 }
 
-/// Makes a token for somebody, and knows it from then on.
-pub(super) fn mint(
-    store: &mut Store,
-    user: User,
-    audiences: &[String],
-    lifetime: Duration,
-    account: Option<(&str, &str)>,
-    pod: Option<(&str, &str)>,
-) -> String {
-    let ends = SystemTime::now() + lifetime;
-    let audiences = match audiences {
-        [] => vec![DEFAULT_AUDIENCE.to_owned()],
-        some => some.to_vec(),
-    };
-    let seconds = ends
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let claims = json!({"sub": user.name, "aud": audiences, "exp": seconds});
-    let encoded = |text: &str| URL_SAFE_NO_PAD.encode(text);
-    let text = format!(
-        "{}.{}.{:032x}",
-        encoded(r#"{"alg":"none"}"#),
-        encoded(&claims.to_string()),
-        fastrand::u128(..)
-    );
-    let mut token = Token {
-        user,
-        audiences,
-        ends,
-        account: account.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
-        pod: None,
-    };
-    if let (Some((namespace, _)), Some((name, uid))) = (account, pod) {
-        let extra = [("pod-name", name), ("pod-uid", uid)];
-        token.user.extra = extra
-            .map(|(key, value)| {
-                let key = format!("authentication.kubernetes.io/{key}");
-                (key, vec![value.to_owned()])
-            })
-            .into();
-        token.pod = Some((namespace.to_owned(), name.to_owned(), uid.to_owned()));
+impl Token {
+    /// Gives it out: from now on the store knows the text.
+    pub(super) fn mint(mut self, store: &mut Store) -> String {
+        if self.audiences.is_empty() {
+            self.audiences.push(DEFAULT_AUDIENCE.to_owned());
+        }
+        let subject = User::service_account(&self.namespace, &self.account).name;
+        let ends = self.ends.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let claims = json!({"sub": subject, "aud": self.audiences, "exp": ends.as_secs()});
+        let [header, claims] =
+            [json!({"alg": "none"}), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        let minted = format!("{header}.{claims}.{:032x}", fastrand::u128(..));
+        store.tokens.insert(minted.clone(), self);
+        minted
     }
-    store.tokens.insert(text.clone(), token);
-    text
 }
 
 /// The user of a token, and for which of these audiences it is.
 pub(super) fn recognise(
     store: &Store,
-    text: &str,
+    token: &str,
     audiences: &[String],
 ) -> Result<(User, Vec<String>), &'static str> {
-    let token = store.tokens.get(text).ok_or("invalid bearer token")?;
+    let token = store.tokens.get(token).ok_or("invalid bearer token")?;
     if token.ends <= SystemTime::now() {
         return Err("token has expired");
     }
-    let default = [DEFAULT_AUDIENCE.to_owned()];
-    let asked = if audiences.is_empty() {
-        &default
-    } else {
-        audiences
-    };
-    let common = asked.iter().filter(|asked| token.audiences.contains(asked));
-    let common: Vec<String> = common.cloned().collect();
-    if common.is_empty() {
+    let mut audiences = audiences.to_vec();
+    if audiences.is_empty() {
+        audiences.push(DEFAULT_AUDIENCE.to_owned());
+    }
+    audiences.retain(|asked| token.audiences.contains(asked));
+    if audiences.is_empty() {
         return Err("token audiences are not valid for the target");
     }
-    let mut user = token.user.clone();
-    if let Some((namespace, name)) = &token.account {
-        let account = store.object("serviceaccounts", namespace, name);
-        let account = account.ok_or("service account has been deleted")?;
-        let uid = account["metadata"]["uid"].as_str();
-        user.uid = uid.map(str::to_owned).unwrap_or_default();
-    }
-    if let Some((namespace, name, uid)) = &token.pod {
-        let pod = store.object("pods", namespace, name);
+    let Token {
+        namespace, account, ..
+    } = token;
+    let found = store.object(("serviceaccounts", namespace, account));
+    let found = found.ok_or("service account has been deleted")?;
+    let mut user = User::service_account(namespace, account);
+    user.uid = text(&found["metadata"]["uid"]).to_owned();
+    if let Some((name, uid)) = &token.pod {
+        let pod = store.object(("pods", namespace, name));
         if pod.is_none_or(|pod| pod["metadata"]["uid"] != *uid) {
             return Err("pod has been deleted");
         }
+        for (key, value) in [("pod-name", name), ("pod-uid", uid)] {
+            let key = format!("authentication.kubernetes.io/{key}");
+            user.extra.insert(key, vec![value.clone()]);
+        }
     }
-    Ok((user, common))
+    Ok((user, audiences))
 }
 
 /// What somebody wants to do.
@@ -184,10 +152,9 @@ impl Attempt<'_> {
         } = self;
         let (resource_alone, _) = resource.split_once('/').unwrap_or((resource, ""));
         let id = super::kinds::id(group, resource_alone);
-        let named = if name.is_empty() {
-            String::new()
-        } else {
-            format!(" {name:?}")
+        let named = match *name {
+            "" => String::new(),
+            name => format!(" {name:?}"),
         };
         let place = match *namespace {
             "" => "at the cluster scope".to_owned(),
@@ -204,165 +171,147 @@ impl Attempt<'_> {
 
 /// Whether the roles allow it.
 pub(super) fn may(store: &Store, user: &User, attempt: Attempt<'_>) -> bool {
-    let own = [
-        "selfsubjectaccessreviews",
-        "selfsubjectrulesreviews",
-        "selfsubjectreviews",
-    ];
-    if own.contains(&attempt.resource) || user.groups.iter().any(|group| group == MASTERS) {
-        return true;
-    }
-    let covers = |list: &Value, value: &str| {
-        let list = texts(list);
-        list.iter()
-            .any(|allowed| allowed == "*" || allowed == value)
-    };
-    rules_of(store, user, attempt.namespace).iter().any(|rule| {
-        covers(&rule["verbs"], attempt.verb)
-            && covers(&rule["apiGroups"], attempt.group)
-            && covers(&rule["resources"], attempt.resource)
-            && (rule["resourceNames"].as_array().is_none_or(Vec::is_empty)
-                || covers(&rule["resourceNames"], attempt.name))
-    })
+    // What somebody asks about themselves.
+    let is_own = attempt.resource.starts_with("selfsubject");
+    is_own
+        || user.is_master()
+        || rules_of(store, user, attempt.namespace).iter().any(|rule| {
+            covers(&rule["verbs"], attempt.verb)
+                && covers(&rule["apiGroups"], attempt.group)
+                && covers(&rule["resources"], attempt.resource)
+                && (rule["resourceNames"].as_array().is_none_or(Vec::is_empty)
+                    || covers(&rule["resourceNames"], attempt.name))
+        })
 }
 
 /// The rules that hold for somebody in a namespace.
 fn rules_of(store: &Store, user: &User, namespace: &str) -> Vec<Value> {
     const GROUP: &str = "rbac.authorization.k8s.io";
-    let everywhere = store.all(&format!("clusterrolebindings.{GROUP}"), "");
-    let here = match namespace {
-        "" => Vec::new(),
-        namespace => store.all(&format!("rolebindings.{GROUP}"), namespace),
-    };
-    let mut rules = Vec::new();
-    for binding in everywhere.iter().chain(&here) {
-        let of = &binding["metadata"]["namespace"];
-        let subjects = binding["subjects"].as_array().into_iter().flatten();
-        let mut subjects = subjects.filter_map(|subject| {
-            let name = subject["name"].as_str()?;
-            Some(match subject["kind"].as_str()? {
+    let mut bindings = store.all(&format!("clusterrolebindings.{GROUP}"), "");
+    if !namespace.is_empty() {
+        bindings.extend(store.all(&format!("rolebindings.{GROUP}"), namespace));
+    }
+    bindings.retain(|binding| {
+        entries(&binding["subjects"]).any(|subject| {
+            let name = text(&subject["name"]);
+            match text(&subject["kind"]) {
                 "Group" => user.groups.iter().any(|group| group == name),
                 "ServiceAccount" => {
-                    let namespace = subject["namespace"].as_str().or(of.as_str())?;
+                    let here = text(&binding["metadata"]["namespace"]);
+                    let namespace = subject["namespace"].as_str().unwrap_or(here);
                     user.name == format!("system:serviceaccount:{namespace}:{name}")
                 }
                 _ => user.name == name,
-            })
-        });
-        if !subjects.any(|is_meant| is_meant) {
-            continue;
-        }
-        let name = binding["roleRef"]["name"].as_str().unwrap_or_default();
-        let role = if binding["roleRef"]["kind"] == "ClusterRole" {
-            store.object(&format!("clusterroles.{GROUP}"), "", name)
-        } else {
-            store.object(&format!("roles.{GROUP}"), namespace, name)
+            }
+        })
+    });
+    let mut rules = Vec::new();
+    for reference in bindings.iter().map(|binding| &binding["roleRef"]) {
+        let name = text(&reference["name"]);
+        let role = match text(&reference["kind"]) {
+            "ClusterRole" => store.object((&format!("clusterroles.{GROUP}"), "", name)),
+            _ => store.object((&format!("roles.{GROUP}"), namespace, name)),
         };
         let Some(role) = role else {
             continue;
         };
-        rules.extend(role["rules"].as_array().into_iter().flatten().cloned());
-        let aggregated = role["aggregationRule"]["clusterRoleSelectors"].as_array();
-        for selector in aggregated.into_iter().flatten().map(Selector::of_object) {
-            for role in store.all(&format!("clusterroles.{GROUP}"), "") {
-                if selector.selects(&role) {
-                    rules.extend(role["rules"].as_array().into_iter().flatten().cloned());
-                }
-            }
+        rules.extend(entries(&role["rules"]).cloned());
+        let aggregated = entries(&role["aggregationRule"]["clusterRoleSelectors"]);
+        for selector in aggregated.map(Selector::of_object) {
+            let mut parts = store.all(&format!("clusterroles.{GROUP}"), "");
+            parts.retain(|role| selector.selects(role));
+            rules.extend(
+                parts
+                    .iter()
+                    .flat_map(|role| entries(&role["rules"]))
+                    .cloned(),
+            );
         }
     }
     rules
 }
 
 /// Answers a question: the object with its status.
-pub(super) fn answer(store: &Store, user: &User, plural: &str, mut question: Value) -> Value {
-    let spec = question["spec"].clone();
-    let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
-    question["status"] = match plural {
+pub(super) fn answer(store: &Store, user: &User, plural: &str, question: &Value) -> Value {
+    let spec = &question["spec"];
+    let about = &spec["resourceAttributes"];
+    let status = match plural {
         "tokenreviews" => {
-            match recognise(store, &text(&spec, "token"), &texts(&spec["audiences"])) {
-                Ok((user, audiences)) => json!({
-                    "authenticated": true, "user": user.info(), "audiences": audiences,
-                }),
+            match recognise(store, text(&spec["token"]), &texts(&spec["audiences"])) {
+                Ok((user, audiences)) => {
+                    json!({"authenticated": true, "user": user.info(), "audiences": audiences})
+                }
                 Err(error) => json!({"user": {}, "error": error}),
             }
         }
         "selfsubjectreviews" => json!({"userInfo": user.info()}),
         "selfsubjectrulesreviews" => {
-            let namespace = text(&spec, "namespace");
-            let all = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]);
-            let rules = if user.groups.iter().any(|group| group == MASTERS) {
-                all
-            } else {
-                let rules = rules_of(store, user, &namespace).into_iter();
-                rules.filter(|rule| !rule["resources"].is_null()).collect()
-            };
+            let everything = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]});
+            let mut rules = rules_of(store, user, text(&spec["namespace"]));
+            rules.retain(|rule| !rule["resources"].is_null());
+            if user.is_master() {
+                rules = vec![everything];
+            }
             json!({"resourceRules": rules, "nonResourceRules": [], "incomplete": false})
         }
         _ => {
             let asking = match plural {
                 "selfsubjectaccessreviews" => user.clone(),
-                _ => User::of_review(&spec),
+                _ => User {
+                    name: text(&spec["user"]).to_owned(),
+                    groups: texts(&spec["groups"]),
+                    ..User::default()
+                },
             };
-            let about = &spec["resourceAttributes"];
-            let part = |name: &str| about[name].as_str().unwrap_or_default();
-            let resource = match part("subresource") {
-                "" => part("resource").to_owned(),
-                sub => format!("{}/{sub}", part("resource")),
-            };
+            let (resource, sub) = (text(&about["resource"]), text(&about["subresource"]));
+            let slash = if sub.is_empty() { "" } else { "/" };
             let attempt = Attempt {
-                verb: part("verb"),
-                group: part("group"),
-                resource: &resource,
-                namespace: part("namespace"),
-                name: part("name"),
+                verb: text(&about["verb"]),
+                group: text(&about["group"]),
+                resource: &format!("{resource}{slash}{sub}"),
+                namespace: text(&about["namespace"]),
+                name: text(&about["name"]),
             };
             json!({"allowed": about.is_object() && may(store, &asking, attempt)})
         }
     };
-    question
+    let mut answer = question.clone();
+    answer["status"] = status;
+    answer
 }
 
 /// Answers a request for a token of a service account.
 pub(super) fn token_request(
     store: &mut Store,
-    namespace: &str,
-    name: &str,
-    mut request: Value,
+    (namespace, account): (&str, &str),
+    request: &Value,
 ) -> Result<Value, Failure> {
-    if store.object("serviceaccounts", namespace, name).is_none() {
-        return Err(Failure::not_found("serviceaccounts", name));
-    }
+    let known = store.object(("serviceaccounts", namespace, account));
+    known.ok_or_else(|| Failure::not_found("serviceaccounts", account))?;
     let spec = &request["spec"];
     let lifetime = Duration::from_secs(spec["expirationSeconds"].as_u64().unwrap_or(3600));
     let bound = &spec["boundObjectRef"];
-    let pod = if bound["kind"] == "Pod" {
-        let pod_name = bound["name"].as_str().unwrap_or_default();
-        let pod = store.object("pods", namespace, pod_name);
-        let pod = pod.ok_or_else(|| Failure::not_found("pods", pod_name))?;
-        let uid = pod["metadata"]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+    let mut pod = None;
+    if bound["kind"] == "Pod" {
+        let name = text(&bound["name"]);
+        let found = store.object(("pods", namespace, name));
+        let found = found.ok_or_else(|| Failure::not_found("pods", name))?;
+        let uid = text(&found["metadata"]["uid"]);
         if bound["uid"].as_str().is_some_and(|asked| asked != uid) {
             let why = "the UID in the bound object reference does not match the UID in record";
-            return Err(Failure::conflict("pods", pod_name, why));
+            return Err(Failure::conflict("pods", name, why));
         }
-        Some((pod_name.to_owned(), uid))
-    } else {
-        None
+        pod = Some((name.to_owned(), uid.to_owned()));
+    }
+    let ends = SystemTime::now() + lifetime;
+    let token = Token {
+        namespace: namespace.to_owned(),
+        account: account.to_owned(),
+        audiences: texts(&spec["audiences"]),
+        ends,
+        pod,
     };
-    let token = mint(
-        store,
-        User::service_account(namespace, name),
-        &texts(&spec["audiences"]),
-        lifetime,
-        Some((namespace, name)),
-        pod.as_ref()
-            .map(|(name, uid)| (name.as_str(), uid.as_str())),
-    );
-    request["status"] = json!({
-        "token": token, "expirationTimestamp": time::written(SystemTime::now() + lifetime),
-    });
-    Ok(request)
+    let mut answer = request.clone();
+    answer["status"] = json!({"token": token.mint(store), "expirationTimestamp": written(ends)});
+    Ok(answer)
 }

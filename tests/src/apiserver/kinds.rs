@@ -6,8 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use weft_control_plane::policy::Definition;
 
-use super::failure::Failure;
-use super::selectors::texts;
+use super::json::{entries, fill, texts};
 
 /// One resource, in all of its versions.
 #[derive(Debug)]
@@ -64,20 +63,19 @@ impl Resource {
         matches!(self.sort, Sort::Counted | Sort::Custom)
     }
 
-    /// Reads a definition.
-    fn custom(crd: &Value) -> Result<Self, String> {
+    /// Reads a definition, or says what is wrong with it.
+    pub(super) fn custom(crd: &Value) -> Result<Self, String> {
         let spec = &crd["spec"];
         let text = |value: &Value, name: &str| match value[name].as_str() {
             Some(text) if !text.is_empty() => Ok(text.to_owned()),
             _ => Err(format!("{name} is required")),
         };
-        let (group, names) = (text(spec, "group")?, &spec["names"]);
-        let plural = text(names, "plural")?;
+        let (group, mut names) = (text(spec, "group")?, spec["names"].clone());
+        let (plural, kind) = (text(&names, "plural")?, text(&names, "kind")?);
         if crd["metadata"]["name"] != id(&group, &plural) {
             return Err(format!("metadata.name must be {}", id(&group, &plural)));
         }
-        let versions = spec["versions"].as_array().into_iter().flatten();
-        let versions = versions.filter(|version| version["served"] == true);
+        let versions = entries(&spec["versions"]).filter(|version| version["served"] == true);
         let versions = versions.map(|version| {
             let schema = &version["schema"]["openAPIV3Schema"];
             Ok(Version {
@@ -87,58 +85,77 @@ impl Resource {
                 schema: schema.clone(),
             })
         });
-        let kind = text(names, "kind")?;
-        let mut names = names.clone();
-        for (name, value) in [
-            ("singular", kind.to_lowercase()),
-            ("listKind", format!("{kind}List")),
-        ] {
-            if names[name].is_null() {
-                names[name] = value.into();
-            }
-        }
+        let versions = versions.collect::<Result<_, String>>()?;
+        fill(&mut names, &Self::names(&kind));
         Ok(Self {
             group,
             plural,
             kind,
             names,
             namespaced: spec["scope"] == "Namespaced",
-            versions: versions.collect::<Result<_, String>>()?,
+            versions,
             sort: Sort::Custom,
         })
     }
 
+    /// Reads a line of [`BUILT_IN`].
+    fn built_in(line: &str) -> Self {
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().unwrap_or_default();
+        let [api_version, kind, plural, short, flags] = std::array::from_fn(|_| word());
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let mut names = Self::names(kind);
+        names["shortNames"] = short.split(',').filter(|name| *name != "-").collect();
+        let version = Version {
+            name: version.to_owned(),
+            status: flags.contains('s'),
+            definition: None,
+            schema: Value::Null,
+        };
+        Self {
+            group: group.to_owned(),
+            plural: plural.to_owned(),
+            kind: kind.to_owned(),
+            names,
+            namespaced: flags.contains('n'),
+            versions: vec![version],
+            sort: match flags {
+                flags if flags.contains('q') => Sort::Question,
+                flags if flags.contains('g') => Sort::Counted,
+                _ => Sort::Plain,
+            },
+        }
+    }
+
+    /// What a kind is called that says nothing else.
+    fn names(kind: &str) -> Value {
+        json!({"singular": kind.to_lowercase(), "listKind": format!("{kind}List")})
+    }
+
+    /// As discovery tells it, with its subresources.
     fn described(&self, version: &Version) -> Vec<Value> {
-        let verbs: &[&str] = match self.sort {
-            Sort::Question => &["create"],
-            _ => &[
-                "create",
-                "delete",
-                "deletecollection",
-                "get",
-                "list",
-                "patch",
-                "update",
-                "watch",
-            ],
+        let listed = |verbs: &str| verbs.split(' ').map(Value::from).collect::<Value>();
+        let verbs = match self.sort {
+            Sort::Question => "create",
+            _ => "create delete deletecollection get list patch update watch",
         };
         let mut all = vec![json!({
             "name": self.plural, "singularName": self.names["singular"], "kind": self.kind,
-            "namespaced": self.namespaced, "verbs": verbs,
+            "namespaced": self.namespaced, "verbs": listed(verbs),
             "shortNames": texts(&self.names["shortNames"]),
             "categories": texts(&self.names["categories"]),
         })];
-        let mut more = |sub: &str, kind: &str, verbs: &[&str]| {
+        let mut more = |sub: &str, kind: &str, verbs: &str| {
             all.push(json!({
                 "name": format!("{}/{sub}", self.plural), "singularName": "", "kind": kind,
-                "namespaced": self.namespaced, "verbs": verbs,
+                "namespaced": self.namespaced, "verbs": listed(verbs),
             }));
         };
         if version.status {
-            more("status", &self.kind, &["get", "patch", "update"]);
+            more("status", &self.kind, "get patch update");
         }
         if self.plural == "serviceaccounts" {
-            more("token", "TokenRequest", &["create"]);
+            more("token", "TokenRequest", "create");
         }
         all
     }
@@ -151,37 +168,12 @@ pub(super) struct Kinds(BTreeMap<String, Arc<Resource>>);
 impl Kinds {
     pub(super) fn new() -> Self {
         let resources = BUILT_IN.lines().filter(|line| !line.trim().is_empty());
-        let resources = resources.map(|line| {
-            let mut words = line.split_whitespace();
-            let mut word = || words.next().unwrap_or_default();
-            let (api_version, kind, plural, short, flags) =
-                (word(), word(), word(), word(), word());
-            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-            let short: Vec<&str> = short.split(',').filter(|name| *name != "-").collect();
-            let resource = Resource {
-                group: group.to_owned(),
-                plural: plural.to_owned(),
-                kind: kind.to_owned(),
-                names: json!({
-                    "singular": kind.to_lowercase(), "listKind": format!("{kind}List"),
-                    "shortNames": short,
-                }),
-                namespaced: flags.contains('n'),
-                versions: vec![Version {
-                    name: version.to_owned(),
-                    status: flags.contains('s'),
-                    definition: None,
-                    schema: Value::Null,
-                }],
-                sort: match flags {
-                    flags if flags.contains('q') => Sort::Question,
-                    flags if flags.contains('g') => Sort::Counted,
-                    _ => Sort::Plain,
-                },
-            };
-            (resource.id(), Arc::new(resource))
-        });
-        Self(resources.collect())
+        let resources = resources.map(Resource::built_in);
+        Self(
+            resources
+                .map(|resource| (resource.id(), Arc::new(resource)))
+                .collect(),
+        )
     }
 
     pub(super) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
@@ -197,20 +189,6 @@ impl Kinds {
             resource.group == group && resource.kind == kind && resource.version(version).is_some()
         });
         found.cloned()
-    }
-
-    /// Reads a definition, and says what is wrong with it.
-    pub(super) fn read_definition(crd: &Value) -> Result<Resource, Failure> {
-        let name = crd["metadata"]["name"].as_str().unwrap_or_default();
-        Resource::custom(crd).map_err(|why| {
-            let wrong = [("spec".to_owned(), why)];
-            Failure::invalid(
-                "CustomResourceDefinition",
-                "apiextensions.k8s.io",
-                name,
-                &wrong,
-            )
-        })
     }
 
     pub(super) fn define(&mut self, resource: Resource) {
@@ -233,18 +211,14 @@ impl Kinds {
             ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"]})),
             ["api", "v1"] => Some(self.resources("", "v1")),
             ["apis"] => {
-                let groups = self.0.values().map(|resource| resource.group.as_str());
-                let groups: BTreeSet<&str> = groups.filter(|group| !group.is_empty()).collect();
-                let groups: Vec<_> = groups.into_iter().map(|group| self.group(group)).collect();
+                let groups: BTreeSet<&str> = self.0.values().map(|one| &*one.group).collect();
+                let groups = groups.into_iter().filter(|group| !group.is_empty());
+                let groups: Vec<_> = groups.map(|group| self.group(group)).collect();
                 Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
             }
-            ["apis", group] => {
-                let known = self.0.values().any(|resource| resource.group == *group);
-                known.then(|| self.group(group))
-            }
-            ["apis", group, version] => {
-                let known = self.versions(group).contains(version);
-                known.then(|| self.resources(group, version))
+            ["apis", group] if !self.versions(group).is_empty() => Some(self.group(group)),
+            ["apis", group, version] if self.versions(group).contains(version) => {
+                Some(self.resources(group, version))
             }
             _ => None,
         }
@@ -257,10 +231,10 @@ impl Kinds {
     }
 
     fn group(&self, group: &str) -> Value {
-        let versions = self.versions(group).into_iter();
-        let versions: Vec<_> = versions
-            .map(|version| json!({"groupVersion": group_version(group, version), "version": version}))
-            .collect();
+        let versions = self.versions(group).into_iter().map(
+            |version| json!({"groupVersion": group_version(group, version), "version": version}),
+        );
+        let versions: Vec<_> = versions.collect();
         json!({
             "kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": versions,
             // `v1` sorts before `v1alpha1` and `v1beta1`.
@@ -280,20 +254,15 @@ impl Kinds {
     }
 }
 
+/// As [`Resource::id`], of a plural with or without a subresource.
 pub(super) fn id(group: &str, plural: &str) -> String {
-    if group.is_empty() {
-        plural.to_owned()
-    } else {
-        format!("{plural}.{group}")
-    }
+    let dot = if group.is_empty() { "" } else { "." };
+    format!("{plural}{dot}{group}")
 }
 
 fn group_version(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    }
+    let slash = if group.is_empty() { "" } else { "/" };
+    format!("{group}{slash}{version}")
 }
 
 /// API version, kind, plural, short names, and flags: `n`amespaced, has a `s`tatus, has a `g`eneration,

@@ -6,20 +6,20 @@
 //! generations, status apart, finalizers, pods that linger for their grace.
 //!
 //! What it has not: controllers (nobody makes pods of a deployment, or slices of a service), garbage
-//! collection by owner, ownership of fields, validation of built-in kinds, validating webhooks,
-//! conversion between versions beyond the version's name, tables, protobuf. Server-side apply therefore
-//! merges and never takes away. Roles are asked only once a test wants that.
+//! collection by owner, ownership of fields, validation of built-in kinds, validating webhooks, webhooks
+//! for changes, conversion between versions beyond the version's name, tables, protobuf. Server-side apply
+//! therefore merges and never takes away. Roles are asked only once a test wants that.
 //!
 //! A test holds the [`ApiServer`], which ends with everything in it when it is dropped.
 
 mod access;
 mod failure;
+mod json;
 mod kinds;
 mod merge;
 mod selectors;
 mod serve;
 mod store;
-mod time;
 mod tls;
 mod verbs;
 mod watch;
@@ -31,8 +31,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
@@ -41,8 +42,10 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
+use access::Token;
 pub use access::User;
-use serve::{Answer, Asked};
+use json::text;
+use serve::Asked;
 use store::Store;
 use verbs::Reply;
 
@@ -64,10 +67,9 @@ impl Network {
     /// That of whoever calls.
     pub fn host() -> Self {
         let listen = |at: SocketAddr| {
-            let socket = if at.is_ipv4() {
-                TcpSocket::new_v4()
-            } else {
-                TcpSocket::new_v6()
+            let socket = match at {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
             }?;
             socket.set_reuseaddr(true)?;
             socket.bind(at)?;
@@ -241,7 +243,7 @@ impl ApiServer {
         let body = body.map(Value::to_string).unwrap_or_default();
         let user = User::new("test", &[access::MASTERS]);
         match serve::route(&self.shared, user, &asked, body.as_bytes()).await {
-            Ok(Answer::Reply(Reply::Object { code, object, .. })) => (code, object),
+            Ok(Reply::Object { code, object, .. }) => (code, object),
             Ok(_) => (501, Value::Null),
             Err(failure) => (failure.code, failure.status()),
         }
@@ -252,16 +254,14 @@ impl ApiServer {
     /// # Errors
     /// What the server says against it.
     pub async fn put(&self, manifest: &Value) -> anyhow::Result<Value> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (api_version, kind) = (text(&manifest["apiVersion"]), text(&manifest["kind"]));
         let resource = self
             .shared
             .store
             .lock()
             .kinds
-            .of_manifest(&api_version, &kind);
-        let resource =
-            resource.ok_or_else(|| anyhow::anyhow!("no kind {kind} in {api_version}"))?;
+            .of_manifest(api_version, kind);
+        let resource = resource.with_context(|| format!("no kind {kind} in {api_version}"))?;
         let root = if resource.group.is_empty() {
             "api"
         } else {
@@ -294,17 +294,14 @@ impl ApiServer {
         lifetime: Duration,
         pod: Option<(&str, &str)>,
     ) -> String {
-        let audiences: Vec<String> = audiences.iter().map(|name| (*name).to_owned()).collect();
-        let user = User::service_account(namespace, account);
-        let mut store = self.shared.store.lock();
-        access::mint(
-            &mut store,
-            user,
-            &audiences,
-            lifetime,
-            Some((namespace, account)),
-            pod,
-        )
+        let token = Token {
+            namespace: namespace.to_owned(),
+            account: account.to_owned(),
+            audiences: audiences.iter().map(|name| (*name).to_owned()).collect(),
+            ends: SystemTime::now() + lifetime,
+            pod: pod.map(|(name, uid)| (name.to_owned(), uid.to_owned())),
+        };
+        token.mint(&mut self.shared.store.lock())
     }
 
     /// From now on, nobody may do what no role allows.

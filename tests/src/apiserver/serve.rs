@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::access::{self, Attempt, MASTERS, User};
+use super::access::{self, Attempt, User};
 use super::failure::Failure;
 use super::kinds::Sort;
 use super::verbs::{self, Call, Reply};
@@ -105,9 +105,7 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let answered = async {
         let body = Limited::new(body, MAX_BODY).collect().await;
-        let body = body
-            .map_err(|error| Failure::bad(error.to_string()))?
-            .to_bytes();
+        let body = body.map_err(|error| Failure::bad(error.to_string()))?;
         let user = identify(shared, known, &parts.headers)?;
         let asked = Asked {
             method: &parts.method,
@@ -116,16 +114,16 @@ async fn answer(
             accept: text(&parts.headers, header::ACCEPT),
             content_type: text(&parts.headers, header::CONTENT_TYPE),
         };
-        route(shared, user, &asked, &body).await
+        route(shared, user, &asked, &body.to_bytes()).await
     };
     let answered = answered.await;
     shared.until_awake().await;
-    let response = match answered {
-        Ok(Answer::Reply(Reply::Object {
+    match answered {
+        Ok(Reply::Object {
             code,
             object,
             warnings,
-        })) => {
+        }) => {
             let mut response = json(code, &object);
             for warning in warnings {
                 let warning = format!("299 - \"{}\"", warning.replace('"', "\\\""));
@@ -133,34 +131,26 @@ async fn answer(
                     response.headers_mut().append(header::WARNING, value);
                 }
             }
-            return response;
+            response
         }
-        Ok(Answer::Reply(Reply::Watch(wanted))) => {
+        Ok(Reply::Watch(wanted)) => {
             let body = StreamBody::new(watch::start(shared, wanted));
-            let json = "application/json";
-            (
-                Response::builder().header(header::CONTENT_TYPE, json),
-                body.boxed_unsync(),
-            )
+            response(200, "application/json", body.boxed_unsync())
         }
-        Ok(Answer::Page(kind, page)) => (
-            Response::builder().header(header::CONTENT_TYPE, kind),
-            Full::new(page).boxed_unsync(),
-        ),
-        Err(failure) => return json(failure.code, &failure.status()),
-    };
-    let (builder, body) = response;
-    builder.body(body).expect("these headers are good")
+        Ok(Reply::Page(kind, page)) => response(200, kind, Full::new(page).boxed_unsync()),
+        Err(failure) => json(failure.code, &failure.status()),
+    }
 }
 
 fn json(code: u16, value: &Value) -> Response<Body> {
-    let body = Full::new(Bytes::from(value.to_string())).boxed_unsync();
-    let response = Response::builder()
-        .status(code)
-        .header(header::CONTENT_TYPE, "application/json");
-    response
-        .body(body)
-        .expect("codes are of this server's own choice")
+    let body = Full::new(Bytes::from(value.to_string()));
+    response(code, "application/json", body.boxed_unsync())
+}
+
+fn response(code: u16, kind: &str, body: Body) -> Response<Body> {
+    let response = Response::builder().status(code);
+    let response = response.header(header::CONTENT_TYPE, kind).body(body);
+    response.expect("codes and types are of this server's own choice")
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
@@ -170,14 +160,13 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
 
 /// Who asks: by token, else by certificate.
 fn identify(shared: &Shared, known: Option<User>, headers: &HeaderMap) -> Result<User, Failure> {
-    let unknown = || Failure::new(401, "Unauthorized");
-    match text(headers, header::AUTHORIZATION).strip_prefix("Bearer ") {
-        Some(token) => match access::recognise(&shared.store.lock(), token, &[]) {
-            Ok((user, _)) => Ok(user),
-            Err(_) => Err(unknown()),
-        },
-        None => known.ok_or_else(unknown),
-    }
+    let user = match text(headers, header::AUTHORIZATION).strip_prefix("Bearer ") {
+        Some(token) => access::recognise(&shared.store.lock(), token, &[])
+            .ok()
+            .map(|found| found.0),
+        None => known,
+    };
+    user.ok_or_else(|| Failure::new(401, "Unauthorized"))
 }
 
 /// A request without its body.
@@ -189,46 +178,32 @@ pub(super) struct Asked<'a> {
     pub(super) content_type: &'a str,
 }
 
-pub(super) enum Answer {
-    Reply(Reply),
-    /// A page of this type that is no object.
-    Page(&'static str, Bytes),
-}
-
 /// Finds out what is asked for, and does it.
 pub(super) async fn route(
     shared: &Arc<Shared>,
     user: User,
     asked: &Asked<'_>,
     body: &[u8],
-) -> Result<Answer, Failure> {
-    let path: Vec<&str> = asked
-        .path
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .collect();
+) -> Result<Reply, Failure> {
+    let path = asked.path.split('/').filter(|part| !part.is_empty());
+    let path: Vec<&str> = path.collect();
     if *asked.method == Method::GET {
         match path.as_slice() {
-            ["healthz" | "livez" | "readyz"] => return Ok(Answer::Page("text/plain", "ok".into())),
+            ["healthz" | "livez" | "readyz"] => return Ok(Reply::Page("text/plain", "ok".into())),
             // No schemas: clients take it that nothing can be said about an object beforehand.
             ["openapi", "v2"] if asked.accept.contains("protobuf") => {
                 let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-                return Ok(Answer::Page(kind, Bytes::new()));
+                return Ok(Reply::Page(kind, Bytes::new()));
             }
             _ => {}
         }
         if let Some(object) = shared.store.lock().kinds.page(&path) {
-            let (code, warnings) = (200, Vec::new());
-            return Ok(Answer::Reply(Reply::Object {
-                code,
-                object,
-                warnings,
-            }));
+            return Ok(Reply::object(200, object));
         }
     }
     let call = call(shared, user, asked, &path, body)?;
     shared.store.lock().allow(&call)?;
-    verbs::serve(shared, call).await.map(Answer::Reply)
+    verbs::serve(shared, call).await
 }
 
 fn call(
@@ -244,9 +219,8 @@ fn call(
         _ => return Err(Failure::no_such_path()),
     };
     let (namespace, rest) = match rest {
-        ["namespaces", namespace, rest @ ..] if !matches!(rest, [] | ["status"]) => {
-            (*namespace, rest)
-        }
+        rest @ (["namespaces", _] | ["namespaces", _, "status"]) => ("", rest),
+        ["namespaces", namespace, rest @ ..] => (*namespace, rest),
         rest => ("", rest),
     };
     let (plural, name, sub) = match rest {
@@ -263,12 +237,9 @@ fn call(
     if everywhere && one || !resource.namespaced && !namespace.is_empty() {
         return Err(Failure::no_such_path());
     }
-    let query: HashMap<_, _> = form_urlencoded::parse(asked.query.as_bytes())
-        .into_owned()
-        .collect();
-    let watches = query
-        .get("watch")
-        .is_some_and(|watch| watch == "true" || watch == "1");
+    let query = form_urlencoded::parse(asked.query.as_bytes());
+    let query: HashMap<String, String> = query.into_owned().collect();
+    let watches = ["true", "1"].contains(&query.get("watch").map_or("", String::as_str));
     let verb = match (asked.method.as_str(), one) {
         ("GET", false) if watches => "watch",
         ("GET", false) => "list",
@@ -279,21 +250,14 @@ fn call(
         ("PATCH", true) => "patch",
         ("DELETE", true) => "delete",
         ("DELETE", false) if !everywhere => "deletecollection",
-        _ => {
-            return Err(Failure::no_such_method());
-        }
+        _ => return Err(Failure::no_such_method()),
     };
     let body = match body {
         [] => Value::Null,
         body => serde_json::from_slice(body)
             .map_err(|error| Failure::bad(format!("this server reads JSON only: {error}")))?,
     };
-    let content_type = asked
-        .content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
+    let content_type = asked.content_type.split(';').next().unwrap_or_default();
     Ok(Call {
         verb,
         version: version.to_owned(),
@@ -301,7 +265,7 @@ fn call(
         name: name.to_owned(),
         sub: sub.to_owned(),
         query,
-        content_type: content_type.to_owned(),
+        content_type: content_type.trim().to_owned(),
         body,
         user,
         resource,
@@ -311,12 +275,8 @@ fn call(
 impl super::store::Store {
     /// Counts a request, and refuses it where roles or a test want that.
     fn allow(&mut self, call: &Call) -> Result<(), Failure> {
-        let (plural, sub) = (&call.resource.plural, &call.sub);
-        let resource = if sub.is_empty() {
-            plural.clone()
-        } else {
-            format!("{plural}/{sub}")
-        };
+        let slash = if call.sub.is_empty() { "" } else { "/" };
+        let resource = format!("{}{slash}{}", call.resource.plural, call.sub);
         let attempt = Attempt {
             verb: call.verb,
             group: &call.resource.group,
@@ -336,7 +296,7 @@ impl super::store::Store {
             *self.seen.entry(seen.clone()).or_default() += 1;
         }
         // Tests themselves are not to be hindered.
-        if call.user.groups.iter().any(|group| group == MASTERS) && call.user.name == "test" {
+        if call.user.is_master() && call.user.name == "test" {
             return Ok(());
         }
         let refusals = self.refusals.iter_mut();

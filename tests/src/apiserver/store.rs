@@ -4,16 +4,16 @@
 //! are gone, as everybody is after [`Store::compact`].
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::access::Token;
-use super::kinds::Kinds;
-use super::selectors::texts;
-use super::{Outage, Refusal, Seen, time};
+use super::json::{entries, fill, text, texts, written};
+use super::kinds::{Kinds, Resource};
+use super::{Outage, Refusal, Seen};
 
 /// Changes that are remembered.
 const HISTORY: usize = 16_384;
@@ -32,7 +32,8 @@ pub(super) struct Store {
     history: VecDeque<Change>,
     /// The last revision that history does not have.
     compacted: u64,
-    addresses: u32,
+    /// The last part of the address that a service got last.
+    addresses: u16,
     pub(super) tokens: HashMap<String, Token>,
     pub(super) webhooks: HashMap<(String, String), SocketAddr>,
     pub(super) outage: Outage,
@@ -77,17 +78,24 @@ impl Store {
             watches: BTreeMap::new(),
         };
         for name in ["default", "kube-system"] {
-            let mut namespace = json!({
-                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
-            });
-            store.complete("namespaces", &mut namespace);
-            stamp(&mut namespace, false);
-            store.put(("namespaces", "", name), namespace);
+            store.found(("namespaces", "", name), "Namespace");
         }
         store
     }
 
-    pub(super) fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+    /// Makes an object that nobody asked for.
+    fn found(&mut self, place: Place<'_>, kind: &str) {
+        let (resource, namespace, name) = place;
+        let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
+        if !namespace.is_empty() {
+            object["metadata"]["namespace"] = namespace.into();
+        }
+        self.complete(resource, &mut object);
+        stamp(&mut object, false);
+        self.put(place, object);
+    }
+
+    pub(super) fn object(&self, (resource, namespace, name): Place<'_>) -> Option<Arc<Value>> {
         let all = self.objects.get(resource)?;
         all.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
@@ -103,7 +111,7 @@ impl Store {
     pub(super) fn put(&mut self, place: Place<'_>, mut object: Value) -> Arc<Value> {
         let (resource, namespace, name) = place;
         if resource == CRDS
-            && let Ok(defined) = Kinds::read_definition(&object)
+            && let Ok(defined) = Resource::custom(&object)
         {
             self.kinds.define(defined);
         }
@@ -116,12 +124,7 @@ impl Store {
         let is_new = old.is_none();
         self.remember(place, old, &object, false);
         if resource == "namespaces" && is_new {
-            let mut account = json!({
-                "apiVersion": "v1", "kind": "ServiceAccount",
-                "metadata": {"name": "default", "namespace": name},
-            });
-            stamp(&mut account, false);
-            self.put(("serviceaccounts", name, "default"), account);
+            self.found(("serviceaccounts", name, "default"), "ServiceAccount");
         }
         object
     }
@@ -136,27 +139,20 @@ impl Store {
         last["metadata"]["resourceVersion"] = self.revision.to_string().into();
         let last = Arc::new(last);
         self.remember(place, Some(old), &last, true);
-        let inside: Vec<(String, String, String)> = match resource {
-            "namespaces" => {
-                let all = self.objects.iter();
-                let all =
-                    all.flat_map(|(resource, all)| all.keys().map(move |key| (resource, key)));
-                let all = all.filter(|(_, (namespace, _))| namespace == name);
-                all.map(|(resource, (namespace, name))| {
-                    (resource.clone(), namespace.clone(), name.clone())
-                })
-                .collect()
-            }
-            CRDS => {
-                self.kinds.forget(name);
-                let all = self.objects.get(name).into_iter().flat_map(BTreeMap::keys);
-                all.map(|(namespace, object)| (name.to_owned(), namespace.clone(), object.clone()))
-                    .collect()
-            }
-            _ => Vec::new(),
-        };
-        for (resource, namespace, name) in inside {
-            self.take((&resource, &namespace, &name));
+        let objects = self.objects.iter();
+        let objects = objects.flat_map(|(id, all)| all.keys().map(move |key| (id, key)));
+        // What is in a namespace, or of a kind, goes with it.
+        let inside = objects.filter(|(id, (namespace, _))| match resource {
+            "namespaces" => namespace == name,
+            CRDS => *id == name,
+            _ => false,
+        });
+        let inside: Vec<_> = inside.map(|(id, key)| (id.clone(), key.clone())).collect();
+        if resource == CRDS {
+            self.kinds.forget(name);
+        }
+        for (id, (namespace, name)) in inside {
+            self.take((&id, &namespace, &name));
         }
         Some(last)
     }
@@ -184,20 +180,14 @@ impl Store {
     }
 
     /// Changes after a revision, oldest first; none at all when some of them are forgotten.
-    pub(super) fn since(
-        &self,
-        revision: u64,
-        resource: &str,
-        namespace: &str,
-    ) -> Option<Vec<Change>> {
+    pub(super) fn since(&self, revision: u64, id: &str, namespace: &str) -> Option<Vec<Change>> {
         if revision < self.compacted {
             return None;
         }
-        let from = self
-            .history
-            .partition_point(|change| change.revision <= revision);
+        let known = |change: &Change| change.revision <= revision;
+        let from = self.history.partition_point(known);
         let changes = self.history.range(from..).filter(|change| {
-            change.resource == resource && (namespace.is_empty() || change.namespace == namespace)
+            change.resource == id && (namespace.is_empty() || change.namespace == namespace)
         });
         Some(changes.cloned().collect())
     }
@@ -207,81 +197,114 @@ impl Store {
         self.compacted = self.revision;
     }
 
-    /// Fills in what the server itself decides about a new object.
+    /// Fills in what the server itself decides, where nothing else is said.
     pub(super) fn complete(&mut self, resource: &str, object: &mut Value) {
-        let name = object["metadata"]["name"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        let default = |object: &mut Value, name: &str, value: Value| {
-            if object[name].is_null() {
-                object[name] = value;
-            }
-        };
-        match resource {
-            "namespaces" => {
-                object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
-                object["status"] = json!({"phase": "Active"});
-            }
-            "pods" => {
-                let spec = &mut object["spec"];
-                let account = spec["serviceAccountName"]
-                    .as_str()
-                    .unwrap_or("default")
-                    .to_owned();
-                spec["serviceAccountName"] = account.into();
-                for (name, value) in [
-                    ("restartPolicy", json!("Always")),
-                    ("dnsPolicy", json!("ClusterFirst")),
-                    ("terminationGracePeriodSeconds", json!(30)),
-                ] {
-                    default(spec, name, value);
-                }
-                object["status"] = json!({"phase": "Pending"});
-            }
+        let defaults = match resource {
+            "namespaces" => json!({
+                "metadata": {"labels": {"kubernetes.io/metadata.name": object["metadata"]["name"]}},
+                "status": {"phase": "Active"},
+            }),
+            "pods" => json!({
+                "spec": {
+                    "serviceAccountName": "default", "restartPolicy": "Always",
+                    "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30,
+                },
+                "status": {"phase": "Pending"},
+            }),
             "services" => {
                 let spec = &mut object["spec"];
-                default(spec, "type", json!("ClusterIP"));
-                default(spec, "sessionAffinity", json!("None"));
                 for port in spec["ports"].as_array_mut().into_iter().flatten() {
-                    default(port, "protocol", json!("TCP"));
-                    let number = port["port"].clone();
-                    default(port, "targetPort", number);
+                    let defaults = json!({"protocol": "TCP", "targetPort": port["port"]});
+                    fill(port, &defaults);
                 }
                 if spec["type"] != "ExternalName" {
-                    if spec["clusterIP"].is_null() {
-                        self.addresses += 1;
-                        let [_, _, high, low] = self.addresses.to_be_bytes();
-                        spec["clusterIP"] = format!("10.96.{high}.{low}").into();
-                    }
-                    let addresses = json!([spec["clusterIP"]]);
-                    default(spec, "clusterIPs", addresses);
-                    default(spec, "ipFamilies", json!(["IPv4"]));
-                    default(spec, "ipFamilyPolicy", json!("SingleStack"));
-                    default(spec, "internalTrafficPolicy", json!("Cluster"));
+                    self.give_addresses(spec);
                 }
-                object["status"] = json!({"loadBalancer": {}});
+                json!({
+                    "spec": {"type": "ClusterIP", "sessionAffinity": "None"},
+                    "status": {"loadBalancer": {}},
+                })
             }
             CRDS => {
                 let condition = |kind: &str, reason: &str| {
                     json!({
                         "type": kind, "status": "True", "reason": reason, "message": "",
-                        "lastTransitionTime": time::now(),
+                        "lastTransitionTime": written(SystemTime::now()),
                     })
                 };
-                let stored = object["spec"]["versions"].as_array().into_iter().flatten();
+                let stored = entries(&object["spec"]["versions"]);
                 let stored = stored.filter(|version| version["storage"] == true);
                 let stored: Vec<_> = stored.map(|version| version["name"].clone()).collect();
-                object["status"] = json!({
+                json!({"status": {
                     "acceptedNames": object["spec"]["names"],
                     "conditions": [
                         condition("NamesAccepted", "NoConflicts"),
                         condition("Established", "InitialNamesAccepted"),
                     ],
                     "storedVersions": stored,
-                });
+                }})
             }
-            _ => {}
+            _ => return,
+        };
+        fill(object, &defaults);
+    }
+
+    /// Gives a service an address of each of its families. Those that a client names stay, and a headless
+    /// service has none.
+    fn give_addresses(&mut self, spec: &mut Value) {
+        let mut named = texts(&spec["clusterIPs"]);
+        if named.is_empty() {
+            named = texts(&json!([spec["clusterIP"]]));
+        }
+        named.retain(|address| !address.is_empty());
+        let is_six = match named.first() {
+            Some(address) => address.contains(':'),
+            None => spec["ipFamilies"][0] == "IPv6",
+        };
+        let is_dual = text(&spec["ipFamilyPolicy"]).ends_with("DualStack")
+            || named.len().max(texts(&spec["ipFamilies"]).len()) > 1;
+        let policy = if is_dual {
+            "PreferDualStack"
+        } else {
+            "SingleStack"
+        };
+        let families = if is_six {
+            ["IPv6", "IPv4"]
+        } else {
+            ["IPv4", "IPv6"]
+        };
+        let families = &families[..1 + usize::from(is_dual)];
+        if named.first().is_none_or(|address| address != "None") {
+            for family in families.iter().skip(named.len()) {
+                named.push(self.free_address(family));
+            }
+        }
+        spec["clusterIP"] = named[0].as_str().into();
+        spec["clusterIPs"] = named.into();
+        spec["ipFamilies"] = families.into();
+        fill(
+            spec,
+            &json!({"ipFamilyPolicy": policy, "internalTrafficPolicy": "Cluster"}),
+        );
+    }
+
+    /// An address that no service has, of 10.96.0.0/16 or fd96::/112.
+    fn free_address(&mut self, family: &str) -> String {
+        let services = self.all("services", "");
+        let taken = services
+            .iter()
+            .flat_map(|service| texts(&service["spec"]["clusterIPs"]));
+        let taken: Vec<String> = taken.collect();
+        loop {
+            self.addresses = self.addresses.wrapping_add(1).max(1);
+            let [high, low] = self.addresses.to_be_bytes();
+            let address = match family {
+                "IPv6" => Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, self.addresses).to_string(),
+                _ => Ipv4Addr::new(10, 96, high, low).to_string(),
+            };
+            if !taken.contains(&address) {
+                return address;
+            }
         }
     }
 
@@ -292,13 +315,10 @@ impl Store {
         place: Place<'_>,
         grace: Option<u64>,
     ) -> Option<(Arc<Value>, bool)> {
-        let (resource, namespace, name) = place;
-        let old = self.object(resource, namespace, name)?;
-        let has_ended = ["Succeeded", "Failed"]
-            .iter()
-            .any(|phase| old["status"]["phase"] == *phase);
+        let old = self.object(place)?;
+        let has_ended = ["Succeeded", "Failed"].contains(&text(&old["status"]["phase"]));
         let grace = match old["spec"]["terminationGracePeriodSeconds"].as_u64() {
-            usual if resource == "pods" && !has_ended => grace.or(usual).unwrap_or(30),
+            usual if place.0 == "pods" && !has_ended => grace.or(usual).unwrap_or(30),
             _ => 0,
         };
         if grace == 0 && texts(&old["metadata"]["finalizers"]).is_empty() {
@@ -310,7 +330,7 @@ impl Store {
         }
         let mut ending = (*old).clone();
         let at = SystemTime::now() + Duration::from_secs(grace);
-        ending["metadata"]["deletionTimestamp"] = time::written(at).into();
+        ending["metadata"]["deletionTimestamp"] = written(at).into();
         ending["metadata"]["deletionGracePeriodSeconds"] = grace.into();
         Some((self.put(place, ending), false))
     }
@@ -326,18 +346,13 @@ pub(super) fn is_done(object: &Value) -> bool {
 
 /// Gives a new object its identity.
 pub(super) fn stamp(object: &mut Value, has_generation: bool) {
-    let random = format!("{:032x}", fastrand::u128(..));
-    let uid = format!(
-        "{}-{}-4{}-a{}-{}",
-        &random[..8],
-        &random[8..12],
-        &random[13..16],
-        &random[17..20],
-        &random[20..]
-    );
+    let mut uid = format!("{:032x}", fastrand::u128(..));
+    for dash in [8, 13, 18, 23] {
+        uid.insert(dash, '-');
+    }
     let metadata = &mut object["metadata"];
     metadata["uid"] = uid.into();
-    metadata["creationTimestamp"] = time::now().into();
+    metadata["creationTimestamp"] = written(SystemTime::now()).into();
     if has_generation {
         metadata["generation"] = 1.into();
     }

@@ -150,23 +150,19 @@ impl Watcher {
             (false, true) => self.line("ADDED", &change.object, None),
             (true, true) => self.line("MODIFIED", &change.object, None),
             (true, false) => {
-                let last = if change.is_end {
-                    Some(&change.object)
-                } else {
-                    change.old.as_ref()
-                };
-                self.line("DELETED", last?, Some(change.revision))
+                let last = Some(&change.object).filter(|_| change.is_end);
+                self.line(
+                    "DELETED",
+                    last.or(change.old.as_ref())?,
+                    Some(change.revision),
+                )
             }
         })
     }
 
     fn line(&self, what: &str, object: &Value, revision: Option<u64>) -> String {
-        let mut object = object.clone();
-        object["apiVersion"] = self
-            .wanted
-            .resource
-            .api_version(&self.wanted.version)
-            .into();
+        let (mut object, wanted) = (object.clone(), &self.wanted);
+        object["apiVersion"] = wanted.resource.api_version(&wanted.version).into();
         if let Some(revision) = revision {
             object["metadata"]["resourceVersion"] = revision.to_string().into();
         }
