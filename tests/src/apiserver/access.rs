@@ -53,6 +53,13 @@ impl User {
         Self::new(&name, &["system:serviceaccounts", &groups])
     }
 
+    /// Namespace and name of the account, if it is one.
+    fn account(&self) -> Option<(&str, &str)> {
+        self.name
+            .strip_prefix("system:serviceaccount:")?
+            .split_once(':')
+    }
+
     pub(super) fn is_master(&self) -> bool {
         self.groups.iter().any(|group| group == MASTERS)
     }
@@ -62,11 +69,10 @@ impl User {
     }
 }
 
-/// A token of a service account that was given out.
+/// A token that was given out.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
-    pub(super) namespace: String,
-    pub(super) account: String,
+    pub(super) user: User,
     /// Nobody: this server.
     pub(super) audiences: Vec<String>,
     pub(super) ends: SystemTime,
@@ -80,9 +86,8 @@ impl Token {
         if self.audiences.is_empty() {
             self.audiences.push(DEFAULT_AUDIENCE.to_owned());
         }
-        let subject = User::service_account(&self.namespace, &self.account).name;
         let ends = self.ends.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let claims = json!({"sub": subject, "aud": self.audiences, "exp": ends.as_secs()});
+        let claims = json!({"sub": self.user.name, "aud": self.audiences, "exp": ends.as_secs()});
         let [header, claims] =
             [json!({"alg": "none"}), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let minted = format!("{header}.{claims}.{:032x}", fastrand::u128(..));
@@ -109,14 +114,14 @@ pub(super) fn recognise(
     if audiences.is_empty() {
         return Err("token audiences are not valid for the target");
     }
-    let Token {
-        namespace, account, ..
-    } = token;
-    let found = store.object(("serviceaccounts", namespace, account));
-    let found = found.ok_or("service account has been deleted")?;
-    let mut user = User::service_account(namespace, account);
-    user.uid = text(&found["metadata"]["uid"]).to_owned();
+    let mut user = token.user.clone();
+    if let Some((namespace, account)) = user.account() {
+        let found = store.object(("serviceaccounts", namespace, account));
+        let found = found.ok_or("service account has been deleted")?;
+        user.uid = text(&found["metadata"]["uid"]).to_owned();
+    }
     if let Some((name, uid)) = &token.pod {
+        let (namespace, _) = token.user.account().unwrap_or_default();
         let pod = store.object(("pods", namespace, name));
         if pod.is_none_or(|pod| pod["metadata"]["uid"] != *uid) {
             return Err("pod has been deleted");
@@ -129,59 +134,49 @@ pub(super) fn recognise(
     Ok((user, audiences))
 }
 
-/// What somebody wants to do.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt<'a> {
-    pub(super) verb: &'a str,
-    pub(super) group: &'a str,
-    /// With the subresource, as `pods/status`.
-    pub(super) resource: &'a str,
-    /// Empty: of the whole cluster.
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
+/// Why somebody may not do something, as attributes of a review name it.
+pub(super) fn forbidden(user: &User, attributes: &Value) -> Failure {
+    let part = |name: &str| text(&attributes[name]);
+    let (group, resource, verb) = (part("group"), resource(attributes), part("verb"));
+    let id = super::kinds::id(group, part("resource"));
+    let named = match part("name") {
+        "" => String::new(),
+        name => format!(" {name:?}"),
+    };
+    let place = match part("namespace") {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    let name = &user.name;
+    let message = format!(
+        "{id}{named} is forbidden: User {name:?} cannot {verb} resource {resource:?} in API group \
+         {group:?} {place}"
+    );
+    Failure::new(403, message)
 }
 
-impl Attempt<'_> {
-    pub(super) fn refusal(&self, user: &User) -> Failure {
-        let Self {
-            verb,
-            group,
-            resource,
-            namespace,
-            name,
-        } = self;
-        let (resource_alone, _) = resource.split_once('/').unwrap_or((resource, ""));
-        let id = super::kinds::id(group, resource_alone);
-        let named = match *name {
-            "" => String::new(),
-            name => format!(" {name:?}"),
-        };
-        let place = match *namespace {
-            "" => "at the cluster scope".to_owned(),
-            namespace => format!("in the namespace {namespace:?}"),
-        };
-        let message = format!(
-            "{id}{named} is forbidden: User {:?} cannot {verb} resource {resource:?} in API group \
-             {group:?} {place}",
-            user.name
-        );
-        Failure::new(403, message)
+/// As rules name it: `pods`, or `pods/status`.
+pub(super) fn resource(attributes: &Value) -> String {
+    let resource = text(&attributes["resource"]);
+    match text(&attributes["subresource"]) {
+        "" => resource.to_owned(),
+        sub => format!("{resource}/{sub}"),
     }
 }
 
-/// Whether the roles allow it.
-pub(super) fn may(store: &Store, user: &User, attempt: Attempt<'_>) -> bool {
-    // What somebody asks about themselves.
-    let is_own = attempt.resource.starts_with("selfsubject");
-    is_own
-        || user.is_master()
-        || rules_of(store, user, attempt.namespace).iter().any(|rule| {
-            covers(&rule["verbs"], attempt.verb)
-                && covers(&rule["apiGroups"], attempt.group)
-                && covers(&rule["resources"], attempt.resource)
-                && (rule["resourceNames"].as_array().is_none_or(Vec::is_empty)
-                    || covers(&rule["resourceNames"], attempt.name))
-        })
+/// Whether the roles allow what attributes of a review name.
+pub(super) fn may(store: &Store, user: &User, attributes: &Value) -> bool {
+    let part = |name: &str| text(&attributes[name]);
+    let rules = rules_of(store, user, part("namespace"));
+    let mut rules = rules.iter().filter(|rule| {
+        let names = &rule["resourceNames"];
+        covers(&rule["verbs"], part("verb"))
+            && covers(&rule["apiGroups"], part("group"))
+            && covers(&rule["resources"], &resource(attributes))
+            && (entries(names).next().is_none() || covers(names, part("name")))
+    });
+    // Everybody may ask about themselves.
+    user.is_master() || part("resource").starts_with("selfsubject") || rules.next().is_some()
 }
 
 /// The rules that hold for somebody in a namespace.
@@ -263,16 +258,7 @@ pub(super) fn answer(store: &Store, user: &User, plural: &str, question: &Value)
                     ..User::default()
                 },
             };
-            let (resource, sub) = (text(&about["resource"]), text(&about["subresource"]));
-            let slash = if sub.is_empty() { "" } else { "/" };
-            let attempt = Attempt {
-                verb: text(&about["verb"]),
-                group: text(&about["group"]),
-                resource: &format!("{resource}{slash}{sub}"),
-                namespace: text(&about["namespace"]),
-                name: text(&about["name"]),
-            };
-            json!({"allowed": about.is_object() && may(store, &asking, attempt)})
+            json!({"allowed": about.is_object() && may(store, &asking, about)})
         }
     };
     let mut answer = question.clone();
@@ -305,8 +291,7 @@ pub(super) fn token_request(
     }
     let ends = SystemTime::now() + lifetime;
     let token = Token {
-        namespace: namespace.to_owned(),
-        account: account.to_owned(),
+        user: User::service_account(namespace, account),
         audiences: texts(&spec["audiences"]),
         ends,
         pod,

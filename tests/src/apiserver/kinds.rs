@@ -8,16 +8,22 @@ use weft_control_plane::policy::Definition;
 
 use super::json::{entries, fill, texts};
 
-/// One resource, in all of its versions.
+/// One resource, in one version: of a definition the stored one alone is served.
 #[derive(Debug)]
 pub(super) struct Resource {
     pub(super) group: String,
+    pub(super) version: String,
     pub(super) plural: String,
     pub(super) kind: String,
     pub(super) names: Value,
     pub(super) namespaced: bool,
-    pub(super) versions: Vec<Version>,
+    /// Whether its status is written apart.
+    pub(super) has_status: bool,
     pub(super) sort: Sort,
+    /// Of custom resources: how objects are judged.
+    pub(super) definition: Option<Definition>,
+    /// Of custom resources, as it was given: it says which lists are maps.
+    pub(super) schema: Value,
 }
 
 /// Where a resource comes from, which decides what is done to its objects.
@@ -33,30 +39,15 @@ pub(super) enum Sort {
     Question,
 }
 
-/// One version of a resource.
-#[derive(Debug)]
-pub(super) struct Version {
-    pub(super) name: String,
-    /// Whether its status is written apart.
-    pub(super) status: bool,
-    /// Of custom resources.
-    pub(super) definition: Option<Definition>,
-    /// Of custom resources, as it was given: it says which lists are maps.
-    pub(super) schema: Value,
-}
-
 impl Resource {
     /// As `pods` or `leases.coordination.k8s.io`.
     pub(super) fn id(&self) -> String {
         id(&self.group, &self.plural)
     }
 
-    pub(super) fn api_version(&self, version: &str) -> String {
-        group_version(&self.group, version)
-    }
-
-    pub(super) fn version(&self, name: &str) -> Option<&Version> {
-        self.versions.iter().find(|version| version.name == name)
+    pub(super) fn api_version(&self) -> String {
+        let slash = if self.group.is_empty() { "" } else { "/" };
+        format!("{}{slash}{}", self.group, self.version)
     }
 
     pub(super) fn has_generation(&self) -> bool {
@@ -75,26 +66,22 @@ impl Resource {
         if crd["metadata"]["name"] != id(&group, &plural) {
             return Err(format!("metadata.name must be {}", id(&group, &plural)));
         }
-        let versions = entries(&spec["versions"]).filter(|version| version["served"] == true);
-        let versions = versions.map(|version| {
-            let schema = &version["schema"]["openAPIV3Schema"];
-            Ok(Version {
-                name: text(version, "name")?,
-                status: !version["subresources"]["status"].is_null(),
-                definition: Some(Definition::new(schema)?),
-                schema: schema.clone(),
-            })
-        });
-        let versions = versions.collect::<Result<_, String>>()?;
+        let mut versions = entries(&spec["versions"]);
+        let version = versions.find(|version| version["storage"] == true);
+        let version = version.ok_or("spec.versions has none that is stored")?;
+        let schema = version["schema"]["openAPIV3Schema"].clone();
         fill(&mut names, &Self::names(&kind));
         Ok(Self {
             group,
+            version: text(version, "name")?,
             plural,
             kind,
             names,
             namespaced: spec["scope"] == "Namespaced",
-            versions,
+            has_status: !version["subresources"]["status"].is_null(),
             sort: Sort::Custom,
+            definition: Some(Definition::new(&schema)?),
+            schema,
         })
     }
 
@@ -106,24 +93,21 @@ impl Resource {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let mut names = Self::names(kind);
         names["shortNames"] = short.split(',').filter(|name| *name != "-").collect();
-        let version = Version {
-            name: version.to_owned(),
-            status: flags.contains('s'),
-            definition: None,
-            schema: Value::Null,
-        };
         Self {
             group: group.to_owned(),
+            version: version.to_owned(),
             plural: plural.to_owned(),
             kind: kind.to_owned(),
             names,
             namespaced: flags.contains('n'),
-            versions: vec![version],
+            has_status: flags.contains('s'),
             sort: match flags {
                 flags if flags.contains('q') => Sort::Question,
                 flags if flags.contains('g') => Sort::Counted,
                 _ => Sort::Plain,
             },
+            definition: None,
+            schema: Value::Null,
         }
     }
 
@@ -133,31 +117,26 @@ impl Resource {
     }
 
     /// As discovery tells it, with its subresources.
-    fn described(&self, version: &Version) -> Vec<Value> {
-        let listed = |verbs: &str| verbs.split(' ').map(Value::from).collect::<Value>();
-        let verbs = match self.sort {
-            Sort::Question => "create",
-            _ => "create delete deletecollection get list patch update watch",
-        };
-        let mut all = vec![json!({
-            "name": self.plural, "singularName": self.names["singular"], "kind": self.kind,
-            "namespaced": self.namespaced, "verbs": listed(verbs),
-            "shortNames": texts(&self.names["shortNames"]),
-            "categories": texts(&self.names["categories"]),
-        })];
-        let mut more = |sub: &str, kind: &str, verbs: &str| {
-            all.push(json!({
-                "name": format!("{}/{sub}", self.plural), "singularName": "", "kind": kind,
-                "namespaced": self.namespaced, "verbs": listed(verbs),
-            }));
-        };
-        if version.status {
-            more("status", &self.kind, "get patch update");
+    fn described(&self) -> Vec<Value> {
+        let all = "create delete deletecollection get list patch update watch";
+        let is_question = self.sort == Sort::Question;
+        let mut parts = vec![("", &*self.kind, if is_question { "create" } else { all })];
+        if self.has_status {
+            parts.push(("/status", &self.kind, "get patch update"));
         }
         if self.plural == "serviceaccounts" {
-            more("token", "TokenRequest", "create");
+            parts.push(("/token", "TokenRequest", "create"));
         }
-        all
+        let described = parts.into_iter().map(|(sub, kind, verbs)| {
+            json!({
+                "name": format!("{}{sub}", self.plural), "singularName": self.names["singular"],
+                "kind": kind, "namespaced": self.namespaced,
+                "verbs": verbs.split(' ').collect::<Vec<_>>(),
+                "shortNames": texts(&self.names["shortNames"]),
+                "categories": texts(&self.names["categories"]),
+            })
+        });
+        described.collect()
     }
 }
 
@@ -168,27 +147,24 @@ pub(super) struct Kinds(BTreeMap<String, Arc<Resource>>);
 impl Kinds {
     pub(super) fn new() -> Self {
         let resources = BUILT_IN.lines().filter(|line| !line.trim().is_empty());
-        let resources = resources.map(Resource::built_in);
+        let resources = resources.map(Resource::built_in).map(Arc::new);
         Self(
             resources
-                .map(|resource| (resource.id(), Arc::new(resource)))
+                .map(|resource| (resource.id(), resource))
                 .collect(),
         )
     }
 
     pub(super) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        let found = self.0.get(&id(group, plural))?;
-        found.version(version).map(|_| Arc::clone(found))
+        let found = self.0.get(&id(group, plural));
+        found.filter(|found| found.version == version).cloned()
     }
 
     /// By what a manifest says of itself.
     pub(super) fn of_manifest(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let mut all = self.0.values();
-        let found = all.find(|resource| {
-            resource.group == group && resource.kind == kind && resource.version(version).is_some()
-        });
-        found.cloned()
+        all.find(|one| one.api_version() == api_version && one.kind == kind)
+            .cloned()
     }
 
     pub(super) fn define(&mut self, resource: Resource) {
@@ -196,8 +172,7 @@ impl Kinds {
     }
 
     pub(super) fn forget(&mut self, id: &str) {
-        self.0
-            .retain(|known, resource| known != id || resource.sort != Sort::Custom);
+        self.0.remove(id);
     }
 
     /// Discovery and the pages beside it. None for what is not there.
@@ -213,43 +188,39 @@ impl Kinds {
             ["apis"] => {
                 let groups: BTreeSet<&str> = self.0.values().map(|one| &*one.group).collect();
                 let groups = groups.into_iter().filter(|group| !group.is_empty());
-                let groups: Vec<_> = groups.map(|group| self.group(group)).collect();
+                let groups: Vec<_> = groups.filter_map(|group| self.group(group)).collect();
                 Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
             }
-            ["apis", group] if !self.versions(group).is_empty() => Some(self.group(group)),
-            ["apis", group, version] if self.versions(group).contains(version) => {
-                Some(self.resources(group, version))
-            }
+            ["apis", group] => self.group(group),
+            ["apis", group, version] => self.group(group).map(|_| self.resources(group, version)),
             _ => None,
         }
     }
 
-    fn versions(&self, group: &str) -> BTreeSet<&str> {
+    /// A group with its versions, the first of which is `v1` where it has that.
+    fn group(&self, group: &str) -> Option<Value> {
         let resources = self.0.values().filter(|resource| resource.group == group);
-        let versions = resources.flat_map(|resource| &resource.versions);
-        versions.map(|version| version.name.as_str()).collect()
-    }
-
-    fn group(&self, group: &str) -> Value {
-        let versions = self.versions(group).into_iter().map(
-            |version| json!({"groupVersion": group_version(group, version), "version": version}),
+        let versions: BTreeSet<&str> = resources.map(|one| &*one.version).collect();
+        let versions = versions.iter().map(
+            |version| json!({"groupVersion": format!("{group}/{version}"), "version": version}),
         );
         let versions: Vec<_> = versions.collect();
-        json!({
-            "kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": versions,
-            // `v1` sorts before `v1alpha1` and `v1beta1`.
-            "preferredVersion": versions.first(),
-        })
+        Some(json!({
+            "kind": "APIGroup", "apiVersion": "v1", "name": group,
+            "preferredVersion": versions.first()?, "versions": versions,
+        }))
     }
 
     fn resources(&self, group: &str, version: &str) -> Value {
-        let here = self.0.values().filter(|resource| resource.group == group);
-        let here = here.filter_map(|resource| Some((resource, resource.version(version)?)));
-        let described = here.flat_map(|(resource, version)| resource.described(version));
+        let here = self
+            .0
+            .values()
+            .filter(|one| one.group == group && one.version == version);
+        let described: Vec<_> = here.flat_map(|resource| resource.described()).collect();
+        let slash = if group.is_empty() { "" } else { "/" };
         json!({
             "kind": "APIResourceList", "apiVersion": "v1",
-            "groupVersion": group_version(group, version),
-            "resources": described.collect::<Vec<_>>(),
+            "groupVersion": format!("{group}{slash}{version}"), "resources": described,
         })
     }
 }
@@ -258,11 +229,6 @@ impl Kinds {
 pub(super) fn id(group: &str, plural: &str) -> String {
     let dot = if group.is_empty() { "" } else { "." };
     format!("{plural}{dot}{group}")
-}
-
-fn group_version(group: &str, version: &str) -> String {
-    let slash = if group.is_empty() { "" } else { "/" };
-    format!("{group}{slash}{version}")
 }
 
 /// API version, kind, plural, short names, and flags: `n`amespaced, has a `s`tatus, has a `g`eneration,

@@ -7,22 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use serde_json::Value;
-use tokio::net::TcpListener;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::access::{self, Attempt, User};
+use super::access::{self, User};
 use super::failure::Failure;
 use super::kinds::Sort;
-use super::verbs::{self, Call, Reply};
-use super::{Outage, Seen, Shared, tls, watch};
+use super::verbs::{self, Body, Call, Reply};
+use super::{Outage, Seen, Shared};
 
 /// The longest body of a request.
 const MAX_BODY: usize = 3 << 20;
@@ -30,8 +31,6 @@ const MAX_BODY: usize = 3 << 20;
 const MAX_SEEN: usize = 65_536;
 /// How long to wait before listening or accepting is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
-
-type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Listens, and again after every outage, until it is aborted; then nobody is connected any more.
 pub(super) async fn run(
@@ -79,129 +78,80 @@ pub(super) async fn run(
     }
 }
 
-async fn connection(
-    shared: Arc<Shared>,
-    stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
-) {
-    let (_, session) = stream.get_ref();
-    let known = session
-        .peer_certificates()
-        .and_then(|chain| tls::user(chain.first()?));
+async fn connection(shared: Arc<Shared>, stream: TlsStream<TcpStream>) {
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        let (shared, known) = (Arc::clone(&shared), known.clone());
-        async move { Ok::<_, Infallible>(answer(&shared, known, request).await) }
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(answer(&shared, request).await) }
     });
     let server = auto::Builder::new(TokioExecutor::new());
     // A client that goes away in the middle is no news.
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(
-    shared: &Arc<Shared>,
-    known: Option<User>,
-    request: Request<Incoming>,
-) -> Response<Body> {
+async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
     shared.until_awake().await;
     let (parts, body) = request.into_parts();
     let answered = async {
         let body = Limited::new(body, MAX_BODY).collect().await;
         let body = body.map_err(|error| Failure::bad(error.to_string()))?;
-        let user = identify(shared, known, &parts.headers)?;
-        let asked = Asked {
-            method: &parts.method,
-            path: parts.uri.path(),
-            query: parts.uri.query().unwrap_or_default(),
-            accept: text(&parts.headers, header::ACCEPT),
-            content_type: text(&parts.headers, header::CONTENT_TYPE),
-        };
-        route(shared, user, &asked, &body.to_bytes()).await
+        let token = header(&parts.headers, AUTHORIZATION).strip_prefix("Bearer ");
+        let user = access::recognise(&shared.store.lock(), token.unwrap_or_default(), &[]);
+        let (user, _) = user.map_err(|_| Failure::new(401, "Unauthorized"))?;
+        route(shared, user, Request::from_parts(parts, body.to_bytes())).await
     };
     let answered = answered.await;
     shared.until_awake().await;
-    match answered {
-        Ok(Reply::Object {
-            code,
-            object,
-            warnings,
-        }) => {
-            let mut response = json(code, &object);
-            for warning in warnings {
-                let warning = format!("299 - \"{}\"", warning.replace('"', "\\\""));
-                if let Ok(value) = warning.parse() {
-                    response.headers_mut().append(header::WARNING, value);
-                }
-            }
-            response
+    let (code, kind, body) = match answered {
+        Ok(Reply::Body(kind, body)) => (200, kind, body),
+        answered => {
+            let (code, object) = match answered {
+                Ok(Reply::Object(code, object)) => (code, object),
+                Ok(Reply::Body(..)) => unreachable!("it was looked for"),
+                Err(failure) => (failure.code, failure.status()),
+            };
+            let body = Full::new(Bytes::from(object.to_string())).boxed_unsync();
+            (code, "application/json", body)
         }
-        Ok(Reply::Watch(wanted)) => {
-            let body = StreamBody::new(watch::start(shared, wanted));
-            response(200, "application/json", body.boxed_unsync())
-        }
-        Ok(Reply::Page(kind, page)) => response(200, kind, Full::new(page).boxed_unsync()),
-        Err(failure) => json(failure.code, &failure.status()),
-    }
+    };
+    let response = Response::builder().status(code).header(CONTENT_TYPE, kind);
+    response
+        .body(body)
+        .expect("codes and types are of this server's own choice")
 }
 
-fn json(code: u16, value: &Value) -> Response<Body> {
-    let body = Full::new(Bytes::from(value.to_string()));
-    response(code, "application/json", body.boxed_unsync())
-}
-
-fn response(code: u16, kind: &str, body: Body) -> Response<Body> {
-    let response = Response::builder().status(code);
-    let response = response.header(header::CONTENT_TYPE, kind).body(body);
-    response.expect("codes and types are of this server's own choice")
-}
-
-fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
+fn header(headers: &HeaderMap, name: HeaderName) -> &str {
     let value = headers.get(name).and_then(|value| value.to_str().ok());
     value.unwrap_or_default()
-}
-
-/// Who asks: by token, else by certificate.
-fn identify(shared: &Shared, known: Option<User>, headers: &HeaderMap) -> Result<User, Failure> {
-    let user = match text(headers, header::AUTHORIZATION).strip_prefix("Bearer ") {
-        Some(token) => access::recognise(&shared.store.lock(), token, &[])
-            .ok()
-            .map(|found| found.0),
-        None => known,
-    };
-    user.ok_or_else(|| Failure::new(401, "Unauthorized"))
-}
-
-/// A request without its body.
-pub(super) struct Asked<'a> {
-    pub(super) method: &'a Method,
-    pub(super) path: &'a str,
-    pub(super) query: &'a str,
-    pub(super) accept: &'a str,
-    pub(super) content_type: &'a str,
 }
 
 /// Finds out what is asked for, and does it.
 pub(super) async fn route(
     shared: &Arc<Shared>,
     user: User,
-    asked: &Asked<'_>,
-    body: &[u8],
+    request: Request<Bytes>,
 ) -> Result<Reply, Failure> {
-    let path = asked.path.split('/').filter(|part| !part.is_empty());
+    let path = request
+        .uri()
+        .path()
+        .split('/')
+        .filter(|part| !part.is_empty());
     let path: Vec<&str> = path.collect();
-    if *asked.method == Method::GET {
+    if request.method() == Method::GET {
+        let page = |kind, page: &'static str| Reply::Body(kind, Full::from(page).boxed_unsync());
         match path.as_slice() {
-            ["healthz" | "livez" | "readyz"] => return Ok(Reply::Page("text/plain", "ok".into())),
+            ["healthz" | "livez" | "readyz"] => return Ok(page("text/plain", "ok")),
             // No schemas: clients take it that nothing can be said about an object beforehand.
-            ["openapi", "v2"] if asked.accept.contains("protobuf") => {
+            ["openapi", "v2"] if header(request.headers(), ACCEPT).contains("protobuf") => {
                 let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-                return Ok(Reply::Page(kind, Bytes::new()));
+                return Ok(page(kind, ""));
             }
             _ => {}
         }
         if let Some(object) = shared.store.lock().kinds.page(&path) {
-            return Ok(Reply::object(200, object));
+            return Ok(Reply::Object(200, object));
         }
     }
-    let call = call(shared, user, asked, &path, body)?;
+    let call = call(shared, user, &request, &path)?;
     shared.store.lock().allow(&call)?;
     verbs::serve(shared, call).await
 }
@@ -209,9 +159,8 @@ pub(super) async fn route(
 fn call(
     shared: &Shared,
     user: User,
-    asked: &Asked<'_>,
+    request: &Request<Bytes>,
     path: &[&str],
-    body: &[u8],
 ) -> Result<Call, Failure> {
     let (group, version, rest) = match path {
         ["api", version, rest @ ..] => ("", *version, rest),
@@ -237,14 +186,16 @@ fn call(
     if everywhere && one || !resource.namespaced && !namespace.is_empty() {
         return Err(Failure::no_such_path());
     }
-    let query = form_urlencoded::parse(asked.query.as_bytes());
+    let query = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
     let query: HashMap<String, String> = query.into_owned().collect();
     let watches = ["true", "1"].contains(&query.get("watch").map_or("", String::as_str));
-    let verb = match (asked.method.as_str(), one) {
+    let is_question = resource.sort == Sort::Question;
+    let verb = match (request.method().as_str(), one) {
+        (method, _) if is_question && method != "POST" => return Err(Failure::no_such_method()),
         ("GET", false) if watches => "watch",
         ("GET", false) => "list",
         ("GET", true) => "get",
-        ("POST", false) if !everywhere || resource.sort == Sort::Question => "create",
+        ("POST", false) if !everywhere || is_question => "create",
         ("POST", true) if !sub.is_empty() => "create",
         ("PUT", true) => "update",
         ("PATCH", true) => "patch",
@@ -252,20 +203,19 @@ fn call(
         ("DELETE", false) if !everywhere => "deletecollection",
         _ => return Err(Failure::no_such_method()),
     };
-    let body = match body {
+    let body = match &request.body()[..] {
         [] => Value::Null,
         body => serde_json::from_slice(body)
             .map_err(|error| Failure::bad(format!("this server reads JSON only: {error}")))?,
     };
-    let content_type = asked.content_type.split(';').next().unwrap_or_default();
+    let content_type = header(request.headers(), CONTENT_TYPE).split(';').next();
     Ok(Call {
         verb,
-        version: version.to_owned(),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         sub: sub.to_owned(),
         query,
-        content_type: content_type.trim().to_owned(),
+        content_type: content_type.unwrap_or_default().trim().to_owned(),
         body,
         user,
         resource,
@@ -275,22 +225,18 @@ fn call(
 impl super::store::Store {
     /// Counts a request, and refuses it where roles or a test want that.
     fn allow(&mut self, call: &Call) -> Result<(), Failure> {
-        let slash = if call.sub.is_empty() { "" } else { "/" };
-        let resource = format!("{}{slash}{}", call.resource.plural, call.sub);
-        let attempt = Attempt {
-            verb: call.verb,
-            group: &call.resource.group,
-            resource: &resource,
-            namespace: &call.namespace,
-            name: &call.name,
-        };
-        if self.enforces_roles && !access::may(self, &call.user, attempt) {
-            return Err(attempt.refusal(&call.user));
+        let (group, plural) = (&call.resource.group, &call.resource.plural);
+        let attributes = json!({
+            "verb": call.verb, "group": group, "resource": plural, "subresource": call.sub,
+            "namespace": call.namespace, "name": call.name,
+        });
+        if self.enforces_roles && !access::may(self, &call.user, &attributes) {
+            return Err(access::forbidden(&call.user, &attributes));
         }
         let seen = Seen {
             user: call.user.name.clone(),
             verb: call.verb,
-            resource: super::kinds::id(&call.resource.group, &resource),
+            resource: super::kinds::id(group, &access::resource(&attributes)),
         };
         if self.seen.len() < MAX_SEEN || self.seen.contains_key(&seen) {
             *self.seen.entry(seen.clone()).or_default() += 1;

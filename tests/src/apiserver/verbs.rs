@@ -1,48 +1,39 @@
 //! What is done to objects.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::access::{self, User};
 use super::failure::Failure;
 use super::json::{set, text};
-use super::kinds::{Resource, Sort, Version};
+use super::kinds::{Resource, Sort};
 use super::merge::{self, Shape};
 use super::selectors::Selector;
 use super::store::{self, CRDS, Store};
-use super::watch::Wanted;
 use super::webhooks::admit;
+use super::{Shared, watch};
 
 /// How often a change is made again when another one came between.
 const RETRIES: usize = 16;
 /// The longest name.
 const MAX_NAME: usize = 253;
-/// How long a watch lasts whose client does not say.
-const WATCH_LIFETIME: Duration = Duration::from_secs(1800);
 /// What no request says about an object: the server alone does.
-const DECIDED: [&str; 9] = [
-    "namespace",
-    "uid",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "generation",
-    "resourceVersion",
-    "managedFields",
-    "selfLink",
-];
+const DECIDED: &str = "uid creationTimestamp deletionTimestamp deletionGracePeriodSeconds generation \
+                       resourceVersion managedFields selfLink";
+
+/// What an answer holds that is no object.
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A request about objects.
 pub(super) struct Call {
     /// As roles name it: `deletecollection`.
     pub(super) verb: &'static str,
     pub(super) resource: Arc<Resource>,
-    pub(super) version: String,
     /// Empty: none, or all.
     pub(super) namespace: String,
     pub(super) name: String,
@@ -55,61 +46,42 @@ pub(super) struct Call {
 
 /// What is answered.
 pub(super) enum Reply {
-    Object {
-        code: u16,
-        object: Value,
-        warnings: Vec<String>,
-    },
-    Watch(Wanted),
-    /// A page of this type that is no object.
-    Page(&'static str, Bytes),
-}
-
-impl Reply {
-    pub(super) fn object(code: u16, object: Value) -> Self {
-        let warnings = Vec::new();
-        Self::Object {
-            code,
-            object,
-            warnings,
-        }
-    }
+    Object(u16, Value),
+    /// Something else, of this type.
+    Body(&'static str, Body),
 }
 
 pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply, Failure> {
     let id = call.resource.id();
     let asks_token = match call.sub.as_str() {
         "" => false,
-        "status" if call.version().status && call.verb != "create" => false,
+        "status" if call.resource.has_status && call.verb != "create" => false,
         "token" if id == "serviceaccounts" && call.verb == "create" => true,
         _ => return Err(Failure::no_such_path()),
     };
     if call.resource.sort == Sort::Question {
         let (plural, store) = (&call.resource.plural, shared.store.lock());
-        return match call.verb {
-            "create" => Ok(access::answer(&store, &call.user, plural, &call.body)),
-            _ => Err(Failure::no_such_method()),
-        }
-        .map(|answer| Reply::object(201, answer));
+        let answer = access::answer(&store, &call.user, plural, &call.body);
+        return Ok(Reply::Object(201, answer));
     }
     match call.verb {
         "get" => {
             let found = call.found(&shared.store.lock())?;
-            Ok(Reply::object(200, call.presented(&found)))
+            Ok(Reply::Object(200, (*found).clone()))
         }
         "list" => {
             let store = shared.store.lock();
             // All at once: a limit is a wish.
-            Ok(Reply::object(
+            Ok(Reply::Object(
                 200,
                 call.list_of(&call.selected(&store)?, store.revision),
             ))
         }
-        "watch" => call.watch(),
+        "watch" => watch::start(shared, &call).map(|body| Reply::Body("application/json", body)),
         "create" if asks_token => {
             let account = (call.namespace.as_str(), call.name.as_str());
             let answer = access::token_request(&mut shared.store.lock(), account, &call.body)?;
-            Ok(Reply::object(201, answer))
+            Ok(Reply::Object(201, answer))
         }
         "create" => {
             call.settle_name()?;
@@ -141,12 +113,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply,
 }
 
 impl Call {
-    fn version(&self) -> &Version {
-        let version = self.resource.version(&self.version);
-        version.expect("a resource is found by its version")
-    }
-
-    fn option(&self, name: &str) -> &str {
+    pub(super) fn option(&self, name: &str) -> &str {
         self.query.get(name).map_or("", String::as_str)
     }
 
@@ -160,58 +127,23 @@ impl Call {
         found.ok_or_else(|| Failure::not_found(&id, &self.name))
     }
 
+    pub(super) fn selector(&self) -> Result<Selector, Failure> {
+        Selector::of_query(self.option("labelSelector"), self.option("fieldSelector"))
+    }
+
     fn selected(&self, store: &Store) -> Result<Vec<Arc<Value>>, Failure> {
-        let (labels, fields) = (self.option("labelSelector"), self.option("fieldSelector"));
-        let selector = Selector::of_query(labels, fields)?;
+        let selector = self.selector()?;
         let mut objects = store.all(&self.resource.id(), &self.namespace);
         objects.retain(|object| selector.selects(object));
         Ok(objects)
     }
 
-    /// As this version shows it.
-    fn presented(&self, object: &Value) -> Value {
-        let mut object = object.clone();
-        object["apiVersion"] = self.resource.api_version(&self.version).into();
-        object
-    }
-
     fn list_of(&self, objects: &[Arc<Value>], revision: u64) -> Value {
-        let items: Vec<_> = objects
-            .iter()
-            .map(|object| self.presented(object))
-            .collect();
+        let objects: Vec<&Value> = objects.iter().map(|object| &**object).collect();
         json!({
-            "kind": self.resource.names["listKind"],
-            "apiVersion": self.resource.api_version(&self.version),
-            "metadata": {"resourceVersion": revision.to_string()},
-            "items": items,
+            "kind": self.resource.names["listKind"], "apiVersion": self.resource.api_version(),
+            "metadata": {"resourceVersion": revision.to_string()}, "items": objects,
         })
-    }
-
-    fn watch(&self) -> Result<Reply, Failure> {
-        let is_initial = self.option("sendInitialEvents") == "true";
-        let from = match self.option("resourceVersion") {
-            "" | "0" => None,
-            _ if is_initial => None,
-            revision => Some(
-                revision
-                    .parse()
-                    .map_err(|_| Failure::bad("no resourceVersion"))?,
-            ),
-        };
-        let seconds = self.option("timeoutSeconds").parse().ok();
-        let bookmarks = ["true", "1"].contains(&self.option("allowWatchBookmarks"));
-        let (labels, fields) = (self.option("labelSelector"), self.option("fieldSelector"));
-        Ok(Reply::Watch(Wanted {
-            resource: Arc::clone(&self.resource),
-            version: self.version.clone(),
-            namespace: self.namespace.clone(),
-            selector: Selector::of_query(labels, fields)?,
-            from,
-            bookmarks,
-            tells_start: is_initial && bookmarks,
-            lifetime: seconds.map_or(WATCH_LIFETIME, Duration::from_secs),
-        }))
     }
 
     fn invalid(&self, path: &str, why: &str) -> Failure {
@@ -243,7 +175,7 @@ impl Call {
                 "the body of the request is no object with metadata",
             ));
         }
-        let api_version = self.resource.api_version(&self.version);
+        let api_version = self.resource.api_version();
         for (path, wanted) in [
             ("/apiVersion", &api_version),
             ("/kind", &self.resource.kind),
@@ -289,10 +221,10 @@ impl Call {
         if self.resource.namespaced && store.object(place).is_none() {
             return Err(Failure::not_found("namespaces", &self.namespace));
         }
-        for decided in DECIDED.iter().filter(|decided| **decided != "namespace") {
+        for decided in DECIDED.split(' ') {
             set(&mut new["metadata"], decided, &Value::Null);
         }
-        if self.version().status {
+        if self.resource.has_status {
             set(new, "status", &Value::Null);
         }
         store::stamp(new, self.resource.has_generation());
@@ -314,12 +246,12 @@ impl Call {
         }
         if self.sub == "status" {
             let status = new["status"].take();
-            *new = self.presented(old);
+            *new = old.clone();
             set(new, "status", &status);
-        } else if self.version().status {
+        } else if self.resource.has_status {
             set(new, "status", &old["status"]);
         }
-        for decided in DECIDED {
+        for decided in DECIDED.split(' ') {
             set(&mut new["metadata"], decided, &old["metadata"][decided]);
         }
         if self.resource.id() == "services" {
@@ -332,30 +264,29 @@ impl Call {
         Ok(())
     }
 
-    /// Asks the schema, where there is one: warnings, or why the object is refused.
-    fn conform(&self, object: &mut Value, old: Option<&Value>) -> Result<Vec<String>, Failure> {
+    /// Asks the schema, where there is one. Fields that it does not know are taken out, or refused where the
+    /// request is strict.
+    fn conform(&self, object: &mut Value, old: Option<&Value>) -> Result<(), Failure> {
         if self.resource.id() == CRDS {
             Resource::custom(object).map_err(|why| self.invalid("spec", &why))?;
         }
-        let Some(definition) = &self.version().definition else {
-            return Ok(Vec::new());
+        let Some(definition) = &self.resource.definition else {
+            return Ok(());
         };
         let evaluation = definition.evaluate(object, old);
         let unknown = evaluation.unknown.iter();
         let unknown = unknown.map(|violation| format!("unknown field {:?}", violation.path));
         let unknown: Vec<String> = unknown.collect();
-        let validation = self.option("fieldValidation");
-        if validation == "Strict" && !unknown.is_empty() {
+        if self.option("fieldValidation") == "Strict" && !unknown.is_empty() {
             let message = format!("strict decoding error: {}", unknown.join(", "));
             return Err(Failure::bad(message));
         }
         let wrong = evaluation.wrong.into_iter();
         let wrong: Vec<_> = wrong.map(|wrong| (wrong.path, wrong.reason)).collect();
-        if !wrong.is_empty() {
-            return Err(Failure::invalid(&self.resource, &self.name, &wrong));
+        match wrong.as_slice() {
+            [] => Ok(()),
+            wrong => Err(Failure::invalid(&self.resource, &self.name, wrong)),
         }
-        let is_quiet = validation == "Ignore";
-        Ok(if is_quiet { Vec::new() } else { unknown })
     }
 
     fn applies(&self) -> bool {
@@ -401,11 +332,11 @@ impl Call {
                 _ => Err(Failure::not_found(&self.resource.id(), &self.name)),
             };
         };
-        let mut new = self.presented(old);
+        let mut new = old.clone();
         match self.content_type.as_str() {
             "application/json-patch+json" => merge::json_patch(&mut new, &self.body)?,
             "application/merge-patch+json" => json_patch::merge(&mut new, &self.body),
-            _ => merge::merge(Shape::new(&self.version().schema), &mut new, &self.body),
+            _ => merge::merge(Shape::new(&self.resource.schema), &mut new, &self.body),
         }
         Ok(new)
     }
@@ -428,17 +359,15 @@ async fn write(
             Some(old) => call.keep(old, &mut object)?,
         }
         shared.store.lock().complete(&id, &mut object);
-        let mut warnings = call.conform(&mut object, old.as_deref())?;
+        call.conform(&mut object, old.as_deref())?;
         if let Some(old) = &old {
-            // Which version it is written in is no change.
-            object["apiVersion"] = old["apiVersion"].clone();
             if call.resource.has_generation() && differ_in_substance(old, &object) {
                 let generation = old["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
                 object["metadata"]["generation"] = generation.into();
             }
         } else {
             admit(shared, call, &mut object).await?;
-            warnings.extend(call.conform(&mut object, None)?);
+            call.conform(&mut object, None)?;
         }
         if old.as_deref() != Some(&object) && !call.is_dry() {
             let mut store = shared.store.lock();
@@ -453,11 +382,7 @@ async fn write(
             drop(store);
             shared.notify();
         }
-        return Ok(Reply::Object {
-            code: if old.is_some() { 200 } else { 201 },
-            object: call.presented(&object),
-            warnings,
-        });
+        return Ok(Reply::Object(if old.is_some() { 200 } else { 201 }, object));
     }
     let why = "the object is modified all the time";
     Err(Failure::conflict(&id, &call.name, why))
@@ -513,10 +438,10 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     let revision = store.revision;
     drop(store);
     shared.notify();
-    Ok(Reply::object(
+    Ok(Reply::Object(
         200,
         match &doomed[..] {
-            [one] if is_one && is_left => call.presented(one),
+            [one] if is_one && is_left => (**one).clone(),
             [one] if is_one => json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
                 "details": {

@@ -1,12 +1,12 @@
 //! Watches: a stream of lines that ends when its client goes, its time is up, or a test says so.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, Stream};
+use futures_util::stream;
 use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,28 +15,23 @@ use super::failure::Failure;
 use super::kinds::Resource;
 use super::selectors::Selector;
 use super::store::Change;
+use super::verbs::{Body, Call};
 use super::{Outage, Shared};
 
-/// What is watched.
-pub(super) struct Wanted {
-    pub(super) resource: Arc<Resource>,
-    pub(super) version: String,
-    /// Empty: all.
-    pub(super) namespace: String,
-    pub(super) selector: Selector,
-    /// None: begin with what there is.
-    pub(super) from: Option<u64>,
-    pub(super) bookmarks: bool,
-    /// Whether to tell when what there is has been told.
-    pub(super) tells_start: bool,
-    pub(super) lifetime: Duration,
-}
+/// How long a watch lasts whose client does not say.
+const LIFETIME: Duration = Duration::from_secs(1800);
 
 struct Watcher {
     shared: Arc<Shared>,
-    wanted: Wanted,
+    resource: Arc<Resource>,
+    /// Empty: all.
+    namespace: String,
+    selector: Selector,
+    bookmarks: bool,
+    /// Whether to tell when what there is has been told.
+    tells_start: bool,
     changed: watch::Receiver<()>,
-    /// None: nothing was told yet.
+    /// None: nothing was told yet, and what there is comes first.
     at: Option<u64>,
     drops: u64,
     ends: Instant,
@@ -44,48 +39,61 @@ struct Watcher {
     has_ended: bool,
 }
 
-pub(super) fn start(
-    shared: &Arc<Shared>,
-    wanted: Wanted,
-) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + use<> {
+/// Lines, one for each event.
+pub(super) fn start(shared: &Arc<Shared>, call: &Call) -> Result<Body, Failure> {
+    let is_initial = call.option("sendInitialEvents") == "true";
+    let at = match call.option("resourceVersion") {
+        "" | "0" => None,
+        _ if is_initial => None,
+        revision => Some(
+            revision
+                .parse()
+                .map_err(|_| Failure::bad("no resourceVersion"))?,
+        ),
+    };
+    let lifetime = call.option("timeoutSeconds").parse().ok();
+    let lifetime = lifetime.map_or(LIFETIME, Duration::from_secs);
+    let bookmarks = ["true", "1"].contains(&call.option("allowWatchBookmarks"));
+    let selector = call.selector()?;
     let mut store = shared.store.lock();
-    *store.watches.entry(wanted.resource.id()).or_default() += 1;
+    *store.watches.entry(call.resource.id()).or_default() += 1;
     let now = Instant::now();
     let watcher = Watcher {
+        resource: Arc::clone(&call.resource),
+        namespace: call.namespace.clone(),
+        selector,
+        bookmarks,
+        tells_start: is_initial && bookmarks,
         changed: shared.changed.subscribe(),
-        at: wanted.from,
+        at,
         drops: store.drops,
-        ends: now + wanted.lifetime,
+        ends: now + lifetime,
         bookmark: now + store.bookmarks,
         has_ended: false,
         shared: Arc::clone(shared),
-        wanted,
     };
     drop(store);
-    stream::unfold(watcher, |mut watcher| async move {
+    let lines = stream::unfold(watcher, |mut watcher| async move {
         let lines = watcher.next().await?;
         Some((Ok(Frame::data(Bytes::from(lines))), watcher))
-    })
+    });
+    Ok(StreamBody::new(lines).boxed_unsync())
 }
 
 impl Watcher {
     async fn next(&mut self) -> Option<String> {
         loop {
+            self.changed.mark_unchanged();
             if self.has_ended {
                 return None;
             }
-            self.changed.mark_unchanged();
             let lines = self.news();
             if !lines.is_empty() {
                 return Some(lines);
             }
-            if self.has_ended {
-                return None;
-            }
-            let alarm = self.ends.min(self.bookmark);
-            tokio::select! {
-                _ = self.changed.changed() => {}
-                () = tokio::time::sleep_until(alarm) => {}
+            if !self.has_ended {
+                let alarm = self.ends.min(self.bookmark);
+                let _ = tokio::time::timeout_at(alarm, self.changed.changed()).await;
             }
         }
     }
@@ -103,21 +111,21 @@ impl Watcher {
             self.ends = self.ends.max(self.bookmark);
             return String::new();
         }
-        let id = self.wanted.resource.id();
+        let id = self.resource.id();
         let mut lines = String::new();
         match self.at {
             None => {
-                for object in store.all(&id, &self.wanted.namespace) {
-                    if self.wanted.selector.selects(&object) {
+                for object in store.all(&id, &self.namespace) {
+                    if self.selector.selects(&object) {
                         lines += &self.line("ADDED", &object, None);
                     }
                 }
-                if self.wanted.tells_start {
+                if self.tells_start {
                     lines += &self.bookmark(store.revision, true);
                 }
             }
             Some(at) => {
-                let Some(changes) = store.since(at, &id, &self.wanted.namespace) else {
+                let Some(changes) = store.since(at, &id, &self.namespace) else {
                     self.has_ended = true;
                     let message = format!("too old resource version: {at} ({})", store.revision);
                     let status = Failure::new(410, message).status();
@@ -131,7 +139,7 @@ impl Watcher {
         self.at = Some(store.revision);
         let now = Instant::now();
         self.has_ended = now >= self.ends;
-        if self.wanted.bookmarks && (self.has_ended || now >= self.bookmark) {
+        if self.bookmarks && (self.has_ended || now >= self.bookmark) {
             lines += &self.bookmark(store.revision, false);
         }
         if now >= self.bookmark {
@@ -142,7 +150,7 @@ impl Watcher {
 
     /// A change as whoever selects sees it.
     fn told(&self, change: &Change) -> Option<String> {
-        let selects = |object: &Value| self.wanted.selector.selects(object);
+        let selects = |object: &Value| self.selector.selects(object);
         let was = change.old.as_deref().is_some_and(selects);
         let is = !change.is_end && selects(&change.object);
         Some(match (was, is) {
@@ -161,8 +169,7 @@ impl Watcher {
     }
 
     fn line(&self, what: &str, object: &Value, revision: Option<u64>) -> String {
-        let (mut object, wanted) = (object.clone(), &self.wanted);
-        object["apiVersion"] = wanted.resource.api_version(&wanted.version).into();
+        let mut object = object.clone();
         if let Some(revision) = revision {
             object["metadata"]["resourceVersion"] = revision.to_string().into();
         }
@@ -174,7 +181,8 @@ impl Watcher {
         if is_start {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let object = json!({"kind": self.wanted.resource.kind, "metadata": metadata});
+        let (kind, version) = (&self.resource.kind, self.resource.api_version());
+        let object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
         self.line("BOOKMARK", &object, None)
     }
 }
@@ -182,7 +190,7 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let mut store = self.shared.store.lock();
-        if let Some(open) = store.watches.get_mut(&self.wanted.resource.id()) {
+        if let Some(open) = store.watches.get_mut(&self.resource.id()) {
             *open -= 1;
         }
     }

@@ -71,7 +71,7 @@ fn hooks(store: &Store, call: &Call, object: &Value) -> Vec<Value> {
         let has_rule = rules.any(|rule| {
             covers(&rule["operations"], "CREATE")
                 && covers(&rule["apiGroups"], &call.resource.group)
-                && covers(&rule["apiVersions"], &call.version)
+                && covers(&rule["apiVersions"], &call.resource.version)
                 && covers(&rule["resources"], &call.resource.plural)
         });
         let fits = |selector: &str, object| Selector::of_object(&hook[selector]).selects(object);
@@ -89,7 +89,7 @@ fn hooks(store: &Store, call: &Call, object: &Value) -> Vec<Value> {
 }
 
 fn review(call: &Call, object: &Value) -> Value {
-    let (group, version) = (&call.resource.group, &call.version);
+    let (group, version) = (&call.resource.group, &call.resource.version);
     let kind = json!({"group": group, "version": version, "kind": call.resource.kind});
     let resource = json!({"group": group, "version": version, "resource": call.resource.plural});
     json!({
