@@ -2,16 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::kinds::Resource;
+use super::kinds::{self, Resource};
 
-/// A refusal.
+/// A refusal: its code, and the `Status`.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) code: u16,
-    reason: &'static str,
-    message: String,
-    details: Value,
-}
+pub(super) struct Failure(pub(super) u16, pub(super) Value);
 
 impl Failure {
     pub(super) fn new(code: u16, message: impl Into<String>) -> Self {
@@ -30,12 +25,11 @@ impl Failure {
             504 => "Timeout",
             _ => "InternalError",
         };
-        Self {
-            code,
-            reason,
-            message: message.into(),
-            details: json!({}),
-        }
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message.into(), "reason": reason, "details": {}, "code": code,
+        });
+        Self(code, status)
     }
 
     pub(super) fn bad(message: impl Into<String>) -> Self {
@@ -60,12 +54,9 @@ impl Failure {
     }
 
     pub(super) fn exists(resource: &str, name: &str) -> Self {
-        let reason = "AlreadyExists";
-        let message = format!("{resource} {name:?} already exists");
-        Self {
-            reason,
-            ..Self::new(409, message)
-        }
+        let mut failure = Self::new(409, format!("{resource} {name:?} already exists"));
+        failure.1["reason"] = "AlreadyExists".into();
+        failure
     }
 
     pub(super) fn conflict(resource: &str, name: &str, why: &str) -> Self {
@@ -80,28 +71,16 @@ impl Failure {
             "" => why.clone(),
             path => format!("{path}: Invalid value: {why}"),
         });
-        let said = match said.collect::<Vec<_>>().as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        let said = said.collect::<Vec<_>>().join(", ");
         let causes = wrong.iter().map(|(path, why)| {
             let message = format!("Invalid value: {why}");
             json!({"reason": "FieldValueInvalid", "message": message, "field": path})
         });
         let causes: Vec<_> = causes.collect();
-        let details = json!({"name": name, "group": group, "kind": kind, "causes": causes});
-        let id = super::kinds::id(group, kind);
-        Self {
-            details,
-            ..Self::new(422, format!("{id} {name:?} is invalid: {said}"))
-        }
-    }
-
-    pub(super) fn status(&self) -> Value {
-        json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "details": self.details,
-            "code": self.code,
-        })
+        let said = format!("{} {name:?} is invalid: {said}", kinds::id(group, kind));
+        let mut failure = Self::new(422, said);
+        failure.1["details"] =
+            json!({"name": name, "group": group, "kind": kind, "causes": causes});
+        failure
     }
 }

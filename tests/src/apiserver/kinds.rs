@@ -129,19 +129,20 @@ impl Resource {
         }
         let described = parts.into_iter().map(|(sub, kind, verbs)| {
             json!({
-                "name": format!("{}{sub}", self.plural), "singularName": self.names["singular"],
-                "kind": kind, "namespaced": self.namespaced,
-                "verbs": verbs.split(' ').collect::<Vec<_>>(),
-                "shortNames": texts(&self.names["shortNames"]),
-                "categories": texts(&self.names["categories"]),
+                "name": format!("{}{sub}", self.plural), "singularName": "", "kind": kind,
+                "namespaced": self.namespaced, "verbs": verbs.split(' ').collect::<Vec<_>>(),
             })
         });
-        described.collect()
+        let mut described: Vec<_> = described.collect();
+        described[0]["singularName"] = self.names["singular"].clone();
+        described[0]["shortNames"] = texts(&self.names["shortNames"]).into();
+        described[0]["categories"] = texts(&self.names["categories"]).into();
+        described
     }
 }
 
 /// Every resource, by [`Resource::id`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Kinds(BTreeMap<String, Arc<Resource>>);
 
 impl Kinds {

@@ -40,17 +40,15 @@ use http::header::CONTENT_TYPE;
 use http::{Method, Request};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use access::Token;
 pub use access::User;
+use failure::Failure;
 use json::text;
 use store::Store;
 use verbs::Reply;
-
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1024;
 
 /// How long a kubeconfig is good.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -69,14 +67,10 @@ pub struct Network {
 impl Network {
     /// That of whoever calls.
     pub fn host() -> Self {
-        let listen = |at: SocketAddr| {
-            let socket = match at {
-                SocketAddr::V4(_) => TcpSocket::new_v4(),
-                SocketAddr::V6(_) => TcpSocket::new_v6(),
-            }?;
-            socket.set_reuseaddr(true)?;
-            socket.bind(at)?;
-            socket.listen(BACKLOG)
+        let listen = |at| {
+            let listener = std::net::TcpListener::bind(at)?;
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
         };
         Self {
             listen: Box::new(listen),
@@ -86,9 +80,10 @@ impl Network {
 }
 
 /// How the server is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outage {
     /// It is there.
+    #[default]
     None,
     /// Connections are dropped and refused.
     Away,
@@ -110,20 +105,11 @@ pub struct Seen {
     pub resource: String,
 }
 
-#[derive(Clone, Debug)]
-struct Refusal {
-    verb: String,
-    resource: String,
-    left: u32,
-    code: u16,
-}
-
 /// What all tasks of a server share.
 struct Shared {
     store: Mutex<Store>,
     /// Told after everything that somebody may wait for.
     changed: tokio::sync::watch::Sender<()>,
-    kubelet: Mutex<Option<Duration>>,
     network: Network,
 }
 
@@ -164,7 +150,6 @@ impl ApiServer {
         let shared = Arc::new(Shared {
             store: Mutex::new(Store::new()),
             changed: tokio::sync::watch::Sender::new(()),
-            kubelet: Mutex::new(None),
             network,
         });
         let running = serve::run(Arc::clone(&shared), listener, address, acceptor);
@@ -243,7 +228,7 @@ impl ApiServer {
         match serve::route(&self.shared, user, request).await {
             Ok(Reply::Object(code, object)) => (code, object),
             Ok(Reply::Body(..)) => (501, Value::Null),
-            Err(failure) => (failure.code, failure.status()),
+            Err(Failure(code, status)) => (code, status),
         }
     }
 
@@ -308,7 +293,7 @@ impl ApiServer {
 
     /// From now on, a pod that is deleted is gone after its kubelet took so long.
     pub fn end_pods_after(&self, time: Duration) {
-        *self.shared.kubelet.lock() = Some(time);
+        self.shared.store.lock().kubelet = Some(time);
     }
 
     /// How often watches get bookmarks. For watches that begin from now on.
@@ -330,12 +315,9 @@ impl ApiServer {
 
     /// Answers so many requests with this code, which change nothing. `resource` as in [`Seen`].
     pub fn refuse(&self, verb: &str, resource: &str, times: u32, code: u16) {
-        self.shared.store.lock().refusals.push(Refusal {
-            verb: verb.to_owned(),
-            resource: resource.to_owned(),
-            left: times,
-            code,
-        });
+        let refusal = (verb.to_owned(), resource.to_owned(), code);
+        let refusals = std::iter::repeat_n(refusal, times as usize);
+        self.shared.store.lock().refusals.extend(refusals);
     }
 
     /// Ends every watch, in order.

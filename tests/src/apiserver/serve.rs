@@ -101,14 +101,10 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
     };
     let answered = answered.await;
     shared.until_awake().await;
+    let answered = answered.unwrap_or_else(|Failure(code, status)| Reply::Object(code, status));
     let (code, kind, body) = match answered {
-        Ok(Reply::Body(kind, body)) => (200, kind, body),
-        answered => {
-            let (code, object) = match answered {
-                Ok(Reply::Object(code, object)) => (code, object),
-                Ok(Reply::Body(..)) => unreachable!("it was looked for"),
-                Err(failure) => (failure.code, failure.status()),
-            };
+        Reply::Body(kind, body) => (200, kind, body),
+        Reply::Object(code, object) => {
             let body = Full::new(Bytes::from(object.to_string())).boxed_unsync();
             (code, "application/json", body)
         }
@@ -130,12 +126,8 @@ pub(super) async fn route(
     user: User,
     request: Request<Bytes>,
 ) -> Result<Reply, Failure> {
-    let path = request
-        .uri()
-        .path()
-        .split('/')
-        .filter(|part| !part.is_empty());
-    let path: Vec<&str> = path.collect();
+    let path = request.uri().path().trim_matches('/');
+    let path: Vec<&str> = path.split('/').collect();
     if request.method() == Method::GET {
         let page = |kind, page: &'static str| Reply::Body(kind, Full::from(page).boxed_unsync());
         match path.as_slice() {
@@ -245,13 +237,12 @@ impl super::store::Store {
         if call.user.is_master() && call.user.name == "test" {
             return Ok(());
         }
-        let refusals = self.refusals.iter_mut();
-        let mut refusals = refusals.filter(|refusal| {
-            refusal.left > 0 && refusal.verb == seen.verb && refusal.resource == seen.resource
-        });
-        if let Some(refusal) = refusals.next() {
-            refusal.left -= 1;
-            return Err(Failure::new(refusal.code, "a test wants this refused"));
+        let is_meant = |(verb, resource, _): &(String, String, u16)| {
+            *verb == seen.verb && *resource == seen.resource
+        };
+        if let Some(at) = self.refusals.iter().position(is_meant) {
+            let (_, _, code) = self.refusals.remove(at);
+            return Err(Failure::new(code, "a test wants this refused"));
         }
         match self.outage {
             Outage::Failing(code) => Err(Failure::new(code, "a test wants everything refused")),

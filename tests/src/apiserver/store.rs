@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::access::Token;
 use super::json::{fill, text, texts, written};
 use super::kinds::{Kinds, Resource};
-use super::{Outage, Refusal, Seen};
+use super::{Outage, Seen};
 
 /// Changes that are remembered.
 const HISTORY: usize = 16_384;
@@ -23,12 +23,15 @@ pub(super) const CRDS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 /// Where and as what an object is stored: resource, namespace, name.
 pub(super) type Place<'a> = (&'a str, &'a str, &'a str);
 
+/// The same, as a key: all of a kind stand together.
+type Key = (String, String, String);
+
 /// All state, knobs and counts of the server.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) revision: u64,
     pub(super) kinds: Kinds,
-    objects: BTreeMap<String, BTreeMap<(String, String), Arc<Value>>>,
+    objects: BTreeMap<Key, Arc<Value>>,
     history: VecDeque<Change>,
     /// The last revision that history does not have.
     compacted: u64,
@@ -37,7 +40,10 @@ pub(super) struct Store {
     pub(super) tokens: HashMap<String, Token>,
     pub(super) webhooks: HashMap<(String, String), SocketAddr>,
     pub(super) outage: Outage,
-    pub(super) refusals: Vec<Refusal>,
+    /// Verb, resource, code: of requests that a test wants refused, once each.
+    pub(super) refusals: Vec<(String, String, u16)>,
+    /// How long a kubelet takes to end a pod, where there is one.
+    pub(super) kubelet: Option<Duration>,
     pub(super) enforces_roles: bool,
     pub(super) bookmarks: Duration,
     /// How often all watches were dropped.
@@ -50,8 +56,7 @@ pub(super) struct Store {
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) revision: u64,
-    resource: String,
-    namespace: String,
+    key: Key,
     pub(super) old: Option<Arc<Value>>,
     /// As it is now, or was at its end.
     pub(super) object: Arc<Value>,
@@ -63,19 +68,8 @@ impl Store {
         let mut store = Self {
             revision: 1,
             kinds: Kinds::new(),
-            objects: BTreeMap::new(),
-            history: VecDeque::new(),
-            compacted: 0,
-            addresses: 0,
-            tokens: HashMap::new(),
-            webhooks: HashMap::new(),
-            outage: Outage::None,
-            refusals: Vec::new(),
-            enforces_roles: false,
             bookmarks: Duration::from_secs(5),
-            drops: 0,
-            seen: BTreeMap::new(),
-            watches: BTreeMap::new(),
+            ..Self::default()
         };
         for name in ["default", "kube-system"] {
             store.found(("namespaces", "", name), "Namespace");
@@ -95,21 +89,20 @@ impl Store {
         self.put(place, object);
     }
 
-    pub(super) fn object(&self, (resource, namespace, name): Place<'_>) -> Option<Arc<Value>> {
-        let all = self.objects.get(resource)?;
-        all.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    pub(super) fn object(&self, place: Place<'_>) -> Option<Arc<Value>> {
+        self.objects.get(&key(place)).cloned()
     }
 
     /// Every object in a namespace, or everywhere when that is empty, by namespace and name.
     pub(super) fn all(&self, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
-        let all = self.objects.get(resource).into_iter().flatten();
-        let all = all.filter(|((of, _), _)| namespace.is_empty() || of == namespace);
+        let all = self.objects.range(key((resource, namespace, ""))..);
+        let all = all.take_while(|(key, _)| is_in(key, resource, namespace));
         all.map(|(_, object)| Arc::clone(object)).collect()
     }
 
     /// Stores an object as it is, with what follows from that.
     pub(super) fn put(&mut self, place: Place<'_>, mut object: Value) -> Arc<Value> {
-        let (resource, namespace, name) = place;
+        let (resource, _, name) = place;
         if resource == CRDS
             && let Ok(defined) = Resource::custom(&object)
         {
@@ -118,9 +111,7 @@ impl Store {
         self.revision += 1;
         object["metadata"]["resourceVersion"] = self.revision.to_string().into();
         let object = Arc::new(object);
-        let all = self.objects.entry(resource.to_owned()).or_default();
-        let key = (namespace.to_owned(), name.to_owned());
-        let old = all.insert(key, Arc::clone(&object));
+        let old = self.objects.insert(key(place), Arc::clone(&object));
         let is_new = old.is_none();
         self.remember(place, old, &object, false);
         if resource == "namespaces" && is_new {
@@ -131,27 +122,26 @@ impl Store {
 
     /// Ends an object, with what follows from that.
     pub(super) fn take(&mut self, place: Place<'_>) -> Option<Arc<Value>> {
-        let (resource, namespace, name) = place;
-        let all = self.objects.get_mut(resource)?;
-        let old = all.remove(&(namespace.to_owned(), name.to_owned()))?;
+        let old = self.objects.remove(&key(place))?;
         self.revision += 1;
         let mut last = (*old).clone();
         last["metadata"]["resourceVersion"] = self.revision.to_string().into();
         let last = Arc::new(last);
         self.remember(place, Some(old), &last, true);
-        let objects = self.objects.iter();
-        let objects = objects.flat_map(|(id, all)| all.keys().map(move |key| (id, key)));
-        // What is in a namespace, or of a kind, goes with it.
-        let inside = objects.filter(|(id, (namespace, _))| match resource {
-            "namespaces" => namespace == name,
-            CRDS => *id == name,
-            _ => false,
-        });
-        let inside: Vec<_> = inside.map(|(id, key)| (id.clone(), key.clone())).collect();
+        let (resource, _, name) = place;
         if resource == CRDS {
             self.kinds.forget(name);
         }
-        for (id, (namespace, name)) in inside {
+        // What is in a namespace, or of a kind, goes with it.
+        let inside = self
+            .objects
+            .keys()
+            .filter(|(id, namespace, _)| match resource {
+                "namespaces" => namespace == name,
+                CRDS => id == name,
+                _ => false,
+            });
+        for (id, namespace, name) in inside.cloned().collect::<Vec<_>>() {
             self.take((&id, &namespace, &name));
         }
         Some(last)
@@ -159,15 +149,14 @@ impl Store {
 
     fn remember(
         &mut self,
-        (resource, namespace, _): Place<'_>,
+        place: Place<'_>,
         old: Option<Arc<Value>>,
         object: &Arc<Value>,
         is_end: bool,
     ) {
         self.history.push_back(Change {
             revision: self.revision,
-            resource: resource.to_owned(),
-            namespace: namespace.to_owned(),
+            key: key(place),
             old,
             object: Arc::clone(object),
             is_end,
@@ -186,9 +175,8 @@ impl Store {
         }
         let known = |change: &Change| change.revision <= revision;
         let from = self.history.partition_point(known);
-        let changes = self.history.range(from..).filter(|change| {
-            change.resource == id && (namespace.is_empty() || change.namespace == namespace)
-        });
+        let changes = self.history.range(from..);
+        let changes = changes.filter(|change| is_in(&change.key, id, namespace));
         Some(changes.cloned().collect())
     }
 
@@ -319,6 +307,14 @@ impl Store {
         ending["metadata"]["deletionGracePeriodSeconds"] = grace.into();
         Some((self.put(place, ending), false))
     }
+}
+
+fn key((resource, namespace, name): Place<'_>) -> Key {
+    (resource.to_owned(), namespace.to_owned(), name.to_owned())
+}
+
+fn is_in(key: &Key, resource: &str, namespace: &str) -> bool {
+    key.0 == resource && (namespace.is_empty() || key.1 == namespace)
 }
 
 /// Whether an object that is being deleted has nothing left to wait for.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -22,6 +23,7 @@ use super::{Shared, watch};
 const RETRIES: usize = 16;
 /// The longest name.
 const MAX_NAME: usize = 253;
+const APPLY: &str = "application/apply-patch+yaml";
 /// What no request says about an object: the server alone does.
 const DECIDED: &str = "uid creationTimestamp deletionTimestamp deletionGracePeriodSeconds generation \
                        resourceVersion managedFields selfLink";
@@ -69,15 +71,13 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply,
             let found = call.found(&shared.store.lock())?;
             Ok(Reply::Object(200, (*found).clone()))
         }
+        // All at once: a limit is a wish.
         "list" => {
             let store = shared.store.lock();
-            // All at once: a limit is a wish.
-            Ok(Reply::Object(
-                200,
-                call.list_of(&call.selected(&store)?, store.revision),
-            ))
+            let list = call.list_of(&call.selected(&store)?, store.revision);
+            Ok(Reply::Object(200, list))
         }
-        "watch" => watch::start(shared, &call).map(|body| Reply::Body("application/json", body)),
+        "watch" => watch::start(shared, call).map(|body| Reply::Body("application/json", body)),
         "create" if asks_token => {
             let account = (call.namespace.as_str(), call.name.as_str());
             let answer = access::token_request(&mut shared.store.lock(), account, &call.body)?;
@@ -85,29 +85,9 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply,
         }
         "create" => {
             call.settle_name()?;
-            let make = |old: Option<&Value>| match old {
-                Some(_) => Err(Failure::exists(&id, &call.name)),
-                None => Ok(call.body.clone()),
-            };
-            write(shared, &call, make).await
+            write(shared, &call).await
         }
-        "update" => {
-            let is_unconditional = text(&call.body["metadata"]["resourceVersion"]).is_empty();
-            if is_unconditional && (call.resource.sort == Sort::Custom || id.starts_with("leases."))
-            {
-                let why = "0x0: must be specified for an update";
-                return Err(call.invalid("metadata.resourceVersion", why));
-            }
-            let make = |old: Option<&Value>| match old {
-                Some(_) => Ok(call.body.clone()),
-                None => Err(Failure::not_found(&id, &call.name)),
-            };
-            write(shared, &call, make).await
-        }
-        "patch" => {
-            call.check_patch()?;
-            write(shared, &call, |old| call.patched(old)).await
-        }
+        "update" | "patch" => write(shared, &call).await,
         _ => delete(shared, &call),
     }
 }
@@ -289,70 +269,51 @@ impl Call {
         }
     }
 
-    fn applies(&self) -> bool {
-        self.content_type == "application/apply-patch+yaml"
-    }
-
-    fn check_patch(&self) -> Result<(), Failure> {
-        let is_strategic = self.content_type == "application/strategic-merge-patch+json";
-        let known = [
-            "application/json-patch+json",
-            "application/merge-patch+json",
-        ];
-        if !(self.applies()
-            || is_strategic && self.resource.sort != Sort::Custom
-            || known.contains(&self.content_type.as_str()))
-        {
-            let message = format!("no patch that this server knows: {}", self.content_type);
-            return Err(Failure::new(415, message));
-        }
-        if !self.applies() {
-            return Ok(());
-        }
-        if self.option("fieldManager").is_empty() {
-            let message = "fieldManager: Required value: is required for apply patch";
-            return Err(Failure::bad(message));
-        }
-        if !self.body["metadata"]["managedFields"].is_null() {
-            return Err(Failure::bad("metadata.managedFields must be nil"));
-        }
-        if self.body["apiVersion"].is_null() || self.body["kind"].is_null() {
-            return Err(Failure::bad(
-                "apiVersion and kind are required in what is applied",
-            ));
-        }
-        Ok(())
-    }
-
-    /// What a patch makes of what there is, which need be nothing for an apply.
-    fn patched(&self, old: Option<&Value>) -> Result<Value, Failure> {
-        let Some(old) = old else {
-            return match (self.applies(), self.sub.as_str()) {
-                (true, "") => Ok(self.body.clone()),
-                _ => Err(Failure::not_found(&self.resource.id(), &self.name)),
-            };
+    /// What this request makes of what there is.
+    fn made(&self, old: Option<&Value>) -> Result<Value, Failure> {
+        let (id, body) = (self.resource.id(), &self.body);
+        let is_custom = self.resource.sort == Sort::Custom;
+        let content_type = self.content_type.as_str();
+        let mut new = match (self.verb, old) {
+            ("create", None) => return Ok(body.clone()),
+            ("create", Some(_)) => return Err(Failure::exists(&id, &self.name)),
+            ("patch", None) if content_type == APPLY && self.sub.is_empty() => json!({}),
+            (_, None) => return Err(Failure::not_found(&id, &self.name)),
+            ("update", Some(_)) => {
+                let is_unconditional = text(&body["metadata"]["resourceVersion"]).is_empty();
+                if is_unconditional && (is_custom || id.starts_with("leases.")) {
+                    let why = "0x0: must be specified for an update";
+                    return Err(self.invalid("metadata.resourceVersion", why));
+                }
+                return Ok(body.clone());
+            }
+            (_, Some(old)) => old.clone(),
         };
-        let mut new = old.clone();
-        match self.content_type.as_str() {
-            "application/json-patch+json" => merge::json_patch(&mut new, &self.body)?,
-            "application/merge-patch+json" => json_patch::merge(&mut new, &self.body),
-            _ => merge::merge(Shape::new(&self.resource.schema), &mut new, &self.body),
+        let named = body["apiVersion"].is_string() && body["kind"].is_string();
+        match content_type {
+            "application/json-patch+json" => merge::json_patch(&mut new, body)?,
+            "application/merge-patch+json" => json_patch::merge(&mut new, body),
+            "application/strategic-merge-patch+json" if !is_custom => {
+                merge::merge(Shape::new(&Value::Null), &mut new, body);
+            }
+            APPLY if self.option("fieldManager").is_empty() || !named => {
+                let message = "apiVersion, kind and the fieldManager are required for an apply";
+                return Err(Failure::bad(message));
+            }
+            APPLY => merge::merge(Shape::new(&self.resource.schema), &mut new, body),
+            other => return Err(Failure::new(415, format!("no known patch: {other}"))),
         }
         Ok(new)
     }
 }
 
 /// Makes an object, or a change on top of what there is. Made again when another change came between.
-async fn write(
-    shared: &Arc<Shared>,
-    call: &Call,
-    make: impl Fn(Option<&Value>) -> Result<Value, Failure>,
-) -> Result<Reply, Failure> {
+async fn write(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     let id = call.resource.id();
     let place = (id.as_str(), call.namespace.as_str(), call.name.as_str());
     for _ in 0..RETRIES {
         let old = shared.store.lock().object(place);
-        let mut object = make(old.as_deref())?;
+        let mut object = call.made(old.as_deref())?;
         call.check_envelope(&mut object)?;
         match &old {
             None => call.prepare(&shared.store.lock(), &mut object)?,
@@ -390,14 +351,11 @@ async fn write(
 
 /// Whether more than metadata and status differ.
 fn differ_in_substance(old: &Value, new: &Value) -> bool {
-    let substance = |object: &Value| {
-        let mut object = object.clone();
-        for part in ["metadata", "status"] {
-            object[part] = Value::Null;
-        }
-        object
-    };
-    substance(old) != substance(new)
+    let mut probe = new.clone();
+    for part in ["metadata", "status"] {
+        set(&mut probe, part, &old[part]);
+    }
+    probe != *old
 }
 
 /// Deletes one object, or all that are selected.
@@ -430,7 +388,7 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
         );
         let place = (id.as_str(), text(namespace), text(name));
         if let Some((left, false)) = store.delete(place, grace) {
-            shared.end_like_a_kubelet(&id, &left);
+            shared.end_like_a_kubelet(store.kubelet, &id, &left);
             *object = left;
             is_left = true;
         }
@@ -456,8 +414,8 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
 
 impl Shared {
     /// Ends a pod that waits for its kubelet, where a test wants that.
-    fn end_like_a_kubelet(self: &Arc<Self>, id: &str, pod: &Arc<Value>) {
-        let Some(after) = self.kubelet.lock().filter(|_| id == "pods") else {
+    fn end_like_a_kubelet(self: &Arc<Self>, kubelet: Option<Duration>, id: &str, pod: &Arc<Value>) {
+        let Some(after) = kubelet.filter(|_| id == "pods") else {
             return;
         };
         let (shared, pod) = (Arc::clone(self), Arc::clone(pod));

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::StreamExt as _;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::failure::Failure;
-use super::kinds::Resource;
 use super::selectors::Selector;
 use super::store::Change;
 use super::verbs::{Body, Call};
@@ -20,178 +20,131 @@ use super::{Outage, Shared};
 
 /// How long a watch lasts whose client does not say.
 const LIFETIME: Duration = Duration::from_secs(1800);
-
-struct Watcher {
-    shared: Arc<Shared>,
-    resource: Arc<Resource>,
-    /// Empty: all.
-    namespace: String,
-    selector: Selector,
-    bookmarks: bool,
-    /// Whether to tell when what there is has been told.
-    tells_start: bool,
-    changed: watch::Receiver<()>,
-    /// None: nothing was told yet, and what there is comes first.
-    at: Option<u64>,
-    drops: u64,
-    ends: Instant,
-    bookmark: Instant,
-    has_ended: bool,
-}
+/// Batches of lines that wait for a client that reads slowly.
+const WAITING: usize = 1;
 
 /// Lines, one for each event.
-pub(super) fn start(shared: &Arc<Shared>, call: &Call) -> Result<Body, Failure> {
-    let is_initial = call.option("sendInitialEvents") == "true";
-    let at = match call.option("resourceVersion") {
+pub(super) fn start(shared: &Arc<Shared>, call: Call) -> Result<Body, Failure> {
+    let no_revision = |_| Failure::bad("resourceVersion is no number");
+    let from = match call.option("resourceVersion") {
         "" | "0" => None,
-        _ if is_initial => None,
-        revision => Some(
-            revision
-                .parse()
-                .map_err(|_| Failure::bad("no resourceVersion"))?,
-        ),
+        _ if call.option("sendInitialEvents") == "true" => None,
+        revision => Some(revision.parse().map_err(no_revision)?),
     };
-    let lifetime = call.option("timeoutSeconds").parse().ok();
-    let lifetime = lifetime.map_or(LIFETIME, Duration::from_secs);
-    let bookmarks = ["true", "1"].contains(&call.option("allowWatchBookmarks"));
-    let selector = call.selector()?;
-    let mut store = shared.store.lock();
-    *store.watches.entry(call.resource.id()).or_default() += 1;
-    let now = Instant::now();
-    let watcher = Watcher {
-        resource: Arc::clone(&call.resource),
-        namespace: call.namespace.clone(),
-        selector,
-        bookmarks,
-        tells_start: is_initial && bookmarks,
-        changed: shared.changed.subscribe(),
-        at,
-        drops: store.drops,
-        ends: now + lifetime,
-        bookmark: now + store.bookmarks,
-        has_ended: false,
-        shared: Arc::clone(shared),
-    };
-    drop(store);
-    let lines = stream::unfold(watcher, |mut watcher| async move {
-        let lines = watcher.next().await?;
-        Some((Ok(Frame::data(Bytes::from(lines))), watcher))
+    let (shared, selector, id) = (Arc::clone(shared), call.selector()?, call.resource.id());
+    let (sender, lines) = mpsc::channel(WAITING);
+    *shared.store.lock().watches.entry(id.clone()).or_default() += 1;
+    tokio::spawn(async move {
+        tokio::select! {
+            () = follow(&shared, &call, &selector, from, &sender) => {}
+            () = sender.closed() => {}
+        }
+        *shared.store.lock().watches.entry(id).or_default() -= 1;
     });
+    let lines = ReceiverStream::new(lines).map(|lines: String| Ok(Frame::data(Bytes::from(lines))));
     Ok(StreamBody::new(lines).boxed_unsync())
 }
 
-impl Watcher {
-    async fn next(&mut self) -> Option<String> {
-        loop {
-            self.changed.mark_unchanged();
-            if self.has_ended {
-                return None;
-            }
-            let lines = self.news();
-            if !lines.is_empty() {
-                return Some(lines);
-            }
-            if !self.has_ended {
-                let alarm = self.ends.min(self.bookmark);
-                let _ = tokio::time::timeout_at(alarm, self.changed.changed()).await;
-            }
-        }
-    }
-
-    /// Everything that is new by now.
-    fn news(&mut self) -> String {
-        let store = self.shared.store.lock();
-        if store.drops != self.drops {
-            self.has_ended = true;
-            return String::new();
-        }
-        if store.outage == Outage::Hang {
+/// Tells everything after a revision; after none, what there is comes first.
+async fn follow(
+    shared: &Shared,
+    call: &Call,
+    selector: &Selector,
+    mut at: Option<u64>,
+    lines: &mpsc::Sender<String>,
+) {
+    let mut changed = shared.changed.subscribe();
+    let lifetime = call.option("timeoutSeconds").parse().ok();
+    let mut ends = Instant::now() + lifetime.map_or(LIFETIME, Duration::from_secs);
+    let wants_bookmarks = ["true", "1"].contains(&call.option("allowWatchBookmarks"));
+    let tells_start = call.option("sendInitialEvents") == "true" && wants_bookmarks;
+    let (drops, pause) = {
+        let store = shared.store.lock();
+        (store.drops, store.bookmarks)
+    };
+    let mut next_bookmark = Instant::now() + pause;
+    let mut has_ended = false;
+    while !has_ended {
+        changed.mark_unchanged();
+        let mut news = String::new();
+        let now = Instant::now();
+        let outage = shared.store.lock().outage;
+        if outage == Outage::Hang {
             // The alarm must not ring at once again.
-            self.bookmark = Instant::now() + store.bookmarks;
-            self.ends = self.ends.max(self.bookmark);
-            return String::new();
-        }
-        let id = self.resource.id();
-        let mut lines = String::new();
-        match self.at {
-            None => {
-                for object in store.all(&id, &self.namespace) {
-                    if self.selector.selects(&object) {
-                        lines += &self.line("ADDED", &object, None);
+            next_bookmark = now + pause;
+            ends = ends.max(next_bookmark);
+        } else {
+            let store = shared.store.lock();
+            if store.drops != drops {
+                return;
+            }
+            let (revision, id) = (store.revision, call.resource.id());
+            match at.map(|at| (at, store.since(at, &id, &call.namespace))) {
+                Some((_, Some(changes))) => {
+                    news.extend(changes.iter().filter_map(|change| told(change, selector)));
+                }
+                Some((at, None)) => {
+                    let message = format!("too old resource version: {at} ({revision})");
+                    news = line("ERROR", &Failure::new(410, message).1);
+                    has_ended = true;
+                }
+                None => {
+                    let mut all = store.all(&id, &call.namespace);
+                    all.retain(|object| selector.selects(object));
+                    news.extend(all.iter().map(|object| line("ADDED", object)));
+                    if tells_start {
+                        news += &bookmark(call, revision, true);
                     }
                 }
-                if self.tells_start {
-                    lines += &self.bookmark(store.revision, true);
-                }
             }
-            Some(at) => {
-                let Some(changes) = store.since(at, &id, &self.namespace) else {
-                    self.has_ended = true;
-                    let message = format!("too old resource version: {at} ({})", store.revision);
-                    let status = Failure::new(410, message).status();
-                    return format!("{}\n", json!({"type": "ERROR", "object": status}));
-                };
-                for change in &changes {
-                    lines += &self.told(change).unwrap_or_default();
-                }
+            at = Some(revision);
+            if wants_bookmarks && !has_ended && now >= next_bookmark.min(ends) {
+                news += &bookmark(call, revision, false);
+                next_bookmark = now + pause;
             }
+            has_ended |= now >= ends;
         }
-        self.at = Some(store.revision);
-        let now = Instant::now();
-        self.has_ended = now >= self.ends;
-        if self.bookmarks && (self.has_ended || now >= self.bookmark) {
-            lines += &self.bookmark(store.revision, false);
+        if !news.is_empty() && lines.send(news).await.is_err() {
+            return;
         }
-        if now >= self.bookmark {
-            self.bookmark = now + store.bookmarks;
+        if !has_ended {
+            let alarm = if wants_bookmarks {
+                ends.min(next_bookmark)
+            } else {
+                ends
+            };
+            let _ = tokio::time::timeout_at(alarm, changed.changed()).await;
         }
-        lines
-    }
-
-    /// A change as whoever selects sees it.
-    fn told(&self, change: &Change) -> Option<String> {
-        let selects = |object: &Value| self.selector.selects(object);
-        let was = change.old.as_deref().is_some_and(selects);
-        let is = !change.is_end && selects(&change.object);
-        Some(match (was, is) {
-            (false, false) => return None,
-            (false, true) => self.line("ADDED", &change.object, None),
-            (true, true) => self.line("MODIFIED", &change.object, None),
-            (true, false) => {
-                let last = Some(&change.object).filter(|_| change.is_end);
-                self.line(
-                    "DELETED",
-                    last.or(change.old.as_ref())?,
-                    Some(change.revision),
-                )
-            }
-        })
-    }
-
-    fn line(&self, what: &str, object: &Value, revision: Option<u64>) -> String {
-        let mut object = object.clone();
-        if let Some(revision) = revision {
-            object["metadata"]["resourceVersion"] = revision.to_string().into();
-        }
-        format!("{}\n", json!({"type": what, "object": object}))
-    }
-
-    fn bookmark(&self, revision: u64, is_start: bool) -> String {
-        let mut metadata = json!({"resourceVersion": revision.to_string()});
-        if is_start {
-            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-        }
-        let (kind, version) = (&self.resource.kind, self.resource.api_version());
-        let object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
-        self.line("BOOKMARK", &object, None)
     }
 }
 
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        let mut store = self.shared.store.lock();
-        if let Some(open) = store.watches.get_mut(&self.resource.id()) {
-            *open -= 1;
+/// A change as whoever selects sees it.
+fn told(change: &Change, selector: &Selector) -> Option<String> {
+    let was = change.old.as_ref().filter(|old| selector.selects(old));
+    let is = !change.is_end && selector.selects(&change.object);
+    Some(match (was, is) {
+        (None, false) => return None,
+        (None, true) => line("ADDED", &change.object),
+        (Some(_), true) => line("MODIFIED", &change.object),
+        (Some(_), false) if change.is_end => line("DELETED", &change.object),
+        (Some(old), false) => {
+            let mut last = (**old).clone();
+            last["metadata"]["resourceVersion"] = change.revision.to_string().into();
+            line("DELETED", &last)
         }
+    })
+}
+
+fn line(what: &str, object: &Value) -> String {
+    format!("{}\n", json!({"type": what, "object": object}))
+}
+
+fn bookmark(call: &Call, revision: u64, is_start: bool) -> String {
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if is_start {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
+    let (kind, version) = (&call.resource.kind, call.resource.api_version());
+    let object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+    line("BOOKMARK", &object)
 }
