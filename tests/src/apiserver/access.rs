@@ -55,9 +55,8 @@ impl User {
 
     /// Namespace and name of the account, if it is one.
     fn account(&self) -> Option<(&str, &str)> {
-        self.name
-            .strip_prefix("system:serviceaccount:")?
-            .split_once(':')
+        let name = self.name.strip_prefix("system:serviceaccount:")?;
+        name.split_once(':')
     }
 
     pub(super) fn is_master(&self) -> bool {
@@ -207,20 +206,15 @@ fn rules_of(store: &Store, user: &User, namespace: &str) -> Vec<Value> {
             "ClusterRole" => store.object((&format!("clusterroles.{GROUP}"), "", name)),
             _ => store.object((&format!("roles.{GROUP}"), namespace, name)),
         };
-        let Some(role) = role else {
-            continue;
-        };
+        let Some(role) = role else { continue };
         rules.extend(entries(&role["rules"]).cloned());
         let aggregated = entries(&role["aggregationRule"]["clusterRoleSelectors"]);
         for selector in aggregated.map(Selector::of_object) {
             let mut parts = store.all(&format!("clusterroles.{GROUP}"), "");
             parts.retain(|role| selector.selects(role));
-            rules.extend(
-                parts
-                    .iter()
-                    .flat_map(|role| entries(&role["rules"]))
-                    .cloned(),
-            );
+            for part in parts {
+                rules.extend(entries(&part["rules"]).cloned());
+            }
         }
     }
     rules
@@ -232,32 +226,27 @@ pub(super) fn answer(store: &Store, user: &User, plural: &str, question: &Value)
     let about = &spec["resourceAttributes"];
     let status = match plural {
         "tokenreviews" => {
-            match recognise(store, text(&spec["token"]), &texts(&spec["audiences"])) {
-                Ok((user, audiences)) => {
-                    json!({"authenticated": true, "user": user.info(), "audiences": audiences})
-                }
-                Err(error) => json!({"user": {}, "error": error}),
-            }
+            let found = recognise(store, text(&spec["token"]), &texts(&spec["audiences"]));
+            let found = found.map(|(user, audiences)| {
+                json!({"authenticated": true, "user": user.info(), "audiences": audiences})
+            });
+            found.unwrap_or_else(|error| json!({"user": {}, "error": error}))
         }
         "selfsubjectreviews" => json!({"userInfo": user.info()}),
         "selfsubjectrulesreviews" => {
-            let everything = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]});
             let mut rules = rules_of(store, user, text(&spec["namespace"]));
             rules.retain(|rule| !rule["resources"].is_null());
             if user.is_master() {
-                rules = vec![everything];
+                rules = vec![json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})];
             }
             json!({"resourceRules": rules, "nonResourceRules": [], "incomplete": false})
         }
         _ => {
-            let asking = match plural {
-                "selfsubjectaccessreviews" => user.clone(),
-                _ => User {
-                    name: text(&spec["user"]).to_owned(),
-                    groups: texts(&spec["groups"]),
-                    ..User::default()
-                },
-            };
+            let mut asking = user.clone();
+            if plural == "subjectaccessreviews" {
+                asking.name = text(&spec["user"]).to_owned();
+                asking.groups = texts(&spec["groups"]);
+            }
             json!({"allowed": about.is_object() && may(store, &asking, about)})
         }
     };
@@ -289,10 +278,14 @@ pub(super) fn token_request(
         }
         pod = Some((name.to_owned(), uid.to_owned()));
     }
-    let ends = SystemTime::now() + lifetime;
+    let (user, ends) = (
+        User::service_account(namespace, account),
+        SystemTime::now() + lifetime,
+    );
+    let audiences = texts(&spec["audiences"]);
     let token = Token {
-        user: User::service_account(namespace, account),
-        audiences: texts(&spec["audiences"]),
+        user,
+        audiences,
         ends,
         pod,
     };

@@ -93,6 +93,11 @@ impl Resource {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let mut names = Self::names(kind);
         names["shortNames"] = short.split(',').filter(|name| *name != "-").collect();
+        let sort = match (flags.contains('q'), flags.contains('g')) {
+            (true, _) => Sort::Question,
+            (_, true) => Sort::Counted,
+            _ => Sort::Plain,
+        };
         Self {
             group: group.to_owned(),
             version: version.to_owned(),
@@ -101,11 +106,7 @@ impl Resource {
             names,
             namespaced: flags.contains('n'),
             has_status: flags.contains('s'),
-            sort: match flags {
-                flags if flags.contains('q') => Sort::Question,
-                flags if flags.contains('g') => Sort::Counted,
-                _ => Sort::Plain,
-            },
+            sort,
             definition: None,
             schema: Value::Null,
         }
@@ -149,11 +150,8 @@ impl Kinds {
     pub(super) fn new() -> Self {
         let resources = BUILT_IN.lines().filter(|line| !line.trim().is_empty());
         let resources = resources.map(Resource::built_in).map(Arc::new);
-        Self(
-            resources
-                .map(|resource| (resource.id(), resource))
-                .collect(),
-        )
+        let resources = resources.map(|resource| (resource.id(), resource));
+        Self(resources.collect())
     }
 
     pub(super) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
@@ -163,9 +161,8 @@ impl Kinds {
 
     /// By what a manifest says of itself.
     pub(super) fn of_manifest(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
-        let mut all = self.0.values();
-        all.find(|one| one.api_version() == api_version && one.kind == kind)
-            .cloned()
+        let is_it = |one: &&Arc<Resource>| one.api_version() == api_version && one.kind == kind;
+        self.0.values().find(is_it).cloned()
     }
 
     pub(super) fn define(&mut self, resource: Resource) {
@@ -202,10 +199,9 @@ impl Kinds {
     fn group(&self, group: &str) -> Option<Value> {
         let resources = self.0.values().filter(|resource| resource.group == group);
         let versions: BTreeSet<&str> = resources.map(|one| &*one.version).collect();
-        let versions = versions.iter().map(
-            |version| json!({"groupVersion": format!("{group}/{version}"), "version": version}),
-        );
-        let versions: Vec<_> = versions.collect();
+        let described =
+            |version| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+        let versions: Vec<_> = versions.into_iter().map(described).collect();
         Some(json!({
             "kind": "APIGroup", "apiVersion": "v1", "name": group,
             "preferredVersion": versions.first()?, "versions": versions,

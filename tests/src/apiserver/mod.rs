@@ -118,10 +118,10 @@ impl Shared {
         self.changed.send_replace(());
     }
 
-    /// Waits until the server does not hang.
-    async fn until_awake(&self) {
+    /// Waits until the server is, or is not, out like this.
+    async fn until(&self, outage: Outage, is_so: bool) {
         let mut changed = self.changed.subscribe();
-        while self.store.lock().outage == Outage::Hang {
+        while (self.store.lock().outage == outage) != is_so {
             let _ = changed.changed().await;
         }
     }
@@ -130,7 +130,7 @@ impl Shared {
 /// A server that runs.
 pub struct ApiServer {
     shared: Arc<Shared>,
-    authority: tls::Authority,
+    certificate: String,
     address: SocketAddr,
     task: JoinHandle<()>,
 }
@@ -143,10 +143,9 @@ impl ApiServer {
 
     /// Starts one at an address, where port 0 is any. It runs on the caller's runtime.
     pub async fn start_at(at: SocketAddr, network: Network) -> anyhow::Result<Self> {
-        let authority = tls::Authority::new()?;
         let listener = (network.listen)(at)?;
         let address = listener.local_addr()?;
-        let acceptor = authority.acceptor(address.ip())?;
+        let (acceptor, certificate) = tls::acceptor(address.ip())?;
         let shared = Arc::new(Shared {
             store: Mutex::new(Store::new()),
             changed: tokio::sync::watch::Sender::new(()),
@@ -156,7 +155,7 @@ impl ApiServer {
         Ok(Self {
             task: tokio::spawn(running),
             shared,
-            authority,
+            certificate,
             address,
         })
     }
@@ -166,9 +165,9 @@ impl ApiServer {
         self.address
     }
 
-    /// The authority that vouches for it, as PEM.
+    /// The certificate that vouches for it, as PEM.
     pub fn ca(&self) -> String {
-        self.authority.pem()
+        self.certificate.clone()
     }
 
     /// Ends it, with every connection. Dropping does so too, a little later.

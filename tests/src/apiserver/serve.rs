@@ -39,30 +39,30 @@ pub(super) async fn run(
     at: SocketAddr,
     tls: TlsAcceptor,
 ) {
-    let mut changed = shared.changed.subscribe();
-    let mut listener = Some(listener);
+    let mut listener = Ok(listener);
+    loop {
+        match &listener {
+            Ok(listener) => tokio::select! {
+                () = accept(&shared, listener, &tls) => {}
+                () = shared.until(Outage::Away, true) => {}
+            },
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+        // Not to listen is to refuse.
+        drop(listener);
+        shared.until(Outage::Away, false).await;
+        listener = (shared.network.listen)(at);
+    }
+}
+
+/// Serves whoever comes. When this ends, so do they.
+async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tls: &TlsAcceptor) {
     let mut connections = JoinSet::new();
     loop {
-        changed.mark_unchanged();
-        let is_away = shared.store.lock().outage == Outage::Away;
-        if is_away {
-            listener = None;
-            connections.shutdown().await;
-            // Whoever changes something wakes this up.
-            let _ = changed.changed().await;
-            continue;
-        }
-        let Some(listening) = &listener else {
-            match (shared.network.listen)(at) {
-                Ok(again) => listener = Some(again),
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-            continue;
-        };
         tokio::select! {
-            accepted = listening.accept() => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let (shared, tls) = (Arc::clone(&shared), tls.clone());
+                    let (shared, tls) = (Arc::clone(shared), tls.clone());
                     connections.spawn(async move {
                         let _ = stream.set_nodelay(true);
                         if let Ok(stream) = tls.accept(stream).await {
@@ -72,7 +72,6 @@ pub(super) async fn run(
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
-            _ = changed.changed() => {}
             Some(_) = connections.join_next() => {}
         }
     }
@@ -89,7 +88,7 @@ async fn connection(shared: Arc<Shared>, stream: TlsStream<TcpStream>) {
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
-    shared.until_awake().await;
+    shared.until(Outage::Hang, false).await;
     let (parts, body) = request.into_parts();
     let answered = async {
         let body = Limited::new(body, MAX_BODY).collect().await;
@@ -100,7 +99,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
         route(shared, user, Request::from_parts(parts, body.to_bytes())).await
     };
     let answered = answered.await;
-    shared.until_awake().await;
+    shared.until(Outage::Hang, false).await;
     let answered = answered.unwrap_or_else(|Failure(code, status)| Reply::Object(code, status));
     let (code, kind, body) = match answered {
         Reply::Body(kind, body) => (200, kind, body),

@@ -72,21 +72,20 @@ impl Store {
             ..Self::default()
         };
         for name in ["default", "kube-system"] {
-            store.found(("namespaces", "", name), "Namespace");
+            store.found(
+                "namespaces",
+                json!({"kind": "Namespace", "metadata": {"name": name}}),
+            );
         }
         store
     }
 
     /// Makes an object that nobody asked for.
-    fn found(&mut self, place: Place<'_>, kind: &str) {
-        let (resource, namespace, name) = place;
-        let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
-        if !namespace.is_empty() {
-            object["metadata"]["namespace"] = namespace.into();
-        }
+    fn found(&mut self, resource: &str, mut object: Value) {
+        object["apiVersion"] = "v1".into();
         self.complete(resource, &mut object);
         stamp(&mut object, false);
-        self.put(place, object);
+        self.put(resource, object);
     }
 
     pub(super) fn object(&self, place: Place<'_>) -> Option<Arc<Value>> {
@@ -101,71 +100,64 @@ impl Store {
     }
 
     /// Stores an object as it is, with what follows from that.
-    pub(super) fn put(&mut self, place: Place<'_>, mut object: Value) -> Arc<Value> {
-        let (resource, _, name) = place;
+    pub(super) fn put(&mut self, resource: &str, object: Value) -> Arc<Value> {
         if resource == CRDS
             && let Ok(defined) = Resource::custom(&object)
         {
             self.kinds.define(defined);
         }
-        self.revision += 1;
-        object["metadata"]["resourceVersion"] = self.revision.to_string().into();
-        let object = Arc::new(object);
-        let old = self.objects.insert(key(place), Arc::clone(&object));
-        let is_new = old.is_none();
-        self.remember(place, old, &object, false);
-        if resource == "namespaces" && is_new {
-            self.found(("serviceaccounts", name, "default"), "ServiceAccount");
+        let Change { old, object, .. } = self.change(resource, object, false);
+        if resource == "namespaces" && old.is_none() {
+            let metadata = json!({"name": "default", "namespace": object["metadata"]["name"]});
+            let account = json!({"kind": "ServiceAccount", "metadata": metadata});
+            self.found("serviceaccounts", account);
         }
         object
     }
 
     /// Ends an object, with what follows from that.
-    pub(super) fn take(&mut self, place: Place<'_>) -> Option<Arc<Value>> {
-        let old = self.objects.remove(&key(place))?;
-        self.revision += 1;
-        let mut last = (*old).clone();
-        last["metadata"]["resourceVersion"] = self.revision.to_string().into();
-        let last = Arc::new(last);
-        self.remember(place, Some(old), &last, true);
-        let (resource, _, name) = place;
+    pub(super) fn take(&mut self, (resource, namespace, name): Place<'_>) -> Option<Arc<Value>> {
+        let old = self.object((resource, namespace, name))?;
+        let Change { object, .. } = self.change(resource, (*old).clone(), true);
         if resource == CRDS {
             self.kinds.forget(name);
         }
         // What is in a namespace, or of a kind, goes with it.
-        let inside = self
-            .objects
-            .keys()
-            .filter(|(id, namespace, _)| match resource {
-                "namespaces" => namespace == name,
-                CRDS => id == name,
-                _ => false,
-            });
-        for (id, namespace, name) in inside.cloned().collect::<Vec<_>>() {
+        let mut inside: Vec<Key> = self.objects.keys().cloned().collect();
+        inside.retain(|(id, namespace, _)| match resource {
+            "namespaces" => namespace == name,
+            CRDS => id == name,
+            _ => false,
+        });
+        for (id, namespace, name) in inside {
             self.take((&id, &namespace, &name));
         }
-        Some(last)
+        Some(object)
     }
 
-    fn remember(
-        &mut self,
-        place: Place<'_>,
-        old: Option<Arc<Value>>,
-        object: &Arc<Value>,
-        is_end: bool,
-    ) {
-        self.history.push_back(Change {
-            revision: self.revision,
-            key: key(place),
+    /// Makes a change, and remembers it.
+    fn change(&mut self, resource: &str, mut object: Value, is_end: bool) -> Change {
+        self.revision += 1;
+        object["metadata"]["resourceVersion"] = self.revision.to_string().into();
+        let (key, object) = (key(place(resource, &object)), Arc::new(object));
+        let old = match is_end {
+            true => self.objects.remove(&key),
+            false => self.objects.insert(key.clone(), Arc::clone(&object)),
+        };
+        let revision = self.revision;
+        let change = Change {
+            revision,
+            key,
             old,
-            object: Arc::clone(object),
+            object,
             is_end,
-        });
-        if self.history.len() > HISTORY
-            && let Some(gone) = self.history.pop_front()
-        {
-            self.compacted = gone.revision;
+        };
+        self.history.push_back(change.clone());
+        if self.history.len() > HISTORY {
+            let gone = self.history.pop_front();
+            self.compacted = gone.map_or(0, |gone| gone.revision);
         }
+        change
     }
 
     /// Changes after a revision, oldest first; none at all when some of them are forgotten.
@@ -266,8 +258,8 @@ impl Store {
         let services = self.all("services", "");
         let taken = services
             .iter()
-            .flat_map(|service| texts(&service["spec"]["clusterIPs"]));
-        let taken: Vec<String> = taken.collect();
+            .map(|service| texts(&service["spec"]["clusterIPs"]));
+        let taken: Vec<String> = taken.flatten().collect();
         loop {
             self.addresses = self.addresses.wrapping_add(1).max(1);
             let [high, low] = self.addresses.to_be_bytes();
@@ -305,8 +297,18 @@ impl Store {
         let at = SystemTime::now() + Duration::from_secs(grace);
         ending["metadata"]["deletionTimestamp"] = written(at).into();
         ending["metadata"]["deletionGracePeriodSeconds"] = grace.into();
-        Some((self.put(place, ending), false))
+        Some((self.put(place.0, ending), false))
     }
+}
+
+/// Where a stored object is.
+pub(super) fn place<'a>(resource: &'a str, object: &'a Value) -> Place<'a> {
+    let metadata = &object["metadata"];
+    (
+        resource,
+        text(&metadata["namespace"]),
+        text(&metadata["name"]),
+    )
 }
 
 fn key((resource, namespace, name): Place<'_>) -> Key {

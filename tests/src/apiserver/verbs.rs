@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::access::{self, User};
 use super::failure::Failure;
-use super::json::{set, text};
+use super::json::{fill, set, text};
 use super::kinds::{Resource, Sort};
 use super::merge::{self, Shape};
 use super::selectors::Selector;
@@ -150,32 +150,25 @@ impl Call {
 
     /// Whether an object is of this kind and goes where the request says; what it leaves out is filled in.
     fn check_envelope(&self, object: &mut Value) -> Result<(), Failure> {
-        if !object["metadata"].is_object() {
-            return Err(Failure::bad(
-                "the body of the request is no object with metadata",
-            ));
+        let mut wanted = json!({
+            "apiVersion": self.resource.api_version(), "kind": self.resource.kind,
+            "metadata": {"name": self.name},
+        });
+        if self.resource.namespaced {
+            wanted["metadata"]["namespace"] = self.namespace.as_str().into();
         }
-        let api_version = self.resource.api_version();
-        for (path, wanted) in [
-            ("/apiVersion", &api_version),
-            ("/kind", &self.resource.kind),
-            ("/metadata/namespace", &self.namespace),
-            ("/metadata/name", &self.name),
+        fill(object, &wanted);
+        for path in [
+            "/apiVersion",
+            "/kind",
+            "/metadata/name",
+            "/metadata/namespace",
         ] {
-            let given = object
-                .pointer(path)
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            if given != wanted && !given.is_empty() {
+            let (given, wanted) = (object.pointer(path), wanted.pointer(path));
+            if given != wanted {
                 let message = format!("{path} is {given:?}, and {wanted:?} in the request");
                 return Err(Failure::bad(message));
             }
-        }
-        object["apiVersion"] = api_version.into();
-        object["kind"] = self.resource.kind.as_str().into();
-        object["metadata"]["name"] = self.name.as_str().into();
-        if !self.namespace.is_empty() {
-            object["metadata"]["namespace"] = self.namespace.as_str().into();
         }
         Ok(())
     }
@@ -336,7 +329,7 @@ async fn write(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
             if now.as_ref().map(Arc::as_ptr) != old.as_ref().map(Arc::as_ptr) {
                 continue;
             }
-            object = (*store.put(place, object)).clone();
+            object = (*store.put(&id, object)).clone();
             if store::is_done(&object) {
                 store.take(place);
             }
@@ -369,11 +362,8 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     };
     for part in ["uid", "resourceVersion"] {
         let wanted = &call.body["preconditions"][part];
-        if !wanted.is_null()
-            && doomed
-                .iter()
-                .any(|object| object["metadata"][part] != *wanted)
-        {
+        let differs = |object: &Arc<Value>| object["metadata"][part] != *wanted;
+        if !wanted.is_null() && doomed.iter().any(differs) {
             let why = format!("Precondition failed: {part} is not {wanted}");
             return Err(Failure::conflict(&id, &call.name, &why));
         }
@@ -382,34 +372,22 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     let grace = grace.or_else(|| call.option("gracePeriodSeconds").parse().ok());
     let mut is_left = call.is_dry();
     for object in doomed.iter_mut().filter(|_| !call.is_dry()) {
-        let (namespace, name) = (
-            &object["metadata"]["namespace"],
-            &object["metadata"]["name"],
-        );
-        let place = (id.as_str(), text(namespace), text(name));
-        if let Some((left, false)) = store.delete(place, grace) {
+        if let Some((left, false)) = store.delete(store::place(&id, object), grace) {
             shared.end_like_a_kubelet(store.kubelet, &id, &left);
             *object = left;
             is_left = true;
         }
     }
-    let revision = store.revision;
+    let answer = match &doomed[..] {
+        [one] if is_one && is_left => (**one).clone(),
+        _ if is_one => json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        }),
+        all => call.list_of(all, store.revision),
+    };
     drop(store);
     shared.notify();
-    Ok(Reply::Object(
-        200,
-        match &doomed[..] {
-            [one] if is_one && is_left => (**one).clone(),
-            [one] if is_one => json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-                "details": {
-                    "name": call.name, "group": call.resource.group, "kind": call.resource.plural,
-                    "uid": one["metadata"]["uid"],
-                },
-            }),
-            all => call.list_of(all, revision),
-        },
-    ))
+    Ok(Reply::Object(200, answer))
 }
 
 impl Shared {
@@ -421,15 +399,10 @@ impl Shared {
         let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            let metadata = &pod["metadata"];
-            let place = (
-                "pods",
-                text(&metadata["namespace"]),
-                text(&metadata["name"]),
-            );
+            let place = store::place("pods", &pod);
             let mut store = shared.store.lock();
             let now = store.object(place);
-            if now.is_some_and(|now| now["metadata"]["uid"] == metadata["uid"]) {
+            if now.is_some_and(|now| now["metadata"]["uid"] == pod["metadata"]["uid"]) {
                 store.delete(place, Some(0));
             }
             drop(store);

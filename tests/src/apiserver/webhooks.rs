@@ -43,9 +43,7 @@ pub(super) async fn admit(shared: &Shared, call: &Call, object: &mut Value) -> R
         };
         if response["allowed"] != true {
             let why = &response["status"];
-            let code = why["code"]
-                .as_u64()
-                .filter(|code| (400..600).contains(code));
+            let code = why["code"].as_u64().filter(|code| *code >= 400);
             let message = why["message"].as_str().unwrap_or("without explanation");
             let message = format!("admission webhook {name:?} denied the request: {message}");
             return Err(Failure::new(code.unwrap_or(403) as u16, message));
@@ -82,10 +80,8 @@ fn hooks(store: &Store, call: &Call, object: &Value) -> Vec<Value> {
             && fits("objectSelector", object)
     };
     let all = store.all(id, "");
-    let all = all
-        .iter()
-        .flat_map(|configuration| entries(&configuration["webhooks"]));
-    all.filter(is_meant).cloned().collect()
+    let hooks = all.iter().flat_map(|all| entries(&all["webhooks"]));
+    hooks.filter(is_meant).cloned().collect()
 }
 
 fn review(call: &Call, object: &Value) -> Value {
@@ -93,9 +89,7 @@ fn review(call: &Call, object: &Value) -> Value {
     let kind = json!({"group": group, "version": version, "kind": call.resource.kind});
     let resource = json!({"group": group, "version": version, "resource": call.resource.plural});
     json!({
-        "kind": "AdmissionReview",
-        "apiVersion": "admission.k8s.io/v1",
-        "request": {
+        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": {
             "uid": format!("{:032x}", fastrand::u128(..)),
             "kind": kind, "requestKind": kind, "resource": resource, "requestResource": resource,
             "name": call.name, "namespace": call.namespace, "operation": "CREATE",
@@ -116,19 +110,13 @@ async fn ask(shared: &Shared, hook: &Value, review: &Value, seconds: u64) -> any
     let part = |name: &str| text(&client["service"][name]).to_owned();
     let (namespace, name, path) = (part("namespace"), part("name"), part("path"));
     let host = format!("{name}.{namespace}.svc");
-    let known = shared
-        .store
-        .lock()
-        .webhooks
-        .get(&(namespace, name))
-        .copied();
+    let key = (namespace, name);
+    let known = shared.store.lock().webhooks.get(&key).copied();
     let address = known.with_context(|| format!("no endpoints available for service {host:?}"))?;
     let connector = tls::connector(&STANDARD.decode(text(&client["caBundle"]))?)?;
     let stream = (shared.network.dial)(address).await?;
-    let stream = connector
-        .connect(ServerName::try_from(host.clone())?, stream)
-        .await?;
-    let stream = TokioIo::new(stream);
+    let name = ServerName::try_from(host.clone())?;
+    let stream = TokioIo::new(connector.connect(name, stream).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
     let connection = tokio::spawn(connection);
     let path = format!("/{}?timeout={seconds}s", path.trim_start_matches('/'));
