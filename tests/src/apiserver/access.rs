@@ -71,20 +71,35 @@ impl User {
 /// A token that was given out.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
-    pub(super) user: User,
-    /// Nobody: this server.
-    pub(super) audiences: Vec<String>,
-    pub(super) ends: SystemTime,
+    user: User,
+    audiences: Vec<String>,
+    ends: SystemTime,
     /// Name and uid of the pod that it is bound to.
-    pub(super) pod: Option<(String, String)>,
+    pod: Option<(String, String)>,
 }
 
 impl Token {
-    /// Gives it out: from now on the store knows the text.
-    pub(super) fn mint(mut self, store: &mut Store) -> String {
-        if self.audiences.is_empty() {
-            self.audiences.push(DEFAULT_AUDIENCE.to_owned());
+    pub(super) fn new(
+        user: User,
+        mut audiences: Vec<String>,
+        lifetime: Duration,
+        pod: Option<(&str, &str)>,
+    ) -> Self {
+        if audiences.is_empty() {
+            audiences.push(DEFAULT_AUDIENCE.to_owned());
         }
+        let ends = SystemTime::now() + lifetime;
+        let pod = pod.map(|(name, uid)| (name.to_owned(), uid.to_owned()));
+        Self {
+            user,
+            audiences,
+            ends,
+            pod,
+        }
+    }
+
+    /// Gives it out: from now on the store knows the text.
+    pub(super) fn mint(self, store: &mut Store) -> String {
         let ends = self.ends.duration_since(UNIX_EPOCH).unwrap_or_default();
         let claims = json!({"sub": self.user.name, "aud": self.audiences, "exp": ends.as_secs()});
         let [header, claims] =
@@ -138,17 +153,13 @@ pub(super) fn forbidden(user: &User, attributes: &Value) -> Failure {
     let part = |name: &str| text(&attributes[name]);
     let (group, resource, verb) = (part("group"), resource(attributes), part("verb"));
     let id = super::kinds::id(group, part("resource"));
-    let named = match part("name") {
-        "" => String::new(),
-        name => format!(" {name:?}"),
-    };
     let place = match part("namespace") {
         "" => "at the cluster scope".to_owned(),
         namespace => format!("in the namespace {namespace:?}"),
     };
     let name = &user.name;
     let message = format!(
-        "{id}{named} is forbidden: User {name:?} cannot {verb} resource {resource:?} in API group \
+        "{id} is forbidden: User {name:?} cannot {verb} resource {resource:?} in API group \
          {group:?} {place}"
     );
     Failure::new(403, message)
@@ -266,30 +277,25 @@ pub(super) fn token_request(
     let spec = &request["spec"];
     let lifetime = Duration::from_secs(spec["expirationSeconds"].as_u64().unwrap_or(3600));
     let bound = &spec["boundObjectRef"];
-    let mut pod = None;
-    if bound["kind"] == "Pod" {
-        let name = text(&bound["name"]);
-        let found = store.object(("pods", namespace, name));
-        let found = found.ok_or_else(|| Failure::not_found("pods", name))?;
-        let uid = text(&found["metadata"]["uid"]);
-        if bound["uid"].as_str().is_some_and(|asked| asked != uid) {
-            let why = "the UID in the bound object reference does not match the UID in record";
-            return Err(Failure::conflict("pods", name, why));
-        }
-        pod = Some((name.to_owned(), uid.to_owned()));
+    let name = text(&bound["name"]);
+    let pod = store
+        .object(("pods", namespace, name))
+        .filter(|_| bound["kind"] == "Pod");
+    let uid = pod.as_ref().map(|pod| text(&pod["metadata"]["uid"]));
+    if bound["kind"] == "Pod" && uid.is_none() {
+        return Err(Failure::not_found("pods", name));
     }
-    let (user, ends) = (
+    if uid.is_some_and(|uid| bound["uid"].as_str().is_some_and(|asked| asked != uid)) {
+        let why = "the UID in the bound object reference does not match the UID in record";
+        return Err(Failure::conflict("pods", name, why));
+    }
+    let (user, audiences) = (
         User::service_account(namespace, account),
-        SystemTime::now() + lifetime,
+        texts(&spec["audiences"]),
     );
-    let audiences = texts(&spec["audiences"]);
-    let token = Token {
-        user,
-        audiences,
-        ends,
-        pod,
-    };
+    let token = Token::new(user, audiences, lifetime, uid.map(|uid| (name, uid)));
+    let ends = written(token.ends);
     let mut answer = request.clone();
-    answer["status"] = json!({"token": token.mint(store), "expirationTimestamp": written(ends)});
+    answer["status"] = json!({"token": token.mint(store), "expirationTimestamp": ends});
     Ok(answer)
 }

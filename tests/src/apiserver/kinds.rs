@@ -56,33 +56,11 @@ impl Resource {
 
     /// Reads a definition, or says what is wrong with it.
     pub(super) fn custom(crd: &Value) -> Result<Self, String> {
-        let spec = &crd["spec"];
-        let text = |value: &Value, name: &str| match value[name].as_str() {
-            Some(text) if !text.is_empty() => Ok(text.to_owned()),
-            _ => Err(format!("{name} is required")),
-        };
-        let (group, mut names) = (text(spec, "group")?, spec["names"].clone());
-        let (plural, kind) = (text(&names, "plural")?, text(&names, "kind")?);
-        if crd["metadata"]["name"] != id(&group, &plural) {
-            return Err(format!("metadata.name must be {}", id(&group, &plural)));
+        let read = Self::read(&crd["spec"], Sort::Custom)?;
+        if crd["metadata"]["name"] != read.id() {
+            return Err(format!("metadata.name must be {}", read.id()));
         }
-        let mut versions = entries(&spec["versions"]);
-        let version = versions.find(|version| version["storage"] == true);
-        let version = version.ok_or("spec.versions has none that is stored")?;
-        let schema = version["schema"]["openAPIV3Schema"].clone();
-        fill(&mut names, &Self::names(&kind));
-        Ok(Self {
-            group,
-            version: text(version, "name")?,
-            plural,
-            kind,
-            names,
-            namespaced: spec["scope"] == "Namespaced",
-            has_status: !version["subresources"]["status"].is_null(),
-            sort: Sort::Custom,
-            definition: Some(Definition::new(&schema)?),
-            schema,
-        })
+        Ok(read)
     }
 
     /// Reads a line of [`BUILT_IN`].
@@ -91,30 +69,51 @@ impl Resource {
         let mut word = || words.next().unwrap_or_default();
         let [api_version, kind, plural, short, flags] = std::array::from_fn(|_| word());
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let mut names = Self::names(kind);
-        names["shortNames"] = short.split(',').filter(|name| *name != "-").collect();
+        let short: Vec<_> = short.split(',').filter(|name| *name != "-").collect();
+        let status = if flags.contains('s') {
+            json!({})
+        } else {
+            Value::Null
+        };
+        let spec = json!({
+            "group": group, "scope": if flags.contains('n') { "Namespaced" } else { "Cluster" },
+            "names": {"plural": plural, "kind": kind, "shortNames": short},
+            "versions": [{"name": version, "storage": true, "subresources": {"status": status}}],
+        });
         let sort = match (flags.contains('q'), flags.contains('g')) {
             (true, _) => Sort::Question,
             (_, true) => Sort::Counted,
             _ => Sort::Plain,
         };
-        Self {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            plural: plural.to_owned(),
-            kind: kind.to_owned(),
-            names,
-            namespaced: flags.contains('n'),
-            has_status: flags.contains('s'),
-            sort,
-            definition: None,
-            schema: Value::Null,
-        }
+        Self::read(&spec, sort).expect("the table holds what is required")
     }
 
-    /// What a kind is called that says nothing else.
-    fn names(kind: &str) -> Value {
-        json!({"singular": kind.to_lowercase(), "listKind": format!("{kind}List")})
+    fn read(spec: &Value, sort: Sort) -> Result<Self, String> {
+        let required = |value: &Value, name: &str| {
+            let found = value[name].as_str().map(str::to_owned);
+            found.ok_or_else(|| format!("{name} is required"))
+        };
+        let mut versions = entries(&spec["versions"]);
+        let version = versions.find(|version| version["storage"] == true);
+        let version = version.ok_or("spec.versions has none that is stored")?;
+        let schema = &version["schema"]["openAPIV3Schema"];
+        let is_custom = sort == Sort::Custom;
+        let mut names = spec["names"].clone();
+        let kind = required(&names, "kind")?;
+        let derived = json!({"singular": kind.to_lowercase(), "listKind": format!("{kind}List")});
+        fill(&mut names, &derived);
+        Ok(Self {
+            group: required(spec, "group")?,
+            version: required(version, "name")?,
+            plural: required(&names, "plural")?,
+            kind,
+            names,
+            namespaced: spec["scope"] == "Namespaced",
+            has_status: !version["subresources"]["status"].is_null(),
+            sort,
+            definition: is_custom.then(|| Definition::new(schema)).transpose()?,
+            schema: schema.clone(),
+        })
     }
 
     /// As discovery tells it, with its subresources.
@@ -144,33 +143,13 @@ impl Resource {
 
 /// Every resource, by [`Resource::id`].
 #[derive(Debug, Default)]
-pub(super) struct Kinds(BTreeMap<String, Arc<Resource>>);
+pub(super) struct Kinds(pub(super) BTreeMap<String, Arc<Resource>>);
 
 impl Kinds {
     pub(super) fn new() -> Self {
-        let resources = BUILT_IN.lines().filter(|line| !line.trim().is_empty());
-        let resources = resources.map(Resource::built_in).map(Arc::new);
-        let resources = resources.map(|resource| (resource.id(), resource));
+        let resources = BUILT_IN.trim().lines().map(Resource::built_in);
+        let resources = resources.map(|resource| (resource.id(), Arc::new(resource)));
         Self(resources.collect())
-    }
-
-    pub(super) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        let found = self.0.get(&id(group, plural));
-        found.filter(|found| found.version == version).cloned()
-    }
-
-    /// By what a manifest says of itself.
-    pub(super) fn of_manifest(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
-        let is_it = |one: &&Arc<Resource>| one.api_version() == api_version && one.kind == kind;
-        self.0.values().find(is_it).cloned()
-    }
-
-    pub(super) fn define(&mut self, resource: Resource) {
-        self.0.insert(resource.id(), Arc::new(resource));
-    }
-
-    pub(super) fn forget(&mut self, id: &str) {
-        self.0.remove(id);
     }
 
     /// Discovery and the pages beside it. None for what is not there.
@@ -235,7 +214,6 @@ v1 Namespace namespaces ns s
 v1 Node nodes no s
 v1 Pod pods po ns
 v1 Service services svc ns
-v1 Endpoints endpoints ep n
 v1 Secret secrets - n
 v1 ConfigMap configmaps cm n
 v1 ServiceAccount serviceaccounts sa n
@@ -246,9 +224,7 @@ coordination.k8s.io/v1 Lease leases - n
 apps/v1 Deployment deployments deploy nsg
 apps/v1 ReplicaSet replicasets rs nsg
 apps/v1 StatefulSet statefulsets sts nsg
-apps/v1 DaemonSet daemonsets ds nsg
 batch/v1 Job jobs - nsg
-batch/v1 CronJob cronjobs cj nsg
 policy/v1 PodDisruptionBudget poddisruptionbudgets pdb nsg
 admissionregistration.k8s.io/v1 MutatingWebhookConfiguration mutatingwebhookconfigurations - g
 admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration validatingwebhookconfigurations - g
@@ -260,7 +236,6 @@ rbac.authorization.k8s.io/v1 ClusterRoleBinding clusterrolebindings - -
 authentication.k8s.io/v1 TokenReview tokenreviews - q
 authentication.k8s.io/v1 SelfSubjectReview selfsubjectreviews - q
 authorization.k8s.io/v1 SubjectAccessReview subjectaccessreviews - q
-authorization.k8s.io/v1 LocalSubjectAccessReview localsubjectaccessreviews - nq
 authorization.k8s.io/v1 SelfSubjectAccessReview selfsubjectaccessreviews - q
 authorization.k8s.io/v1 SelfSubjectRulesReview selfsubjectrulesreviews - q
 ";

@@ -31,14 +31,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -47,6 +47,7 @@ use access::Token;
 pub use access::User;
 use failure::Failure;
 use json::text;
+use kinds::Resource;
 use store::Store;
 use verbs::Reply;
 
@@ -160,6 +161,10 @@ impl ApiServer {
         })
     }
 
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.shared.store.lock()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -183,13 +188,8 @@ impl ApiServer {
 
     /// A kubeconfig of somebody, for a day.
     pub fn kubeconfig_of(&self, user: &User) -> anyhow::Result<String> {
-        let token = Token {
-            user: user.clone(),
-            audiences: Vec::new(),
-            ends: SystemTime::now() + DAY,
-            pod: None,
-        };
-        let token = token.mint(&mut self.shared.store.lock());
+        let token = Token::new(user.clone(), Vec::new(), DAY, None);
+        let token = token.mint(&mut self.store());
         Ok(self.kubeconfig_with_token(&token))
     }
 
@@ -237,12 +237,9 @@ impl ApiServer {
     /// What the server says against it.
     pub async fn put(&self, manifest: &Value) -> anyhow::Result<Value> {
         let (api_version, kind) = (text(&manifest["apiVersion"]), text(&manifest["kind"]));
-        let resource = self
-            .shared
-            .store
-            .lock()
-            .kinds
-            .of_manifest(api_version, kind);
+        let is_it =
+            |known: &&Arc<Resource>| known.api_version() == api_version && known.kind == kind;
+        let resource = self.store().kinds.0.values().find(is_it).cloned();
         let resource = resource.with_context(|| format!("no kind {kind} in {api_version}"))?;
         let root = if resource.group.is_empty() {
             "api"
@@ -276,39 +273,36 @@ impl ApiServer {
         lifetime: Duration,
         pod: Option<(&str, &str)>,
     ) -> String {
-        let token = Token {
-            user: User::service_account(namespace, account),
-            audiences: audiences.iter().map(|name| (*name).to_owned()).collect(),
-            ends: SystemTime::now() + lifetime,
-            pod: pod.map(|(name, uid)| (name.to_owned(), uid.to_owned())),
-        };
-        token.mint(&mut self.shared.store.lock())
+        let user = User::service_account(namespace, account);
+        let audiences = audiences.iter().map(|name| (*name).to_owned()).collect();
+        let token = Token::new(user, audiences, lifetime, pod);
+        token.mint(&mut self.store())
     }
 
     /// From now on, nobody may do what no role allows.
     pub fn enforce_roles(&self) {
-        self.shared.store.lock().enforces_roles = true;
+        self.store().enforces_roles = true;
     }
 
     /// From now on, a pod that is deleted is gone after its kubelet took so long.
     pub fn end_pods_after(&self, time: Duration) {
-        self.shared.store.lock().kubelet = Some(time);
+        self.store().kubelet = Some(time);
     }
 
     /// How often watches get bookmarks. For watches that begin from now on.
     pub fn bookmark_every(&self, time: Duration) {
-        self.shared.store.lock().bookmarks = time;
+        self.store().bookmarks = time;
     }
 
     /// Where the webhook that is a service really is.
     pub fn route_webhook(&self, (namespace, service): (&str, &str), to: SocketAddr) {
         let key = (namespace.to_owned(), service.to_owned());
-        self.shared.store.lock().webhooks.insert(key, to);
+        self.store().webhooks.insert(key, to);
     }
 
     /// Is there no more, or again.
     pub fn set_outage(&self, outage: Outage) {
-        self.shared.store.lock().outage = outage;
+        self.store().outage = outage;
         self.shared.notify();
     }
 
@@ -316,33 +310,33 @@ impl ApiServer {
     pub fn refuse(&self, verb: &str, resource: &str, times: u32, code: u16) {
         let refusal = (verb.to_owned(), resource.to_owned(), code);
         let refusals = std::iter::repeat_n(refusal, times as usize);
-        self.shared.store.lock().refusals.extend(refusals);
+        self.store().refusals.extend(refusals);
     }
 
     /// Ends every watch, in order.
     pub fn drop_watches(&self) {
-        self.shared.store.lock().drops += 1;
+        self.store().drops += 1;
         self.shared.notify();
     }
 
     /// Forgets all history: whoever watches on from a revision before this one gets 410.
     pub fn compact(&self) {
-        self.shared.store.lock().compact();
+        self.store().compact();
     }
 
     /// The newest revision.
     pub fn revision(&self) -> u64 {
-        self.shared.store.lock().revision
+        self.store().revision
     }
 
     /// Requests that came to be answered, whatever the answer was, without those that no role allows.
     pub fn seen(&self) -> BTreeMap<Seen, u64> {
-        self.shared.store.lock().seen.clone()
+        self.store().seen.clone()
     }
 
     /// Requests of one kind by anybody. `resource` as in [`Seen`].
     pub fn count(&self, verb: &str, resource: &str) -> u64 {
-        let store = self.shared.store.lock();
+        let store = self.store();
         let seen = store.seen.iter();
         let seen = seen.filter(|(seen, _)| seen.verb == verb && seen.resource == resource);
         seen.map(|(_, count)| count).sum()
@@ -350,7 +344,7 @@ impl ApiServer {
 
     /// Open watches of a resource.
     pub fn open_watches(&self, resource: &str) -> usize {
-        let store = self.shared.store.lock();
+        let store = self.store();
         store.watches.get(resource).copied().unwrap_or(0)
     }
 }

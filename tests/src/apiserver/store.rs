@@ -104,7 +104,7 @@ impl Store {
         if resource == CRDS
             && let Ok(defined) = Resource::custom(&object)
         {
-            self.kinds.define(defined);
+            self.kinds.0.insert(defined.id(), Arc::new(defined));
         }
         let Change { old, object, .. } = self.change(resource, object, false);
         if resource == "namespaces" && old.is_none() {
@@ -120,7 +120,7 @@ impl Store {
         let old = self.object((resource, namespace, name))?;
         let Change { object, .. } = self.change(resource, (*old).clone(), true);
         if resource == CRDS {
-            self.kinds.forget(name);
+            self.kinds.0.remove(name);
         }
         // What is in a namespace, or of a kind, goes with it.
         let mut inside: Vec<Key> = self.objects.keys().cloned().collect();

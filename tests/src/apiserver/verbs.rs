@@ -131,25 +131,37 @@ impl Call {
         Failure::invalid(&self.resource, &self.name, &wrong)
     }
 
-    /// Finds out what a new object is to be called.
+    /// Finds out what a new object is to be called, and whether it may be.
     fn settle_name(&mut self) -> Result<(), Failure> {
         let metadata = &self.body["metadata"];
-        self.name = match (text(&metadata["name"]), text(&metadata["generateName"])) {
-            ("", "") => {
-                let why = "Required value: name or generateName is required";
-                return Err(self.invalid("metadata.name", why));
-            }
-            ("", prefix) => {
-                let suffix = (0..5).map(|_| fastrand::lowercase());
-                prefix.chars().chain(suffix).collect()
-            }
-            (name, _) => name.to_owned(),
+        self.name = text(&metadata["name"]).to_owned();
+        if self.name.is_empty() {
+            let suffix = (0..5).map(|_| fastrand::lowercase());
+            let prefix = text(&metadata["generateName"]).chars();
+            self.name = prefix.chain(suffix).collect();
+        }
+        let is_good = |letter: char| {
+            letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter)
         };
+        let ends = self.name.starts_with(['-', '.']) || self.name.ends_with(['-', '.']);
+        let is_named = metadata["name"].is_string() || metadata["generateName"].is_string();
+        let is_fine = is_named && !ends && self.name.chars().all(is_good);
+        // Roles have names of their own kind.
+        let is_role = self.resource.group == "rbac.authorization.k8s.io";
+        if self.name.len() > MAX_NAME || !is_fine && !is_role {
+            let why = format!(
+                "{:?}: a lowercase RFC 1123 subdomain is required",
+                self.name
+            );
+            return Err(self.invalid("metadata.name", &why));
+        }
         Ok(())
     }
 
-    /// Whether an object is of this kind and goes where the request says; what it leaves out is filled in.
-    fn check_envelope(&self, object: &mut Value) -> Result<(), Failure> {
+    /// Whether an object is of this kind and goes where the request says. What it leaves out is filled in,
+    /// and what this request cannot change stays as it was, which is null for a new object. A version or a
+    /// uid that it names must be the present one.
+    fn settle(&self, old: &Value, new: &mut Value) -> Result<(), Failure> {
         let mut wanted = json!({
             "apiVersion": self.resource.api_version(), "kind": self.resource.kind,
             "metadata": {"name": self.name},
@@ -157,56 +169,19 @@ impl Call {
         if self.resource.namespaced {
             wanted["metadata"]["namespace"] = self.namespace.as_str().into();
         }
-        fill(object, &wanted);
+        fill(new, &wanted);
         for path in [
             "/apiVersion",
             "/kind",
             "/metadata/name",
             "/metadata/namespace",
         ] {
-            let (given, wanted) = (object.pointer(path), wanted.pointer(path));
+            let (given, wanted) = (new.pointer(path), wanted.pointer(path));
             if given != wanted {
                 let message = format!("{path} is {given:?}, and {wanted:?} in the request");
                 return Err(Failure::bad(message));
             }
         }
-        Ok(())
-    }
-
-    /// Makes what somebody sent a new object.
-    fn prepare(&self, store: &Store, new: &mut Value) -> Result<(), Failure> {
-        let name = &self.name;
-        let is_good = |letter: char| {
-            letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter)
-        };
-        let ends = name.starts_with(['-', '.']) || name.ends_with(['-', '.']);
-        // Roles have names of their own kind.
-        let is_role = self.resource.group == "rbac.authorization.k8s.io";
-        if name.len() > MAX_NAME || !is_role && (ends || !name.chars().all(is_good)) {
-            let why = format!("{name:?}: a lowercase RFC 1123 subdomain is required");
-            return Err(self.invalid("metadata.name", &why));
-        }
-        if !text(&new["metadata"]["resourceVersion"]).is_empty() {
-            let message = "resourceVersion should not be set on objects to be created";
-            return Err(Failure::bad(message));
-        }
-        let place = ("namespaces", "", self.namespace.as_str());
-        if self.resource.namespaced && store.object(place).is_none() {
-            return Err(Failure::not_found("namespaces", &self.namespace));
-        }
-        for decided in DECIDED.split(' ') {
-            set(&mut new["metadata"], decided, &Value::Null);
-        }
-        if self.resource.has_status {
-            set(new, "status", &Value::Null);
-        }
-        store::stamp(new, self.resource.has_generation());
-        Ok(())
-    }
-
-    /// Leaves in a changed object what this request cannot change. A version or a uid that it names must
-    /// be the present one.
-    fn keep(&self, old: &Value, new: &mut Value) -> Result<(), Failure> {
         for part in ["resourceVersion", "uid"] {
             let named = text(&new["metadata"][part]);
             if !named.is_empty() && old["metadata"][part] != named {
@@ -229,9 +204,7 @@ impl Call {
         }
         if self.resource.id() == "services" {
             for kept in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                if new["spec"][kept].is_null() {
-                    set(&mut new["spec"], kept, &old["spec"][kept]);
-                }
+                fill(&mut new["spec"], &json!({kept: old["spec"][kept]}));
             }
         }
         Ok(())
@@ -247,19 +220,20 @@ impl Call {
             return Ok(());
         };
         let evaluation = definition.evaluate(object, old);
-        let unknown = evaluation.unknown.iter();
-        let unknown = unknown.map(|violation| format!("unknown field {:?}", violation.path));
-        let unknown: Vec<String> = unknown.collect();
+        let unknown = evaluation.unknown.iter().map(|unknown| &*unknown.path);
+        let unknown: Vec<_> = unknown
+            .map(|path| format!("unknown field {path:?}"))
+            .collect();
         if self.option("fieldValidation") == "Strict" && !unknown.is_empty() {
             let message = format!("strict decoding error: {}", unknown.join(", "));
             return Err(Failure::bad(message));
         }
         let wrong = evaluation.wrong.into_iter();
         let wrong: Vec<_> = wrong.map(|wrong| (wrong.path, wrong.reason)).collect();
-        match wrong.as_slice() {
-            [] => Ok(()),
-            wrong => Err(Failure::invalid(&self.resource, &self.name, wrong)),
+        if wrong.is_empty() {
+            return Ok(());
         }
+        Err(Failure::invalid(&self.resource, &self.name, &wrong))
     }
 
     /// What this request makes of what there is.
@@ -307,11 +281,7 @@ async fn write(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     for _ in 0..RETRIES {
         let old = shared.store.lock().object(place);
         let mut object = call.made(old.as_deref())?;
-        call.check_envelope(&mut object)?;
-        match &old {
-            None => call.prepare(&shared.store.lock(), &mut object)?,
-            Some(old) => call.keep(old, &mut object)?,
-        }
+        call.settle(old.as_deref().unwrap_or(&Value::Null), &mut object)?;
         shared.store.lock().complete(&id, &mut object);
         call.conform(&mut object, old.as_deref())?;
         if let Some(old) = &old {
@@ -320,6 +290,11 @@ async fn write(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
                 object["metadata"]["generation"] = generation.into();
             }
         } else {
+            let home = ("namespaces", "", call.namespace.as_str());
+            if call.resource.namespaced && shared.store.lock().object(home).is_none() {
+                return Err(Failure::not_found("namespaces", &call.namespace));
+            }
+            store::stamp(&mut object, call.resource.has_generation());
             admit(shared, call, &mut object).await?;
             call.conform(&mut object, None)?;
         }

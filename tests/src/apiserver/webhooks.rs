@@ -29,17 +29,12 @@ pub(super) async fn admit(shared: &Shared, call: &Call, object: &mut Value) -> R
     for hook in hooks {
         let name = text(&hook["name"]);
         let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10);
-        let review = review(call, object);
-        let asking = ask(shared, &hook, &review, seconds);
-        let answer = match tokio::time::timeout(Duration::from_secs(seconds), asking).await {
-            Ok(answer) => answer.map_err(|error| format!("{error:#}")),
-            Err(_) => Err("context deadline exceeded".to_owned()),
-        };
-        let response = match answer.map(|mut answer| answer["response"].take()) {
-            Ok(response) if response["uid"] == review["request"]["uid"] => response,
-            _ if hook["failurePolicy"] == "Ignore" => continue,
-            Ok(other) => return Err(failed(name, &format!("answer of another review: {other}"))),
-            Err(error) => return Err(failed(name, &error)),
+        let asking = ask(shared, &hook, review(call, object), seconds);
+        let answer = tokio::time::timeout(Duration::from_secs(seconds), asking).await;
+        let response = match answer.unwrap_or_else(|late| Err(late.into())) {
+            Ok(response) => response,
+            Err(_) if hook["failurePolicy"] == "Ignore" => continue,
+            Err(error) => return Err(failed(name, &format!("{error:#}"))),
         };
         if response["allowed"] != true {
             let why = &response["status"];
@@ -105,7 +100,7 @@ fn failed(name: &str, why: &str) -> Failure {
     Failure::new(500, message)
 }
 
-async fn ask(shared: &Shared, hook: &Value, review: &Value, seconds: u64) -> anyhow::Result<Value> {
+async fn ask(shared: &Shared, hook: &Value, review: Value, seconds: u64) -> anyhow::Result<Value> {
     let client = &hook["clientConfig"];
     let part = |name: &str| text(&client["service"][name]).to_owned();
     let (namespace, name, path) = (part("namespace"), part("name"), part("path"));
@@ -129,5 +124,11 @@ async fn ask(shared: &Shared, hook: &Value, review: &Value, seconds: u64) -> any
     let body = answer.into_body().collect().await?.to_bytes();
     connection.abort();
     anyhow::ensure!(status.is_success(), "the webhook answers {status}");
-    Ok(serde_json::from_slice(&body)?)
+    let mut answer: Value = serde_json::from_slice(&body)?;
+    let response = answer["response"].take();
+    anyhow::ensure!(
+        response["uid"] == review["request"]["uid"],
+        "the answer is of another review"
+    );
+    Ok(response)
 }
