@@ -278,9 +278,8 @@ pub(super) fn token_request(
     let lifetime = Duration::from_secs(spec["expirationSeconds"].as_u64().unwrap_or(3600));
     let bound = &spec["boundObjectRef"];
     let name = text(&bound["name"]);
-    let pod = store
-        .object(("pods", namespace, name))
-        .filter(|_| bound["kind"] == "Pod");
+    let pod = store.object(("pods", namespace, name));
+    let pod = pod.filter(|_| bound["kind"] == "Pod");
     let uid = pod.as_ref().map(|pod| text(&pod["metadata"]["uid"]));
     if bound["kind"] == "Pod" && uid.is_none() {
         return Err(Failure::not_found("pods", name));

@@ -188,10 +188,8 @@ impl Kinds {
     }
 
     fn resources(&self, group: &str, version: &str) -> Value {
-        let here = self
-            .0
-            .values()
-            .filter(|one| one.group == group && one.version == version);
+        let is_here = |one: &&Arc<Resource>| one.group == group && one.version == version;
+        let here = self.0.values().filter(is_here);
         let described: Vec<_> = here.flat_map(|resource| resource.described()).collect();
         let slash = if group.is_empty() { "" } else { "/" };
         json!({

@@ -8,44 +8,37 @@ use super::failure::Failure;
 use super::json::texts;
 
 /// Where in an object a merge is, which tells how entries of a list are told from each other.
+/// By the schema of a custom resource; else, where it is null, by the two innermost fields on the way here.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shape<'a> {
-    /// Of a custom resource. Null: see the table.
-    schema: &'a Value,
-    /// The two innermost fields on the way here.
-    path: [&'a str; 2],
-}
+pub(super) struct Shape<'a>(&'a Value, [&'a str; 2]);
 
 impl<'a> Shape<'a> {
     pub(super) fn new(schema: &'a Value) -> Self {
-        let path = ["", ""];
-        Self { schema, path }
+        Self(schema, ["", ""])
     }
 
     fn field(self, name: &'a str) -> Self {
-        let schema = match &self.schema["properties"][name] {
-            Value::Null => &self.schema["additionalProperties"],
+        let schema = match &self.0["properties"][name] {
+            Value::Null => &self.0["additionalProperties"],
             property => property,
         };
-        let path = [self.path[1], name];
-        Self { schema, path }
+        Self(schema, [self.1[1], name])
     }
 
     fn items(self) -> Self {
-        let schema = &self.schema["items"];
-        Self { schema, ..self }
+        Self(&self.0["items"], self.1)
     }
 
     /// The fields that make an entry, none for a set. None for a list that is one value.
     fn keys(self) -> Option<Vec<String>> {
-        if !self.schema.is_null() {
-            return match self.schema["x-kubernetes-list-type"].as_str() {
+        if !self.0.is_null() {
+            return match self.0["x-kubernetes-list-type"].as_str() {
                 Some("set") => Some(Vec::new()),
-                Some("map") => Some(texts(&self.schema["x-kubernetes-list-map-keys"])),
+                Some("map") => Some(texts(&self.0["x-kubernetes-list-map-keys"])),
                 _ => None,
             };
         }
-        let keys: &[&str] = match self.path {
+        let keys: &[&str] = match self.1 {
             ["metadata", "finalizers"] => &[],
             ["metadata", "ownerReferences"] => &["uid"],
             ["spec", "ports"] => &["port", "protocol"],
@@ -66,7 +59,7 @@ impl<'a> Shape<'a> {
 
     /// What a key is that an entry leaves out.
     fn default(self, key: &str) -> Value {
-        match &self.schema["items"]["properties"][key]["default"] {
+        match &self.0["items"]["properties"][key]["default"] {
             Value::Null if key == "protocol" => "TCP".into(),
             default => default.clone(),
         }

@@ -47,7 +47,6 @@ use access::Token;
 pub use access::User;
 use failure::Failure;
 use json::text;
-use kinds::Resource;
 use store::Store;
 use verbs::Reply;
 
@@ -196,8 +195,7 @@ impl ApiServer {
     /// A kubeconfig of whoever has a token: YAML, as all JSON is.
     pub fn kubeconfig_with_token(&self, token: &str) -> String {
         let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
                 "server": format!("https://{}", self.address),
                 "certificate-authority-data": STANDARD.encode(self.ca()),
@@ -206,7 +204,6 @@ impl ApiServer {
             "contexts": [{"name": "test", "context": {
                 "cluster": "test", "user": "test", "namespace": "default",
             }}],
-            "current-context": "test",
         });
         format!("{config:#}\n")
     }
@@ -237,15 +234,10 @@ impl ApiServer {
     /// What the server says against it.
     pub async fn put(&self, manifest: &Value) -> anyhow::Result<Value> {
         let (api_version, kind) = (text(&manifest["apiVersion"]), text(&manifest["kind"]));
-        let is_it =
-            |known: &&Arc<Resource>| known.api_version() == api_version && known.kind == kind;
-        let resource = self.store().kinds.0.values().find(is_it).cloned();
+        let mut kinds = self.store().kinds.0.clone().into_values();
+        let resource = kinds.find(|one| one.kind == kind && one.api_version() == api_version);
         let resource = resource.with_context(|| format!("no kind {kind} in {api_version}"))?;
-        let root = if resource.group.is_empty() {
-            "api"
-        } else {
-            "apis"
-        };
+        let root = ["api", "apis"][usize::from(api_version.contains('/'))];
         let namespace = match manifest["metadata"]["namespace"].as_str() {
             Some(namespace) => format!("namespaces/{namespace}/"),
             None if resource.namespaced => "namespaces/default/".to_owned(),

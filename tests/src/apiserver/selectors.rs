@@ -9,13 +9,10 @@ use super::json::{entries, text, texts};
 #[derive(Clone, Debug)]
 pub(super) struct Selector(Vec<Requirement>);
 
-/// That a text in an object is among values, or is there at all where none are given; or the opposite.
+/// That the text at a path in an object is among values, or is there at all where none are given; or the
+/// opposite, where the last is true.
 #[derive(Clone, Debug)]
-struct Requirement {
-    path: Vec<String>,
-    values: Option<Vec<String>>,
-    is_negated: bool,
-}
+struct Requirement(Vec<String>, Option<Vec<String>>, bool);
 
 impl Selector {
     /// From the query of a request.
@@ -28,8 +25,8 @@ impl Selector {
     /// From a `LabelSelector`; one that is left out means everything.
     pub(super) fn of_object(selector: &Value) -> Self {
         let equal = selector["matchLabels"].as_object().into_iter().flatten();
-        let equal = equal
-            .map(|(key, value)| Requirement::label(key, Some(vec![text(value).to_owned()]), false));
+        let equal = equal.map(|(key, value)| (key, vec![text(value).to_owned()]));
+        let equal = equal.map(|(key, value)| Requirement::label(key, Some(value), false));
         let terms = entries(&selector["matchExpressions"]).map(|term| {
             let operator = text(&term["operator"]);
             let values = operator.ends_with("In").then(|| texts(&term["values"]));
@@ -46,12 +43,8 @@ impl Selector {
 
 impl Requirement {
     fn label(key: &str, values: Option<Vec<String>>, is_negated: bool) -> Self {
-        let path = ["metadata", "labels", key].map(str::to_owned).into();
-        Self {
-            path,
-            values,
-            is_negated,
-        }
+        let path = ["metadata", "labels", key].map(str::to_owned);
+        Self(path.into(), values, is_negated)
     }
 
     fn of_label(term: &str) -> Result<Self, Failure> {
@@ -65,9 +58,7 @@ impl Requirement {
             (term.trim_start_matches('!'), None, term.starts_with('!'))
         };
         if key.trim().is_empty() || key.trim().contains(char::is_whitespace) {
-            return Err(Failure::bad(format!(
-                "unable to parse requirement: {term:?}"
-            )));
+            return Err(Failure::bad(format!("no requirement: {term:?}")));
         }
         let values = values.map(|list| {
             let values = list.trim_matches(['(', ')', ' ']).split(',');
@@ -81,27 +72,18 @@ impl Requirement {
         match comparison(term) {
             Some((path, value, is_negated)) if parts.iter().any(|part| path.starts_with(part)) => {
                 let path = path.split('.').map(str::to_owned).collect();
-                let values = Some(vec![value.to_owned()]);
-                Ok(Self {
-                    path,
-                    values,
-                    is_negated,
-                })
+                Ok(Self(path, Some(vec![value.to_owned()]), is_negated))
             }
             _ => Err(Failure::bad(format!("field label not supported: {term}"))),
         }
     }
 
     fn fits(&self, object: &Value) -> bool {
-        let found = self
-            .path
-            .iter()
-            .fold(object, |object, field| &object[field]);
-        let is_meant = found.as_str().is_some_and(|found| match &self.values {
-            Some(values) => values.iter().any(|value| value == found),
-            None => true,
-        });
-        is_meant != self.is_negated
+        let Self(path, values, is_negated) = self;
+        let found = path.iter().fold(object, |object, field| &object[field]);
+        let is_among = |values: &Vec<String>| values.iter().any(|value| found == value);
+        let is_meant = found.is_string() && values.as_ref().is_none_or(is_among);
+        is_meant != *is_negated
     }
 }
 

@@ -72,10 +72,8 @@ impl Store {
             ..Self::default()
         };
         for name in ["default", "kube-system"] {
-            store.found(
-                "namespaces",
-                json!({"kind": "Namespace", "metadata": {"name": name}}),
-            );
+            let namespace = json!({"kind": "Namespace", "metadata": {"name": name}});
+            store.found("namespaces", namespace);
         }
         store
     }
@@ -116,23 +114,25 @@ impl Store {
     }
 
     /// Ends an object, with what follows from that.
-    pub(super) fn take(&mut self, (resource, namespace, name): Place<'_>) -> Option<Arc<Value>> {
-        let old = self.object((resource, namespace, name))?;
-        let Change { object, .. } = self.change(resource, (*old).clone(), true);
+    pub(super) fn take(&mut self, (resource, namespace, name): Place<'_>) {
+        let Some(old) = self.object((resource, namespace, name)) else {
+            return;
+        };
+        self.change(resource, (*old).clone(), true);
         if resource == CRDS {
             self.kinds.0.remove(name);
         }
         // What is in a namespace, or of a kind, goes with it.
-        let mut inside: Vec<Key> = self.objects.keys().cloned().collect();
-        inside.retain(|(id, namespace, _)| match resource {
+        let is_inside = |(id, namespace, _): &&Key| match resource {
             "namespaces" => namespace == name,
-            CRDS => id == name,
-            _ => false,
-        });
-        for (id, namespace, name) in inside {
-            self.take((&id, &namespace, &name));
+            _ => id == name,
+        };
+        if ["namespaces", CRDS].contains(&resource) {
+            let inside: Vec<Key> = self.objects.keys().filter(is_inside).cloned().collect();
+            for (id, namespace, name) in inside {
+                self.take((&id, &namespace, &name));
+            }
         }
-        Some(object)
     }
 
     /// Makes a change, and remembers it.
@@ -228,17 +228,10 @@ impl Store {
         };
         let is_dual = text(&spec["ipFamilyPolicy"]).ends_with("DualStack")
             || named.len().max(texts(&spec["ipFamilies"]).len()) > 1;
-        let policy = if is_dual {
-            "PreferDualStack"
-        } else {
-            "SingleStack"
-        };
-        let families = if is_six {
-            ["IPv6", "IPv4"]
-        } else {
-            ["IPv4", "IPv6"]
-        };
-        let families = &families[..1 + usize::from(is_dual)];
+        let policy = ["SingleStack", "PreferDualStack"][usize::from(is_dual)];
+        let mut families = vec!["IPv4", "IPv6"];
+        families.rotate_left(usize::from(is_six));
+        families.truncate(1 + usize::from(is_dual));
         if named.first().is_none_or(|address| address != "None") {
             for family in families.iter().skip(named.len()) {
                 named.push(self.free_address(family));
@@ -247,18 +240,14 @@ impl Store {
         spec["clusterIP"] = named[0].as_str().into();
         spec["clusterIPs"] = named.into();
         spec["ipFamilies"] = families.into();
-        fill(
-            spec,
-            &json!({"ipFamilyPolicy": policy, "internalTrafficPolicy": "Cluster"}),
-        );
+        let policies = json!({"ipFamilyPolicy": policy, "internalTrafficPolicy": "Cluster"});
+        fill(spec, &policies);
     }
 
     /// An address that no service has, of 10.96.0.0/16 or fd96::/112.
     fn free_address(&mut self, family: &str) -> String {
-        let services = self.all("services", "");
-        let taken = services
-            .iter()
-            .map(|service| texts(&service["spec"]["clusterIPs"]));
+        let services = self.all("services", "").into_iter();
+        let taken = services.map(|service| texts(&service["spec"]["clusterIPs"]));
         let taken: Vec<String> = taken.flatten().collect();
         loop {
             self.addresses = self.addresses.wrapping_add(1).max(1);
@@ -273,13 +262,8 @@ impl Store {
         }
     }
 
-    /// Deletes an object as its finalizers and its grace allow: what is left of it, else its last state
-    /// and true.
-    pub(super) fn delete(
-        &mut self,
-        place: Place<'_>,
-        grace: Option<u64>,
-    ) -> Option<(Arc<Value>, bool)> {
+    /// Deletes an object as its finalizers and its grace allow: what is left of it.
+    pub(super) fn delete(&mut self, place: Place<'_>, grace: Option<u64>) -> Option<Arc<Value>> {
         let old = self.object(place)?;
         let has_ended = ["Succeeded", "Failed"].contains(&text(&old["status"]["phase"]));
         let grace = match old["spec"]["terminationGracePeriodSeconds"].as_u64() {
@@ -287,28 +271,25 @@ impl Store {
             _ => 0,
         };
         if grace == 0 && texts(&old["metadata"]["finalizers"]).is_empty() {
-            return self.take(place).map(|last| (last, true));
+            self.take(place);
+            return None;
         }
         let known = old["metadata"]["deletionGracePeriodSeconds"].as_u64();
         if known.is_some_and(|known| known <= grace) {
-            return Some((old, false));
+            return Some(old);
         }
         let mut ending = (*old).clone();
         let at = SystemTime::now() + Duration::from_secs(grace);
         ending["metadata"]["deletionTimestamp"] = written(at).into();
         ending["metadata"]["deletionGracePeriodSeconds"] = grace.into();
-        Some((self.put(place.0, ending), false))
+        Some(self.put(place.0, ending))
     }
 }
 
 /// Where a stored object is.
 pub(super) fn place<'a>(resource: &'a str, object: &'a Value) -> Place<'a> {
-    let metadata = &object["metadata"];
-    (
-        resource,
-        text(&metadata["namespace"]),
-        text(&metadata["name"]),
-    )
+    let part = |name: &str| text(&object["metadata"][name]);
+    (resource, part("namespace"), part("name"))
 }
 
 fn key((resource, namespace, name): Place<'_>) -> Key {

@@ -220,10 +220,9 @@ impl Call {
             return Ok(());
         };
         let evaluation = definition.evaluate(object, old);
-        let unknown = evaluation.unknown.iter().map(|unknown| &*unknown.path);
-        let unknown: Vec<_> = unknown
-            .map(|path| format!("unknown field {path:?}"))
-            .collect();
+        let unknown = evaluation.unknown.iter();
+        let unknown = unknown.map(|unknown| format!("unknown field {:?}", unknown.path));
+        let unknown: Vec<_> = unknown.collect();
         if self.option("fieldValidation") == "Strict" && !unknown.is_empty() {
             let message = format!("strict decoding error: {}", unknown.join(", "));
             return Err(Failure::bad(message));
@@ -347,7 +346,7 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     let grace = grace.or_else(|| call.option("gracePeriodSeconds").parse().ok());
     let mut is_left = call.is_dry();
     for object in doomed.iter_mut().filter(|_| !call.is_dry()) {
-        if let Some((left, false)) = store.delete(store::place(&id, object), grace) {
+        if let Some(left) = store.delete(store::place(&id, object), grace) {
             shared.end_like_a_kubelet(store.kubelet, &id, &left);
             *object = left;
             is_left = true;

@@ -33,10 +33,13 @@ pub(super) fn start(shared: &Arc<Shared>, call: Call) -> Result<Body, Failure> {
     };
     let (shared, selector, id) = (Arc::clone(shared), call.selector()?, call.resource.id());
     let (sender, lines) = mpsc::channel(WAITING);
-    *shared.store.lock().watches.entry(id.clone()).or_default() += 1;
+    let mut store = shared.store.lock();
+    *store.watches.entry(id.clone()).or_default() += 1;
+    let knobs = (store.drops, store.bookmarks);
+    drop(store);
     tokio::spawn(async move {
         tokio::select! {
-            () = follow(&shared, &call, &selector, from, &sender) => {}
+            () = follow(&shared, &call, &selector, from, knobs, &sender) => {}
             () = sender.closed() => {}
         }
         *shared.store.lock().watches.entry(id).or_default() -= 1;
@@ -45,12 +48,14 @@ pub(super) fn start(shared: &Arc<Shared>, call: Call) -> Result<Body, Failure> {
     Ok(StreamBody::new(lines).boxed_unsync())
 }
 
-/// Tells everything after a revision; after none, what there is comes first.
+/// Tells everything after a revision; after none, what there is comes first. Knobs: how often watches were
+/// dropped by then, and how long bookmarks are apart.
 async fn follow(
     shared: &Shared,
     call: &Call,
     selector: &Selector,
     mut at: Option<u64>,
+    (drops, pause): (u64, Duration),
     lines: &mpsc::Sender<String>,
 ) {
     let mut changed = shared.changed.subscribe();
@@ -58,10 +63,6 @@ async fn follow(
     let mut ends = Instant::now() + lifetime.map_or(LIFETIME, Duration::from_secs);
     let wants_bookmarks = ["true", "1"].contains(&call.option("allowWatchBookmarks"));
     let tells_start = call.option("sendInitialEvents") == "true" && wants_bookmarks;
-    let (drops, pause) = {
-        let store = shared.store.lock();
-        (store.drops, store.bookmarks)
-    };
     let mut next_bookmark = Instant::now() + pause;
     let mut has_ended = false;
     while !has_ended {
@@ -98,9 +99,11 @@ async fn follow(
                 }
             }
             at = Some(revision);
-            if wants_bookmarks && !has_ended && now >= next_bookmark.min(ends) {
-                news += &bookmark(call, revision, false);
+            if !has_ended && now >= next_bookmark.min(ends) {
                 next_bookmark = now + pause;
+                if wants_bookmarks {
+                    news += &bookmark(call, revision, false);
+                }
             }
             has_ended |= now >= ends;
         }
@@ -108,11 +111,7 @@ async fn follow(
             return;
         }
         if !has_ended {
-            let alarm = if wants_bookmarks {
-                ends.min(next_bookmark)
-            } else {
-                ends
-            };
+            let alarm = ends.min(next_bookmark);
             let _ = tokio::time::timeout_at(alarm, changed.changed()).await;
         }
     }
