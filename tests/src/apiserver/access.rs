@@ -243,7 +243,6 @@ pub(super) fn answer(store: &Store, user: &User, plural: &str, question: &Value)
             });
             found.unwrap_or_else(|error| json!({"user": {}, "error": error}))
         }
-        "selfsubjectreviews" => json!({"userInfo": user.info()}),
         "selfsubjectrulesreviews" => {
             let mut rules = rules_of(store, user, text(&spec["namespace"]));
             rules.retain(|rule| !rule["resources"].is_null());

@@ -1,6 +1,6 @@
 //! What the JSON of Kubernetes is made of: texts, lists, times.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
@@ -50,7 +50,6 @@ pub(super) fn fill(object: &mut Value, defaults: &Value) {
 
 /// RFC 3339 in seconds, in UTC.
 pub(super) fn written(at: SystemTime) -> String {
-    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let written = Timestamp::from_second(seconds as i64);
-    written.unwrap_or(Timestamp::MAX).to_string()
+    let at = Timestamp::try_from(at).unwrap_or(Timestamp::MAX);
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -222,7 +222,6 @@ coordination.k8s.io/v1 Lease leases - n
 apps/v1 Deployment deployments deploy nsg
 apps/v1 ReplicaSet replicasets rs nsg
 apps/v1 StatefulSet statefulsets sts nsg
-batch/v1 Job jobs - nsg
 policy/v1 PodDisruptionBudget poddisruptionbudgets pdb nsg
 admissionregistration.k8s.io/v1 MutatingWebhookConfiguration mutatingwebhookconfigurations - g
 admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration validatingwebhookconfigurations - g
@@ -232,7 +231,6 @@ rbac.authorization.k8s.io/v1 RoleBinding rolebindings - n
 rbac.authorization.k8s.io/v1 ClusterRole clusterroles - -
 rbac.authorization.k8s.io/v1 ClusterRoleBinding clusterrolebindings - -
 authentication.k8s.io/v1 TokenReview tokenreviews - q
-authentication.k8s.io/v1 SelfSubjectReview selfsubjectreviews - q
 authorization.k8s.io/v1 SubjectAccessReview subjectaccessreviews - q
 authorization.k8s.io/v1 SelfSubjectAccessReview selfsubjectaccessreviews - q
 authorization.k8s.io/v1 SelfSubjectRulesReview selfsubjectrulesreviews - q

@@ -119,8 +119,7 @@ fn merge_lists(shape: Shape<'_>, keys: &[String], target: &mut Value, patch: &[V
 
 /// RFC 6902.
 pub(super) fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Failure> {
-    let patch: json_patch::Patch = serde_json::from_value(patch.clone())
-        .map_err(|error| Failure::bad(format!("no JSON patch: {error}")))?;
-    json_patch::patch(target, &patch)
-        .map_err(|error| Failure::new(422, format!("the patch does not fit the object: {error}")))
+    let patch: Result<json_patch::Patch, _> = serde_json::from_value(patch.clone());
+    let patch = patch.map_err(|error| Failure::bad(error.to_string()))?;
+    json_patch::patch(target, &patch).map_err(|error| Failure::new(422, error.to_string()))
 }

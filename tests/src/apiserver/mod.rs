@@ -41,7 +41,7 @@ use http::{Method, Request};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use access::Token;
 pub use access::User;
@@ -132,7 +132,8 @@ pub struct ApiServer {
     shared: Arc<Shared>,
     certificate: String,
     address: SocketAddr,
-    task: JoinHandle<()>,
+    /// Ends when it is dropped.
+    task: JoinSet<()>,
 }
 
 impl ApiServer {
@@ -151,9 +152,10 @@ impl ApiServer {
             changed: tokio::sync::watch::Sender::new(()),
             network,
         });
-        let running = serve::run(Arc::clone(&shared), listener, address, acceptor);
+        let mut task = JoinSet::new();
+        task.spawn(serve::run(Arc::clone(&shared), listener, address, acceptor));
         Ok(Self {
-            task: tokio::spawn(running),
+            task,
             shared,
             certificate,
             address,
@@ -176,8 +178,7 @@ impl ApiServer {
 
     /// Ends it, with every connection. Dropping does so too, a little later.
     pub async fn stop(mut self) {
-        self.task.abort();
-        let _ = (&mut self.task).await;
+        self.task.shutdown().await;
     }
 
     /// A kubeconfig of somebody who may do everything.
@@ -338,11 +339,5 @@ impl ApiServer {
     pub fn open_watches(&self, resource: &str) -> usize {
         let store = self.store();
         store.watches.get(resource).copied().unwrap_or(0)
-    }
-}
-
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }

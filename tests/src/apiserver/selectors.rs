@@ -5,6 +5,15 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::json::{entries, text, texts};
 
+/// What stands before values, and whether those are excluded.
+const OPERATORS: [(&str, bool); 5] = [
+    (" notin ", true),
+    (" in ", false),
+    ("!=", true),
+    ("==", false),
+    ("=", false),
+];
+
 /// What an object must be like to be meant: all of this.
 #[derive(Clone, Debug)]
 pub(super) struct Selector(Vec<Requirement>);
@@ -48,34 +57,21 @@ impl Requirement {
     }
 
     fn of_label(term: &str) -> Result<Self, Failure> {
-        let (key, values, is_negated) = if let Some((key, list)) = term.split_once(" notin ") {
-            (key, Some(list), true)
-        } else if let Some((key, list)) = term.split_once(" in ") {
-            (key, Some(list), false)
-        } else if let Some((key, value, is_negated)) = comparison(term) {
-            (key, Some(value), is_negated)
-        } else {
-            (term.trim_start_matches('!'), None, term.starts_with('!'))
-        };
-        if key.trim().is_empty() || key.trim().contains(char::is_whitespace) {
+        let (key, values, is_negated) = split(term);
+        if key.is_empty() || key.contains(char::is_whitespace) {
             return Err(Failure::bad(format!("no requirement: {term:?}")));
         }
-        let values = values.map(|list| {
-            let values = list.trim_matches(['(', ')', ' ']).split(',');
-            values.map(|value| value.trim().to_owned()).collect()
-        });
-        Ok(Self::label(key.trim(), values, is_negated))
+        Ok(Self::label(key, values, is_negated))
     }
 
     fn of_field(term: &str) -> Result<Self, Failure> {
+        let (path, values, is_negated) = split(term);
         let parts = ["metadata", "spec", "status", "involvedObject"];
-        match comparison(term) {
-            Some((path, value, is_negated)) if parts.iter().any(|part| path.starts_with(part)) => {
-                let path = path.split('.').map(str::to_owned).collect();
-                Ok(Self(path, Some(vec![value.to_owned()]), is_negated))
-            }
-            _ => Err(Failure::bad(format!("field label not supported: {term}"))),
+        if values.is_none() || !parts.iter().any(|part| path.starts_with(part)) {
+            return Err(Failure::bad(format!("field label not supported: {term}")));
         }
+        let path = path.split('.').map(str::to_owned).collect();
+        Ok(Self(path, values, is_negated))
     }
 
     fn fits(&self, object: &Value) -> bool {
@@ -87,14 +83,16 @@ impl Requirement {
     }
 }
 
-/// `a=b`, `a==b` and `a!=b`, with whether they are to differ.
-fn comparison(term: &str) -> Option<(&str, &str, bool)> {
-    let (left, right) = term.split_once('=')?;
-    let value = right.trim_start_matches('=').trim();
-    Some(match left.strip_suffix('!') {
-        Some(left) => (left.trim(), value, true),
-        None => (left.trim(), value, false),
-    })
+/// What is meant, the values that it may have, and whether it may not have them.
+fn split(term: &str) -> (&str, Option<Vec<String>>, bool) {
+    for (operator, is_negated) in OPERATORS {
+        if let Some((key, list)) = term.split_once(operator) {
+            let values = list.trim_matches(['(', ')', ' ']).split(',');
+            let values = values.map(|value| value.trim().to_owned()).collect();
+            return (key.trim(), Some(values), is_negated);
+        }
+    }
+    (term.trim_start_matches('!'), None, term.starts_with('!'))
 }
 
 fn split_outside_brackets(list: &str) -> impl Iterator<Item = &str> {

@@ -1,5 +1,6 @@
 //! Mutating admission webhooks, called for what is created.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -25,13 +26,18 @@ pub(super) async fn admit(shared: &Shared, call: &Call, object: &mut Value) -> R
     let hooks = hooks(&shared.store.lock(), call, object);
     for hook in hooks {
         let name = text(&hook["name"]);
+        let failed = |why: &dyn Display| {
+            let message =
+                format!("Internal error occurred: failed calling webhook {name:?}: {why}");
+            Failure::new(500, message)
+        };
         let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10);
         let asking = ask(shared, &hook, review(call, object), seconds);
         let answer = tokio::time::timeout(Duration::from_secs(seconds), asking).await;
         let response = match answer.unwrap_or_else(|late| Err(late.into())) {
             Ok(response) => response,
             Err(_) if hook["failurePolicy"] == "Ignore" => continue,
-            Err(error) => return Err(failed(name, &format!("{error:#}"))),
+            Err(error) => return Err(failed(&format!("{error:#}"))),
         };
         if response["allowed"] != true {
             let why = &response["status"];
@@ -42,7 +48,7 @@ pub(super) async fn admit(shared: &Shared, call: &Call, object: &mut Value) -> R
         }
         if let Some(patch) = response["patch"].as_str() {
             let read = |patch| anyhow::Ok(serde_json::from_slice(&STANDARD.decode(patch)?)?);
-            let patch: Value = read(patch).map_err(|error| failed(name, &error.to_string()))?;
+            let patch: Value = read(patch).map_err(|error| failed(&error))?;
             json_patch(object, &patch)?;
         }
     }
@@ -53,6 +59,7 @@ pub(super) async fn admit(shared: &Shared, call: &Call, object: &mut Value) -> R
 fn hooks(store: &Store, call: &Call, object: &Value) -> Vec<Value> {
     let id = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
     let namespace = store.object(("namespaces", "", &call.namespace));
+    let namespace = namespace.as_deref();
     let is_meant = |hook: &&Value| {
         let mut rules = entries(&hook["rules"]);
         let has_rule = rules.any(|rule| {
@@ -63,9 +70,7 @@ fn hooks(store: &Store, call: &Call, object: &Value) -> Vec<Value> {
         });
         let fits = |selector: &str, object| Selector::of_object(&hook[selector]).selects(object);
         has_rule
-            && namespace
-                .as_ref()
-                .is_none_or(|space| fits("namespaceSelector", space))
+            && namespace.is_none_or(|namespace| fits("namespaceSelector", namespace))
             && fits("objectSelector", object)
     };
     let all = store.all(id, "");
@@ -87,11 +92,6 @@ fn review(call: &Call, object: &Value) -> Value {
             "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
         },
     })
-}
-
-fn failed(name: &str, why: &str) -> Failure {
-    let message = format!("Internal error occurred: failed calling webhook {name:?}: {why}");
-    Failure::new(500, message)
 }
 
 async fn ask(shared: &Shared, hook: &Value, review: Value, seconds: u64) -> anyhow::Result<Value> {
