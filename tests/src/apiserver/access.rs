@@ -18,6 +18,8 @@ const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc";
 /// Who may do everything.
 pub(super) const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
 /// Somebody who was recognised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub struct User {
     /// Groups, with `system:authenticated`.
     pub groups: Vec<String>,
     uid: String,
-    extra: BTreeMap<String, Vec<String>>,
+    extra: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl User {
@@ -59,6 +61,16 @@ impl User {
         name.split_once(':')
     }
 
+    /// The same, in a pod of this name and uid.
+    pub(super) fn of_pod(mut self, (name, uid): (&str, &str)) -> Self {
+        self.extra = [
+            (POD_NAME, vec![name.to_owned()]),
+            (POD_UID, vec![uid.to_owned()]),
+        ]
+        .into();
+        self
+    }
+
     pub(super) fn is_master(&self) -> bool {
         self.groups.iter().any(|group| group == MASTERS)
     }
@@ -74,27 +86,18 @@ pub(super) struct Token {
     user: User,
     audiences: Vec<String>,
     ends: SystemTime,
-    /// Name and uid of the pod that it is bound to.
-    pod: Option<(String, String)>,
 }
 
 impl Token {
-    pub(super) fn new(
-        user: User,
-        mut audiences: Vec<String>,
-        lifetime: Duration,
-        pod: Option<(&str, &str)>,
-    ) -> Self {
+    pub(super) fn new(user: User, mut audiences: Vec<String>, lifetime: Duration) -> Self {
         if audiences.is_empty() {
             audiences.push(DEFAULT_AUDIENCE.to_owned());
         }
         let ends = SystemTime::now() + lifetime;
-        let pod = pod.map(|(name, uid)| (name.to_owned(), uid.to_owned()));
         Self {
             user,
             audiences,
             ends,
-            pod,
         }
     }
 
@@ -120,11 +123,12 @@ pub(super) fn recognise(
     if token.ends <= SystemTime::now() {
         return Err("token has expired");
     }
-    let mut audiences = audiences.to_vec();
-    if audiences.is_empty() {
-        audiences.push(DEFAULT_AUDIENCE.to_owned());
-    }
-    audiences.retain(|asked| token.audiences.contains(asked));
+    let default = &[DEFAULT_AUDIENCE.to_owned()][..];
+    let asked = [audiences, default][usize::from(audiences.is_empty())].iter();
+    let audiences = asked
+        .filter(|asked| token.audiences.contains(asked))
+        .cloned();
+    let audiences: Vec<String> = audiences.collect();
     if audiences.is_empty() {
         return Err("token audiences are not valid for the target");
     }
@@ -134,15 +138,11 @@ pub(super) fn recognise(
         let found = found.ok_or("service account has been deleted")?;
         user.uid = text(&found["metadata"]["uid"]).to_owned();
     }
-    if let Some((name, uid)) = &token.pod {
-        let (namespace, _) = token.user.account().unwrap_or_default();
-        let pod = store.object(("pods", namespace, name));
-        if pod.is_none_or(|pod| pod["metadata"]["uid"] != *uid) {
+    if let (Some(name), Some(uid)) = (user.extra.get(POD_NAME), user.extra.get(POD_UID)) {
+        let (namespace, _) = user.account().unwrap_or_default();
+        let pod = store.object(("pods", namespace, &name[0]));
+        if pod.is_none_or(|pod| pod["metadata"]["uid"] != uid[0]) {
             return Err("pod has been deleted");
-        }
-        for (key, value) in [("pod-name", name), ("pod-uid", uid)] {
-            let key = format!("authentication.kubernetes.io/{key}");
-            user.extra.insert(key, vec![value.clone()]);
         }
     }
     Ok((user, audiences))
@@ -275,23 +275,23 @@ pub(super) fn token_request(
     known.ok_or_else(|| Failure::not_found("serviceaccounts", account))?;
     let spec = &request["spec"];
     let lifetime = Duration::from_secs(spec["expirationSeconds"].as_u64().unwrap_or(3600));
+    let mut user = User::service_account(namespace, account);
     let bound = &spec["boundObjectRef"];
-    let name = text(&bound["name"]);
-    let pod = store.object(("pods", namespace, name));
-    let pod = pod.filter(|_| bound["kind"] == "Pod");
-    let uid = pod.as_ref().map(|pod| text(&pod["metadata"]["uid"]));
-    if bound["kind"] == "Pod" && uid.is_none() {
-        return Err(Failure::not_found("pods", name));
+    if bound["kind"] == "Pod" {
+        let name = text(&bound["name"]);
+        let pod = store.object(("pods", namespace, name));
+        let pod = pod.ok_or_else(|| Failure::not_found("pods", name))?;
+        let uid = text(&pod["metadata"]["uid"]);
+        if bound["uid"].as_str().is_some_and(|asked| asked != uid) {
+            return Err(Failure::conflict(
+                "pods",
+                name,
+                "it has another UID than the reference",
+            ));
+        }
+        user = user.of_pod((name, uid));
     }
-    if uid.is_some_and(|uid| bound["uid"].as_str().is_some_and(|asked| asked != uid)) {
-        let why = "the UID in the bound object reference does not match the UID in record";
-        return Err(Failure::conflict("pods", name, why));
-    }
-    let (user, audiences) = (
-        User::service_account(namespace, account),
-        texts(&spec["audiences"]),
-    );
-    let token = Token::new(user, audiences, lifetime, uid.map(|uid| (name, uid)));
+    let token = Token::new(user, texts(&spec["audiences"]), lifetime);
     let ends = written(token.ends);
     let mut answer = request.clone();
     answer["status"] = json!({"token": token.mint(store), "expirationTimestamp": ends});

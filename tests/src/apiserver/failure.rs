@@ -72,10 +72,9 @@ impl Failure {
             path => format!("{path}: Invalid value: {why}"),
         });
         let said = said.collect::<Vec<_>>().join(", ");
-        let causes = wrong.iter().map(|(path, why)| {
-            let message = format!("Invalid value: {why}");
-            json!({"reason": "FieldValueInvalid", "message": message, "field": path})
-        });
+        let causes = wrong
+            .iter()
+            .map(|(path, why)| json!({"message": why, "field": path}));
         let causes: Vec<_> = causes.collect();
         let said = format!("{} {name:?} is invalid: {said}", kinds::id(group, kind));
         let mut failure = Self::new(422, said);

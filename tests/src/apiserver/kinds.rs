@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use weft_control_plane::policy::Definition;
 
-use super::json::{entries, fill, texts};
+use super::json::{entries, fill, text, texts};
 
 /// One resource, in one version: of a definition the stored one alone is served.
 #[derive(Debug)]
@@ -128,16 +128,15 @@ impl Resource {
             parts.push(("/token", "TokenRequest", "create"));
         }
         let described = parts.into_iter().map(|(sub, kind, verbs)| {
+            let names = [&self.names, &Value::Null][usize::from(!sub.is_empty())];
             json!({
-                "name": format!("{}{sub}", self.plural), "singularName": "", "kind": kind,
-                "namespaced": self.namespaced, "verbs": verbs.split(' ').collect::<Vec<_>>(),
+                "name": format!("{}{sub}", self.plural), "singularName": text(&names["singular"]),
+                "shortNames": texts(&names["shortNames"]), "categories": texts(&names["categories"]),
+                "kind": kind, "namespaced": self.namespaced,
+                "verbs": verbs.split(' ').collect::<Vec<_>>(),
             })
         });
-        let mut described: Vec<_> = described.collect();
-        described[0]["singularName"] = self.names["singular"].clone();
-        described[0]["shortNames"] = texts(&self.names["shortNames"]).into();
-        described[0]["categories"] = texts(&self.names["categories"]).into();
-        described
+        described.collect()
     }
 }
 
@@ -160,6 +159,7 @@ impl Kinds {
                 "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
                 "compiler": "", "platform": "linux/amd64",
             })),
+            ["healthz" | "livez" | "readyz"] => Some("ok".into()),
             ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"]})),
             ["api", "v1"] => Some(self.resources("", "v1")),
             ["apis"] => {
@@ -221,7 +221,6 @@ discovery.k8s.io/v1 EndpointSlice endpointslices - n
 coordination.k8s.io/v1 Lease leases - n
 apps/v1 Deployment deployments deploy nsg
 apps/v1 ReplicaSet replicasets rs nsg
-apps/v1 StatefulSet statefulsets sts nsg
 policy/v1 PodDisruptionBudget poddisruptionbudgets pdb nsg
 admissionregistration.k8s.io/v1 MutatingWebhookConfiguration mutatingwebhookconfigurations - g
 admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration validatingwebhookconfigurations - g

@@ -101,18 +101,13 @@ fn merge_lists(shape: Shape<'_>, keys: &[String], target: &mut Value, patch: &[V
                 of(known).unwrap_or_else(default) == of(entry).unwrap_or_else(default)
             }),
         };
-        let at = merged.iter().position(same);
-        match at {
-            Some(at) if entry["$patch"] == "delete" => drop(merged.remove(at)),
-            None if entry["$patch"] == "delete" => {}
-            at => {
-                let at = at.unwrap_or_else(|| {
-                    merged.push(Value::Null);
-                    merged.len() - 1
-                });
-                merge(shape.items(), &mut merged[at], entry);
-            }
+        let at = merged.iter().position(same).unwrap_or(merged.len());
+        if entry["$patch"] == "delete" {
+            merged = [&merged[..at], merged.get(at + 1..).unwrap_or_default()].concat();
+            continue;
         }
+        merged.resize(merged.len().max(at + 1), Value::Null);
+        merge(shape.items(), &mut merged[at], entry);
     }
     *target = merged.into();
 }

@@ -98,8 +98,7 @@ pub enum Outage {
 pub struct Seen {
     /// Who asked.
     pub user: String,
-    /// As roles name it: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`,
-    /// `deletecollection`.
+    /// As roles name it, `deletecollection` for one.
     pub verb: &'static str,
     /// With group and subresource, as `trafficpolicies/status.weft.dev`.
     pub resource: String,
@@ -188,7 +187,7 @@ impl ApiServer {
 
     /// A kubeconfig of somebody, for a day.
     pub fn kubeconfig_of(&self, user: &User) -> anyhow::Result<String> {
-        let token = Token::new(user.clone(), Vec::new(), DAY, None);
+        let token = Token::new(user.clone(), Vec::new(), DAY);
         let token = token.mint(&mut self.store());
         Ok(self.kubeconfig_with_token(&token))
     }
@@ -267,9 +266,9 @@ impl ApiServer {
         pod: Option<(&str, &str)>,
     ) -> String {
         let user = User::service_account(namespace, account);
+        let user = pod.into_iter().fold(user, User::of_pod);
         let audiences = audiences.iter().map(|name| (*name).to_owned()).collect();
-        let token = Token::new(user, audiences, lifetime, pod);
-        token.mint(&mut self.store())
+        Token::new(user, audiences, lifetime).mint(&mut self.store())
     }
 
     /// From now on, nobody may do what no role allows.

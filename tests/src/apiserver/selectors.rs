@@ -5,14 +5,8 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::json::{entries, text, texts};
 
-/// What stands before values, and whether those are excluded.
-const OPERATORS: [(&str, bool); 5] = [
-    (" notin ", true),
-    (" in ", false),
-    ("!=", true),
-    ("==", false),
-    ("=", false),
-];
+/// What stands before values. Two of them exclude those.
+const OPERATORS: [&str; 5] = [" notin ", " in ", "!=", "==", "="];
 
 /// What an object must be like to be meant: all of this.
 #[derive(Clone, Debug)]
@@ -85,11 +79,15 @@ impl Requirement {
 
 /// What is meant, the values that it may have, and whether it may not have them.
 fn split(term: &str) -> (&str, Option<Vec<String>>, bool) {
-    for (operator, is_negated) in OPERATORS {
+    for operator in OPERATORS {
         if let Some((key, list)) = term.split_once(operator) {
             let values = list.trim_matches(['(', ')', ' ']).split(',');
             let values = values.map(|value| value.trim().to_owned()).collect();
-            return (key.trim(), Some(values), is_negated);
+            return (
+                key.trim(),
+                Some(values),
+                [" notin ", "!="].contains(&operator),
+            );
         }
     }
     (term.trim_start_matches('!'), None, term.starts_with('!'))

@@ -109,9 +109,8 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
         }
     };
     let response = Response::builder().status(code).header(CONTENT_TYPE, kind);
-    response
-        .body(body)
-        .expect("codes and types are of this server's own choice")
+    let response = response.body(body);
+    response.expect("codes and types are of this server's own choice")
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> &str {
@@ -128,15 +127,11 @@ pub(super) async fn route(
     let path = request.uri().path().trim_matches('/');
     let path: Vec<&str> = path.split('/').collect();
     if request.method() == Method::GET {
-        let page = |kind, page: &'static str| Reply::Body(kind, Full::from(page).boxed_unsync());
-        match path.as_slice() {
-            ["healthz" | "livez" | "readyz"] => return Ok(page("text/plain", "ok")),
-            // No schemas: clients take it that nothing can be said about an object beforehand.
-            ["openapi", "v2"] if header(request.headers(), ACCEPT).contains("protobuf") => {
-                let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-                return Ok(page(kind, ""));
-            }
-            _ => {}
+        // No schemas: clients take it that nothing can be said about an object beforehand.
+        let accepts = header(request.headers(), ACCEPT);
+        if path == ["openapi", "v2"] && accepts.contains("protobuf") {
+            let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+            return Ok(Reply::Body(kind, Full::default().boxed_unsync()));
         }
         if let Some(object) = shared.store.lock().kinds.page(&path) {
             return Ok(Reply::Object(200, object));

@@ -221,11 +221,10 @@ impl Store {
         if named.is_empty() {
             named = texts(&json!([spec["clusterIP"]]));
         }
-        named.retain(|address| !address.is_empty());
-        let is_six = match named.first() {
-            Some(address) => address.contains(':'),
-            None => spec["ipFamilies"][0] == "IPv6",
-        };
+        let is_asked_for = spec["ipFamilies"][0] == "IPv6";
+        let is_six = named
+            .first()
+            .map_or(is_asked_for, |first| first.contains(':'));
         let is_dual = text(&spec["ipFamilyPolicy"]).ends_with("DualStack")
             || named.len().max(texts(&spec["ipFamilies"]).len()) > 1;
         let policy = ["SingleStack", "PreferDualStack"][usize::from(is_dual)];
@@ -298,14 +297,6 @@ fn key((resource, namespace, name): Place<'_>) -> Key {
 
 fn is_in(key: &Key, resource: &str, namespace: &str) -> bool {
     key.0 == resource && (namespace.is_empty() || key.1 == namespace)
-}
-
-/// Whether an object that is being deleted has nothing left to wait for.
-pub(super) fn is_done(object: &Value) -> bool {
-    let metadata = &object["metadata"];
-    !metadata["deletionTimestamp"].is_null()
-        && texts(&metadata["finalizers"]).is_empty()
-        && metadata["deletionGracePeriodSeconds"].as_u64().unwrap_or(0) == 0
 }
 
 /// Gives a new object its identity.

@@ -23,6 +23,10 @@ use super::{Shared, watch};
 const RETRIES: usize = 16;
 /// The longest name.
 const MAX_NAME: usize = 253;
+/// What names are made of.
+const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz0123456789-.";
+/// What tells that an object is of the kind and goes where the request says.
+const ENVELOPE: &str = "/apiVersion /kind /metadata/name /metadata/namespace";
 const APPLY: &str = "application/apply-patch+yaml";
 /// What no request says about an object: the server alone does.
 const DECIDED: &str = "uid creationTimestamp deletionTimestamp deletionGracePeriodSeconds generation \
@@ -134,26 +138,21 @@ impl Call {
     /// Finds out what a new object is to be called, and whether it may be.
     fn settle_name(&mut self) -> Result<(), Failure> {
         let metadata = &self.body["metadata"];
+        let prefix = text(&metadata["generateName"]);
         self.name = text(&metadata["name"]).to_owned();
-        if self.name.is_empty() {
+        if self.name.is_empty() && !prefix.is_empty() {
             let suffix = (0..5).map(|_| fastrand::lowercase());
-            let prefix = text(&metadata["generateName"]).chars();
-            self.name = prefix.chain(suffix).collect();
+            self.name = prefix.chars().chain(suffix).collect();
         }
-        let is_good = |letter: char| {
-            letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter)
-        };
-        let ends = self.name.starts_with(['-', '.']) || self.name.ends_with(['-', '.']);
-        let is_named = metadata["name"].is_string() || metadata["generateName"].is_string();
-        let is_fine = is_named && !ends && self.name.chars().all(is_good);
         // Roles have names of their own kind.
         let is_role = self.resource.group == "rbac.authorization.k8s.io";
-        if self.name.len() > MAX_NAME || !is_fine && !is_role {
-            let why = format!(
-                "{:?}: a lowercase RFC 1123 subdomain is required",
-                self.name
-            );
-            return Err(self.invalid("metadata.name", &why));
+        let is_good = |letter| LETTERS.contains(letter) || is_role;
+        let is_long = self.name.len() > MAX_NAME;
+        if self.name.is_empty() || is_long || !self.name.chars().all(is_good) {
+            return Err(self.invalid(
+                "metadata.name",
+                "a lowercase RFC 1123 subdomain is required",
+            ));
         }
         Ok(())
     }
@@ -170,12 +169,7 @@ impl Call {
             wanted["metadata"]["namespace"] = self.namespace.as_str().into();
         }
         fill(new, &wanted);
-        for path in [
-            "/apiVersion",
-            "/kind",
-            "/metadata/name",
-            "/metadata/namespace",
-        ] {
+        for path in ENVELOPE.split(' ') {
             let (given, wanted) = (new.pointer(path), wanted.pointer(path));
             if given != wanted {
                 let message = format!("{path} is {given:?}, and {wanted:?} in the request");
@@ -185,11 +179,9 @@ impl Call {
         for part in ["resourceVersion", "uid"] {
             let named = text(&new["metadata"][part]);
             if !named.is_empty() && old["metadata"][part] != named {
-                let why = format!(
-                    "the object has been modified; please apply your changes to the latest version \
-                     and try again ({part})"
-                );
-                return Err(Failure::conflict(&self.resource.id(), &self.name, &why));
+                let why = "the object has been modified; please apply your changes to the latest \
+                           version and try again";
+                return Err(Failure::conflict(&self.resource.id(), &self.name, why));
             }
         }
         if self.sub == "status" {
@@ -304,8 +296,10 @@ async fn write(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
                 continue;
             }
             object = (*store.put(&id, object)).clone();
-            if store::is_done(&object) {
-                store.take(place);
+            let metadata = &object["metadata"];
+            if !metadata["deletionTimestamp"].is_null() {
+                // Perhaps this was what its end waited for.
+                store.delete(place, metadata["deletionGracePeriodSeconds"].as_u64());
             }
             drop(store);
             shared.notify();
@@ -318,11 +312,10 @@ async fn write(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
 
 /// Whether more than metadata and status differ.
 fn differ_in_substance(old: &Value, new: &Value) -> bool {
-    let mut probe = new.clone();
-    for part in ["metadata", "status"] {
-        set(&mut probe, part, &old[part]);
-    }
-    probe != *old
+    let mut new = new.clone();
+    set(&mut new, "metadata", &old["metadata"]);
+    set(&mut new, "status", &old["status"]);
+    new != *old
 }
 
 /// Deletes one object, or all that are selected.
@@ -347,7 +340,9 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     let mut is_left = call.is_dry();
     for object in doomed.iter_mut().filter(|_| !call.is_dry()) {
         if let Some(left) = store.delete(store::place(&id, object), grace) {
-            shared.end_like_a_kubelet(store.kubelet, &id, &left);
+            if let Some(after) = store.kubelet.filter(|_| id == "pods") {
+                shared.end_pod_after(after, &left);
+            }
             *object = left;
             is_left = true;
         }
@@ -365,11 +360,8 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
 }
 
 impl Shared {
-    /// Ends a pod that waits for its kubelet, where a test wants that.
-    fn end_like_a_kubelet(self: &Arc<Self>, kubelet: Option<Duration>, id: &str, pod: &Arc<Value>) {
-        let Some(after) = kubelet.filter(|_| id == "pods") else {
-            return;
-        };
+    /// Does what a pod that is being deleted waits for from its kubelet.
+    fn end_pod_after(self: &Arc<Self>, after: Duration, pod: &Arc<Value>) {
         let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
         tokio::spawn(async move {
             tokio::time::sleep(after).await;

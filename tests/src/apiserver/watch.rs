@@ -125,9 +125,8 @@ fn told(change: &Change, selector: &Selector) -> Option<String> {
         (None, false) => return None,
         (None, true) => line("ADDED", &change.object),
         (Some(_), true) => line("MODIFIED", &change.object),
-        (Some(_), false) if change.is_end => line("DELETED", &change.object),
         (Some(old), false) => {
-            let mut last = (**old).clone();
+            let mut last = Value::clone(if change.is_end { &change.object } else { old });
             last["metadata"]["resourceVersion"] = change.revision.to_string().into();
             line("DELETED", &last)
         }

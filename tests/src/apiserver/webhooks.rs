@@ -27,9 +27,7 @@ pub(super) async fn admit(shared: &Shared, call: &Call, object: &mut Value) -> R
     for hook in hooks {
         let name = text(&hook["name"]);
         let failed = |why: &dyn Display| {
-            let message =
-                format!("Internal error occurred: failed calling webhook {name:?}: {why}");
-            Failure::new(500, message)
+            Failure::new(500, format!("failed calling webhook {name:?}: {why}"))
         };
         let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10);
         let asking = ask(shared, &hook, review(call, object), seconds);
