@@ -707,7 +707,11 @@ async fn readings_say_what_a_model_was_made_of() {
     assert_eq!(said.parents[0].parent_ref, bad["spec"]["parentRefs"][0]);
     let accepted = &said.parents[0].conditions[0];
     assert_eq!(accepted.observed_generation, Some(2));
-    assert!(accepted.message.contains("weight"), "{}", accepted.message);
+    assert!(
+        accepted.message.contains("spec.rules[0]"),
+        "{}",
+        accepted.message
+    );
 }
 
 #[tokio::test(start_paused = true)]
