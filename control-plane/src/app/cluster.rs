@@ -12,13 +12,14 @@ use weft_proto::names::env;
 use super::Parts;
 use super::settings::Serve;
 use crate::cluster::authority::Home;
+use crate::cluster::bundle::Bundles;
 use crate::cluster::lease::Candidate;
 use crate::cluster::review::TokenReviews;
 use crate::cluster::webhook::Webhook;
-use crate::cluster::{authority, lease, webhook};
+use crate::cluster::{authority, bundle, lease, webhook};
 use crate::serve::Metrics;
 use crate::source;
-use crate::source::kubernetes;
+use crate::source::kubernetes::{self, Following};
 use crate::source::progress::Progress;
 
 /// Starts everything that a replica does, in order. What is spawned ends with `end`.
@@ -31,7 +32,8 @@ pub(super) async fn start(
 ) -> anyhow::Result<Parts> {
     let replica = &settings.replica;
     let (namespace, pod) = (&replica.namespace, replica.name());
-    let until_end = |task: BoxFuture<'static, ()>| tasks.spawn(end.clone().run_until_cancelled_owned(task));
+    let until_end =
+        |task: BoxFuture<'static, ()>| tasks.spawn(end.clone().run_until_cancelled_owned(task));
     tracing::info!(namespace, pod, address = ?replica.pod_ip, "a replica begins");
 
     // What the cluster says. Nothing goes on before all of it was listed once.
@@ -40,7 +42,9 @@ pub(super) async fn start(
         .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
     let mesh = source::files::settings(settings.cluster.clone().into_file());
     let mesh = mesh.map_err(anyhow::Error::msg)?;
-    let models = kubernetes::watch_cluster(client.clone(), mesh, progress, end.clone())
+    let Following {
+        models, injected, ..
+    } = kubernetes::watch_cluster(client.clone(), mesh, progress, end.clone())
         .await
         .context("watching the cluster")?;
 
@@ -70,9 +74,23 @@ pub(super) async fn start(
     );
     let bundle = authority.bundle();
     let known = bundle.borrow().clone();
-    until_end(Box::pin(authority::watch(client.clone(), namespace.clone(), known, intact)));
+    until_end(Box::pin(authority::watch(
+        client.clone(),
+        namespace.clone(),
+        known,
+        intact,
+    )));
 
     // What is kept, by the replica that leads.
+    let bundles = Bundles {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        bundle,
+        injected,
+        leading: leading.clone(),
+        period: bundle::PERIOD,
+    };
+    until_end(Box::pin(bundles.run()));
     let expiry = metrics.gauge(
         "weft_control_plane_webhook_certificate_expiry_timestamp_seconds",
         "When the webhook's certificate expires, where this replica has written or renewed it.",

@@ -222,12 +222,15 @@ async fn from_cluster(
 
 #[cfg(not(feature = "kubernetes"))]
 async fn from_cluster(
-    _: &Serve,
+    settings: &Serve,
     _: &Arc<Metrics>,
     _: Progress,
     _: &TaskTracker,
     _: &CancellationToken,
 ) -> anyhow::Result<Parts> {
+    // What is wrong with the settings is said by either program.
+    let mesh = source::files::settings(settings.cluster.clone().into_file());
+    mesh.map_err(anyhow::Error::msg)?;
     anyhow::bail!(
         "no directory is given by --dir or {}, and this program was built without the feature \
          kubernetes",

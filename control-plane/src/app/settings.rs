@@ -193,7 +193,11 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
     if (MIN_LEASE..=MAX_LEASE).contains(&lease) {
         return Ok(lease);
     }
-    Err(format!("from {} s to {} s", MIN_LEASE.as_secs(), MAX_LEASE.as_secs()))
+    Err(format!(
+        "from {} s to {} s",
+        MIN_LEASE.as_secs(),
+        MAX_LEASE.as_secs()
+    ))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -281,7 +285,10 @@ mod tests {
         let directory = ["--dir", "d", "--state", "s"];
         assert!(serve(&directory).is_ok());
         for more in [["--trust-domain", "example.org"], ["--namespace", "mesh"]] {
-            assert!(serve(&[&directory[..], &more].concat()).is_err(), "{more:?}");
+            assert!(
+                serve(&[&directory[..], &more].concat()).is_err(),
+                "{more:?}"
+            );
         }
     }
 
@@ -298,7 +305,14 @@ mod tests {
         assert_eq!(replica.namespace, "weft");
         assert_eq!(replica.lease_duration, Duration::from_secs(15));
         assert!(!replica.name().is_empty() && replica.name() == replica.name().trim());
-        let said = ["--namespace", "mesh", "--pod-name", "cp-1", "--pod-ip", "fd00::1"];
+        let said = [
+            "--namespace",
+            "mesh",
+            "--pod-name",
+            "cp-1",
+            "--pod-ip",
+            "fd00::1",
+        ];
         let replica = serve(&said).unwrap().replica;
         assert_eq!((&*replica.namespace, &*replica.name()), ("mesh", "cp-1"));
         for wrong in ["1s", "301s", "15", "0s"] {

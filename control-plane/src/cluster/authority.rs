@@ -135,7 +135,8 @@ pub async fn watch(client: Client, namespace: String, authority: TrustBundle, in
         if let Ok(secret) = call(secrets.get_opt(AUTHORITY_SECRET)).await {
             let state = secret.as_ref().map(|secret| {
                 let bundle = state(secret).and_then(|text| TrustBundle::from_pem(text));
-                bundle.is_some_and(|bundle| authority.roots.iter().any(|r| bundle.roots.contains(r)))
+                bundle
+                    .is_some_and(|bundle| authority.roots.iter().any(|r| bundle.roots.contains(r)))
             });
             if known != Some(state) {
                 match state {
@@ -175,7 +176,11 @@ async fn look(maps: &Api<ConfigMap>, secrets: &Api<Secret>) -> Result<Seen, Call
 }
 
 /// The authority that both objects make; `None` where there is neither.
-fn judge(seen: &Seen, home: &Home<'_>, now: SystemTime) -> Result<Option<Authority>, AuthorityError> {
+fn judge(
+    seen: &Seen,
+    home: &Home<'_>,
+    now: SystemTime,
+) -> Result<Option<Authority>, AuthorityError> {
     let namespace = || home.namespace.to_owned();
     let Some(secret) = &seen.secret else {
         return match &seen.bundle {
@@ -211,7 +216,8 @@ fn judge(seen: &Seen, home: &Home<'_>, now: SystemTime) -> Result<Option<Authori
 
 /// Makes the Secret, unless it is there by now. It is read back either way.
 async fn make(secrets: &Api<Secret>, home: &Home<'_>) -> Result<(), Trouble> {
-    let state = Authority::make_state(home.trust_domain, SystemTime::now()).map_err(Trouble::Bad)?;
+    let state =
+        Authority::make_state(home.trust_domain, SystemTime::now()).map_err(Trouble::Bad)?;
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(AUTHORITY_SECRET.to_owned()),
@@ -224,7 +230,10 @@ async fn make(secrets: &Api<Secret>, home: &Home<'_>) -> Result<(), Trouble> {
     };
     match call(secrets.create(&PostParams::default(), &secret)).await {
         Ok(_) => {
-            tracing::info!(secret = AUTHORITY_SECRET, "a certificate authority was made");
+            tracing::info!(
+                secret = AUTHORITY_SECRET,
+                "a certificate authority was made"
+            );
             Ok(())
         }
         Err(error) if error.is_conflict() => Ok(()),
@@ -279,7 +288,11 @@ mod tests {
         let state = made();
         let authority = judged(Some(secret(&state)), None).unwrap().unwrap();
         let own = authority.bundle().borrow().to_pem();
-        assert!(judged(Some(secret(&state)), Some(bundle(&own))).unwrap().is_some());
+        assert!(
+            judged(Some(secret(&state)), Some(bundle(&own)))
+                .unwrap()
+                .is_some()
+        );
         // Spoiled by somebody: corrected, not refused. It says nothing of another authority.
         for text in ["", "nothing", "-----BEGIN CERTIFICATE-----\nAAAA"] {
             let judged = judged(Some(secret(&state)), Some(bundle(text)));
@@ -292,7 +305,10 @@ mod tests {
         let refused = judged(None, Some(bundle("whatever"))).err().unwrap();
         assert!(matches!(refused, AuthorityError::SecretLost { .. }));
         let text = refused.to_string();
-        assert!(text.contains("weft/weft-authority") && text.contains("Restore"), "{text}");
+        assert!(
+            text.contains("weft/weft-authority") && text.contains("Restore"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -315,7 +331,10 @@ mod tests {
         let spoiled = state.replacen("MI", "AA", 1);
         for text in ["", "nothing", &state[..state.len() / 2], &foreign, &spoiled] {
             let refused = judged(Some(secret(text)), None).err().unwrap();
-            assert!(matches!(refused, AuthorityError::Corrupt { .. }), "{refused}");
+            assert!(
+                matches!(refused, AuthorityError::Corrupt { .. }),
+                "{refused}"
+            );
             let words = refused.to_string();
             assert!(words.contains("Restore it from a backup"), "{words}");
             assert!(!words.contains("BEGIN"), "{words}");

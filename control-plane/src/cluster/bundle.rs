@@ -16,7 +16,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::iter;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{
+    DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
@@ -24,7 +26,7 @@ use tokio::time::sleep;
 use weft_proto::names::cluster::{MANAGED_BY, MANAGED_BY_LABEL, TRUST_BUNDLE, TRUST_BUNDLE_KEY};
 
 use super::call::{CallError, Pauses, call};
-use super::{Leading, until_led_by_another, until_leading};
+use super::{Leading, until_leading, until_led_by_another};
 use crate::identity::TrustBundle;
 
 /// How often the ConfigMaps are looked at where nothing says that they must be.
@@ -127,7 +129,10 @@ impl Bundles {
             }
         }
         if failures > MAX_TOLD {
-            tracing::warn!(failures, "so many namespaces are without the trust bundle of now");
+            tracing::warn!(
+                failures,
+                "so many namespaces are without the trust bundle of now"
+            );
         }
         Ok(failures)
     }
@@ -159,9 +164,15 @@ fn differences(
             continue;
         }
         let namespace = meta.namespace.clone().unwrap_or_default();
-        let label = meta.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL));
+        let label = meta
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(MANAGED_BY_LABEL));
         let is_ours = label.is_some_and(|label| label == MANAGED_BY);
-        let said = map.data.as_ref().and_then(|data| data.get(TRUST_BUNDLE_KEY));
+        let said = map
+            .data
+            .as_ref()
+            .and_then(|data| data.get(TRUST_BUNDLE_KEY));
         let version = meta.resource_version.clone().unwrap_or_default();
         if wanted.contains(&namespace) {
             if is_ours && said.is_some_and(|said| said == text) {

@@ -80,7 +80,9 @@ impl Pauses {
 /// Without the debug form of the status, which kube's own words end with.
 fn in_words(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => format!("the API server says {}: {}", status.code, status.message),
+        kube::Error::Api(status) => {
+            format!("the API server says {}: {}", status.code, status.message)
+        }
         other => other.to_string(),
     }
 }
@@ -95,7 +97,10 @@ mod tests {
         let mut longest = FIRST_PAUSE;
         for _ in 0..20 {
             let pause = pauses.next();
-            assert!(pause <= longest && pause >= longest.mul_f64(0.74), "{pause:?}");
+            assert!(
+                pause <= longest && pause >= longest.mul_f64(0.74),
+                "{pause:?}"
+            );
             longest = (longest * 2).min(LONGEST_PAUSE);
         }
         pauses.reset();

@@ -103,7 +103,10 @@ impl TokenReviewer for TokenReviews {
             }
             let status = self.ask(token).await?;
             if let Some(reason) = status.error.clone().filter(|reason| !reason.is_empty()) {
-                let reason: String = without(token, reason).chars().take(MAX_REASON_LEN).collect();
+                let reason: String = without(token, reason)
+                    .chars()
+                    .take(MAX_REASON_LEN)
+                    .collect();
                 tracing::info!(reason, "the API server does not believe a token");
             }
             let identity = identity(status)?;
@@ -224,7 +227,10 @@ mod tests {
             ("bound to a pod", |s| drop(extra(s).remove(POD_UID))),
             ("bound to a pod", |s| user(s).extra = None),
             ("bound to a pod", |s| {
-                extra(s).entry(POD_NAME.to_owned()).or_default().push("web-2".to_owned());
+                extra(s)
+                    .entry(POD_NAME.to_owned())
+                    .or_default()
+                    .push("web-2".to_owned());
             }),
         ];
         for (words, spoil) in refusals {
@@ -238,7 +244,10 @@ mod tests {
 
     #[test]
     fn accounts_have_exactly_their_form() {
-        assert_eq!(account("system:serviceaccount:shop:web"), Some(("shop", "web")));
+        assert_eq!(
+            account("system:serviceaccount:shop:web"),
+            Some(("shop", "web"))
+        );
         for wrong in [
             "",
             "admin",

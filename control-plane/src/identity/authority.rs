@@ -133,9 +133,7 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Self, BadAuthority> {
         let loaded = load(state, trust_domain, leaf_lifetime, now);
-        loaded
-            .map(|(authority, _)| authority)
-            .map_err(BadAuthority)
+        loaded.map(|(authority, _)| authority).map_err(BadAuthority)
     }
 
     /// The mesh that this authority vouches for.
@@ -358,7 +356,11 @@ fn trust_domain_uri(trust_domain: &str) -> String {
     format!("spiffe://{trust_domain}")
 }
 
-pub(crate) fn set_validity(params: &mut CertificateParams, not_before: SystemTime, not_after: SystemTime) {
+pub(crate) fn set_validity(
+    params: &mut CertificateParams,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     // Whole seconds on both sides: X.509 has no others.
     let seconds = |time: SystemTime| {

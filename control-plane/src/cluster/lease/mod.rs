@@ -207,7 +207,11 @@ impl Candidate {
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(self.me.clone()),
             lease_duration_seconds: i32::try_from(self.timing.lease.as_secs()).ok(),
-            acquire_time: if same { former.acquire_time } else { now.clone() },
+            acquire_time: if same {
+                former.acquire_time
+            } else {
+                now.clone()
+            },
             renew_time: now,
             lease_transitions: Some(transitions.saturating_add(i32::from(!same))),
             ..former

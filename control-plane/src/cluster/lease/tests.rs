@@ -5,8 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::election::{Act, Election, Record};
 use super::Timing;
+use super::election::{Act, Election, Record};
 
 const TIMING: fn() -> Timing = || Timing::of(super::DEFAULT_LEASE);
 
@@ -42,7 +42,10 @@ fn a_holder_leads_from_when_it_asked_until_its_deadline() {
 
     election.wrote("1".to_owned(), start);
     assert!(election.leads(start + seconds(9)));
-    assert!(!election.leads(start + seconds(10)), "whenever the answer came");
+    assert!(
+        !election.leads(start + seconds(10)),
+        "whenever the answer came"
+    );
     assert_eq!(election.act(start), Act::Replace("1".to_owned()), "renewed");
 }
 

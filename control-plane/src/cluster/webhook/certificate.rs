@@ -128,12 +128,7 @@ impl Material {
     }
 
     /// What is due, where callers have trusted all roots for so long; `None`: not all of them do.
-    pub(super) fn due(
-        &self,
-        now: SystemTime,
-        trusted: Option<Duration>,
-        settle: Duration,
-    ) -> Step {
+    pub(super) fn due(&self, now: SystemTime, trusted: Option<Duration>, settle: Duration) -> Step {
         let expired = self.serving.not_after <= now;
         match &self.next {
             Some(next) if next.not_after <= now => Step::Announce,
@@ -270,8 +265,7 @@ fn name(common: &str) -> DistinguishedName {
 fn validity(der: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime, Vec<u8>), String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der)
         .map_err(|e| format!("a certificate cannot be read: {e}"))?;
-    let time =
-        |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     let validity = certificate.validity();
     Ok((
         time(validity.not_before.timestamp()),
@@ -384,7 +378,10 @@ mod tests {
 
         material.switch();
         serves(&material, &published, now).unwrap();
-        assert!(serves(&material, &old, now).is_err(), "it is another root's");
+        assert!(
+            serves(&material, &old, now).is_err(),
+            "it is another root's"
+        );
         let mut material = Material::read(&material.data(), "weft").unwrap();
         assert_eq!(due(&material, now, Some(LIFE)), Step::Keep);
         assert_eq!(material.roots.len(), 2);

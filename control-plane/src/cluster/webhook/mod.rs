@@ -14,9 +14,9 @@ mod certificate;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::ByteString;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use metrics::Gauge;
@@ -27,7 +27,7 @@ use weft_proto::names::cluster::{
 };
 
 use super::call::{CallError, Pauses, call};
-use super::{Leading, until_led_by_another, until_leading};
+use super::{Leading, until_leading, until_led_by_another};
 use certificate::{Material, ROOTS, Step};
 
 /// When what happens.
@@ -138,13 +138,22 @@ impl Webhook {
         if !is_ours(&secret) {
             let roots = secret.data.as_ref().and_then(|data| data.get(ROOTS));
             let roots = roots.filter(|roots| !roots.0.is_empty());
-            return self.publish(&roots.ok_or(Trouble::ForeignWithoutRoot)?.0).await;
+            return self
+                .publish(&roots.ok_or(Trouble::ForeignWithoutRoot)?.0)
+                .await;
         }
-        let material = Material::read(secret.data.as_ref().unwrap_or(&Default::default()), &self.namespace);
+        let material = Material::read(
+            secret.data.as_ref().unwrap_or(&Default::default()),
+            &self.namespace,
+        );
         let mut material = match material {
             Ok(material) => material,
             Err(reason) => {
-                tracing::warn!(reason, secret = WEBHOOK_SECRET, "the webhook's certificate is made anew");
+                tracing::warn!(
+                    reason,
+                    secret = WEBHOOK_SECRET,
+                    "the webhook's certificate is made anew"
+                );
                 return self.replace(Some(secret)).await;
             }
         };
@@ -211,10 +220,18 @@ impl Webhook {
             self.published = None;
             let patch: Patch<()> = Patch::Json(serde_json::from_value(patch)?);
             let params = PatchParams::default();
-            call(self.configurations.patch(WEBHOOK_CONFIGURATION, &params, &patch)).await?;
+            call(
+                self.configurations
+                    .patch(WEBHOOK_CONFIGURATION, &params, &patch),
+            )
+            .await?;
             tracing::info!("the webhooks' caBundle was written");
         }
-        if self.published.as_ref().is_none_or(|(known, _)| known != roots) {
+        if self
+            .published
+            .as_ref()
+            .is_none_or(|(known, _)| known != roots)
+        {
             self.published = Some((roots.to_vec(), Instant::now()));
         }
         Ok(())
@@ -237,7 +254,9 @@ impl Webhook {
 
 fn is_ours(secret: &Secret) -> bool {
     let labels = secret.metadata.labels.as_ref();
-    labels.and_then(|labels| labels.get(MANAGED_BY_LABEL)).is_some_and(|label| label == MANAGED_BY)
+    labels
+        .and_then(|labels| labels.get(MANAGED_BY_LABEL))
+        .is_some_and(|label| label == MANAGED_BY)
 }
 
 /// The patch that makes every webhook trust these roots, and that fails where the configuration is
@@ -303,7 +322,10 @@ mod tests {
         let same = configuration(&[Some("roots"), Some("roots")]);
         assert_eq!(difference(&same, b"roots"), None);
         assert_eq!(difference(&configuration(&[]), b"roots"), None);
-        let patch = difference(&configuration(&[Some("roots"), None, Some("old")]), b"roots");
+        let patch = difference(
+            &configuration(&[Some("roots"), None, Some("old")]),
+            b"roots",
+        );
         let expected = json!([
             {"op": "test", "path": "/metadata/resourceVersion", "value": "7"},
             {"op": "test", "path": "/webhooks/1/name", "value": "1.weft.dev"},
