@@ -1,0 +1,3 @@
+//! What is said about policies and routes: their statuses.
+
+mod policy;
