@@ -38,7 +38,7 @@ pub struct Metadata {
     /// RFC 3339, in UTC as clusters write it; decides which of two policies is the older.
     #[serde(default)]
     pub creation_timestamp: Option<String>,
-    /// Rises with its spec, where a cluster counts it.
+    /// Counted up by a cluster with every change of the spec; nothing where there is none.
     #[serde(default)]
     pub generation: Option<i64>,
 }

@@ -25,7 +25,8 @@ use weft_proto::names::cluster::CONTROLLER;
 
 use crate::index::{JudgedPolicy, JudgedTarget, Overlap};
 use crate::policy::{
-    AncestorRef, AncestorStatus, Condition, ConditionStatus, ProxyCounts, TrafficPolicyStatus,
+    AncestorRef, AncestorStatus, Condition, ConditionStatus, ProxyCounts, TargetKind,
+    TrafficPolicyStatus,
 };
 use crate::serve::counts::Count;
 
@@ -363,7 +364,11 @@ impl Target<'_> {
         let target = &self.judged.target;
         AncestorRef {
             group: target.group.clone(),
-            kind: target.kind.to_string(),
+            kind: match target.kind {
+                TargetKind::Service => "Service",
+                TargetKind::Namespace => "Namespace",
+            }
+            .to_owned(),
             namespace: subject.judged.map(|judged| judged.name.namespace.clone()),
             name: target.name.clone(),
             section_name: target.section_name.clone(),
