@@ -14,12 +14,12 @@ use weft_control_plane::policy::MtlsMode;
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
-use super::member::Member;
-use super::slots::Slot;
-use super::spec::{Programs, Service, Workload};
 use super::cluster::{Cluster, unique};
 use super::files::Files;
+use super::member::Member;
+use super::slots::Slot;
 use super::source::{RunningService, Services, Source, State};
+use super::spec::{Programs, Service, Workload};
 use super::{Common, Mesh, NETWORKS};
 use crate::Sandbox;
 use crate::pod::Node;
@@ -180,11 +180,11 @@ impl Builder {
                 );
                 let of_workloads = self.workloads.iter().filter_map(|w| w.namespace.clone());
                 let of_services = services.values().map(|service| service.namespace.clone());
-                let namespaces = of_workloads.chain(of_services).chain([namespace.clone()]);
                 let cluster = Cluster::connect(
                     &self.name,
                     kubeconfig,
-                    namespaces.collect(),
+                    namespace.clone(),
+                    of_workloads.chain(of_services).collect(),
                     &control_plane,
                     dir.path(),
                 );

@@ -97,6 +97,8 @@ struct Manifest {
 #[derive(Clone)]
 struct Writer {
     client: Client,
+    /// Of manifests that name none.
+    namespace: String,
 }
 
 impl Cluster {
@@ -104,7 +106,8 @@ impl Cluster {
     pub(super) fn connect(
         mesh: &str,
         kubeconfig: &Path,
-        namespaces: BTreeSet<String>,
+        namespace: String,
+        mut namespaces: BTreeSet<String>,
         control_plane: &Pod,
         dir: &Path,
     ) -> anyhow::Result<Self> {
@@ -115,12 +118,14 @@ impl Cluster {
         write_atomically(&file, serde_json::to_string(&inside)?)?;
         let of_control_plane = unique(&format!("{mesh}-control"));
         let own = of_control_plane.clone();
+        namespaces.insert(namespace.clone());
         let meshed = namespaces.clone();
         let writer = background.wait(async move {
             let options = KubeConfigOptions::default();
             let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
             let writer = Writer {
                 client: Client::try_from(config)?,
+                namespace,
             };
             writer.make_namespace(&own, json!({})).await?;
             for namespace in &meshed {
@@ -205,7 +210,10 @@ impl Cluster {
         let program = common.programs.control_plane.clone().arg("serve");
         let program = program.arg("--state").arg(&self.control_plane.state);
         let mut environment = vec![
-            ("KUBECONFIG", self.control_plane.kubeconfig.display().to_string()),
+            (
+                "KUBECONFIG",
+                self.control_plane.kubeconfig.display().to_string(),
+            ),
             (env::NAMESPACE, self.control_plane.namespace.clone()),
             (env::POD_NAME, "control-plane".to_owned()),
             (env::POD_IP, self.control_plane.pod_ip.clone()),
@@ -338,10 +346,7 @@ impl Writer {
             match known.slices.get(key) {
                 Some(before) if *before == manifest => continue,
                 Some(_) => self.replace::<EndpointSlice>(key, &manifest).await?,
-                None => drop(
-                    self.create::<EndpointSlice>(key, manifest.clone())
-                        .await?,
-                ),
+                None => drop(self.create::<EndpointSlice>(key, manifest.clone()).await?),
             }
             known.slices.insert(key.clone(), manifest);
         }
@@ -391,11 +396,13 @@ impl Writer {
         let (resource, capabilities) = pinned_kind(&self.client, &gvk).await?;
         let name = object.metadata.name.clone();
         let name = name.context("a manifest without a name")?;
-        let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
+        let namespace = object
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or(&self.namespace);
         let api = match capabilities.scope {
-            Scope::Namespaced => {
-                Api::namespaced_with(self.client.clone(), namespace, &resource)
-            }
+            Scope::Namespaced => Api::namespaced_with(self.client.clone(), namespace, &resource),
             Scope::Cluster => Api::all_with(self.client.clone(), &resource),
         };
         for _ in 0..TRIES {
