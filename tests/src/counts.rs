@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use weft_sandbox::app::Stats;
 use weft_sandbox::load::Report;
 
@@ -79,4 +80,11 @@ pub fn assert_accounted(report: &Report) {
     assert_eq!(report.sent, report.answered + report.failed);
     let declared: u64 = report.failures.values().sum();
     assert_eq!(report.failed, declared);
+}
+
+/// What an application that has ended had seen: the last line of its output.
+pub fn last_stats(app: &weft_sandbox::process::Process) -> anyhow::Result<Stats> {
+    let log = std::fs::read_to_string(app.log_file())?;
+    let line = log.lines().last().unwrap_or_default();
+    serde_json::from_str(line).with_context(|| format!("an application's last words: {line}"))
 }

@@ -247,28 +247,36 @@ impl Builder {
 }
 
 impl Mesh {
-    /// Makes a workload's pod and enters it into mesh.yaml; nothing runs in it yet.
+    /// Makes a workload's pod and enters it into the state; nothing runs in it yet.
     pub(super) fn make_member(&self, workload: Workload) -> anyhow::Result<Arc<Member>> {
+        let member = self.make_pod_of(workload)?;
+        self.enter_member(&member)?;
+        Ok(member)
+    }
+
+    /// Makes a workload's pod, of which the source says nothing yet.
+    pub(super) fn make_pod_of(&self, workload: Workload) -> anyhow::Result<Arc<Member>> {
         let pod = if workload.meshed {
             self.node.pod_with_sidecar(&workload.name)
         } else {
             self.node.pod(&workload.name)
         };
         let pod = pod.with_context(|| format!("making the pod {}", workload.name))?;
-        let namespace = workload
-            .namespace
-            .as_ref()
-            .unwrap_or(&self.common.namespace);
-        let key = format!("{namespace}/{}", workload.name);
-        let namespace = namespace.clone();
-        let member = Arc::new(Member::new(workload, namespace, pod, &self.common.dir));
+        let namespace = workload.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| self.common.namespace.clone());
+        let member = Member::new(workload, namespace, pod, &self.common.dir);
+        Ok(Arc::new(member))
+    }
+
+    pub(super) fn enter_member(&self, member: &Arc<Member>) -> anyhow::Result<()> {
+        let key = format!("{}/{}", member.namespace, member.spec.name);
         let members: &mut BTreeMap<_, _> = &mut self.state.lock().members;
         anyhow::ensure!(
             !members.contains_key(&key),
             "two workloads are called {key}"
         );
-        members.insert(key, Arc::clone(&member));
-        Ok(member)
+        members.insert(key, Arc::clone(member));
+        Ok(())
     }
 
     /// Enters one more service, at an address that no service had before.

@@ -56,6 +56,7 @@ use source::{Source, State};
 
 pub use builder::Builder;
 pub use cluster::unique;
+pub use operate::Unknown;
 pub use spec::{AppSpec, Endpoint, Programs, Service, Workload};
 
 /// Networks of a mesh in namespaces: pods and services, both families.

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::Value;
@@ -261,6 +263,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Deletes a policy with kube-rs.
+    pub(crate) async fn delete_policy(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
+        let params = DeleteParams::default();
+        let _ = self.policies(namespace).delete(name, &params).await?;
+        Ok(())
+    }
+
     /// Runs `kubectl` to its end: what it printed.
     ///
     /// # Errors
@@ -357,10 +366,19 @@ pub(crate) fn load(mesh: &Mesh, service: &str) -> Running {
 
 /// Waits until a load is answered by `app`.
 pub(crate) async fn reaches(load: &Running, app: &str) -> anyhow::Result<Duration> {
+    reaches_within(load, app, CHANGE).await
+}
+
+/// [`reaches`], with another patience.
+pub(crate) async fn reaches_within(
+    load: &Running,
+    app: &str,
+    patience: Duration,
+) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     // What was answered before says nothing.
     let before = load.look(|report| count(report, app));
-    wait_for(&format!("traffic to {app}"), CHANGE, async || {
+    wait_for(&format!("traffic to {app}"), patience, async || {
         let more = load.look(|report| count(report, app)) > before;
         Ok(more.then_some(()))
     })

@@ -11,7 +11,10 @@
 //! `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs of failing tests.
 
 mod common;
+mod life;
 mod objects;
+mod shapes;
+mod watches;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,6 +38,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let threads = suite.given.as_ref().map_or(TEST_THREADS, |_| 1);
     arguments.test_threads.get_or_insert(threads);
     objects::register(&mut suite);
+    life::register(&mut suite);
+    shapes::register(&mut suite);
+    watches::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

@@ -5,7 +5,7 @@ use weft_sandbox::mesh::Builder;
 use weft_tests::counts::assert_all_served_once;
 
 use crate::common::{
-    Cluster, Cx, client_and, count, http_app, load, moved_to, policy, reaches, service, stats,
+    Cx, client_and, count, http_app, load, moved_to, policy, reaches, service, stats,
 };
 use crate::{Needs, Suite};
 
@@ -41,7 +41,7 @@ async fn kube_rs(cx: Cx) -> anyhow::Result<()> {
         let split = json!({"spec": {"split": {"backends": [{"name": "green", "weight": 1}]}}});
         cluster.merge_policy(namespace, "api", &split).await?;
         let changed = reaches(&load, "green-1").await?;
-        delete(&cluster, namespace, "api").await?;
+        cluster.delete_policy(namespace, "api").await?;
         let deleted = reaches(&load, "api-1").await?;
 
         let report = load.stop().await;
@@ -57,12 +57,6 @@ async fn kube_rs(cx: Cx) -> anyhow::Result<()> {
         Ok(())
     })
     .await
-}
-
-async fn delete(cluster: &Cluster, namespace: &str, name: &str) -> anyhow::Result<()> {
-    let params = kube::api::DeleteParams::default();
-    let _ = cluster.policies(namespace).delete(name, &params).await?;
-    Ok(())
 }
 
 /// The same with `kubectl apply`, `patch`, `get` and `delete`.

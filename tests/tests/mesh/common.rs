@@ -1,9 +1,8 @@
 //! What the suites share: the context of a test, small meshes, and the checks that every load obeys.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -13,7 +12,6 @@ use http_body_util::Full;
 use weft_proto::spiffe::SpiffeId;
 use weft_sandbox::app::Stats;
 use weft_sandbox::client::{Answer, Http1};
-use weft_sandbox::load::Report;
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::metrics::Metrics;
 use weft_sandbox::{AppSpec, Mesh, Pod, Programs, Sandbox, Service, Workload};
