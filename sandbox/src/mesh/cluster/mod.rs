@@ -16,6 +16,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -27,12 +28,11 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use weft_control_plane::identity::tokens::JoinTokens;
 use weft_proto::names::{self, env};
 
-use super::Common;
 use super::member::Member;
 use super::source::State;
+use super::{Common, POLL};
 use crate::Pod;
 use crate::process::{Program, write_atomically};
 use background::Background;
@@ -44,6 +44,8 @@ type Key = (String, String);
 
 /// Letters and digits that make a name nobody else's.
 const SUFFIX: usize = 6;
+/// Seconds that a sidecar's token lasts; an API server allows no less than 600.
+const TOKEN_SECONDS: i64 = 3600;
 /// How often something is written again that somebody else wrote in between.
 const TRIES: usize = 16;
 
@@ -61,6 +63,7 @@ pub(super) struct Cluster {
     background: Background,
     writer: Writer,
     relay: Relay,
+    dir: PathBuf,
     control_plane: ControlPlane,
     namespaces: BTreeSet<String>,
     known: Mutex<Known>,
@@ -72,7 +75,6 @@ pub(super) struct Cluster {
 struct ControlPlane {
     namespace: String,
     kubeconfig: PathBuf,
-    state: PathBuf,
     pod_ip: String,
 }
 
@@ -138,10 +140,10 @@ impl Cluster {
             background,
             writer,
             relay,
+            dir: dir.to_owned(),
             control_plane: ControlPlane {
                 namespace: of_control_plane,
                 kubeconfig: file,
-                state: dir.join("state"),
                 pod_ip: control_plane.v4().to_string(),
             },
             namespaces,
@@ -205,10 +207,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// The authority and the accounts of sidecars are in a directory for now.
     pub(super) fn control_plane(&self, common: &Common) -> (Program, Vec<(String, String)>) {
         let program = common.programs.control_plane.clone().arg("serve");
-        let program = program.arg("--state").arg(&self.control_plane.state);
         let mut environment = vec![
             (
                 "KUBECONFIG",
@@ -231,16 +231,57 @@ impl Cluster {
         (program, environment.collect())
     }
 
-    /// A join token.
+    /// A token of the pod's service account, bound to the pod.
     pub(super) fn token(&self, member: &Member) -> anyhow::Result<String> {
-        let tokens = JoinTokens::open(&self.control_plane.state).context("opening the tokens")?;
-        tokens
-            .issue(&member.namespace, &member.spec.name)
-            .with_context(|| format!("a token for {}", member.spec.name))
+        let key = (member.namespace.clone(), member.spec.name.clone());
+        let uid = self.known.lock().pods.get(&key).cloned();
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: vec![names::cluster::TOKEN_AUDIENCE.to_owned()],
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".to_owned()),
+                    kind: Some("Pod".to_owned()),
+                    name: Some(key.1.clone()),
+                    uid,
+                }),
+                expiration_seconds: Some(TOKEN_SECONDS),
+            },
+            ..TokenRequest::default()
+        };
+        let account = member.spec.service_account.clone();
+        let accounts: Api<core::ServiceAccount> =
+            Api::namespaced(self.writer.client.clone(), &key.0);
+        let granted = self.background.wait(async move {
+            let params = PostParams::default();
+            Ok(accounts
+                .create_token_request(&account, &params, &request)
+                .await?)
+        });
+        let granted = granted.with_context(|| format!("a token for {}", key.1))?;
+        let status = granted.status.context("a token request without answer")?;
+        Ok(status.token)
     }
 
-    pub(super) fn trust_bundle(&self, _: &Member) -> anyhow::Result<PathBuf> {
-        Ok(self.control_plane.state.join("trust-bundle.pem"))
+    /// What kubelet would mount: a copy of the ConfigMap with the roots, which the control plane makes.
+    pub(super) fn trust_bundle(&self, member: &Member) -> anyhow::Result<PathBuf> {
+        let file = self
+            .dir
+            .join(format!("{}.trust-bundle.pem", member.namespace));
+        let maps: Api<core::ConfigMap> =
+            Api::namespaced(self.writer.client.clone(), &member.namespace);
+        let roots = self.background.wait(async move {
+            loop {
+                let map = maps.get_opt(names::cluster::TRUST_BUNDLE).await?;
+                let data = map.and_then(|map| map.data);
+                let roots = data.and_then(|mut data| data.remove(names::cluster::TRUST_BUNDLE_KEY));
+                if let Some(roots) = roots {
+                    return Ok(roots);
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        });
+        write_atomically(&file, roots.context("waiting for the trust bundle")?)?;
+        Ok(file)
     }
 
     pub(super) fn cut_off(&self) {
