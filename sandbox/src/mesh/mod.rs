@@ -49,7 +49,6 @@ use weft_proto::spiffe::SpiffeId;
 use crate::Pod;
 use crate::pod::Node;
 use crate::process::Process;
-use cluster::Cluster;
 use member::{Member, admin_address};
 use slots::Slot;
 use source::{Source, State};
@@ -127,6 +126,11 @@ impl Mesh {
         self.member(workload).pod.clone()
     }
 
+    /// The namespace of workloads and services that name none.
+    pub fn namespace(&self) -> &str {
+        &self.common.namespace
+    }
+
     /// The workloads there are now, as `namespace/name`.
     pub fn workloads(&self) -> Vec<String> {
         self.state.lock().members.keys().cloned().collect()
@@ -195,43 +199,6 @@ impl Mesh {
         match state.members.get(&key) {
             Some(member) => Arc::clone(member),
             None => panic!("the mesh has no workload {key}"),
-        }
-    }
-}
-
-/// The cluster, where the mesh reads one.
-impl Mesh {
-    /// The namespace of workloads and services that name none.
-    pub fn namespace(&self) -> &str {
-        &self.common.namespace
-    }
-
-    /// The control plane's namespace.
-    pub fn control_plane_namespace(&self) -> anyhow::Result<&str> {
-        Ok(self.cluster()?.control_plane_namespace())
-    }
-
-    /// Takes the API server away from the control plane: connections end, new ones are refused. The
-    /// mesh itself and whoever else is on the host still reach it.
-    pub fn cut_off_cluster(&self) -> anyhow::Result<()> {
-        self.cluster()?.cut_off();
-        Ok(())
-    }
-
-    /// Gives the API server back.
-    pub fn reach_cluster(&self) -> anyhow::Result<()> {
-        self.cluster()?.reach()
-    }
-
-    /// Removes everything that the mesh made in the cluster.
-    pub fn leave_cluster(&self) -> anyhow::Result<()> {
-        self.cluster()?.leave()
-    }
-
-    fn cluster(&self) -> anyhow::Result<&Cluster> {
-        match &self.source {
-            Source::Cluster(cluster) => Ok(cluster),
-            Source::Files(_) => anyhow::bail!("the mesh reads files and no cluster"),
         }
     }
 }

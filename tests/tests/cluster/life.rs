@@ -1,7 +1,11 @@
 //! Pods come and go, services change their name: nobody's request fails.
 
-use weft_sandbox::Mesh;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use weft_sandbox::client::Answer;
 use weft_sandbox::mesh::Builder;
+use weft_sandbox::{Mesh, Pod};
 use weft_tests::counts::{add, assert_all_served_once, last_stats, wait_for};
 
 use crate::common::{
@@ -120,22 +124,23 @@ async fn renamed(cx: Cx) -> anyhow::Result<()> {
         cluster.create_policy(namespace, &moved).await?;
         mesh.rename_service("api", "shop")?;
         let new = mesh.addr("shop", PORT);
+        assert_ne!(old, new);
         wait_for("the new name's policy", CHANGE, async || {
-            let answer = client.get(new, "/shop").await?;
-            Ok((answer.served_by() == Some("steady-1")).then_some(()))
+            let answer = soon(&client, new, "/shop").await;
+            Ok((answer.as_ref().and_then(by) == Some("steady-1".to_owned())).then_some(()))
         })
         .await?;
-        assert_ne!(old, new);
         wait_for("the old name's end", CHANGE, async || {
-            let answer = client.get(old, "/").await;
-            Ok((!answer.is_ok_and(|answer| answer.status == 200)).then_some(()))
+            let answer = soon(&client, old, "/old").await;
+            Ok(answer
+                .is_none_or(|answer| answer.status != 200)
+                .then_some(()))
         })
         .await?;
         cluster.delete_policy(namespace, "shop").await?;
         wait_for("the pods behind the new name", CHANGE, async || {
-            let answer = client.get(new, "/").await?;
-            let by = answer.served_by().unwrap_or_default();
-            Ok((answer.status == 200 && by.starts_with("api-")).then_some(()))
+            let by = soon(&client, new, "/").await.as_ref().and_then(by);
+            Ok(by.is_some_and(|by| by.starts_with("api-")).then_some(()))
         })
         .await?;
 
@@ -147,6 +152,16 @@ async fn renamed(cx: Cx) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// An answer within a second: what no mesh knows is an address that nobody has, and nothing comes back.
+async fn soon(pod: &Pod, to: SocketAddr, path: &str) -> Option<Answer> {
+    let asked = tokio::time::timeout(Duration::from_secs(1), pod.get(to, path));
+    asked.await.ok()?.ok()
+}
+
+fn by(answer: &Answer) -> Option<String> {
+    answer.served_by().map(str::to_owned)
 }
 
 fn pod_api(cluster: &Cluster, mesh: &Mesh) -> kube::Api<k8s_openapi::api::core::v1::Pod> {

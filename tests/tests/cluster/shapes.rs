@@ -23,6 +23,14 @@ use crate::common::{
 };
 use crate::{Needs, Suite};
 
+/// More than any test here uses up.
+const BUDGET: &str = "backoff: {base: 1ms, max: 1ms}, budget: {minRetriesPerSecond: 1000}";
+
+/// Opens after three failures and stays open; what has no endpoint is answered aside.
+const BREAKER: &str = "circuitBreaker: {consecutiveFailures: {threshold: 3}, openDuration: 60s, \
+                       maxOpenDuration: 60s}, loadBalancer: {policy: RoundRobin}, \
+                       fallback: {triggers: [NoEndpoints], response: {status: 200, body: aside}}";
+
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("shapes::a_pod_that_arrives_late", Needs::default(), late);
     suite.add(
@@ -244,13 +252,10 @@ async fn foreign(cx: Cx) -> anyhow::Result<()> {
         for name in ["outside-1", "outside-2"] {
             outside.push(mesh.start_unknown(http_app(name).unmeshed()).await?);
         }
-        let stanzas = "retries: {attempts: 2, statusCodes: [503]}, \
-                       circuitBreaker: {consecutiveFailures: {threshold: 3}, openDuration: 60s, \
-                       maxOpenDuration: 60s}, loadBalancer: {policy: RoundRobin}, \
-                       fallback: {triggers: [NoEndpoints], response: {status: 200, body: aside}}";
+        let stanzas = format!("retries: {{attempts: 2, statusCodes: [503], {BUDGET}}}, {BREAKER}");
         mesh.apply_policy(
             "external",
-            &policy(namespace, "external", "external", stanzas),
+            &policy(namespace, "external", "external", &stanzas),
         )?;
         wait_for("the fallback", CHANGE, async || {
             let answer = client.get(to, "/").await?;
@@ -308,8 +313,9 @@ async fn foreign(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-/// Clients of a headless Service dial its pods: what the policy says of requests holds, with mutual TLS,
-/// and there is nothing to balance and nothing to split.
+/// Clients of a headless Service dial its pods, by names that are the pods' own: what the policy says of
+/// requests holds, with mutual TLS, and there is nothing to balance and nothing to split. Requests that
+/// name the Service itself are the Service's, wherever they were dialled.
 async fn headless(cx: Cx) -> anyhow::Result<()> {
     let cluster = cx.cluster().await?;
     let db = Service::new("db").headless().port(PORT, APP_PORT);
@@ -325,14 +331,14 @@ async fn headless(cx: Cx) -> anyhow::Result<()> {
             (name, to)
         });
         let stanzas = format!(
-            "retries: {{attempts: 2, statusCodes: [503]}}, {}",
+            "retries: {{attempts: 2, statusCodes: [503], {BUDGET}}}, {}",
             moved_to("api")
         );
         mesh.apply_policy("db", &policy(namespace, "db", "db", &stanzas))?;
         mesh.app("db-1").behave(&Behavior::status(503)).await?;
         wait_for("the retries", CHANGE, async || {
             let id = format!("{:?}", Instant::now());
-            ask(&client, pods[0].1, Method::GET, "db", &id).await?;
+            ask(&client, pods[0].1, Method::GET, "db-1.db", &id).await?;
             let seen = mesh.app("db-1").stats().await?.ids;
             Ok((seen.get(&id) == Some(&3)).then_some(()))
         })

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use weft_sandbox::mesh::Builder;
 use weft_tests::apiserver::Outage;
 use weft_tests::counts::{assert_all_served_once, assert_no_failure};
+use weft_tests::gateway_crds;
 
 use crate::common::{
-    Cx, PORT, client_and, http_app, load, moved_to, policy, reaches, reaches_within, service, stats,
+    Cx, PORT, client_and, http_app, load, moved_to, policy, reaches, reaches_within, service,
+    stats, trafficpolicies,
 };
 use crate::{Needs, Suite};
 
@@ -31,6 +33,7 @@ pub(crate) fn register(suite: &mut Suite) {
     };
     suite.add("watches::history_is_gone", server, gone);
     suite.add("watches::dropped_and_refused", server, dropped);
+    suite.add("watches::definitions_come_later", server, definitions);
     suite.add("watches::the_api_server_is_away", Needs::default(), away);
     suite.add("watches::the_api_server_hangs_or_fails", server, hangs);
 }
@@ -118,6 +121,48 @@ async fn dropped(cx: Cx) -> anyhow::Result<()> {
             reaches(&api, &format!("{to}-1")).await?;
         }
         let (steady, api) = (steady.stop().await, api.stop().await);
+        assert_all_served_once(&steady, &stats(mesh, ["steady-1"]).await?);
+        assert_all_served_once(&api, &stats(mesh, ["api-1", "blue-1"]).await?);
+        Ok(())
+    })
+    .await
+}
+
+/// The control plane starts where nobody has heard of TrafficPolicies and of the Gateway API. Their
+/// definitions are installed under load, and then a policy and a route act.
+async fn definitions(cx: Cx) -> anyhow::Result<()> {
+    let cluster = cx.bare_cluster().await?;
+    cx.on(&cluster, three_services("later"), async |mesh| {
+        let namespace = mesh.namespace();
+        let (steady, api) = (load(mesh, "steady"), load(mesh, "api"));
+        reaches(&api, "api-1").await?;
+        mesh.apply_policy("api", &policy(namespace, "api", "api", &moved_to("blue")))
+            .expect_err("the kind is not there");
+        cluster.define(&trafficpolicies()?).await?;
+        mesh.apply_policy("api", &policy(namespace, "api", "api", &moved_to("blue")))?;
+        let policies = reaches(&api, "blue-1").await?;
+        mesh.remove_policy("api")?;
+        reaches(&api, "api-1").await?;
+
+        for definition in gateway_crds::all() {
+            cluster.define(&definition).await?;
+        }
+        let route = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\n\
+             kind: HTTPRoute\n\
+             metadata: {{name: api, namespace: {namespace}}}\n\
+             spec:\n  \
+               parentRefs: [{{group: '', kind: Service, name: api, port: {PORT}}}]\n  \
+               rules: [{{backendRefs: [{{name: blue, port: {PORT}}}]}}]\n"
+        );
+        mesh.apply_policy("route", &route)?;
+        let routes = reaches(&api, "blue-1").await?;
+
+        let (steady, api) = (steady.stop().await, api.stop().await);
+        cx.measured(format!(
+            "{} requests; a policy after {policies:.1?}, a route after {routes:.1?}",
+            steady.sent + api.sent
+        ));
         assert_all_served_once(&steady, &stats(mesh, ["steady-1"]).await?);
         assert_all_served_once(&api, &stats(mesh, ["api-1", "blue-1"]).await?);
         Ok(())
