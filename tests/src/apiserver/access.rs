@@ -17,7 +17,6 @@ const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc";
 
 /// Who may do everything.
 pub(super) const MASTERS: &str = "system:masters";
-const AUTHENTICATED: &str = "system:authenticated";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
@@ -35,7 +34,7 @@ pub struct User {
 impl User {
     /// Somebody in these groups, beside `system:authenticated`.
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        let groups = groups.iter().copied().chain([AUTHENTICATED]);
+        let groups = groups.iter().copied().chain(["system:authenticated"]);
         Self {
             name: name.to_owned(),
             groups: groups.map(str::to_owned).collect(),

@@ -60,8 +60,10 @@ impl Failure {
     }
 
     pub(super) fn conflict(resource: &str, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {resource} {name:?}: {why}");
-        Self::new(409, message)
+        Self::new(
+            409,
+            format!("Operation cannot be fulfilled on {resource} {name:?}: {why}"),
+        )
     }
 
     /// Every field that is wrong, with the reason.

@@ -8,7 +8,7 @@ use weft_control_plane::policy::Definition;
 
 use super::json::{entries, fill, text, texts};
 
-/// One resource, in one version: of a definition the stored one alone is served.
+/// One resource, in one version.
 #[derive(Debug)]
 pub(super) struct Resource {
     pub(super) group: String,
@@ -54,11 +54,14 @@ impl Resource {
         matches!(self.sort, Sort::Counted | Sort::Custom)
     }
 
-    /// Reads a definition, or says what is wrong with it.
-    pub(super) fn custom(crd: &Value) -> Result<Self, String> {
-        let read = Self::read(&crd["spec"], Sort::Custom)?;
-        if crd["metadata"]["name"] != read.id() {
-            return Err(format!("metadata.name must be {}", read.id()));
+    /// Reads a definition, in each version that it serves, or says what is wrong with it.
+    pub(super) fn custom(crd: &Value) -> Result<Vec<Self>, String> {
+        let spec = &crd["spec"];
+        let served = entries(&spec["versions"]).filter(|version| version["served"] == true);
+        let read = served.map(|served| Self::read(spec, served, Sort::Custom));
+        let read = read.collect::<Result<Vec<_>, _>>()?;
+        if read.iter().any(|read| crd["metadata"]["name"] != read.id()) || read.is_empty() {
+            return Err("metadata.name must be PLURAL.GROUP, of a served version".to_owned());
         }
         Ok(read)
     }
@@ -78,24 +81,21 @@ impl Resource {
         let spec = json!({
             "group": group, "scope": if flags.contains('n') { "Namespaced" } else { "Cluster" },
             "names": {"plural": plural, "kind": kind, "shortNames": short},
-            "versions": [{"name": version, "storage": true, "subresources": {"status": status}}],
         });
+        let version = json!({"name": version, "subresources": {"status": status}});
         let sort = match (flags.contains('q'), flags.contains('g')) {
             (true, _) => Sort::Question,
             (_, true) => Sort::Counted,
             _ => Sort::Plain,
         };
-        Self::read(&spec, sort).expect("the table holds what is required")
+        Self::read(&spec, &version, sort).expect("the table holds what is required")
     }
 
-    fn read(spec: &Value, sort: Sort) -> Result<Self, String> {
+    fn read(spec: &Value, version: &Value, sort: Sort) -> Result<Self, String> {
         let required = |value: &Value, name: &str| {
             let found = value[name].as_str().map(str::to_owned);
             found.ok_or_else(|| format!("{name} is required"))
         };
-        let mut versions = entries(&spec["versions"]);
-        let version = versions.find(|version| version["storage"] == true);
-        let version = version.ok_or("spec.versions has none that is stored")?;
         let schema = &version["schema"]["openAPIV3Schema"];
         let is_custom = sort == Sort::Custom;
         let mut names = spec["names"].clone();
@@ -140,15 +140,23 @@ impl Resource {
     }
 }
 
-/// Every resource, by [`Resource::id`].
+/// Every resource, by [`Resource::id`] and version.
 #[derive(Debug, Default)]
 pub(super) struct Kinds(pub(super) BTreeMap<String, Arc<Resource>>);
 
 impl Kinds {
     pub(super) fn new() -> Self {
         let resources = BUILT_IN.trim().lines().map(Resource::built_in);
-        let resources = resources.map(|resource| (resource.id(), Arc::new(resource)));
-        Self(resources.collect())
+        let mut kinds = Self::default();
+        kinds.add(resources);
+        kinds
+    }
+
+    pub(super) fn add(&mut self, resources: impl IntoIterator<Item = Resource>) {
+        let resources = resources.into_iter();
+        let key = |resource: &Resource| format!("{}/{}", resource.id(), resource.version);
+        self.0
+            .extend(resources.map(|resource| (key(&resource), Arc::new(resource))));
     }
 
     /// Discovery and the pages beside it. None for what is not there.
@@ -223,7 +231,6 @@ apps/v1 Deployment deployments deploy nsg
 apps/v1 ReplicaSet replicasets rs nsg
 policy/v1 PodDisruptionBudget poddisruptionbudgets pdb nsg
 admissionregistration.k8s.io/v1 MutatingWebhookConfiguration mutatingwebhookconfigurations - g
-admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration validatingwebhookconfigurations - g
 apiextensions.k8s.io/v1 CustomResourceDefinition customresourcedefinitions crd,crds sg
 rbac.authorization.k8s.io/v1 Role roles - n
 rbac.authorization.k8s.io/v1 RoleBinding rolebindings - n

@@ -7,8 +7,8 @@
 //!
 //! What it has not: controllers (nobody makes pods of a deployment, or slices of a service), garbage
 //! collection by owner, ownership of fields, validation of built-in kinds, validating webhooks, webhooks
-//! for changes, conversion between versions beyond the version's name, tables, protobuf. Server-side apply
-//! therefore merges and never takes away. Roles are asked only once a test wants that.
+//! for changes, conversion between versions (an object has that which wrote it last), tables, protobuf.
+//! Server-side apply therefore merges and never takes away. Roles are asked only once a test wants that.
 //!
 //! A test holds the [`ApiServer`], which ends with everything in it when it is dropped.
 
@@ -49,9 +49,6 @@ use failure::Failure;
 use json::text;
 use store::Store;
 use verbs::Reply;
-
-/// How long a kubeconfig is good.
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What [`Network::dial`] returns.
 pub type Dialing = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
@@ -187,8 +184,8 @@ impl ApiServer {
 
     /// A kubeconfig of somebody, for a day.
     pub fn kubeconfig_of(&self, user: &User) -> anyhow::Result<String> {
-        let token = Token::new(user.clone(), Vec::new(), DAY);
-        let token = token.mint(&mut self.store());
+        let day = Duration::from_secs(24 * 3600);
+        let token = Token::new(user.clone(), Vec::new(), day).mint(&mut self.store());
         Ok(self.kubeconfig_with_token(&token))
     }
 
@@ -328,15 +325,13 @@ impl ApiServer {
 
     /// Requests of one kind by anybody. `resource` as in [`Seen`].
     pub fn count(&self, verb: &str, resource: &str) -> u64 {
-        let store = self.store();
-        let seen = store.seen.iter();
+        let seen = self.seen().into_iter();
         let seen = seen.filter(|(seen, _)| seen.verb == verb && seen.resource == resource);
         seen.map(|(_, count)| count).sum()
     }
 
     /// Open watches of a resource.
     pub fn open_watches(&self, resource: &str) -> usize {
-        let store = self.store();
-        store.watches.get(resource).copied().unwrap_or(0)
+        self.store().watches.get(resource).copied().unwrap_or(0)
     }
 }

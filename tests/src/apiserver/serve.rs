@@ -164,9 +164,8 @@ fn call(
         [plural, name, sub] => (*plural, *name, *sub),
         _ => return Err(Failure::no_such_path()),
     };
-    let id = super::kinds::id(group, plural);
-    let resource = shared.store.lock().kinds.0.get(&id).cloned();
-    let resource = resource.filter(|resource| resource.version == version);
+    let key = format!("{}/{version}", super::kinds::id(group, plural));
+    let resource = shared.store.lock().kinds.0.get(&key).cloned();
     let resource = resource.ok_or_else(Failure::no_such_path)?;
     let one = !name.is_empty();
     // Objects in namespaces can be listed everywhere, and only that.

@@ -102,7 +102,7 @@ impl Store {
         if resource == CRDS
             && let Ok(defined) = Resource::custom(&object)
         {
-            self.kinds.0.insert(defined.id(), Arc::new(defined));
+            self.kinds.add(defined);
         }
         let Change { old, object, .. } = self.change(resource, object, false);
         if resource == "namespaces" && old.is_none() {
@@ -120,7 +120,7 @@ impl Store {
         };
         self.change(resource, (*old).clone(), true);
         if resource == CRDS {
-            self.kinds.0.remove(name);
+            self.kinds.0.retain(|_, resource| resource.id() != name);
         }
         // What is in a namespace, or of a kind, goes with it.
         let is_inside = |(id, namespace, _): &&Key| match resource {
@@ -246,8 +246,8 @@ impl Store {
     /// An address that no service has, of 10.96.0.0/16 or fd96::/112.
     fn free_address(&mut self, family: &str) -> String {
         let services = self.all("services", "").into_iter();
-        let taken = services.map(|service| texts(&service["spec"]["clusterIPs"]));
-        let taken: Vec<String> = taken.flatten().collect();
+        let taken = services.flat_map(|service| texts(&service["spec"]["clusterIPs"]));
+        let taken: Vec<String> = taken.collect();
         loop {
             self.addresses = self.addresses.wrapping_add(1).max(1);
             let [high, low] = self.addresses.to_be_bytes();

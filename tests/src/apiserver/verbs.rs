@@ -147,8 +147,7 @@ impl Call {
         // Roles have names of their own kind.
         let is_role = self.resource.group == "rbac.authorization.k8s.io";
         let is_good = |letter| LETTERS.contains(letter) || is_role;
-        let is_long = self.name.len() > MAX_NAME;
-        if self.name.is_empty() || is_long || !self.name.chars().all(is_good) {
+        if !(1..=MAX_NAME).contains(&self.name.len()) || !self.name.chars().all(is_good) {
             return Err(self.invalid(
                 "metadata.name",
                 "a lowercase RFC 1123 subdomain is required",
@@ -247,6 +246,8 @@ impl Call {
             }
             (_, Some(old)) => old.clone(),
         };
+        // Perhaps it was written in another version.
+        new["apiVersion"] = self.resource.api_version().into();
         let named = body["apiVersion"].is_string() && body["kind"].is_string();
         match content_type {
             "application/json-patch+json" => merge::json_patch(&mut new, body)?,

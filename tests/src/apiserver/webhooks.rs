@@ -9,7 +9,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
@@ -102,8 +101,7 @@ async fn ask(shared: &Shared, hook: &Value, review: Value, seconds: u64) -> anyh
     let address = known.with_context(|| format!("no endpoints available for service {host:?}"))?;
     let connector = tls::connector(&STANDARD.decode(text(&client["caBundle"]))?)?;
     let stream = (shared.network.dial)(address).await?;
-    let name = ServerName::try_from(host.clone())?;
-    let stream = TokioIo::new(connector.connect(name, stream).await?);
+    let stream = TokioIo::new(connector.connect(host.clone().try_into()?, stream).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
     let connection = tokio::spawn(connection);
     let path = format!("/{}?timeout={seconds}s", path.trim_start_matches('/'));
