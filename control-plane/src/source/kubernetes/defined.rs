@@ -15,6 +15,7 @@ use kube::{Api, Client};
 use tokio::time::sleep;
 
 use super::event::Event;
+use super::hearing::hearing;
 use super::kind::{Defined, Kind};
 use super::watch::{Ended, Told, Trimming, follow_defined};
 
@@ -69,6 +70,7 @@ pub(super) async fn follow_when_there<T>(
         return;
     };
     let word = kind.word();
+    let heard = hearing(client.clone(), kind, told.progress.clone());
     let mut presence = Presence::default();
     let mut period = PERIOD;
     loop {
@@ -81,7 +83,7 @@ pub(super) async fn follow_when_there<T>(
                 }
                 let gvk = GroupVersionKind::gvk(defined.group, version, word);
                 let resource = ApiResource::from_gvk_with_plural(&gvk, defined.plural);
-                let api = Api::all_with(client.clone(), &resource);
+                let api = Api::all_with(heard.clone(), &resource);
                 match follow_defined(&api, kind, &trimming, &told).await {
                     Ended::Unwanted => return,
                     Ended::NotFound => None,

@@ -23,6 +23,7 @@
 mod assemble;
 mod defined;
 mod event;
+mod hearing;
 mod kind;
 mod manifest;
 mod namespace;
@@ -53,6 +54,7 @@ use crate::source::progress::Progress;
 use crate::source::tell::tell;
 use defined::follow_when_there;
 use event::{Event, Urgency};
+use hearing::hearing;
 use kind::Kind;
 use manifest::{Grant, HeldRoute, Policy};
 use namespace::Injected;
@@ -180,6 +182,7 @@ where
     T: Send + 'static,
 {
     let trimming = Trimming { trim, change };
+    let client = hearing(client, kind, told.progress.clone());
     Box::pin(follow(Api::all(client), kind, trimming, told))
 }
 
