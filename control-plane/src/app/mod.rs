@@ -64,7 +64,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Token(settings) => finish(token(&settings), |error| eprintln!("{error:#}")),
         Command::Serve(settings) => {
             logging::start(settings.log_level, settings.log_format);
-            finish(serve(settings), |error| tracing::error!("{error:#}"))
+            finish(serve(*settings), |error| tracing::error!("{error:#}"))
         }
     }
 }

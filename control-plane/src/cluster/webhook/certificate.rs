@@ -135,10 +135,9 @@ impl Material {
             // Nobody trusts what is served: it cannot get worse.
             Some(_) if expired => Step::Switch,
             Some(_) if trusted.is_some_and(|trusted| trusted >= settle) => Step::Switch,
-            Some(_) => Step::Keep,
             None if self.serving.renewal_due() <= now => Step::Announce,
             None if self.roots.iter().any(|root| has_expired(root, now)) => Step::Prune,
-            None => Step::Keep,
+            Some(_) | None => Step::Keep,
         }
     }
 
