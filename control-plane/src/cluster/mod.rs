@@ -8,8 +8,10 @@
 pub mod authority;
 pub mod bundle;
 mod call;
+pub mod events;
 pub mod lease;
 pub mod review;
+pub mod status;
 pub mod webhook;
 
 use tokio::sync::watch;
