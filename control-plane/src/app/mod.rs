@@ -64,7 +64,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Token(settings) => finish(token(&settings), |error| eprintln!("{error:#}")),
         Command::Serve(settings) => {
             logging::start(settings.log_level, settings.log_format);
-            finish(serve(settings), |error| tracing::error!("{error:#}"))
+            finish(serve(*settings), |error| tracing::error!("{error:#}"))
         }
     }
 }
@@ -99,6 +99,27 @@ fn serve(settings: Serve) -> anyhow::Result<()> {
 async fn run(settings: Serve) -> anyhow::Result<()> {
     let end = CancellationToken::new();
     end_on_signals(&end).context("listening for signals")?;
+    let tasks = TaskTracker::new();
+    let tasks_end = async {
+        end.cancelled().await;
+        tasks.close();
+        // Who has not ended by then is cut off with the process.
+        let _ = timeout(TASKS_GRACE, tasks.wait()).await;
+    };
+    let serving = async {
+        let result = serve_until(&settings, &tasks, &end).await;
+        end.cancel();
+        result
+    };
+    tokio::join!(serving, tasks_end).0
+}
+
+/// Serves until `end`, or until something that is needed cannot be had.
+async fn serve_until(
+    settings: &Serve,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let streams = Arc::new(Streams::new(metrics.clone()));
 
@@ -115,13 +136,9 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
     };
     tokio::spawn(pages.run(admin));
 
-    let tasks = TaskTracker::new();
     let parts = tokio::select! {
-        parts = gather(&settings, &metrics, progress, &tasks, &end) => parts?,
-        () = end.cancelled() => {
-            finish_tasks(&tasks).await;
-            return Ok(());
-        }
+        parts = gather(settings, &metrics, progress, tasks, end) => parts?,
+        () = end.cancelled() => return Ok(()),
     };
     let models = parts.models;
     let trust_domain = parts.authority.trust_domain().to_owned();
@@ -149,10 +166,7 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
         "control plane listening",
     );
     synced.send_replace(Some(models));
-    tokio::join!(server.run(listener, end.clone()), async {
-        end.cancelled().await;
-        finish_tasks(&tasks).await;
-    });
+    server.run(listener, end.clone()).await;
     tracing::info!("control plane ended");
     Ok(())
 }
@@ -236,13 +250,6 @@ async fn from_cluster(
          kubernetes",
         env::MANIFEST_DIR
     )
-}
-
-/// Lets tasks beside the server end, which have been told to.
-async fn finish_tasks(tasks: &TaskTracker) {
-    tasks.close();
-    // Who has not ended by then is cut off with the process.
-    let _ = timeout(TASKS_GRACE, tasks.wait()).await;
 }
 
 fn end_on_signals(end: &CancellationToken) -> io::Result<()> {

@@ -27,7 +27,7 @@ pub(super) struct Settings {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Serves a directory of manifests, or without one a cluster, to sidecars.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Makes a join token for a workload and prints it, this once.
     Token(Token),
 }
@@ -249,7 +249,7 @@ mod tests {
         let Command::Serve(serve) = settings.command else {
             panic!("serve was asked for");
         };
-        Ok(serve)
+        Ok(*serve)
     }
 
     #[test]
