@@ -105,7 +105,6 @@ async fn writer(server: &Arc<ApiServer>, leads: bool) -> Writer {
         models: following.models,
         readings: following.readings,
         observed: following.observed,
-        counts: counted,
         leading: leads,
     };
     let writer = StatusWriter::new(client, "weft-control-plane-0".to_owned(), known);
@@ -113,7 +112,7 @@ async fn writer(server: &Arc<ApiServer>, leads: bool) -> Writer {
         server: Arc::clone(server),
         counts,
         leading,
-        task: tokio::spawn(writer.run()),
+        task: tokio::spawn(writer.run(counted)),
         _end: end.drop_guard(),
     }
 }
