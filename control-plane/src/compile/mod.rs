@@ -14,6 +14,7 @@ mod outbound;
 mod protocol;
 mod rate_limit;
 mod routes;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -29,6 +30,7 @@ use weft_proto::discovery::{
 use crate::index::{Model, ServicePort};
 pub(crate) use authority::spellings;
 pub(crate) use wire::allow_list;
+pub use sources::sources;
 pub use wire::{DEFAULT_CONNECT, default_retries};
 
 /// Who asks: from its certificate (namespace, service account) and its hello (workload, zone).

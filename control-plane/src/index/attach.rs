@@ -49,6 +49,8 @@ pub struct Stanzas {
 pub(super) struct Attached {
     targets: HashMap<Target, Stanzas>,
     owners: HashMap<Target, HashMap<&'static str, Owner>>,
+    /// Of policies that have one.
+    generations: HashMap<Name, i64>,
 }
 
 /// Which policy a stanza of a target is of.
@@ -137,7 +139,15 @@ impl Attached {
         services: &BTreeMap<Name, Arc<Service>>,
         refusals: &mut Vec<Refusal>,
     ) -> Self {
-        let mut attached = Self::default();
+        let generations = policies.iter().filter_map(|policy| {
+            let metadata = &policy.object.metadata;
+            let name = Name::new(&*metadata.namespace, &*metadata.name);
+            Some((name, metadata.generation?))
+        });
+        let mut attached = Self {
+            generations: generations.collect(),
+            ..Self::default()
+        };
         let (namespaces, rest): (Vec<_>, Vec<_>) = by_target(policies, services, refusals)
             .into_iter()
             .partition(|(target, _)| matches!(target, Target::Namespace(_)));
@@ -167,6 +177,10 @@ impl Attached {
 
     pub(super) fn of_port(&self, service: &Name, port: &str) -> Stanzas {
         self.of(&Target::Port(service.clone(), port.to_owned()))
+    }
+
+    pub(super) fn generation(&self, policy: &Name) -> Option<i64> {
+        self.generations.get(policy).copied()
     }
 
     /// Whose the namespace's stanza of this name is.

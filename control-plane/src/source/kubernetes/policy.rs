@@ -44,6 +44,7 @@ impl Policy {
             "name": name.name,
             "namespace": name.namespace,
             "creationTimestamp": created.map(|created| created.0.to_string()),
+            "generation": object.metadata.generation,
         });
         manifest.insert("metadata".to_owned(), metadata);
         if let Some(spec) = object.data.get_mut("spec") {
