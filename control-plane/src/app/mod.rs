@@ -96,6 +96,7 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
     let streams = Arc::new(Streams::new(metrics.clone()));
 
     let (synced, models) = watch::channel(None);
+    let (serving, replicas) = watch::channel(None);
     let admin = bind(settings.admin).await.context("the admin listener")?;
     let admin_address = admin.local_addr().context("the admin listener")?;
     let progress = Progress::default();
@@ -104,6 +105,7 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
         progress: progress.clone(),
         streams: streams.clone(),
         metrics: metrics.clone(),
+        replicas,
         end: end.clone(),
     };
     tokio::spawn(pages.run(admin));
@@ -150,6 +152,7 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
         "control plane listening",
     );
     synced.send_replace(Some(models));
+    serving.send_replace(Some(server.replicas()));
     server.run(listener, end).await;
     tracing::info!("control plane ended");
     Ok(())
