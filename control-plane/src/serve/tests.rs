@@ -3,5 +3,6 @@
 mod end_to_end;
 mod harness;
 mod memo;
+mod replicas;
 mod session;
 mod streams;
