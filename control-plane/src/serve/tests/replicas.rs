@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::ServerConfig;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tonic::Code;
 use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{Ack, Held, Nack, OutboundKey, ResourceKey, Update, client_message};
@@ -15,7 +17,7 @@ use weft_proto::names::{cluster::REPLICAS_SERVICE, ports};
 use weft_proto::replica::replicas_client::ReplicasClient;
 use weft_proto::replica::{CountsRequest, Proxy, ProxiesRequest};
 
-use super::harness::{Mesh, Stream, hello, objects, origin, sourced};
+use super::harness::{Credentials, Mesh, Stream, hello, objects, origin, sourced};
 use crate::index::{
     EndpointName, ForeignEndpoint, Name, Objects, Service, ServiceEndpoint, ServicePort, Sourced,
 };
@@ -289,6 +291,35 @@ async fn what_a_sidecar_refuses_or_brings_is_known() {
     let (web, _) = mesh.stream(hello).await.unwrap();
     web.subscribe(cart()).await;
     wait_for(&mesh, "brought along", is(1, 1)).await;
+}
+
+/// Whoever is at a replica's address is believed only with the control plane's own certificate.
+#[tokio::test]
+async fn only_replicas_are_listened_to() {
+    let (places, [first, second]) = Places::new().await;
+    let a = places.start(0, first);
+    let Credentials { chain, key } = a.credentials("web", SystemTime::now());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (tcp, _) = timeout(PATIENCE, second.accept()).await.unwrap().unwrap();
+    let accepted = TlsAcceptor::from(Arc::new(config)).accept(tcp).await;
+    let refused = accepted.unwrap_err().to_string();
+    assert!(refused.contains("certificate"), "{refused}");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let why = a.replicas.ask_all().await.remove(1).answer.unwrap_err();
+        if why.contains("certificate") {
+            break;
+        }
+        assert!(Instant::now() < until, "{why}");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
