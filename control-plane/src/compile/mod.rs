@@ -29,8 +29,8 @@ use weft_proto::discovery::{
 
 use crate::index::{Model, ServicePort};
 pub(crate) use authority::spellings;
-pub(crate) use wire::allow_list;
 pub use sources::sources;
+pub(crate) use wire::allow_list;
 pub use wire::{DEFAULT_CONNECT, default_retries};
 
 /// Who asks: from its certificate (namespace, service account) and its hello (workload, zone).

@@ -40,7 +40,6 @@ use weft_proto::spiffe::SpiffeId;
 
 pub(super) use self::exchange::Exchange;
 
-
 use self::dial::Client;
 use self::sum::Table;
 use super::counts::{Counted, Counter, Counts};

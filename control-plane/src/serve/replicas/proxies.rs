@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use weft_proto::replica::{Proxy, ProxiesResponse, RefusedResource};
+use weft_proto::replica::{ProxiesResponse, Proxy, RefusedResource};
 
 use super::wire::MAX_WORKLOADS;
 use crate::serve::admin::describe;

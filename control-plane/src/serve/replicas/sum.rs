@@ -22,12 +22,7 @@ struct Heard {
 
 impl Table {
     /// Takes the place of what the peer said before. Whether it said nothing before.
-    pub(super) fn hear(
-        &mut self,
-        peer: SocketAddr,
-        replica: String,
-        counted: Counted,
-    ) -> bool {
+    pub(super) fn hear(&mut self, peer: SocketAddr, replica: String, counted: Counted) -> bool {
         let heard = Heard { replica, counted };
         self.heard.insert(peer, heard).is_none()
     }

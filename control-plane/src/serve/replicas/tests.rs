@@ -19,13 +19,8 @@ fn peer(number: u8) -> SocketAddr {
 
 fn any_count() -> impl Strategy<Value = Count> {
     let refused = prop::collection::vec((0..9_u8, "[a-z]{1,9}"), 0..=MAX_REFUSED);
-    (
-        prop::option::of(0..3_i64),
-        0..100_u32,
-        0..100_u32,
-        refused,
-    )
-        .prop_map(|(generation, acknowledged, more, refused)| Count {
+    (prop::option::of(0..3_i64), 0..100_u32, 0..100_u32, refused).prop_map(
+        |(generation, acknowledged, more, refused)| Count {
             generation,
             acknowledged,
             total: acknowledged + more,
@@ -33,7 +28,8 @@ fn any_count() -> impl Strategy<Value = Count> {
                 .into_iter()
                 .map(|(workload, why)| (name(workload), why))
                 .collect(),
-        })
+        },
+    )
 }
 
 fn any_counts() -> impl Strategy<Value = Counts> {

@@ -38,7 +38,9 @@ fn many() -> Objects {
         sourced(Arc::new(policy.unwrap()))
     };
     for number in 0..STREAMS {
-        objects.workloads.push(workload(&format!("w-{number}"), "web", 0));
+        objects
+            .workloads
+            .push(workload(&format!("w-{number}"), "web", 0));
         let last = objects.workloads.last_mut().unwrap();
         let [high, low] = number.to_be_bytes();
         last.object.addresses = vec![[10, 1, high, low].into()];
@@ -149,7 +151,9 @@ async fn a_thousand_streams_are_counted_quickly() {
     let changed = Arc::make_mut(&mut changed.unwrap().object);
     changed.spec.retries.as_mut().unwrap().attempts = 2;
     models.send_replace(Arc::new(Model::build(objects, 2)));
-    let counted = counter.count(&memo, &streams.standing(), |_, _| false).await;
+    let counted = counter
+        .count(&memo, &streams.standing(), |_, _| false)
+        .await;
     let of_one = &counted.counts[&one];
     // Its own workload holds the inbound side, which is as it was.
     assert_eq!((of_one.acknowledged, of_one.total), (1, 20));

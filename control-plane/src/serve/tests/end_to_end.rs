@@ -510,7 +510,10 @@ async fn admin_pages_say_how_it_is() {
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let proxy = &status["proxies"][0];
     assert_eq!(proxy["name"], "web-1");
-    assert_eq!((&proxy["resources"], &proxy["behind"]), (&1.into(), &0.into()));
+    assert_eq!(
+        (&proxy["resources"], &proxy["behind"]),
+        (&1.into(), &0.into())
+    );
     let age = proxy["updatedSeconds"].as_f64().unwrap();
     assert!((0.0..60.0).contains(&age), "{age}");
     assert!(proxy["behindSeconds"].is_null());

@@ -15,7 +15,7 @@ use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{Ack, Held, Nack, OutboundKey, ResourceKey, Update, client_message};
 use weft_proto::names::{cluster::REPLICAS_SERVICE, ports};
 use weft_proto::replica::replicas_client::ReplicasClient;
-use weft_proto::replica::{CountsRequest, Proxy, ProxiesRequest};
+use weft_proto::replica::{CountsRequest, ProxiesRequest, Proxy};
 
 use super::harness::{Credentials, Mesh, Stream, hello, objects, origin, sourced};
 use crate::index::{
