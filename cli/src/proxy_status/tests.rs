@@ -66,7 +66,8 @@ fn who_is_not_in_step_is_named_and_fits() {
     let printed = text::of(&status);
     for words in [
         "behind with 3 for 2h5m",
-        "refuses outbound 10.96.0.1:80",
+        "  refuses 1\n",
+        "\nshop/refusing refuses outbound 10.96.0.1:80: a circuit breaker of a kind that",
         "not connected",
         "2 connected: 0 in step, 1 behind, 1 refusing. 1 not connected.",
     ] {

@@ -18,7 +18,7 @@ pub(super) fn of(status: &Status) -> String {
             or_dash(&proxy.proxy_version),
             proxy.resources.to_string(),
             ago(proxy.updated_seconds),
-            state(proxy).join("\n"),
+            state(proxy),
         ]);
     }
     for missing in status.not_connected.iter().flatten() {
@@ -53,7 +53,7 @@ pub(super) fn wide(status: &Status) -> String {
             proxy.resources.to_string(),
             ago(proxy.updated_seconds),
             proxy.source_revision.to_string(),
-            state(proxy).join("; "),
+            state(proxy),
         ]);
     }
     for missing in status.not_connected.iter().flatten() {
@@ -80,23 +80,23 @@ pub(super) fn wide(status: &Status) -> String {
     finish(lines.collect(), status)
 }
 
-/// Whether it is in step; else what is wrong, a line each.
-fn state(proxy: &Proxy) -> Vec<String> {
+/// Whether it is in step; else what is wrong.
+fn state(proxy: &Proxy) -> String {
     if proxy.is_in_step() {
-        return vec!["in step".to_owned()];
+        return "in step".to_owned();
     }
-    let mut lines = Vec::new();
     let refused = proxy.refused.len() as u32;
-    // The first refusals are named; what else it does not have is only late.
+    // What it refuses is named below; what else it does not have is only late.
     let late = proxy.behind.saturating_sub(refused);
+    let mut words = Vec::new();
     if late > 0 {
         let since = proxy.behind_seconds.map_or_else(dash, age);
-        lines.push(format!("behind with {late} for {since}"));
+        words.push(format!("behind with {late} for {since}"));
     }
-    for refused in &proxy.refused {
-        lines.push(format!("refuses {}: {}", refused.resource, refused.reason));
+    if refused > 0 {
+        words.push(format!("refuses {refused}"));
     }
-    lines
+    words.join(", ")
 }
 
 fn finish(mut lines: Vec<String>, status: &Status) -> String {
@@ -118,6 +118,13 @@ fn finish(mut lines: Vec<String>, status: &Status) -> String {
     }
     lines.push(String::new());
     lines.extend(paragraph(0, &sum));
+    for proxy in &status.proxies {
+        for refused in &proxy.refused {
+            let name = format!("{}/{}", proxy.namespace, proxy.name);
+            let words = format!("{name} refuses {}: {}", refused.resource, refused.reason);
+            lines.extend(paragraph(0, &words));
+        }
+    }
     for replica in &status.replicas {
         if let Some(why) = &replica.error {
             let at = replica.address.as_deref().unwrap_or(&replica.name);

@@ -79,9 +79,9 @@ struct Newest {
 }
 
 /// What a sidecar makes of a policy.
-#[derive(Clone, Copy, Default)]
 struct Stand<'s> {
-    holds: bool,
+    /// The policy's number.
+    policy: usize,
     lags: bool,
     refused: Option<&'s str>,
 }
@@ -114,9 +114,10 @@ impl Counter {
                 }
                 let stands = self.stands(memo, &model, one);
                 counts.resize_with(self.policies.names.len(), Count::default);
-                for (count, stand) in counts.iter_mut().zip(stands) {
-                    count.total += u32::from(stand.holds);
-                    count.acknowledged += u32::from(stand.holds && !stand.lags);
+                for stand in stands {
+                    let count = &mut counts[stand.policy];
+                    count.total += 1;
+                    count.acknowledged += u32::from(!stand.lags);
                     if let Some(reason) = stand.refused
                         && count.refused.len() < MAX_REFUSED
                     {
@@ -147,24 +148,32 @@ impl Counter {
         }
     }
 
-    /// What one sidecar makes of each policy, by the policy's number.
+    /// What one sidecar makes of each policy that it holds something of.
     fn stands<'s>(&mut self, memo: &Memo, model: &Model, one: &'s Standing) -> Vec<Stand<'s>> {
-        let mut stands = vec![Stand::default(); self.policies.names.len()];
         let client = client(&one.introduction);
+        let mut stands: Vec<Stand<'s>> = Vec::new();
         for (key, held) in one.held.iter() {
             let Some(newest) = self.newest(memo, model, &client, key) else {
                 continue;
             };
-            stands.resize(self.policies.names.len(), Stand::default());
-            let confirmed = is_confirmed(held, &newest.compiled);
+            let lags = !is_confirmed(held, &newest.compiled);
             let refused = refusal(held, &newest.compiled);
-            for number in newest.sources.iter() {
-                let stand = &mut stands[*number];
-                stand.holds = true;
-                stand.lags |= !confirmed;
-                stand.refused = stand.refused.or(refused);
-            }
+            stands.extend(newest.sources.iter().map(|policy| Stand {
+                policy: *policy,
+                lags,
+                refused,
+            }));
         }
+        // The reason too, so that the same state always has the same words.
+        stands.sort_unstable_by_key(|stand| (stand.policy, stand.refused));
+        stands.dedup_by(|next, first| {
+            let is_same = next.policy == first.policy;
+            if is_same {
+                first.lags |= next.lags;
+                first.refused = first.refused.or(next.refused);
+            }
+            is_same
+        });
         stands
     }
 
