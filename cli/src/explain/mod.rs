@@ -7,7 +7,7 @@
 mod ask;
 mod ranges;
 mod server;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod text;

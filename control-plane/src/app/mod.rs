@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Parser;
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -35,6 +36,8 @@ use crate::identity::tokens::{JoinTokenReviewer, JoinTokens};
 use crate::identity::{Authority, TRUST_BUNDLE_FILE, TokenReviewer};
 use crate::index::Model;
 use crate::serve::admin::Admin;
+use crate::serve::counts::Counts;
+use crate::serve::replicas::Place;
 use crate::serve::streams::Streams;
 use crate::serve::{DEFAULT_STREAM_LIFE, Metrics, Server};
 use crate::source;
@@ -124,6 +127,7 @@ async fn serve_until(
     let streams = Arc::new(Streams::new(metrics.clone()));
 
     let (synced, models) = watch::channel(None);
+    let (serving, replicas) = watch::channel(None);
     let admin = bind(settings.admin).await.context("the admin listener")?;
     let admin_address = admin.local_addr().context("the admin listener")?;
     let progress = Progress::default();
@@ -132,6 +136,7 @@ async fn serve_until(
         progress: progress.clone(),
         streams: streams.clone(),
         metrics: metrics.clone(),
+        replicas,
         end: end.clone(),
     };
     tokio::spawn(pages.run(admin));
@@ -142,7 +147,7 @@ async fn serve_until(
     };
     let models = parts.models;
     let trust_domain = parts.authority.trust_domain().to_owned();
-    let server = Server::new(
+    let mut server = Server::new(
         parts.authority,
         parts.reviewer,
         models.clone(),
@@ -150,6 +155,9 @@ async fn serve_until(
         metrics,
         DEFAULT_STREAM_LIFE,
     )?;
+    if let Some(place) = parts.place {
+        server = server.among(place);
+    }
 
     let listener = bind(settings.listen).await.context("the gRPC listener")?;
     let address = listener.local_addr().context("the gRPC listener")?;
@@ -166,6 +174,10 @@ async fn serve_until(
         "control plane listening",
     );
     synced.send_replace(Some(models));
+    serving.send_replace(Some(server.replicas()));
+    if let Some(beside) = parts.beside {
+        tasks.spawn(end.clone().run_until_cancelled_owned(beside(server.replicas().counts())));
+    }
     server.run(listener, end.clone()).await;
     tracing::info!("control plane ended");
     Ok(())
@@ -178,7 +190,13 @@ struct Parts {
     reviewer: Arc<dyn TokenReviewer>,
     /// Where sidecars boot from, for people.
     trust_bundle: String,
+    /// Where this replica stands among others, where there may be any.
+    place: Option<Place>,
+    /// What goes on while it serves, and looks at how many sidecars run which policy.
+    beside: Option<Beside>,
 }
+
+type Beside = Box<dyn FnOnce(watch::Receiver<Arc<Counts>>) -> BoxFuture<'static, ()> + Send>;
 
 /// Follows the directory where there is one, else a cluster.
 async fn gather(
@@ -220,6 +238,8 @@ async fn from_directory(
         authority: Arc::new(authority),
         reviewer: Arc::new(JoinTokenReviewer::new(tokens, Box::new(accounts))),
         trust_bundle: state.join(TRUST_BUNDLE_FILE).display().to_string(),
+        place: None,
+        beside: None,
     })
 }
 

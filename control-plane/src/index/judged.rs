@@ -206,6 +206,12 @@ impl Model {
         &self.judged
     }
 
+    /// One of them.
+    pub fn judged_policy(&self, name: &Name) -> Option<&JudgedPolicy> {
+        let found = self.judged.binary_search_by(|judged| judged.name.cmp(name));
+        Some(&self.judged[found.ok()?])
+    }
+
     /// The workload ports at which stanzas of a policy that the target's own sidecars enforce meet other
     /// services: what these say holds there too, and the policy holds for their requests. By port.
     pub fn overlaps(&self, namespace: &str, judged: &JudgedTarget) -> Vec<Overlap> {

@@ -26,6 +26,10 @@ pub struct Metrics {
     pub(super) connections_over_limit: Counter,
     pub(super) handshakes_failed: Counter,
     pub(super) acks_dropped: Counter,
+    pub(super) peers_refused: Counter,
+    pub(super) peers: Gauge,
+    pub(super) peers_lost: Counter,
+    pub(super) peers_beyond: Gauge,
 }
 
 impl Metrics {
@@ -76,6 +80,23 @@ impl Metrics {
             connections_over_limit: refusal(&recorder, "connection_limit"),
             handshakes_failed: refusal(&recorder, "handshake"),
             acks_dropped: refusal(&recorder, "ack_limit"),
+            peers_refused: refusal(&recorder, "replica"),
+            peers: gauge(
+                &recorder,
+                "weft_control_plane_replicas_heard",
+                "Other replicas whose counts are part of the sum.",
+            ),
+            peers_lost: counter(
+                &recorder,
+                "weft_control_plane_replicas_lost_total",
+                "Times that another replica was gone or silent, and counted no more.",
+                None,
+            ),
+            peers_beyond: gauge(
+                &recorder,
+                "weft_control_plane_replicas_beyond_limit",
+                "Other replicas that are not asked, because there are too many.",
+            ),
             recorder,
         }
     }
