@@ -128,7 +128,7 @@ impl Material {
     }
 
     /// What is due, where callers have trusted all roots for so long.
-    pub(super) fn due(&self, now: SystemTime, trusted: Option<Duration>, settle: Duration) -> Step {
+    pub(super) fn due(&self, now: SystemTime, trusted: Duration, settle: Duration) -> Step {
         let expired = self.serving.not_after <= now;
         match &self.next {
             Some(next) if next.not_after <= now => Step::Announce,
