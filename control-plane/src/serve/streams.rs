@@ -278,9 +278,10 @@ impl Membership {
 
     /// Remembers an answer, which is about a resource that the stream has.
     pub(super) fn acknowledged(&self, key: ResourceKey, answer: Acknowledgement) {
-        self.update(key, |held, _| match answer.refused {
-            Some(reason) => held.refused = Some((answer.version, reason)),
-            None => {
+        self.update(key, |held, _| {
+            if let Some(reason) = answer.refused {
+                held.refused = Some((answer.version, reason));
+            } else {
                 held.in_force = Some(answer.version);
                 held.refused = None;
             }

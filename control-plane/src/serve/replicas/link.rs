@@ -46,14 +46,13 @@ async fn listen(replicas: &Replicas, peer: SocketAddr) -> String {
     };
     loop {
         match timeout(SILENCE, stream.message()).await {
-            Ok(Ok(Some(update))) => match update.counted {
-                Some(mut counted) => {
+            Ok(Ok(Some(update))) => {
+                // Without counts it is a sign of life.
+                if let Some(mut counted) = update.counted {
                     let name = std::mem::take(&mut counted.replica);
                     replicas.hear(peer, name, wire::read(counted));
                 }
-                // A sign of life.
-                None => {}
-            },
+            }
             Ok(Ok(None)) => return "it ended the stream".to_owned(),
             Ok(Err(status)) => return status.message().to_owned(),
             Err(_) => return format!("it said nothing for {} s", SILENCE.as_secs()),

@@ -100,7 +100,6 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    #[expect(clippy::too_many_arguments, reason = "what a server is made of")]
     pub(super) fn new(
         authority: Arc<Authority>,
         models: watch::Receiver<Arc<Model>>,
@@ -268,12 +267,9 @@ impl Replicas {
     }
 
     fn hear(&self, peer: SocketAddr, replica: String, counted: Counted) {
-        let is_new = {
-            let mut table = self.table.lock();
-            table.hear(peer, replica.clone(), counted)
-        };
+        let is_new = self.table.lock().hear(peer, replica, counted);
         if is_new {
-            tracing::info!(%peer, replica, "another replica is heard");
+            tracing::info!(%peer, "another replica is heard");
         }
         self.heard.notify_one();
         self.moved.notify_one();

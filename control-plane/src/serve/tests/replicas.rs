@@ -128,10 +128,10 @@ async fn wait_for(mesh: &Mesh, what: &str, wanted: impl Fn(&Count) -> bool) -> C
         wanted(known.unwrap_or(&Count::default()))
     });
     let found = timeout(PATIENCE, found).await;
-    let found = match found {
-        Ok(found) => found.unwrap().clone(),
-        Err(_) => panic!("{what}: {:?}", mesh.replicas.counts().borrow()),
+    let Ok(found) = found else {
+        panic!("{what}: {:?}", mesh.replicas.counts().borrow());
     };
+    let found = found.unwrap().clone();
     let count = found.get(&Name::new("shop", "tries"));
     count.cloned().unwrap_or_default()
 }
