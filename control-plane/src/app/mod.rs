@@ -176,7 +176,10 @@ async fn serve_until(
     synced.send_replace(Some(models));
     serving.send_replace(Some(server.replicas()));
     if let Some(beside) = parts.beside {
-        tasks.spawn(end.clone().run_until_cancelled_owned(beside(server.replicas().counts())));
+        tasks.spawn(
+            end.clone()
+                .run_until_cancelled_owned(beside(server.replicas().counts())),
+        );
     }
     server.run(listener, end.clone()).await;
     tracing::info!("control plane ended");

@@ -51,8 +51,6 @@ pub struct Stanzas {
 pub(super) struct Attached {
     targets: HashMap<Target, Stanzas>,
     owners: HashMap<Target, HashMap<&'static str, Owner>>,
-    /// Of policies that have one.
-    generations: HashMap<Name, i64>,
 }
 
 /// Which policy a stanza of a target is of.
