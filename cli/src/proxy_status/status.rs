@@ -40,7 +40,8 @@ pub(super) struct Proxy {
     pub(super) name: String,
     pub(super) service_account: String,
     pub(super) zone: String,
-    pub(super) proxy_version: String,
+    #[serde(rename = "proxyVersion")]
+    pub(super) version: String,
     pub(super) connected_seconds: Option<f64>,
     /// Resources that it is subscribed to.
     pub(super) resources: u32,

@@ -10,7 +10,7 @@ fn proxy(name: &str) -> Proxy {
         replica: "a".to_owned(),
         namespace: "shop".to_owned(),
         name: name.to_owned(),
-        proxy_version: "0.1.0".to_owned(),
+        version: "0.1.0".to_owned(),
         resources: 7,
         updated_seconds: Some(200.4),
         ..Proxy::default()

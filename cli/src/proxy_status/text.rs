@@ -15,7 +15,7 @@ pub(super) fn of(status: &Status) -> String {
     for proxy in &status.proxies {
         rows.push(vec![
             format!("{}/{}", proxy.namespace, proxy.name),
-            or_dash(&proxy.proxy_version),
+            or_dash(&proxy.version),
             proxy.resources.to_string(),
             ago(proxy.updated_seconds),
             state(proxy),
@@ -47,7 +47,7 @@ pub(super) fn wide(status: &Status) -> String {
             format!("{}/{}", proxy.namespace, proxy.name),
             proxy.service_account.clone(),
             or_dash(&proxy.zone),
-            or_dash(&proxy.proxy_version),
+            or_dash(&proxy.version),
             or_dash(&proxy.replica),
             proxy.connected_seconds.map_or_else(dash, age),
             proxy.resources.to_string(),
@@ -72,10 +72,10 @@ pub(super) fn wide(status: &Status) -> String {
         .collect();
     let lines = rows.iter().map(|row| {
         let cells = row.iter().zip(&widths);
-        let line: String = cells
-            .map(|(cell, width)| format!("{cell:<width$}  "))
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
             .collect();
-        line.trim_end().to_owned()
+        cells.join("  ").trim_end().to_owned()
     });
     finish(lines.collect(), status)
 }
@@ -104,20 +104,20 @@ fn finish(mut lines: Vec<String>, status: &Status) -> String {
     let in_step = status.proxies.iter().filter(|it| it.is_in_step()).count();
     let refusing = status.proxies.iter().filter(|it| !it.refused.is_empty());
     let refusing = refusing.count();
-    let mut sum = format!(
+    let mut sum = vec![format!(
         "{total} connected: {in_step} in step, {} behind, {refusing} refusing.",
         total - in_step - refusing
-    );
+    )];
     match &status.not_connected {
         Some(missing) if missing.is_empty() => {}
-        Some(missing) => sum += &format!(" {} not connected.", missing.len()),
-        None => sum += " Who is not connected is not known.",
+        Some(missing) => sum.push(format!("{} not connected.", missing.len())),
+        None => sum.push("Who is not connected is not known.".to_owned()),
     }
     if replicas > 1 {
-        sum += &format!(" {replicas} replicas of the control plane.");
+        sum.push(format!("{replicas} replicas of the control plane."));
     }
     lines.push(String::new());
-    lines.extend(paragraph(0, &sum));
+    lines.extend(paragraph(0, &sum.join(" ")));
     for proxy in &status.proxies {
         for refused in &proxy.refused {
             let name = format!("{}/{}", proxy.namespace, proxy.name);
