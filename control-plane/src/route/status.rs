@@ -82,19 +82,9 @@ pub fn status(
     merged(said, route.generation, before, now)
 }
 
-/// The status of a manifest that could not be read, likewise, where no earlier version is in force
+/// The status of a manifest that could not be read, likewise; an earlier version of it may be in force
 /// instead.
 pub fn of_refused(
-    manifest: &Value,
-    violations: &[Violation],
-    before: &RouteStatus,
-    now: &str,
-) -> Option<RouteStatus> {
-    of_refused_version(manifest, violations, false, before, now)
-}
-
-/// The same; an earlier version may be in force instead.
-pub fn of_refused_version(
     manifest: &Value,
     violations: &[Violation],
     last_good_stays: bool,

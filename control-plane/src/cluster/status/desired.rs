@@ -148,7 +148,7 @@ impl View {
         let before = before.unwrap_or_default();
         let after = if let Some(refused) = &reading.refused {
             let (manifest, stays) = (&refused.manifest, reading.last_good_stays);
-            route_status::of_refused_version(manifest, &refused.violations, stays, &before, now)
+            route_status::of_refused(manifest, &refused.violations, stays, &before, now)
         } else {
             let at = *self.routes.get(&(kind, name.clone()))?;
             let Judged { route, verdicts } = &self.model.judged_routes()[at];
