@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -53,11 +54,39 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    match settings.command {
+    #[cfg(feature = "kubernetes")]
+    if settings.rbac.print_rbac {
+        print_rbac(&settings.rbac);
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = settings.command else {
+        let mut usage = Settings::command();
+        // As above.
+        let _ = usage
+            .error(ErrorKind::MissingSubcommand, "what is to be done?")
+            .print();
+        return ExitCode::from(USAGE);
+    };
+    match command {
         Command::Token(settings) => finish(token(&settings), |error| eprintln!("{error:#}")),
         Command::Serve(settings) => {
             logging::start(settings.log_level, settings.log_format);
             finish(serve(settings), |error| tracing::error!("{error:#}"))
+        }
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+fn print_rbac(settings: &settings::PrintRbac) {
+    use crate::cluster::rbac;
+
+    let namespace = &settings.namespace;
+    match settings.output {
+        settings::Output::Yaml => print!("{}", rbac::print(namespace)),
+        settings::Output::Json => {
+            let items = rbac::manifests(namespace);
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
+            println!("{list:#}");
         }
     }
 }
@@ -163,9 +192,10 @@ async fn watch(
     end: CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
     let Some(dir) = dir else {
+        let namespace = cluster.namespace.clone();
         let settings = source::files::settings(cluster.into_file());
         let settings = settings.map_err(anyhow::Error::msg)?;
-        return watch_cluster(settings, progress, end).await;
+        return watch_cluster(namespace, settings, progress, end).await;
     };
     source::files::watch_dir(dir.clone(), end)
         .await
@@ -174,21 +204,26 @@ async fn watch(
 
 #[cfg(feature = "kubernetes")]
 async fn watch_cluster(
+    namespace: String,
     settings: MeshSettings,
     progress: Progress,
     end: CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
+    use crate::cluster::rbac;
     use crate::source::kubernetes;
 
     let client = kubernetes::connect()
         .await
         .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
+    let asking = rbac::ask(client.clone(), namespace, progress.clone());
+    tokio::spawn(end.clone().run_until_cancelled_owned(asking));
     let models = kubernetes::watch_cluster(client, settings, progress, end).await;
     models.context("watching the cluster")
 }
 
 #[cfg(not(feature = "kubernetes"))]
 async fn watch_cluster(
+    _: String,
     _: MeshSettings,
     _: Progress,
     _: CancellationToken,

@@ -18,10 +18,45 @@ const DEFAULT_NETWORKS: &str = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0
 
 /// Tells sidecars what they need to know, and vouches for who they are.
 #[derive(Debug, Parser)]
-#[command(name = "weft-control-plane", version)]
+#[command(
+    name = "weft-control-plane",
+    version,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true
+)]
 pub(super) struct Settings {
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    pub(super) rbac: PrintRbac,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: Option<Command>,
+}
+
+/// What the control plane needs to be allowed in a cluster.
+#[cfg(feature = "kubernetes")]
+#[derive(Debug, Args)]
+pub(super) struct PrintRbac {
+    /// Prints the roles that the control plane needs in a cluster, with their bindings.
+    #[arg(long)]
+    pub(super) print_rbac: bool,
+    /// The control plane's own namespace.
+    #[arg(long, env = env::NAMESPACE, value_name = "NAMESPACE",
+          default_value = names::CONTROL_PLANE_NAMESPACE)]
+    pub(super) namespace: String,
+    /// How they are printed.
+    #[arg(short, long, value_enum, default_value_t, requires = "print_rbac")]
+    pub(super) output: Output,
+}
+
+/// How manifests are printed.
+#[cfg(feature = "kubernetes")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// Documents, each rule under its reason.
+    #[default]
+    Yaml,
+    /// One List.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,6 +105,10 @@ pub(super) struct Serve {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Without a directory")]
 pub(super) struct Cluster {
+    /// The control plane's own namespace.
+    #[arg(long, env = env::NAMESPACE, value_name = "NAMESPACE", conflicts_with = "dir",
+          default_value = names::CONTROL_PLANE_NAMESPACE)]
+    pub(super) namespace: String,
     /// The trust domain of every identity.
     #[arg(long, env = env::TRUST_DOMAIN, value_name = "NAME", conflicts_with = "dir",
           default_value = names::DEFAULT_TRUST_DOMAIN)]
@@ -192,10 +231,30 @@ mod tests {
     fn serve(args: &[&str]) -> Result<Serve, clap::Error> {
         let program = ["weft-control-plane", "serve", "--state", "s"];
         let settings = Settings::try_parse_from(program.iter().chain(args))?;
-        let Command::Serve(serve) = settings.command else {
+        let Some(Command::Serve(serve)) = settings.command else {
             panic!("serve was asked for");
         };
         Ok(serve)
+    }
+
+    #[cfg(feature = "kubernetes")]
+    #[test]
+    fn roles_are_printed_instead_of_anything_else() {
+        let read =
+            |args: &[&str]| Settings::try_parse_from(["weft-control-plane"].iter().chain(args));
+        let settings = read(&["--print-rbac", "-o", "json", "--namespace", "mesh"]).unwrap();
+        let rbac = settings.rbac;
+        assert!(rbac.print_rbac && rbac.output == Output::Json && settings.command.is_none());
+        assert_eq!(rbac.namespace, "mesh");
+        assert_eq!(read(&["--print-rbac"]).unwrap().rbac.output, Output::Yaml);
+        for wrong in [
+            &[][..],
+            &["-o", "json"],
+            &["--print-rbac", "serve", "--state", "s"],
+            &["--print-rbac", "-o", "wide"],
+        ] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

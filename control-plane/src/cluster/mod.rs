@@ -5,6 +5,8 @@
 //! known stays in force, and work goes on when it is back. What is written is written by the replica
 //! that [leads](Leading), on change only, and never over something newer.
 
+pub mod rbac;
+
 use tokio::sync::watch;
 
 /// Whether this replica leads: the one that writes. False from the moment at which another one may.
