@@ -217,8 +217,8 @@ async fn watch_cluster(
         .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
     let asking = rbac::ask(client.clone(), namespace, progress.clone());
     tokio::spawn(end.clone().run_until_cancelled_owned(asking));
-    let models = kubernetes::watch_cluster(client, settings, progress, end).await;
-    models.context("watching the cluster")
+    let following = kubernetes::watch_cluster(client, settings, progress, end).await;
+    Ok(following.context("watching the cluster")?.models)
 }
 
 #[cfg(not(feature = "kubernetes"))]

@@ -10,11 +10,7 @@ use weft_proto::names::{self, env, ports};
 
 use crate::identity::{DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
 use crate::policy::MtlsMode;
-use crate::source::mesh_file::{DEFAULT_SERVER_FIRST_PORTS, Defaults, MeshFile};
-
-/// The blocks that no public address is in, which clusters take theirs from (RFC 1918, RFC 6598,
-/// RFC 4193).
-const DEFAULT_NETWORKS: &str = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7";
+use crate::source::mesh_file::{DEFAULT_NETWORKS, DEFAULT_SERVER_FIRST_PORTS, Defaults, MeshFile};
 
 /// Tells sidecars what they need to know, and vouches for who they are.
 #[derive(Debug, Parser)]

@@ -193,9 +193,3 @@ fn reviews_are_understood() {
     };
     assert!(covers(&everything, wanted));
 }
-#[test]
-fn zz_gen() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/weft/templates/control-plane/rbac.yaml");
-    let head = "# What the control plane needs to be allowed, each rule with its reason: the list in\n# control-plane/src/cluster/rbac, which a test compares with this file.\n";
-    std::fs::write(path, head.to_owned() + &with_service_account("{{ .Release.Namespace }}")).unwrap();
-}
