@@ -75,7 +75,10 @@ fn roots(common: &Common, after: &After) -> Line {
     }
     let Some(pem) = bundle(after, &common.namespace) else {
         return ROOTS.failed(
-            format!("{map} is not there, or without {}", cluster::TRUST_BUNDLE_KEY),
+            format!(
+                "{map} is not there, or without {}",
+                cluster::TRUST_BUNDLE_KEY
+            ),
             "the control plane makes it where it leads: see above whether one does",
         );
     };
@@ -95,7 +98,9 @@ fn roots(common: &Common, after: &After) -> Line {
     let hint = "begin to rotate it now: sidecars must trust the next one before this one ends";
     // While roots are rotated the old one may end: the longest counts.
     match roots.iter().map(left).max().unwrap_or_default() {
-        ..=0 => ROOTS.failed("every root has ended: no connection is trusted", hint).listing(listed),
+        ..=0 => ROOTS
+            .failed("every root has ended: no connection is trusted", hint)
+            .listing(listed),
         1..ROOT_NOTICE => ROOTS.warning("the root ends soon", hint).listing(listed),
         longest => ROOTS.ok(format!(
             "{}, trusted for {} more",
@@ -126,7 +131,11 @@ fn bundles(common: &Common, after: &After) -> Line {
     if wrong.is_empty() {
         return BUNDLES.ok(format!(
             "{} {} it",
-            counted(injected.len(), "namespace with sidecars", "namespaces with sidecars"),
+            counted(
+                injected.len(),
+                "namespace with sidecars",
+                "namespaces with sidecars"
+            ),
             if injected.len() == 1 { "has" } else { "have" }
         ));
     }
@@ -152,17 +161,29 @@ fn webhook(common: &Common, after: &After) -> Line {
     let Some(leaf) = first else {
         return WEBHOOK.failed(
             format!("{secret} has no certificate that can be read"),
-            format!("kubectl -n {} delete secret {}: the control plane makes it anew", common.namespace, cluster::WEBHOOK_SECRET),
+            format!(
+                "kubectl -n {} delete secret {}: the control plane makes it anew",
+                common.namespace,
+                cluster::WEBHOOK_SECRET
+            ),
         );
     };
     let (age, left) = (common.now - leaf.not_before, leaf.not_after - common.now);
     let life = leaf.not_after - leaf.not_before;
-    let hint = "the control plane renews it where it leads: see above whether one does, and its logs";
+    let hint =
+        "the control plane renews it where it leads: see above whether one does, and its logs";
     if left <= 0 {
-        let what = format!("the webhook's certificate ended {} ago: pods are refused", span(-left));
+        let what = format!(
+            "the webhook's certificate ended {} ago: pods are refused",
+            span(-left)
+        );
         return WEBHOOK.failed(what, hint);
     }
-    let what = format!("the webhook's certificate is {} old and ends in {}", span(age), span(left));
+    let what = format!(
+        "the webhook's certificate is {} old and ends in {}",
+        span(age),
+        span(left)
+    );
     if (left as f64) < life as f64 * WEBHOOK_LEFT {
         return WEBHOOK.warning(what, hint);
     }

@@ -65,7 +65,10 @@ fn pods(common: &Common, after: &After) -> Line {
     }
     let waiting: Vec<_> = all.iter().filter(|pod| !is_ready(pod)).collect();
     let ready = all.len() - waiting.len();
-    let what = format!("{ready} of {} ready", counted(all.len(), "pod is", "pods are"));
+    let what = format!(
+        "{ready} of {} ready",
+        counted(all.len(), "pod is", "pods are")
+    );
     let hint = format!(
         "kubectl -n {namespace} describe pod NAME; what it waits for is at /ready of its admin port"
     );
@@ -79,9 +82,13 @@ fn pods(common: &Common, after: &After) -> Line {
 
 /// How many endpoints of a service of the control plane's namespace are ready.
 fn ready_endpoints(slices: &[Value], service: &str) -> usize {
-    let slices = slices.iter().filter(|slice| label(slice, SERVICE_NAME) == service);
+    let slices = slices
+        .iter()
+        .filter(|slice| label(slice, SERVICE_NAME) == service);
     let endpoints = slices.flat_map(|slice| list(&slice["endpoints"]));
-    endpoints.filter(|it| it["conditions"]["ready"] != false).count()
+    endpoints
+        .filter(|it| it["conditions"]["ready"] != false)
+        .count()
 }
 
 fn service(common: &Common, after: &After) -> Line {
@@ -125,7 +132,10 @@ fn lease(common: &Common, after: &After) -> Line {
     let age = common.now - renewed;
     if age > lasts {
         return LEASE.failed(
-            format!("{lease} was last renewed {} ago, by {holder}, and lasts {lasts} s", span(age)),
+            format!(
+                "{lease} was last renewed {} ago, by {holder}, and lasts {lasts} s",
+                span(age)
+            ),
             "see above whether the control plane runs; or is the clock of this machine wrong?",
         );
     }

@@ -94,11 +94,15 @@ pub(super) fn full_name(object: &Value) -> String {
 }
 
 pub(super) fn label<'a>(object: &'a Value, key: &str) -> &'a str {
-    object["metadata"]["labels"][key].as_str().unwrap_or_default()
+    object["metadata"]["labels"][key]
+        .as_str()
+        .unwrap_or_default()
 }
 
 pub(super) fn annotation<'a>(object: &'a Value, key: &str) -> &'a str {
-    object["metadata"]["annotations"][key].as_str().unwrap_or_default()
+    object["metadata"]["annotations"][key]
+        .as_str()
+        .unwrap_or_default()
 }
 
 pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
@@ -107,5 +111,8 @@ pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
 
 /// The bytes of a field that is base64, as a Secret's data are.
 pub(super) fn decoded(value: &Value) -> Option<Vec<u8>> {
-    STANDARD.decode(value.as_str()?).ok().filter(|bytes| !bytes.is_empty())
+    STANDARD
+        .decode(value.as_str()?)
+        .ok()
+        .filter(|bytes| !bytes.is_empty())
 }

@@ -22,11 +22,18 @@ fn untrue(object: &Value) -> Vec<(String, bool)> {
     let own = list(&object["status"]["conditions"]);
     let parents = list(&object["status"]["parents"]);
     let parents = parents.flat_map(|parent| list(&parent["conditions"]));
-    let wrong = own.chain(parents).filter(|condition| condition["status"] == "False");
+    let wrong = own
+        .chain(parents)
+        .filter(|condition| condition["status"] == "False");
     let mut all: Vec<_> = wrong
         .map(|condition| {
             let word = |key: &str| condition[key].as_str().unwrap_or_default();
-            let told = format!("{} is False ({}): {}", word("type"), word("reason"), word("message"));
+            let told = format!(
+                "{} is False ({}): {}",
+                word("type"),
+                word("reason"),
+                word("message")
+            );
             let told = told.trim_end_matches([':', ' ']).to_owned();
             (told, word("type") == IN_FORCE)
         })
@@ -59,7 +66,11 @@ fn status(after: &After) -> Line {
     }
     let hint = "mend the object as its reason says; kubectl describe shows all of its status";
     let what = "statuses say that objects are not in force as they are written";
-    let line = if refused { STATUS.failed(what, hint) } else { STATUS.warning(what, hint) };
+    let line = if refused {
+        STATUS.failed(what, hint)
+    } else {
+        STATUS.warning(what, hint)
+    };
     line.listing(listed)
 }
 

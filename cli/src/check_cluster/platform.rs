@@ -54,7 +54,9 @@ fn server(facts: &Common) -> (Vec<Line>, bool) {
             return (vec![line], false);
         }
     };
-    let git = version["gitVersion"].as_str().unwrap_or("of unknown version");
+    let git = version["gitVersion"]
+        .as_str()
+        .unwrap_or("of unknown version");
     let answers = SERVER.ok(format!("the API server answers: {git}"));
     // Some say `29+`.
     let number = |part: &str| -> Option<u32> {
@@ -66,7 +68,9 @@ fn server(facts: &Common) -> (Vec<Line>, bool) {
             format!("Kubernetes 1.{minor} has no native sidecars"),
             format!("upgrade to 1.{OLDEST_MINOR} or newer"),
         ),
-        (Some(_), Some(_)) => VERSION.ok(format!("at least 1.{OLDEST_MINOR}: native sidecars work")),
+        (Some(_), Some(_)) => {
+            VERSION.ok(format!("at least 1.{OLDEST_MINOR}: native sidecars work"))
+        }
         _ => VERSION.warning(
             "the API server's version is not understood",
             format!("make sure that it is 1.{OLDEST_MINOR} or newer"),
@@ -79,13 +83,21 @@ fn permissions(before: &Before) -> Line {
     let all = before.creatable.len();
     let refused = before.creatable.iter().filter(|(_, may)| *may == Ok(false));
     let refused: Vec<_> = refused.map(|(what, _)| what.clone()).collect();
-    let unknown = before.creatable.iter().find_map(|(_, may)| may.as_ref().err());
+    let unknown = before
+        .creatable
+        .iter()
+        .find_map(|(_, may)| may.as_ref().err());
     match (refused.len(), unknown) {
-        (0, None) => PERMISSIONS.ok(format!("you may create all {all} kinds that Weft is made of")),
+        (0, None) => PERMISSIONS.ok(format!(
+            "you may create all {all} kinds that Weft is made of"
+        )),
         (0, Some(trouble)) => PERMISSIONS.untold("what you may create", trouble),
         (count, _) => PERMISSIONS
             .failed(
-                format!("you may not create {} that Weft is made of", counted(count, "kind", "kinds")),
+                format!(
+                    "you may not create {} that Weft is made of",
+                    counted(count, "kind", "kinds")
+                ),
                 "install it as somebody who may, as a cluster's administrator",
             )
             .listing(refused),
@@ -100,7 +112,9 @@ fn socket_load_balancing(facts: &Common) -> Line {
         Err(trouble) => return SOCKETS.untold("ConfigMap kube-system/cilium-config", trouble),
     };
     let is = |key: &str, words: &[&str]| {
-        config[key].as_str().is_some_and(|value| words.contains(&value))
+        config[key]
+            .as_str()
+            .is_some_and(|value| words.contains(&value))
     };
     let replaces = is("kube-proxy-replacement", &["true", "strict"])
         || is("bpf-lb-sock", &["true"])
@@ -171,7 +185,12 @@ fn other_meshes(facts: &Common, is_before: bool) -> Line {
             )
             .listing(both);
     }
-    let webhooks = facts.webhooks.as_deref().unwrap_or_default().iter().map(name);
+    let webhooks = facts
+        .webhooks
+        .as_deref()
+        .unwrap_or_default()
+        .iter()
+        .map(name);
     let others: Vec<_> = webhooks
         .filter(|name| OTHERS.iter().any(|prefix| name.starts_with(prefix)))
         .map(str::to_owned)
@@ -210,7 +229,9 @@ fn policies(facts: &Common, is_before: bool) -> Line {
     let ours: Value = serde_saphyr::from_str(&schema::crd()).expect("the definition is YAML");
     let ours = version(&ours, POLICY_VERSION).map(schema_of);
     if ours == Some(schema_of(served)) {
-        POLICIES.ok(format!("TrafficPolicy {POLICY_VERSION} is defined as this version knows it"))
+        POLICIES.ok(format!(
+            "TrafficPolicy {POLICY_VERSION} is defined as this version knows it"
+        ))
     } else {
         POLICIES.warning(
             "TrafficPolicy is defined by another version of Weft: fields may be refused or missing",
@@ -254,7 +275,9 @@ fn schema_of(version: &Value) -> Value {
 fn normal(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let fields = fields.iter().map(|(key, value)| (key.clone(), normal(value)));
+            let fields = fields
+                .iter()
+                .map(|(key, value)| (key.clone(), normal(value)));
             let is_something = |value: &Value| match value {
                 Value::Null => false,
                 Value::Object(fields) => !fields.is_empty(),

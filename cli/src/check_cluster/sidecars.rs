@@ -41,8 +41,15 @@ fn missing(common: &Common, after: &After) -> Line {
         (_, Err(trouble)) => return MISSING.untold("namespaces", trouble),
     };
     let injected = common.injected();
-    let wanting: Vec<_> = pods.iter().filter(|pod| wants_sidecar(pod, &injected)).collect();
-    let without: Vec<_> = wanting.iter().filter(|pod| sidecar(pod).is_none()).copied().collect();
+    let wanting: Vec<_> = pods
+        .iter()
+        .filter(|pod| wants_sidecar(pod, &injected))
+        .collect();
+    let without: Vec<_> = wanting
+        .iter()
+        .filter(|pod| sidecar(pod).is_none())
+        .copied()
+        .collect();
     if without.is_empty() {
         return MISSING.ok(match wanting.len() {
             0 => "no pod is to have a sidecar".to_owned(),
@@ -97,7 +104,8 @@ fn versions(after: &After) -> Line {
     let count = others.values().map(Vec::len).sum();
     let listed = others.into_iter().flat_map(|(tag, pods)| {
         let tag = if tag.is_empty() { "no tag" } else { tag };
-        pods.into_iter().map(move |pod| format!("{}: {tag}", full_name(pod)))
+        pods.into_iter()
+            .map(move |pod| format!("{}: {tag}", full_name(pod)))
     });
     VERSIONS
         .warning(
