@@ -9,7 +9,7 @@ use weft_proto::names::CONTROL_PLANE_SERVICE_ACCOUNT;
 use super::{RULES, Rule, Scope};
 
 /// Name of the ClusterRole, the Role, and both bindings.
-pub const CLUSTER_ROLE: &str = "weft-control-plane";
+pub const ROLE: &str = "weft-control-plane";
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// ClusterRole, Role, and their bindings to the control plane's service account in `namespace`, as YAML.
@@ -64,7 +64,7 @@ fn role(text: &mut String, scope: Scope, namespace: &str) {
         Scope::Cluster => ("ClusterRole", None),
         Scope::Own => ("Role", Some(namespace)),
     };
-    head(text, &format!("{GROUP}/v1"), kind, CLUSTER_ROLE, namespace);
+    head(text, &format!("{GROUP}/v1"), kind, ROLE, namespace);
     line(text, 0, "rules:");
     for rule in RULES.iter().filter(|rule| rule.scope == scope) {
         self::rule(text, rule);
@@ -90,11 +90,11 @@ fn binding(text: &mut String, scope: Scope, namespace: &str) {
         Scope::Cluster => ("ClusterRoleBinding", "ClusterRole", None),
         Scope::Own => ("RoleBinding", "Role", Some(namespace)),
     };
-    head(text, &format!("{GROUP}/v1"), kind, CLUSTER_ROLE, of);
+    head(text, &format!("{GROUP}/v1"), kind, ROLE, of);
     line(text, 0, "roleRef:");
     line(text, 1, &format!("apiGroup: {GROUP}"));
     line(text, 1, &format!("kind: {role}"));
-    line(text, 1, &format!("name: {CLUSTER_ROLE}"));
+    line(text, 1, &format!("name: {ROLE}"));
     line(text, 0, "subjects:");
     line(text, 1, "- kind: ServiceAccount");
     line(text, 2, &format!("name: {CONTROL_PLANE_SERVICE_ACCOUNT}"));

@@ -15,7 +15,7 @@ mod tests;
 use weft_proto::names::{API_GROUP, cluster};
 
 pub use ask::ask;
-pub use manifests::{CLUSTER_ROLE, manifests, print, with_service_account};
+pub use manifests::{ROLE, manifests, print, with_service_account};
 
 /// Where a permission holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
