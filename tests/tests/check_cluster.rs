@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::Method;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::{Value, json};
 use weft_control_plane::policy::schema;
@@ -92,7 +93,6 @@ impl World {
             .put(secret(cluster::WEBHOOK_SECRET, certificate))
             .await;
         world.put(webhook("the webhook's authority")).await;
-        world.put(pod("shop", "web-1", "weft-proxy:0.1.0")).await;
         world
             .put(json!({
                 "apiVersion": "v1", "kind": "Service",
@@ -114,9 +114,18 @@ impl World {
         world
     }
 
+    /// With its status where a pod has one, which is written apart.
     async fn put(&self, object: Value) {
         let put = self.server.put(&object).await;
         put.unwrap_or_else(|error| panic!("{error}: {object}"));
+        if object["kind"] == "Pod" {
+            let text = |key: &str| object["metadata"][key].as_str().unwrap().to_owned();
+            let (namespace, name) = (text("namespace"), text("name"));
+            let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
+            let status = json!({"status": object["status"]});
+            let (code, answer) = self.server.ask(Method::PATCH, &path, Some(&status)).await;
+            assert_eq!(code, 200, "{answer}");
+        }
     }
 
     fn kubeconfig(&self, user: &User) -> PathBuf {
@@ -173,12 +182,15 @@ fn definition(kind: &str, plural: &str) -> Value {
 
 /// A pod that is ready, with one container, called as the image is.
 fn pod(namespace: &str, name: &str, image: &str) -> Value {
+    // One for each pod.
+    let sum: u32 = name.bytes().map(u32::from).sum();
+    let address = format!("10.0.1.{}", sum % 250);
     let (container, _) = image.split_once(':').unwrap();
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
         "spec": {"serviceAccountName": "default",
             "containers": [{"name": container, "image": format!("registry.test/{image}")}]},
-        "status": {"phase": "Running", "podIP": "10.0.1.1", "podIPs": [{"ip": "10.0.1.1"}],
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
             "conditions": [{"type": "Ready", "status": "True"}]},
     })
 }

@@ -113,7 +113,7 @@ fn roots(common: &Common, after: &After) -> Line {
 fn bundles(common: &Common, after: &After) -> Line {
     let injected = common.injected();
     let Some(wanted) = bundle(after, &common.namespace) else {
-        return BUNDLES.skipped("there is no trust bundle to compare with: see above", "");
+        return BUNDLES.skipped("no trust bundle is known to compare with: see above", "");
     };
     let mut wrong = Vec::new();
     for namespace in &injected {
@@ -130,7 +130,7 @@ fn bundles(common: &Common, after: &After) -> Line {
     }
     if wrong.is_empty() {
         return BUNDLES.ok(format!(
-            "{} {} it",
+            "{} {} the trust bundle",
             counted(
                 injected.len(),
                 "namespace with sidecars",

@@ -170,7 +170,10 @@ fn webhook(common: &Common) -> Line {
 fn ca_bundle(common: &Common, after: &After) -> Line {
     let secret = format!("Secret {}/{}", common.namespace, cluster::WEBHOOK_SECRET);
     let Some(configuration) = configuration(common) else {
-        return BUNDLE.skipped("there is no webhook whose caBundle could be compared", "");
+        return BUNDLE.skipped(
+            "no webhook is known whose caBundle could be compared: see above",
+            "",
+        );
     };
     let held = match &after.webhook_secret {
         Ok(Some(held)) => held,
@@ -216,7 +219,7 @@ fn contains(all: &[u8], part: &[u8]) -> bool {
 
 fn endpoints(common: &Common, after: &After) -> Line {
     if configuration(common).is_none() {
-        return ENDPOINTS.skipped("there is no webhook to reach", "");
+        return ENDPOINTS.skipped("no webhook is known that could be reached: see above", "");
     }
     let service = format!("{}/{}", common.namespace, cluster::WEBHOOK_SERVICE);
     match after.slices.as_deref().map(|it| ready_endpoints(it, cluster::WEBHOOK_SERVICE)) {

@@ -48,7 +48,7 @@ fn status(after: &After) -> Line {
         let objects = match objects {
             Ok(objects) => objects,
             Err(Trouble::Absent) => continue,
-            Err(trouble) => return STATUS.untold(kind, trouble),
+            Err(trouble) => return STATUS.untold(&format!("objects of kind {kind}"), trouble),
         };
         looked += objects.len();
         for object in objects {
@@ -60,7 +60,7 @@ fn status(after: &After) -> Line {
     }
     if listed.is_empty() {
         return STATUS.ok(format!(
-            "no status says that one of {} is not in force",
+            "of {}, no status says that it is not in force",
             counted(looked, "policy or route", "policies and routes")
         ));
     }
