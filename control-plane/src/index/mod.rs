@@ -11,6 +11,7 @@
 
 mod attach;
 mod build;
+mod judged;
 mod objects;
 mod publisher;
 mod routes;
@@ -28,6 +29,7 @@ use ipnet::IpNet;
 use crate::policy::MtlsMode;
 use attach::Attached;
 pub use attach::Stanzas;
+pub use judged::{JudgedPolicy, JudgedTarget, Overlap, Overridden};
 pub use objects::{
     BrokenPolicy, EndpointName, ExplicitListener, ForeignEndpoint, MeshSettings, Name, Objects,
     Origin, Probe, Refusal, Service, ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,
@@ -55,6 +57,7 @@ pub struct Model {
     services_of_address: HashMap<IpAddr, Vec<Arc<Service>>>,
     listeners: HashMap<Name, Vec<ExplicitListener>>,
     policies: Attached,
+    judged: Vec<JudgedPolicy>,
     routes: Routes,
     refusals: Vec<Refusal>,
 }

@@ -322,7 +322,7 @@ impl super::store::Store {
             group: &call.resource.group,
             resource: &resource,
             namespace: &call.namespace,
-            name: &call.name,
+            name: call.asked_name(),
         };
         let seen = Seen {
             user: call.user.name.clone(),

@@ -144,7 +144,7 @@ pub const RULES: &[Rule] = &[
         group: "",
         resources: &["configmaps"],
         names: &[cluster::TRUST_BUNDLE],
-        verbs: &["get", "update", "delete"],
+        verbs: &["list", "get", "patch", "delete"],
         why: "keeps the trust bundle up to date, and takes it away with the namespace's label",
     },
     Rule {
@@ -157,10 +157,10 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         scope: Scope::Cluster,
-        group: "events.k8s.io",
+        group: "",
         resources: &["events"],
         names: &[],
-        verbs: &["create", "patch"],
+        verbs: &["create"],
         why: "says on objects what went wrong with them",
     },
     Rule {
@@ -185,15 +185,23 @@ pub const RULES: &[Rule] = &[
         resources: &["secrets"],
         names: &[],
         verbs: &["create"],
-        why: "makes the Secrets of the next rule at the first start; cannot be limited by name",
+        why: "makes the Secrets of the next rules at the first start; cannot be limited by name",
     },
     Rule {
         scope: Scope::Own,
         group: "",
         resources: &["secrets"],
-        names: &[cluster::AUTHORITY_SECRET, cluster::WEBHOOK_SECRET],
+        names: &[cluster::AUTHORITY_SECRET],
+        verbs: &["get"],
+        why: "the certificate authority's state, which nobody changes",
+    },
+    Rule {
+        scope: Scope::Own,
+        group: "",
+        resources: &["secrets"],
+        names: &[cluster::WEBHOOK_SECRET],
         verbs: &["get", "update"],
-        why: "the certificate authority's state, and the webhook's certificate",
+        why: "the webhook's certificate, which is renewed",
     },
 ];
 
