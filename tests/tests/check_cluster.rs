@@ -100,9 +100,11 @@ impl World {
                 "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80, "appProtocol": "http"}]},
             }))
             .await;
-        world
-            .put(slice("shop", "web", &[("10.0.1.1", Some("web-1"))]))
-            .await;
+        let web = pod("shop", "web-1", "weft-proxy:0.1.0");
+        let address = web["status"]["podIP"].as_str().unwrap();
+        let endpoints = [(address, Some("web-1"))];
+        world.put(slice("shop", "web", &endpoints)).await;
+        world.put(web).await;
         world
             .put(json!({
                 "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
@@ -260,6 +262,18 @@ fn certificate(name: &str, age: Duration, left: Duration) -> String {
         .self_signed(&KeyPair::generate().unwrap())
         .unwrap()
         .pem()
+}
+
+/// What the page shows is what users see.
+#[test]
+fn the_page_has_the_real_output() {
+    let page = include_str!("../../docs/check.md");
+    for golden in [
+        include_str!("check_cluster/bare.txt"),
+        include_str!("check_cluster/faults.txt"),
+    ] {
+        assert!(page.contains(&format!("```text\n{golden}```")), "{golden}");
+    }
 }
 
 fn assert_golden(out: &str, golden: &str) {

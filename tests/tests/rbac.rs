@@ -151,8 +151,7 @@ async fn server(roles: &[Value]) -> (ApiServer, String) {
     ] {
         server.put(&definition(kind, plural)).await.unwrap();
     }
-    let own =
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    let own = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let account = json!({
         "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"name": CONTROL_PLANE_SERVICE_ACCOUNT, "namespace": NAMESPACE},
@@ -220,6 +219,34 @@ fn wanted_at_all(asked: &BTreeSet<(&'static str, String)>, verb: &str, what: &st
     asked.iter().any(|it| it.0 == verb && it.1 == what)
 }
 
+/// What the control plane made and keeps, as `weft check` sees it.
+async fn what_was_made_is_what_check_wants(server: &ApiServer, dir: &Path) {
+    let file = dir.join("admin");
+    std::fs::write(&file, server.kubeconfig().unwrap()).unwrap();
+    let mut command = Command::new(WEFT);
+    command.args(["check", "-o", "json", "-n", NAMESPACE, "--kubeconfig"]);
+    command.arg(file);
+    // The server runs on this runtime.
+    let checking = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = checking.await.unwrap();
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = object["checks"].as_array().unwrap();
+    for (category, check) in [
+        ("control plane", "lease"),
+        ("webhook", "configuration"),
+        ("webhook", "ca-bundle"),
+        ("certificates", "authority"),
+        ("certificates", "roots"),
+        ("certificates", "trust-bundles"),
+        ("certificates", "webhook"),
+    ] {
+        let mut lines = checks.iter();
+        let line = lines.find(|it| it["category"] == category && it["check"] == check);
+        let line = line.unwrap_or_else(|| panic!("no {check} in {object:#}"));
+        assert_eq!(line["state"], "ok", "{line:#}");
+    }
+}
+
 /// Waits until the control plane has done all of these.
 async fn until(server: &ApiServer, wanted: &[(&str, &str)]) {
     let user = User::service_account(NAMESPACE, CONTROL_PLANE_SERVICE_ACCOUNT).name;
@@ -274,6 +301,7 @@ async fn a_whole_run_needs_all_of_its_roles_and_no_more() {
     let wanted: Vec<_> = wanted.filter(|it| !excused.contains(it)).collect();
     until(&server, &wanted).await;
 
+    what_was_made_is_what_check_wants(&server, dir.path()).await;
     assert_eq!(
         server.forbidden(),
         Default::default(),

@@ -4,6 +4,8 @@
 //! * Nothing here is a wildcard, and no Secret outside of the control plane's namespace can be read.
 //! * Whatever is written under a name of ours is allowed under that name only. `create` is the
 //!   exception: the API server does not know the name of what is not there yet.
+//! * Discovery and reviews of oneself are everybody's (`system:discovery`, `system:basic-user`) and not
+//!   listed.
 //! * A permission that is missing ends nothing: what needs it says so by itself, and [`ask`] names it
 //!   once, in the log, in `/ready` while that blocks, and as a metric.
 
