@@ -214,7 +214,7 @@ fn policies(facts: &Common, is_before: bool) -> Line {
         }
         Ok(None) => {
             return POLICIES.failed(
-                "TrafficPolicy is not defined: the control plane waits for it and serves nothing",
+                "TrafficPolicy is not defined: no policy is in force",
                 APPLY_CRD,
             );
         }

@@ -62,8 +62,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     #[cfg(feature = "kubernetes")]
-    if settings.rbac.print_rbac {
-        print_rbac(&settings.rbac);
+    if settings.roles.print_rbac {
+        print_rbac(&settings.roles);
         return ExitCode::SUCCESS;
     }
     let Some(command) = settings.command else {
@@ -84,7 +84,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 #[cfg(feature = "kubernetes")]
-fn print_rbac(settings: &settings::PrintRbac) {
+fn print_rbac(settings: &settings::Roles) {
     use crate::cluster::rbac;
 
     let namespace = &settings.namespace;

@@ -23,7 +23,7 @@ use crate::source::mesh_file::{DEFAULT_NETWORKS, DEFAULT_SERVER_FIRST_PORTS, Def
 pub(super) struct Settings {
     #[cfg(feature = "kubernetes")]
     #[command(flatten)]
-    pub(super) rbac: PrintRbac,
+    pub(super) roles: Roles,
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Settings {
 /// What the control plane needs to be allowed in a cluster.
 #[cfg(feature = "kubernetes")]
 #[derive(Debug, Args)]
-pub(super) struct PrintRbac {
+pub(super) struct Roles {
     /// Prints the roles that the control plane needs in a cluster, with their bindings.
     #[arg(long)]
     pub(super) print_rbac: bool,
@@ -289,10 +289,10 @@ mod tests {
         let read =
             |args: &[&str]| Settings::try_parse_from(["weft-control-plane"].iter().chain(args));
         let settings = read(&["--print-rbac", "-o", "json", "--namespace", "mesh"]).unwrap();
-        let rbac = settings.rbac;
+        let rbac = settings.roles;
         assert!(rbac.print_rbac && rbac.output == Output::Json && settings.command.is_none());
         assert_eq!(rbac.namespace, "mesh");
-        assert_eq!(read(&["--print-rbac"]).unwrap().rbac.output, Output::Yaml);
+        assert_eq!(read(&["--print-rbac"]).unwrap().roles.output, Output::Yaml);
         for wrong in [
             &[][..],
             &["-o", "json"],

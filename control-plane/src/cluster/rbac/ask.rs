@@ -61,7 +61,7 @@ pub async fn ask(client: Client, namespace: String, progress: Progress) {
 }
 
 /// Whether each permission is there.
-async fn answers(
+pub(super) async fn answers(
     client: &Client,
     namespace: &str,
 ) -> Result<BTreeMap<Permission, bool>, kube::Error> {

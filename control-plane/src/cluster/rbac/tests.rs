@@ -1,12 +1,20 @@
 //! The list against itself, against the chart, and against reviews.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use k8s_openapi::api::authorization::v1::ResourceRule;
+use kube::Client;
+use kube::client::Body;
 use serde_json::{Value, json};
 
-use super::ask::covers;
+use super::ask::{answers, covers};
 use super::*;
 
 /// Verbs that the API server knows.
@@ -192,4 +200,80 @@ fn reviews_are_understood() {
         resource_names: None,
     };
     assert!(covers(&everything, wanted));
+}
+
+/// Allows everything but one resource, and says so of the own namespace or leaves it open.
+#[derive(Clone)]
+struct Reviewer {
+    refused: &'static str,
+    incomplete: bool,
+    /// About single permissions.
+    questions: Arc<AtomicUsize>,
+}
+
+impl Reviewer {
+    fn status(&self, path: &str, review: &Value) -> Value {
+        if path.ends_with("/selfsubjectrulesreviews") {
+            let all = ["leases", "secrets"].into_iter();
+            let all: Vec<_> = all.filter(|it| *it != self.refused).collect();
+            let rules = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": all}]);
+            let rules = if self.incomplete { json!([]) } else { rules };
+            return json!({
+                "resourceRules": rules, "nonResourceRules": [], "incomplete": self.incomplete,
+            });
+        }
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        let about = &review["spec"]["resourceAttributes"];
+        json!({"allowed": about["resource"] != self.refused})
+    }
+}
+
+impl tower_service::Service<Request<Body>> for Reviewer {
+    type Response = Response<Body>;
+    type Error = kube::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, kube::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), kube::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let reviewer = self.clone();
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect().await?.to_bytes();
+            let mut review: Value = serde_json::from_slice(&body).unwrap();
+            review["status"] = reviewer.status(&path, &review);
+            Ok(Response::new(Body::from(review.to_string().into_bytes())))
+        })
+    }
+}
+
+/// Which permissions are there, and how many questions about single ones that took.
+async fn asked(refused: &'static str, incomplete: bool) -> (BTreeMap<Permission, bool>, usize) {
+    let questions = Arc::new(AtomicUsize::new(0));
+    let reviewer = Reviewer {
+        refused,
+        incomplete,
+        questions: Arc::clone(&questions),
+    };
+    let client = Client::new(reviewer, "default");
+    let answers = answers(&client, "mesh").await.unwrap();
+    (answers, questions.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn what_a_review_of_rules_leaves_open_is_asked_one_by_one() {
+    let wide = permissions()
+        .filter(|it| it.scope == Scope::Cluster)
+        .count();
+    for refused in ["pods", "leases", "secrets", "none"] {
+        let (complete, few) = asked(refused, false).await;
+        let (open, many) = asked(refused, true).await;
+        assert_eq!(complete, open, "{refused}");
+        assert_eq!((few, many), (wide, permissions().count()), "{refused}");
+        for (permission, granted) in complete {
+            assert_eq!(granted, permission.resource != refused, "{permission:?}");
+        }
+    }
 }
