@@ -81,7 +81,7 @@ impl World {
             .await;
         let authority = json!({cluster::AUTHORITY_KEY: STANDARD.encode("secret")});
         world
-            .put(secret(cluster::AUTHORITY_SECRET, authority))
+            .put(secret(cluster::AUTHORITY_SECRET, &authority))
             .await;
         let (age, left) = (3 * DAY + HOUR, 362 * DAY + HOUR);
         let leaf = certificate("weft-injector.weft.svc", age, left);
@@ -90,7 +90,7 @@ impl World {
             "ca.crt": STANDARD.encode("the webhook's authority"),
         });
         world
-            .put(secret(cluster::WEBHOOK_SECRET, certificate))
+            .put(secret(cluster::WEBHOOK_SECRET, &certificate))
             .await;
         world.put(webhook("the webhook's authority")).await;
         world
@@ -214,7 +214,7 @@ fn slice(namespace: &str, service: &str, endpoints: &[(&str, Option<&str>)]) -> 
     })
 }
 
-fn secret(name: &str, data: Value) -> Value {
+fn secret(name: &str, data: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "data": data,
         "metadata": {"name": name, "namespace": "weft"},

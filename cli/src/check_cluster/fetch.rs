@@ -176,9 +176,12 @@ impl Cluster<'_> {
         let own: Vec<Pod> = own.collect();
         let settings = settings_of(|name| setting(&own, name)).map_err(Trouble::Failed)?;
         let objects = list_once(self.client.clone(), &settings).await;
-        let objects = objects.map_err(|error| match error.is_forbidden() {
-            true => Trouble::Forbidden,
-            false => Trouble::Failed(described(&error)),
+        let objects = objects.map_err(|error| {
+            if error.is_forbidden() {
+                Trouble::Forbidden
+            } else {
+                Trouble::Failed(described(&error))
+            }
         })?;
         Ok(check(Once {
             objects,

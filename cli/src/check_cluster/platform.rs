@@ -47,10 +47,12 @@ fn server(facts: &Common) -> (Vec<Line>, bool) {
     let version = match &facts.version {
         Ok(version) => version,
         Err(trouble) => {
-            let mut line = SERVER.untold("the API server's version", trouble);
-            line.hint = "is this the right context (kubectl config current-context), and is the \
-                         API server reachable from here?"
-                .to_owned();
+            let hint = "is this the right context (kubectl config current-context), and is the \
+                         API server reachable from here?";
+            let line = Line {
+                hint: hint.to_owned(),
+                ..SERVER.untold("the API server's version", trouble)
+            };
             return (vec![line], false);
         }
     };

@@ -38,7 +38,8 @@ pub(super) fn text(lines: &[Line], paint: Paint) -> String {
                 text.push('\n');
             }
             category = line.category;
-            text += &format!("{}\n", paint.strong(category));
+            text.push_str(&paint.strong(category));
+            text.push('\n');
         }
         text += &paragraph(line, paint);
     }
@@ -90,7 +91,11 @@ fn paragraph(line: &Line, paint: Paint) -> String {
         rows.extend(wrapped(&line.hint, "hint  ", width));
     }
     let first = rows.remove(0);
-    let blank = " ".repeat(INDENT);
-    let rest: String = rows.iter().map(|row| format!("{blank}{row}\n")).collect();
-    format!("  {state} {first}\n{rest}")
+    let mut text = format!("  {state} {first}\n");
+    for row in rows {
+        text.push_str(&" ".repeat(INDENT));
+        text.push_str(&row);
+        text.push('\n');
+    }
+    text
 }

@@ -262,7 +262,7 @@ fn what_may_not_be_created_is_named() {
         (State::Failed, vec!["roles".to_owned()])
     );
     let line = before("permissions", |_, before| {
-        before.creatable[1].1 = Err(Trouble::Forbidden)
+        before.creatable[1].1 = Err(Trouble::Forbidden);
     });
     assert_eq!(line.state, State::Skipped);
 }
@@ -355,11 +355,11 @@ fn namespaces_that_refuse_or_are_of_two_meshes() {
     );
     let other = json!({"metadata": {"name": "istio-sidecar-injector"}});
     let line = before("other-meshes", |common, _| {
-        common.webhooks = Ok(vec![other.clone()])
+        common.webhooks = Ok(vec![other.clone()]);
     });
     assert_eq!(line.list, ["istio-sidecar-injector"]);
     let line = after("other-meshes", |common, _| {
-        common.webhooks = Ok(vec![other])
+        common.webhooks = Ok(vec![other]);
     });
     assert_eq!(line.state, State::Ok);
 }
@@ -409,7 +409,7 @@ fn a_webhook_that_cannot_be_called() {
 
     let with = |ca: &str| {
         after("ca-bundle", |common, _| {
-            common.webhooks = Ok(vec![webhook(ca)])
+            common.webhooks = Ok(vec![webhook(ca)]);
         })
     };
     assert_eq!(
@@ -444,7 +444,7 @@ fn certificates_that_end() {
     assert_eq!(with(-76 * DAY, 24 * DAY).state, State::Warning);
     assert_eq!(with(-76 * DAY, -60).state, State::Failed);
     let line = after("webhook", |_, after| {
-        after.webhook_secret = Ok(Some(json!({})))
+        after.webhook_secret = Ok(Some(json!({})));
     });
     assert_eq!(line.state, State::Failed);
 
@@ -539,7 +539,7 @@ fn sidecars_of_other_versions() {
 fn statuses_that_say_no() {
     let with = |kind: &'static str, object: Value| {
         after("status", |_, after| {
-            after.objects = vec![(kind, Ok(vec![object]))]
+            after.objects = vec![(kind, Ok(vec![object]))];
         })
     };
     let refused = with(

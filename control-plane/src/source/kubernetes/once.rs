@@ -72,7 +72,7 @@ pub async fn list_once(client: Client, settings: &MeshSettings) -> Result<Object
             Kind::Pod => once.built_in(kind, Pod::trim, Change::Pod).await?,
             Kind::Namespace => {
                 once.built_in(kind, Injected::trim, Change::Namespace)
-                    .await?
+                    .await?;
             }
             Kind::TrafficPolicy => once.defined(kind, Policy::trim, Change::Policy).await?,
             Kind::HttpRoute => {
