@@ -32,7 +32,7 @@ struct Weft {
 enum Command {
     /// Runs a meshed application on this machine and shows what the mesh does.
     Demo(demo::Options),
-    /// Checks a mesh's files before a control plane reads them.
+    /// Checks a mesh's files before a control plane reads them, or a cluster.
     Check(check::Options),
     /// Explains what is in force for a service, who said so, and what happens to a request.
     Explain(explain::Options),
@@ -147,7 +147,8 @@ mod tests {
             &["weft"][..],
             &["weft", "install"],
             &["weft", "demo", "--fast"],
-            &["weft", "check"],
+            &["weft", "check", "--pre", "-f", "x"],
+            &["weft", "check", "--context", "c", "-f", "x"],
             &["weft", "check", "-f", "x", "-o", "yaml"],
         ] {
             assert!(Weft::try_parse_from(args).is_err(), "{args:?}");

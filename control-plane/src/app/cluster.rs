@@ -17,7 +17,7 @@ use crate::cluster::lease::Candidate;
 use crate::cluster::review::TokenReviews;
 use crate::cluster::status::{Known, StatusWriter};
 use crate::cluster::webhook::Webhook;
-use crate::cluster::{authority, bundle, lease, webhook};
+use crate::cluster::{authority, bundle, lease, rbac, webhook};
 use crate::serve::Metrics;
 use crate::serve::replicas::Place;
 use crate::source;
@@ -44,6 +44,8 @@ pub(super) async fn start(
         .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
     let mesh = source::files::settings(settings.cluster.clone().into_file());
     let mesh = mesh.map_err(anyhow::Error::msg)?;
+    let asking = rbac::ask(client.clone(), namespace.clone(), progress.clone());
+    until_end(Box::pin(asking));
     let Following {
         models,
         observed,

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,11 +64,39 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    match settings.command {
+    #[cfg(feature = "kubernetes")]
+    if settings.roles.print_rbac {
+        print_rbac(&settings.roles);
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = settings.command else {
+        let mut usage = Settings::command();
+        // As above.
+        let _ = usage
+            .error(ErrorKind::MissingSubcommand, "what is to be done?")
+            .print();
+        return ExitCode::from(USAGE);
+    };
+    match command {
         Command::Token(settings) => finish(token(&settings), |error| eprintln!("{error:#}")),
         Command::Serve(settings) => {
             logging::start(settings.log_level, settings.log_format);
             finish(serve(*settings), |error| tracing::error!("{error:#}"))
+        }
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+fn print_rbac(settings: &settings::Roles) {
+    use crate::cluster::rbac;
+
+    let namespace = &settings.namespace;
+    match settings.output {
+        settings::Output::Yaml => print!("{}", rbac::print(namespace)),
+        settings::Output::Json => {
+            let items = rbac::manifests(namespace);
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
+            println!("{list:#}");
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod bundle;
 mod call;
 pub mod events;
 pub mod lease;
+pub mod rbac;
 pub mod review;
 pub mod status;
 pub mod webhook;

@@ -103,6 +103,9 @@ impl Admin {
                 let mut lines = vec!["not ready".to_owned()];
                 let missing = self.progress.missing().into_iter();
                 lines.extend(missing.map(|kind| format!("not listed yet: {kind}")));
+                let permissions = self.progress.permissions().into_iter();
+                let missing = permissions.filter(|(_, granted)| !granted);
+                lines.extend(missing.map(|(permission, _)| format!("not allowed: {permission}")));
                 let body = lines.join("\n") + "\n";
                 respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", body)
             }

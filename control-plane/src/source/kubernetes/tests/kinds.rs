@@ -233,6 +233,7 @@ async fn readings_say_what_a_model_was_made_of() {
     let said = of_refused(
         &refused.manifest,
         &refused.violations,
+        reading.last_good_stays,
         &before,
         "2026-11-21T10:00:00Z",
     );
