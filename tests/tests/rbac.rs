@@ -311,15 +311,18 @@ async fn a_whole_run_needs_all_of_its_roles_and_no_more() {
     let seen = server.seen().into_keys().filter(|seen| seen.user == user);
     let used: BTreeSet<_> = seen.map(|seen| (seen.verb, seen.resource)).collect();
     let used = |verb: &'static str, what: &str| used.contains(&(verb, what.to_owned()));
-    let stale = excused.iter().filter(|(verb, what)| used(verb, what));
-    assert_eq!(stale.count(), 0, "some of these are used: {UNUSED:?}");
-    let needless = excused
+    let stale: Vec<_> = excused
         .iter()
-        .filter(|(verb, what)| !wanted_at_all(&asked, verb, what));
-    assert_eq!(
-        needless.count(),
-        0,
-        "some of these are no rules: {UNUSED:?}"
+        .filter(|(verb, what)| used(verb, what))
+        .collect();
+    assert!(stale.is_empty(), "used, so nothing to excuse: {stale:?}");
+    let needless = excused.iter();
+    let needless: Vec<_> = needless
+        .filter(|(verb, what)| !wanted_at_all(&asked, verb, what))
+        .collect();
+    assert!(
+        needless.is_empty(),
+        "no rules, so nothing to excuse: {needless:?}"
     );
 }
 
