@@ -69,10 +69,8 @@ impl Failure {
     /// Every field that is wrong, with the reason.
     pub(super) fn invalid(resource: &Resource, name: &str, wrong: &[(String, String)]) -> Self {
         let (kind, group) = (&resource.kind, &resource.group);
-        let said = wrong.iter().map(|(path, why)| match path.as_str() {
-            "" => why.clone(),
-            path => format!("{path}: Invalid value: {why}"),
-        });
+        let said = wrong.iter();
+        let said = said.map(|(path, why)| format!("{path}: Invalid value: {why}"));
         let said = said.collect::<Vec<_>>().join(", ");
         let causes = wrong
             .iter()

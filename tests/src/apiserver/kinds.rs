@@ -163,9 +163,7 @@ impl Kinds {
     pub(super) fn page(&self, path: &[&str]) -> Option<Value> {
         match path {
             ["version"] => Some(json!({
-                "major": "1", "minor": "33", "gitVersion": "v1.33.0", "gitCommit": "",
-                "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-                "compiler": "", "platform": "linux/amd64",
+                "major": "1", "minor": "33", "gitVersion": "v1.33.0", "platform": "linux/amd64",
             })),
             ["healthz" | "livez" | "readyz"] => Some("ok".into()),
             ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"]})),

@@ -313,14 +313,14 @@ impl ApiServer {
         self.store().compact();
     }
 
-    /// The newest revision.
-    pub fn revision(&self) -> u64 {
-        self.store().revision
-    }
-
     /// Requests that came to be answered, whatever the answer was, without those that no role allows.
     pub fn seen(&self) -> BTreeMap<Seen, u64> {
         self.store().seen.clone()
+    }
+
+    /// Requests that no role allowed.
+    pub fn forbidden(&self) -> BTreeMap<Seen, u64> {
+        self.store().forbidden.clone()
     }
 
     /// Requests of one kind by anybody. `resource` as in [`Seen`].

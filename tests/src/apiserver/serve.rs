@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::access::{self, User};
 use super::failure::Failure;
@@ -62,13 +61,7 @@ async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tls: &TlsAcceptor)
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let (shared, tls) = (Arc::clone(shared), tls.clone());
-                    connections.spawn(async move {
-                        let _ = stream.set_nodelay(true);
-                        if let Ok(stream) = tls.accept(stream).await {
-                            connection(shared, stream).await;
-                        }
-                    });
+                    connections.spawn(connection(Arc::clone(shared), tls.clone(), stream));
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
@@ -77,7 +70,11 @@ async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tls: &TlsAcceptor)
     }
 }
 
-async fn connection(shared: Arc<Shared>, stream: TlsStream<TcpStream>) {
+async fn connection(shared: Arc<Shared>, tls: TlsAcceptor, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let Ok(stream) = tls.accept(stream).await else {
+        return;
+    };
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(answer(&shared, request).await) }
@@ -212,21 +209,30 @@ fn call(
 impl super::store::Store {
     /// Counts a request, and refuses it where roles or a test want that.
     fn allow(&mut self, call: &Call) -> Result<(), Failure> {
+        // Of a list, roles are asked for the name that it selects.
+        let selected = call.option("fieldSelector").strip_prefix("metadata.name=");
+        let name = selected.unwrap_or(&call.name);
         let (group, plural) = (&call.resource.group, &call.resource.plural);
         let attributes = json!({
             "verb": call.verb, "group": group, "resource": plural, "subresource": call.sub,
-            "namespace": call.namespace, "name": call.name,
+            "namespace": call.namespace, "name": name,
         });
-        if self.enforces_roles && !access::may(self, &call.user, &attributes) {
-            return Err(access::forbidden(&call.user, &attributes));
-        }
         let seen = Seen {
             user: call.user.name.clone(),
             verb: call.verb,
             resource: super::kinds::id(group, &access::resource(&attributes)),
         };
-        if self.seen.len() < MAX_SEEN || self.seen.contains_key(&seen) {
-            *self.seen.entry(seen.clone()).or_default() += 1;
+        let may = !self.enforces_roles || access::may(self, &call.user, &attributes);
+        let counts = if may {
+            &mut self.seen
+        } else {
+            &mut self.forbidden
+        };
+        if counts.len() < MAX_SEEN || counts.contains_key(&seen) {
+            *counts.entry(seen.clone()).or_default() += 1;
+        }
+        if !may {
+            return Err(access::forbidden(&call.user, &attributes));
         }
         // Tests themselves are not to be hindered.
         if call.user.is_master() && call.user.name == "test" {

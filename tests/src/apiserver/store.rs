@@ -49,6 +49,8 @@ pub(super) struct Store {
     /// How often all watches were dropped.
     pub(super) drops: u64,
     pub(super) seen: BTreeMap<Seen, u64>,
+    /// What no role allowed.
+    pub(super) forbidden: BTreeMap<Seen, u64>,
     pub(super) watches: BTreeMap<String, usize>,
 }
 

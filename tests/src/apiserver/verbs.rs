@@ -65,6 +65,9 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply,
         "token" if id == "serviceaccounts" && call.verb == "create" => true,
         _ => return Err(Failure::no_such_path()),
     };
+    if !call.option("dryRun").is_empty() || !call.body["dryRun"].is_null() {
+        return Err(Failure::bad("this server does nothing for show"));
+    }
     if call.resource.sort == Sort::Question {
         let (plural, store) = (&call.resource.plural, shared.store.lock());
         let answer = access::answer(&store, &call.user, plural, &call.body);
@@ -99,10 +102,6 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply,
 impl Call {
     pub(super) fn option(&self, name: &str) -> &str {
         self.query.get(name).map_or("", String::as_str)
-    }
-
-    pub(super) fn is_dry(&self) -> bool {
-        self.option("dryRun") == "All" || self.body["dryRun"][0] == "All"
     }
 
     fn found(&self, store: &Store) -> Result<Arc<Value>, Failure> {
@@ -290,7 +289,7 @@ async fn write(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
             admit(shared, call, &mut object).await?;
             call.conform(&mut object, None)?;
         }
-        if old.as_deref() != Some(&object) && !call.is_dry() {
+        if old.as_deref() != Some(&object) {
             let mut store = shared.store.lock();
             let now = store.object(place);
             if now.as_ref().map(Arc::as_ptr) != old.as_ref().map(Arc::as_ptr) {
@@ -338,8 +337,8 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     }
     let grace = call.body["gracePeriodSeconds"].as_u64();
     let grace = grace.or_else(|| call.option("gracePeriodSeconds").parse().ok());
-    let mut is_left = call.is_dry();
-    for object in doomed.iter_mut().filter(|_| !call.is_dry()) {
+    let mut is_left = false;
+    for object in &mut doomed {
         if let Some(left) = store.delete(store::place(&id, object), grace) {
             if let Some(after) = store.kubelet.filter(|_| id == "pods") {
                 shared.end_pod_after(after, &left);

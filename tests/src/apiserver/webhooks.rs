@@ -85,7 +85,7 @@ fn review(call: &Call, object: &Value) -> Value {
             "kind": kind, "requestKind": kind, "resource": resource, "requestResource": resource,
             "name": call.name, "namespace": call.namespace, "operation": "CREATE",
             "userInfo": {"username": call.user.name, "groups": call.user.groups},
-            "object": object, "oldObject": null, "dryRun": call.is_dry(),
+            "object": object, "oldObject": null, "dryRun": false,
             "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
         },
     })

@@ -54,8 +54,9 @@ async fn watches_tell_everything_or_that_they_cannot() {
             WatchEvent::Modified(map) => seen.push(format!("={}", map.data.unwrap()["a"])),
             WatchEvent::Deleted(map) => seen.push(format!("-{}", map.metadata.name.unwrap())),
             WatchEvent::Bookmark(mark) => {
-                let revision: u64 = mark.metadata.resource_version.parse().unwrap();
-                assert_eq!(revision, server.revision());
+                let now = maps.list(&ListParams::default()).await.unwrap();
+                let newest = now.metadata.resource_version;
+                assert_eq!(Some(mark.metadata.resource_version), newest);
                 break;
             }
             WatchEvent::Error(status) => panic!("{status:?}"),
