@@ -25,8 +25,6 @@ const RETRIES: usize = 16;
 const MAX_NAME: usize = 253;
 /// What names are made of.
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz0123456789-.";
-/// What tells that an object is of the kind and goes where the request says.
-const ENVELOPE: &str = "/apiVersion /kind /metadata/name /metadata/namespace";
 const APPLY: &str = "application/apply-patch+yaml";
 /// What no request says about an object: the server alone does.
 const DECIDED: &str = "uid creationTimestamp deletionTimestamp deletionGracePeriodSeconds generation \
@@ -167,7 +165,7 @@ impl Call {
             wanted["metadata"]["namespace"] = self.namespace.as_str().into();
         }
         fill(new, &wanted);
-        for path in ENVELOPE.split(' ') {
+        for path in "/apiVersion /kind /metadata/name /metadata/namespace".split(' ') {
             let (given, wanted) = (new.pointer(path), wanted.pointer(path));
             if given != wanted {
                 let message = format!("{path} is {given:?}, and {wanted:?} in the request");
