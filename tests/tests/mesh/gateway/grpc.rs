@@ -141,10 +141,11 @@ pub(super) async fn mirror(cx: Cx) -> anyhow::Result<()> {
             ("x-header-append", "zero,two"),
             ("x-header-remove", ""),
         ];
-        for (case, wanted) in [
+        let cases = [
             ("x-mirror-only", &[][..]),
             ("x-mirror-and-modify", &modified),
-        ] {
+        ];
+        for (copies, (case, wanted)) in (1..).zip(cases) {
             let sent = [
                 (case, "true"),
                 ("x-header-remove", "val"),
