@@ -14,6 +14,7 @@ mod common;
 mod life;
 mod objects;
 mod shapes;
+mod statuses;
 mod watches;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ fn main() -> anyhow::Result<ExitCode> {
     objects::register(&mut suite);
     life::register(&mut suite);
     shapes::register(&mut suite);
+    statuses::register(&mut suite);
     watches::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
