@@ -14,6 +14,7 @@ mod outbound;
 mod protocol;
 mod rate_limit;
 mod routes;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -28,6 +29,7 @@ use weft_proto::discovery::{
 
 use crate::index::{Model, ServicePort};
 pub(crate) use authority::spellings;
+pub use sources::sources;
 pub(crate) use wire::allow_list;
 pub use wire::{DEFAULT_CONNECT, default_retries};
 

@@ -42,6 +42,7 @@ pub(super) struct Memo {
 #[derive(Debug)]
 pub(super) struct Compiled {
     pub(super) hash: ContentHash,
+    pub(super) created_at: SystemTime,
     /// The whole `ServerMessage`.
     pub(super) full: Bytes,
     /// The same as a change of the content before; only for endpoints.
@@ -71,7 +72,7 @@ struct EntryKey {
 
 /// Who shares a content.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Audience {
+pub(super) enum Audience {
     Everybody,
     Zone { namespace: String, zone: String },
     Workload { namespace: String, workload: String },
@@ -165,10 +166,11 @@ impl Compiled {
             return None;
         }
 
+        let created_at = SystemTime::now();
         let version = Version {
             content_hash: hash.to_vec(),
             source_revision: revision,
-            created_at: Some(SystemTime::now().into()),
+            created_at: Some(created_at.into()),
         };
         let endpoints = match &resource {
             Resource::Endpoints(endpoints) => Some(endpoints.clone()),
@@ -186,6 +188,7 @@ impl Compiled {
             .filter(|delta| delta.message.len() < full.len());
         Some(Self {
             hash,
+            created_at,
             full,
             delta,
             endpoints,
@@ -226,7 +229,7 @@ fn order(address: Option<&SocketAddress>) -> Option<(&[u8], u32)> {
     address.map(|address| (&address.ip[..], address.port))
 }
 
-fn audience(client: &Client, key: &ResourceKey) -> Audience {
+pub(super) fn audience(client: &Client, key: &ResourceKey) -> Audience {
     match &key.kind {
         Some(Kind::TrustBundle(_)) | None => Audience::Everybody,
         Some(Kind::Inbound(_)) => Audience::Workload {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message;
-use weft_proto::discovery::{Held, ResourceKey};
+use weft_proto::discovery::{Held, ResourceKey, Version};
 
 use super::memo::{Compiled, ContentHash};
 
@@ -22,7 +22,8 @@ const MAX_LOOKS: usize = 64;
 
 /// The state of one stream.
 pub(super) struct Session {
-    held: HashMap<ResourceKey, Known>,
+    /// What the sidecar said that it has, until it subscribes.
+    held: HashMap<ResourceKey, Version>,
     subscriptions: HashMap<ResourceKey, Subscription>,
     pending: VecDeque<ResourceKey>,
     waiting: Vec<ResourceKey>,
@@ -71,15 +72,7 @@ impl Session {
         }
         let held = held
             .into_iter()
-            .filter_map(|held| {
-                let version = held.version?;
-                let known = Known {
-                    hash: version.content_hash,
-                    source_revision: version.source_revision,
-                    sent_here: false,
-                };
-                Some((held.key?, known))
-            })
+            .filter_map(|held| Some((held.key?, held.version?)))
             .collect();
         Ok(Self {
             held,
@@ -88,6 +81,11 @@ impl Session {
             waiting: Vec::new(),
             patience,
         })
+    }
+
+    /// The version that the sidecar has of a resource which it has not subscribed to yet.
+    pub(super) fn held(&self, key: &ResourceKey) -> Option<&Version> {
+        self.held.get(key)
     }
 
     /// Starts a subscription; one that is there already stays as it is. `false`: the key is not one
@@ -103,7 +101,11 @@ impl Session {
             return Err(TooMany);
         }
         let subscription = Subscription {
-            known: self.held.remove(&key),
+            known: self.held.remove(&key).map(|version| Known {
+                hash: version.content_hash,
+                source_revision: version.source_revision,
+                sent_here: false,
+            }),
             queued: true,
         };
         self.subscriptions.insert(key.clone(), subscription);

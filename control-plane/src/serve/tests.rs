@@ -1,7 +1,9 @@
 //! The bookkeeping of streams under random histories, and the services end to end.
 
+mod counts;
 mod end_to_end;
 mod harness;
 mod memo;
+mod replicas;
 mod session;
 mod streams;
