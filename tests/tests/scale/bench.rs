@@ -35,17 +35,17 @@ const SENT: &str = "weft_control_plane_updates_sent_total";
 
 /// How long each phase is.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
+pub(crate) struct Effort {
     /// Changes of an endpoint, of each kind.
-    pub changes: usize,
+    pub(crate) changes: usize,
     /// Changes of a namespace's policy.
-    pub policies: usize,
+    pub(crate) policies: usize,
     /// How long rest and churn last.
-    pub window: Duration,
+    pub(crate) window: Duration,
 }
 
 /// See the module.
-pub struct Bench {
+pub(crate) struct Bench {
     plan: Plan,
     server: ApiServer,
     control_plane: ControlPlane,
@@ -61,7 +61,7 @@ pub struct Bench {
 
 impl Bench {
     /// Measures everything at one size.
-    pub async fn measure(size: Size, effort: Effort) -> anyhow::Result<Figures> {
+    pub(crate) async fn measure(size: Size, effort: Effort) -> anyhow::Result<Figures> {
         let mut bench = Self::start(size).await?;
         let mut figures = Figures {
             started_in: bench.control_plane.started_in,

@@ -8,41 +8,41 @@ use crate::process::Memory;
 
 /// Everything that is measured at one size.
 #[derive(Clone, Debug)]
-pub struct Figures {
-    pub size: Size,
+pub(crate) struct Figures {
+    pub(crate) size: Size,
     /// From the process's start until it serves.
-    pub started_in: Duration,
+    pub(crate) started_in: Duration,
     /// A certificate for every sidecar.
-    pub certified_in: Duration,
+    pub(crate) certified_in: Duration,
     /// From the first connection until every sidecar has everything.
-    pub complete_in: Duration,
-    pub without_streams: Memory,
-    pub connected: Memory,
-    pub in_the_end: Memory,
+    pub(crate) complete_in: Duration,
+    pub(crate) without_streams: Memory,
+    pub(crate) connected: Memory,
+    pub(crate) in_the_end: Memory,
     /// Shares of one processor.
-    pub at_rest: f64,
-    pub at_rest_after: f64,
-    pub churn_load: f64,
+    pub(crate) at_rest: f64,
+    pub(crate) at_rest_after: f64,
+    pub(crate) churn_load: f64,
     /// One endpoint of a service that few call: from the write to each acknowledgement.
-    pub near: Spread,
+    pub(crate) near: Spread,
     /// The same until the control plane has counted the last.
-    pub near_counted: Spread,
+    pub(crate) near_counted: Spread,
     /// One endpoint of the service that all call.
-    pub far: Spread,
-    pub far_counted: Spread,
+    pub(crate) far: Spread,
+    pub(crate) far_counted: Spread,
     /// A namespace's policy.
-    pub policy: Spread,
-    pub policy_counted: Spread,
+    pub(crate) policy: Spread,
+    pub(crate) policy_counted: Spread,
     /// Under churn, as `near`.
-    pub churn: Spread,
+    pub(crate) churn: Spread,
 }
 
 /// Times of the same thing.
 #[derive(Clone, Debug, Default)]
-pub struct Spread(pub Vec<Duration>);
+pub(crate) struct Spread(pub(crate) Vec<Duration>);
 
 impl Figures {
-    pub fn of(size: Size) -> Self {
+    pub(crate) fn of(size: Size) -> Self {
         Self {
             size,
             started_in: Duration::ZERO,
@@ -67,7 +67,7 @@ impl Figures {
 
 impl Spread {
     /// The time that this share of all is not above; zero where there is none.
-    pub fn percentile(&self, share: f64) -> Duration {
+    pub(crate) fn percentile(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let place = (share * sorted.len() as f64).ceil() as usize;

@@ -32,12 +32,12 @@ const SPARE_DESCRIPTORS: u64 = 200;
 mod gates {
     use std::time::Duration;
 
-    pub const ENDPOINT: Duration = Duration::from_secs(2);
-    pub const POLICY: Duration = Duration::from_secs(3);
+    pub(crate) const ENDPOINT: Duration = Duration::from_secs(2);
+    pub(crate) const POLICY: Duration = Duration::from_secs(3);
     /// MiB, at its highest.
-    pub const MEMORY: f64 = 250.0;
+    pub(crate) const MEMORY: f64 = 250.0;
     /// Of one processor.
-    pub const AT_REST: f64 = 0.05;
+    pub(crate) const AT_REST: f64 = 0.05;
 }
 
 /// What the small form must keep to, in an unoptimized build on a busy machine: that nothing is out of
@@ -45,10 +45,10 @@ mod gates {
 mod bounds {
     use std::time::Duration;
 
-    pub const CHANGE: Duration = Duration::from_secs(5);
+    pub(crate) const CHANGE: Duration = Duration::from_secs(5);
     /// MiB for each stream more, with its service and ten endpoints.
-    pub const MEMORY_PER_STREAM: f64 = 1.0;
-    pub const AT_REST: f64 = 0.5;
+    pub(crate) const MEMORY_PER_STREAM: f64 = 1.0;
+    pub(crate) const AT_REST: f64 = 0.5;
 }
 
 #[tokio::test(flavor = "multi_thread")]

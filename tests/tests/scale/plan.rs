@@ -10,9 +10,9 @@ use weft_proto::discovery::{
 };
 
 /// What every service is addressed by.
-pub const PORT: u32 = 80;
+pub(crate) const PORT: u32 = 80;
 /// What every application listens on.
-pub const TARGET_PORT: u32 = 8080;
+pub(crate) const TARGET_PORT: u32 = 8080;
 /// Services that a sidecar calls, the one that all call among them.
 const CALLS: usize = 10;
 /// Of these, so many by authority; the others by address.
@@ -22,15 +22,15 @@ const OWN_POLICY: usize = 25;
 
 /// How much there is of everything.
 #[derive(Clone, Copy, Debug)]
-pub struct Size {
-    pub services: usize,
-    pub endpoints: usize,
-    pub namespaces: usize,
+pub(crate) struct Size {
+    pub(crate) services: usize,
+    pub(crate) endpoints: usize,
+    pub(crate) namespaces: usize,
 }
 
 impl Size {
     /// Ten endpoints behind each service, and a connected sidecar at one of them.
-    pub const fn of(services: usize) -> Self {
+    pub(crate) const fn of(services: usize) -> Self {
         let namespaces = match services {
             0..200 => 5,
             _ => 20,
@@ -43,14 +43,14 @@ impl Size {
     }
 
     /// Sidecars that are connected: the first endpoint of each service.
-    pub const fn streams(self) -> usize {
+    pub(crate) const fn streams(self) -> usize {
         self.services
     }
 }
 
 /// What a subscription of a sidecar is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Topic {
+pub(crate) enum Topic {
     Bundle,
     Inbound(u32),
     /// What a service means, by address or authority.
@@ -60,44 +60,44 @@ pub enum Topic {
 
 /// A cluster of a size.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub size: Size,
+pub(crate) struct Plan {
+    pub(crate) size: Size,
 }
 
 impl Plan {
-    pub fn namespace(self, service: usize) -> String {
+    pub(crate) fn namespace(self, service: usize) -> String {
         format!("team-{:02}", service % self.size.namespaces)
     }
 
-    pub fn service(self, service: usize) -> String {
+    pub(crate) fn service(self, service: usize) -> String {
         format!("service-{service:04}")
     }
 
-    pub fn pod(self, service: usize, index: usize) -> String {
+    pub(crate) fn pod(self, service: usize, index: usize) -> String {
         format!("service-{service:04}-7d9c6b5f4-{index:05}")
     }
 
-    pub fn account(self, service: usize) -> String {
+    pub(crate) fn account(self, service: usize) -> String {
         format!("account-{service:04}")
     }
 
-    pub fn cluster_ip(self, service: usize) -> Ipv4Addr {
+    pub(crate) fn cluster_ip(self, service: usize) -> Ipv4Addr {
         let [_, _, high, low] = (service as u32 + 1).to_be_bytes();
         Ipv4Addr::new(10, 96, high, low)
     }
 
-    pub fn each(self) -> usize {
+    pub(crate) fn each(self) -> usize {
         self.size.endpoints / self.size.services
     }
 
-    pub fn address(self, service: usize, index: usize) -> Ipv4Addr {
+    pub(crate) fn address(self, service: usize, index: usize) -> Ipv4Addr {
         let number = (service * self.each() + index + 1) as u32;
         let [_, high, middle, low] = number.to_be_bytes();
         Ipv4Addr::new(10, 64 + high, middle, low)
     }
 
     /// The services that a sidecar calls: service 0, which all call, and others, near and far.
-    pub fn calls(self, stream: usize) -> Vec<usize> {
+    pub(crate) fn calls(self, stream: usize) -> Vec<usize> {
         let all = self.size.services;
         let mut calls = BTreeSet::from([0]);
         let mut next = stream;
@@ -112,7 +112,7 @@ impl Plan {
 
     /// What a sidecar asks for when it starts and as its application calls; endpoints it asks for when
     /// it knows the backends.
-    pub fn subscriptions(self, stream: usize) -> Vec<(Topic, ResourceKey)> {
+    pub(crate) fn subscriptions(self, stream: usize) -> Vec<(Topic, ResourceKey)> {
         let mut kinds = vec![
             (Topic::Bundle, Kind::TrustBundle(TrustBundleKey {})),
             (Topic::Inbound(0), Kind::Inbound(InboundKey { port: 0 })),
@@ -142,7 +142,7 @@ impl Plan {
     }
 
     /// The endpoints of a backend, and which service it is.
-    pub fn endpoints(self, backend: &ServiceRef) -> (Topic, ResourceKey) {
+    pub(crate) fn endpoints(self, backend: &ServiceRef) -> (Topic, ResourceKey) {
         let number = backend.name.rsplit('-').next();
         let service = number.and_then(|number| number.parse().ok());
         let kind = Kind::Endpoints(EndpointsKey {
@@ -153,7 +153,7 @@ impl Plan {
     }
 
     /// Everything that a sidecar has in the end.
-    pub fn topics(self, stream: usize) -> BTreeSet<Topic> {
+    pub(crate) fn topics(self, stream: usize) -> BTreeSet<Topic> {
         let own = self.subscriptions(stream).into_iter();
         let own = own.map(|(topic, _)| topic);
         let calls = self.calls(stream).into_iter();
@@ -161,7 +161,10 @@ impl Plan {
     }
 
     /// Every sidecar with each of its topics that these are.
-    pub fn concerned(self, is_meant: impl Fn(usize, Topic) -> bool) -> BTreeSet<(usize, Topic)> {
+    pub(crate) fn concerned(
+        self,
+        is_meant: impl Fn(usize, Topic) -> bool,
+    ) -> BTreeSet<(usize, Topic)> {
         let streams = 0..self.size.streams();
         let all = streams.flat_map(|stream| {
             let topics = self.topics(stream).into_iter();
@@ -172,7 +175,7 @@ impl Plan {
     }
 
     /// Everything but slices, in an order in which it can be created.
-    pub fn manifests(self) -> Vec<Value> {
+    pub(crate) fn manifests(self) -> Vec<Value> {
         let mut all = Vec::new();
         for namespace in 0..self.size.namespaces {
             all.push(json!({
@@ -196,7 +199,7 @@ impl Plan {
 
     /// Its `request` timeout and its rate limit are this number of seconds and a thousand times that
     /// many requests, for clients and for servers to see.
-    pub fn namespace_policy(self, namespace: usize, seconds: u32) -> Value {
+    pub(crate) fn namespace_policy(self, namespace: usize, seconds: u32) -> Value {
         let name = self.namespace(namespace);
         json!({
             "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
@@ -205,7 +208,7 @@ impl Plan {
                 "targetRefs": [{"kind": "Namespace", "name": name}],
                 "mtls": {"mode": "Strict"},
                 "timeouts": {"request": format!("{seconds}s"), "connect": "500ms"},
-                "rateLimit": {"requestsPerSecond": seconds * 1000, "burst": 1000},
+                "rateLimit": {"requestsPerSecond": seconds * 1000},
             },
         })
     }
@@ -280,7 +283,7 @@ impl Plan {
     }
 
     /// The service's slice, where those that `ready` refuses are not ready.
-    pub fn slice(self, service: usize, ready: impl Fn(usize) -> bool) -> Value {
+    pub(crate) fn slice(self, service: usize, ready: impl Fn(usize) -> bool) -> Value {
         let namespace = self.namespace(service);
         let endpoints = (0..self.each()).map(|index| {
             let ready = ready(index);

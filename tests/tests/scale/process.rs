@@ -15,25 +15,25 @@ const START: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(10);
 
 /// A control plane that follows a cluster. It ends when this is dropped.
-pub struct ControlPlane {
+pub(crate) struct ControlPlane {
     child: Child,
-    pub state: PathBuf,
-    pub grpc: SocketAddr,
-    pub admin: SocketAddr,
+    pub(crate) state: PathBuf,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// From its start until it served.
-    pub started_in: Duration,
+    pub(crate) started_in: Duration,
 }
 
 /// What a process has of the machine's memory, in MiB.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Memory {
-    pub now: f64,
-    pub peak: f64,
+pub(crate) struct Memory {
+    pub(crate) now: f64,
+    pub(crate) peak: f64,
 }
 
 impl ControlPlane {
     /// Starts one, with its state and log in `dir`.
-    pub async fn start(dir: &Path, kubeconfig: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn start(dir: &Path, kubeconfig: &str) -> anyhow::Result<Self> {
         let config = dir.join("kubeconfig");
         fs::write(&config, kubeconfig)?;
         let (state, ports) = (dir.join("state"), dir.join("ports"));
@@ -73,7 +73,7 @@ impl ControlPlane {
     }
 
     /// The sum of a metric that begins like this, labels included.
-    pub fn metric(&self, begins: &str) -> anyhow::Result<u64> {
+    pub(crate) fn metric(&self, begins: &str) -> anyhow::Result<u64> {
         let mut page = TcpStream::connect(self.admin)?;
         page.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
         let mut text = String::new();
@@ -83,7 +83,7 @@ impl ControlPlane {
         Ok(values.sum::<f64>() as u64)
     }
 
-    pub fn memory(&self) -> anyhow::Result<Memory> {
+    pub(crate) fn memory(&self) -> anyhow::Result<Memory> {
         let status = self.proc("status")?;
         let read = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -97,7 +97,7 @@ impl ControlPlane {
     }
 
     /// The processor time that it has used up.
-    pub fn time(&self) -> anyhow::Result<Duration> {
+    pub(crate) fn time(&self) -> anyhow::Result<Duration> {
         let stat = self.proc("stat")?;
         // The name is in brackets and may hold anything; `utime` is field 14, `stime` 15.
         let (_, fields) = stat.rsplit_once(')').context("a name")?;

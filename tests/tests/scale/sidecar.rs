@@ -45,38 +45,41 @@ const BUCKETS: usize = 20;
 
 /// An update that was applied and acknowledged.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    pub stream: usize,
-    pub topic: Topic,
-    pub at: Instant,
-    pub is_delta: bool,
+pub(crate) struct Seen {
+    pub(crate) stream: usize,
+    pub(crate) topic: Topic,
+    pub(crate) at: Instant,
+    pub(crate) is_delta: bool,
 }
 
 /// What all sidecars share.
-pub struct Fleet {
-    pub plan: Plan,
+pub(crate) struct Fleet {
+    pub(crate) plan: Plan,
     /// In the order of their acknowledgements.
-    pub seen: Mutex<Vec<Seen>>,
+    pub(crate) seen: Mutex<Vec<Seen>>,
     /// Streams that ended, and why.
-    pub ended: Mutex<Vec<String>>,
+    pub(crate) ended: Mutex<Vec<String>>,
     /// What each sidecar has.
-    pub held: Vec<Mutex<Held>>,
+    pub(crate) held: Vec<Mutex<Held>>,
 }
 
 /// What one sidecar has.
 #[derive(Debug, Default)]
-pub struct Held {
+pub(crate) struct Held {
     /// By service.
-    pub endpoints: HashMap<usize, BTreeMap<SocketAddr, Endpoint>>,
+    pub(crate) endpoints: HashMap<usize, BTreeMap<SocketAddr, Endpoint>>,
     /// The seconds of the last route's `request` timeout, by service.
-    pub timeouts: HashMap<usize, i64>,
+    pub(crate) timeouts: HashMap<usize, i64>,
     /// Requests per second of the one limit, by port.
-    pub limits: HashMap<u32, u32>,
-    pub roots: usize,
+    pub(crate) limits: HashMap<u32, u32>,
+    pub(crate) roots: usize,
 }
 
 /// A certificate of its own: the identity that a token proves.
-pub async fn certify(control_plane: SocketAddr, token: String) -> anyhow::Result<Credentials> {
+pub(crate) async fn certify(
+    control_plane: SocketAddr,
+    token: String,
+) -> anyhow::Result<Credentials> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let request = CertificateParams::default().serialize_request(&key)?;
     let channel = connect(control_plane, None).await?;
@@ -90,7 +93,7 @@ pub async fn certify(control_plane: SocketAddr, token: String) -> anyhow::Result
 }
 
 /// Opens a stream, which then goes on by itself.
-pub async fn open(
+pub(crate) async fn open(
     fleet: Arc<Fleet>,
     stream: usize,
     control_plane: SocketAddr,
