@@ -183,8 +183,8 @@ async fn watch_cluster(
     let client = kubernetes::connect()
         .await
         .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
-    let models = kubernetes::watch_cluster(client, settings, progress, end).await;
-    models.context("watching the cluster")
+    let following = kubernetes::watch_cluster(client, settings, progress, end).await;
+    Ok(following.context("watching the cluster")?.models)
 }
 
 #[cfg(not(feature = "kubernetes"))]

@@ -27,6 +27,8 @@ pub struct Watch {
     pub errors: u64,
     /// Why it is down; `None` while it works.
     pub trouble: Option<String>,
+    /// Whether the API server does not have the kind, so that there is nothing to watch.
+    pub absent: bool,
 }
 
 impl Progress {
@@ -59,7 +61,27 @@ impl Progress {
             synced: false,
             errors: 0,
             trouble: None,
+            absent: false,
         });
+    }
+
+    /// The API server does not have the kind. Whether this is news.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn absent(&self, kind: &'static str) -> bool {
+        let mut before = false;
+        self.of(kind, |watch| {
+            before = std::mem::replace(&mut watch.absent, true);
+            (watch.synced, watch.trouble) = (true, None);
+        });
+        !before
+    }
+
+    /// The API server has the kind. Whether this is news: it had not.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn served(&self, kind: &'static str) -> bool {
+        let mut before = false;
+        self.of(kind, |watch| before = std::mem::take(&mut watch.absent));
+        before
     }
 
     #[cfg(feature = "kubernetes")]

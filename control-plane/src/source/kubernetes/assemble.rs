@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::policy::Policy;
+use weft_proto::names;
+
+use super::manifest::{Bad, Grant, HeldRoute, Policy};
 use super::service::{Port, Service};
 use super::slice::{Endpoint, Slice, Who};
 use super::store::Cluster;
@@ -13,6 +15,7 @@ use crate::index::{
     self, EndpointName, ForeignEndpoint, MeshSettings, Name, Objects, Origin, Refusal,
     ServiceEndpoint, ServicePort, Sourced, Workload,
 };
+use crate::route::{ReferenceGrant, RouteKind};
 use crate::source::closed;
 
 /// Where objects of a cluster stand, for people.
@@ -78,6 +81,17 @@ pub(super) fn objects(cluster: &Cluster, settings: &MeshSettings) -> Objects {
     }
     for (name, policy) in &cluster.policies.held {
         add_policy(name, policy, &origin, &mut objects);
+    }
+    for (kind, routes) in [
+        (RouteKind::Grpc, &cluster.grpc_routes.held),
+        (RouteKind::Http, &cluster.http_routes.held),
+    ] {
+        for (name, route) in routes {
+            add_route(kind, name, route, &origin, &mut objects);
+        }
+    }
+    for (name, grant) in &cluster.grants.held {
+        add_grant(name, grant, &origin, &mut objects);
     }
     objects
 }
@@ -289,10 +303,59 @@ fn add_policy(name: &Name, policy: &Policy, origin: &Origin, objects: &mut Objec
         objects.broken.extend(bad.instead.clone());
         closed::consequence(bad.instead.as_ref(), bad.aimless)
     };
-    for (reason, mend) in &bad.problems {
-        let object = format!("{} {name}", weft_proto::names::TRAFFIC_POLICY_KIND);
-        let reason = format!("{reason}{consequence}");
-        objects.refusals.push(refusal(object, reason, mend));
+    refuse(names::TRAFFIC_POLICY_KIND, name, bad, &consequence, objects);
+}
+
+fn add_route(
+    kind: RouteKind,
+    name: &Name,
+    route: &HeldRoute,
+    origin: &Origin,
+    objects: &mut Objects,
+) {
+    if let Some(good) = &route.good {
+        objects.routes.push(Sourced {
+            origin: origin.clone(),
+            object: Arc::clone(good),
+        });
+    }
+    let Some(bad) = &route.bad else { return };
+    refuse(
+        kind.as_str(),
+        name,
+        bad,
+        stays(route.good.is_some()),
+        objects,
+    );
+}
+
+fn add_grant(name: &Name, grant: &Grant, origin: &Origin, objects: &mut Objects) {
+    if let Some(good) = &grant.good {
+        objects.grants.push(Sourced {
+            origin: origin.clone(),
+            object: Arc::clone(good),
+        });
+    }
+    let Some(bad) = &grant.bad else { return };
+    let consequence = stays(grant.good.is_some());
+    refuse(ReferenceGrant::KIND, name, bad, consequence, objects);
+}
+
+fn stays(is_good_known: bool) -> &'static str {
+    if is_good_known {
+        closed::LAST_GOOD_STAYS
+    } else {
+        ""
+    }
+}
+
+fn refuse(kind: &str, name: &Name, bad: &Bad, consequence: &str, objects: &mut Objects) {
+    for violation in &bad.refused.violations {
+        let reason = format!("{violation}{consequence}");
+        let object = format!("{kind} {name}");
+        objects
+            .refusals
+            .push(refusal(object, reason, &violation.mend));
     }
 }
 

@@ -17,6 +17,10 @@ pub(super) enum Event<T> {
     Applied(Name, Option<T>),
     /// It was deleted.
     Deleted(Name),
+    /// The cluster does not have this kind, and so no object of it.
+    Absent,
+    /// Nobody tells whether there are objects of it. What is known stays.
+    Forbidden,
 }
 
 /// How soon a change must reach the sidecars.

@@ -1,9 +1,13 @@
-//! A cluster as the mesh's source: Services, EndpointSlices, Pods and TrafficPolicies, watched.
+//! A cluster as the mesh's source: Services, EndpointSlices, Pods, Namespaces, TrafficPolicies and the
+//! Gateway API's routes and grants, watched.
 //!
 //! Objects are trimmed as they arrive: the fields of `pod::Pod`, `service::Service`, `slice::Slice`
-//! and `policy::Policy` are all that is kept, and a change of anything else is no change.
+//! and `manifest::Held` are all that is kept, and a change of anything else is no change. What statuses
+//! are compared with goes to [`observed`] and makes no model.
 //!
-//! * Nothing is published until every kind has been listed once.
+//! * Nothing is published until every kind has been listed once, is known not to be there, or, of the
+//!   Gateway API's kinds, may not be read.
+//! * TrafficPolicies and the Gateway API's kinds come and go with their definitions, at any time.
 //! * A watch that is lost keeps everything that it said; a list that is made anew replaces it at once
 //!   when it is complete, never in parts.
 //! * An endpoint is withheld while its pod is not known, or has another address. An endpoint whose
@@ -13,14 +17,17 @@
 //!   closes what it was meant to close.
 //! * What takes an endpoint away is published at once; what only adds waits [`BATCH`] for company.
 //!
-//! Another kind of object is one more module that trims it, one more table of the store, and one more
-//! watch in [`watch_cluster`].
+//! Another kind of object is one more [`kind::Kind`], one more module that trims it, one more table of
+//! the store, and one more watch in `watches`.
 
 mod assemble;
+mod defined;
 mod event;
+mod kind;
+mod manifest;
+mod namespace;
 pub mod observed;
 mod pod;
-mod policy;
 mod service;
 mod slice;
 mod store;
@@ -28,29 +35,33 @@ mod store;
 mod tests;
 mod watch;
 
+use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::{Api, Client, Config};
+use kube::api::DynamicObject;
+use kube::{Api, Client, Config, Resource};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::sync::watch as latest;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use weft_proto::names;
 
-use crate::index::{MeshSettings, Model, Publisher};
+use crate::index::{MeshSettings, Model, Name, Publisher};
 use crate::source::progress::Progress;
 use crate::source::tell::tell;
-use event::Urgency;
+use defined::follow_when_there;
+use event::{Event, Urgency};
+use kind::Kind;
+use manifest::{Grant, HeldRoute, Policy};
+use namespace::Injected;
+use observed::{Observed, Readings};
 use pod::Pod;
-use policy::Policy;
 use service::Service;
 use slice::Slice;
 use store::{Change, Cluster};
-use watch::follow;
+use watch::{Told, Trimming, Watching, follow};
 
 /// How long what only adds to the mesh waits for more of it.
 const BATCH: Duration = Duration::from_millis(5);
@@ -58,16 +69,19 @@ const BATCH: Duration = Duration::from_millis(5);
 const MAX_BATCH: usize = 4096;
 /// Changes on the way from all watches; a watch whose change does not fit waits.
 const MAX_WAITING: usize = 1024;
-/// The plural of [`names::TRAFFIC_POLICY_KIND`].
-const TRAFFIC_POLICIES: &str = "trafficpolicies";
 
-/// What is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Service,
-    EndpointSlice,
-    Pod,
-    TrafficPolicy,
+/// A cluster that is followed: what it says, always the newest of it.
+#[derive(Clone, Debug)]
+pub struct Following {
+    /// The mesh.
+    pub models: latest::Receiver<Arc<Model>>,
+    /// Every object with a status, as the API server has it.
+    pub observed: Arc<Observed>,
+    /// Which versions of these objects the newest model was made of, and why others were not. Sent
+    /// after the model, by whose revision it is told apart.
+    pub readings: latest::Receiver<Arc<Readings>>,
+    /// The namespaces whose pods get sidecars by a label of theirs, and that are not ending.
+    pub injected: latest::Receiver<Arc<BTreeSet<String>>>,
 }
 
 /// Why a cluster cannot be a mesh's source.
@@ -92,76 +106,92 @@ pub async fn connect() -> Result<Client, SourceError> {
 }
 
 /// Waits until everything has been listed once, however long that takes, then keeps watching until
-/// `shutdown`. The receiver holds the newest model at any time.
+/// `shutdown`.
 pub async fn watch_cluster(
     client: Client,
     settings: MeshSettings,
     progress: Progress,
     shutdown: CancellationToken,
-) -> Result<latest::Receiver<Arc<Model>>, SourceError> {
+) -> Result<Following, SourceError> {
     let (sender, changes) = mpsc::channel(MAX_WAITING);
+    let observed = Arc::new(Observed::new());
+    let told = Told {
+        changes: sender,
+        progress: progress.clone(),
+        observed: Arc::clone(&observed),
+    };
     for kind in Kind::ALL {
         progress.begun(kind.word());
-    }
-    let gvk = names::API_VERSION
-        .split_once('/')
-        .map(|(group, version)| GroupVersionKind::gvk(group, version, names::TRAFFIC_POLICY_KIND));
-    let gvk = gvk.expect("the API version has a group");
-    let policies = ApiResource::from_gvk_with_plural(&gvk, TRAFFIC_POLICIES);
-    let watches: [watch::Watching; 4] = [
-        Box::pin(follow(
-            Api::<core::Service>::all(client.clone()),
-            Kind::Service,
-            Service::trim,
-            Change::Service,
-            sender.clone(),
-            progress.clone(),
-        )),
-        Box::pin(follow(
-            Api::<discovery::EndpointSlice>::all(client.clone()),
-            Kind::EndpointSlice,
-            Slice::trim,
-            Change::Slice,
-            sender.clone(),
-            progress.clone(),
-        )),
-        Box::pin(follow(
-            Api::<core::Pod>::all(client.clone()),
-            Kind::Pod,
-            Pod::trim,
-            Change::Pod,
-            sender.clone(),
-            progress.clone(),
-        )),
-        Box::pin(follow(
-            Api::<DynamicObject>::all_with(client, &policies),
-            Kind::TrafficPolicy,
-            Policy::trim,
-            Change::Policy,
-            sender,
-            progress.clone(),
-        )),
-    ];
-    for watching in watches {
+        let watching = watching(kind, client.clone(), told.clone());
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(watching));
     }
+    drop(told);
 
+    let (injected, injected_namespaces) = latest::channel(Arc::default());
     let mut source = Source {
         cluster: Cluster::default(),
         settings,
         changes,
         progress,
+        injected,
     };
     while !source.cluster.has_synced() {
         let change = source.changes.recv().await;
-        source.cluster.take(change.ok_or(SourceError::Interrupted)?);
+        source.take(change.ok_or(SourceError::Interrupted)?);
     }
     let objects = source.cluster.objects(&source.settings);
-    let (publisher, receiver) = Publisher::start(objects);
-    let model = Arc::clone(&receiver.borrow());
+    let (publisher, models) = Publisher::start(objects);
+    let model = Arc::clone(&models.borrow());
+    let first = source.cluster.readings(model.revision());
+    let (read, readings) = latest::channel(Arc::new(first));
     tell(&[], &model);
-    tokio::spawn(shutdown.run_until_cancelled_owned(source.run(publisher, model)));
-    Ok(receiver)
+    tokio::spawn(shutdown.run_until_cancelled_owned(source.run(publisher, read, model)));
+    Ok(Following {
+        models,
+        observed,
+        readings,
+        injected: injected_namespaces,
+    })
+}
+
+/// The watch of a kind.
+fn watching(kind: Kind, client: Client, told: Told) -> Watching {
+    match kind {
+        Kind::Service => built_in(kind, client, Service::trim, Change::Service, told),
+        Kind::EndpointSlice => built_in(kind, client, Slice::trim, Change::Slice, told),
+        Kind::Pod => built_in(kind, client, Pod::trim, Change::Pod, told),
+        Kind::Namespace => built_in(kind, client, Injected::trim, Change::Namespace, told),
+        Kind::TrafficPolicy => defined(kind, client, Policy::trim, Change::Policy, told),
+        Kind::HttpRoute => defined(kind, client, HeldRoute::trim_http, Change::HttpRoute, told),
+        Kind::GrpcRoute => defined(kind, client, HeldRoute::trim_grpc, Change::GrpcRoute, told),
+        Kind::ReferenceGrant => defined(kind, client, Grant::trim, Change::Grant, told),
+    }
+}
+
+fn built_in<K, T>(
+    kind: Kind,
+    client: Client,
+    trim: fn(K) -> (Name, Option<T>),
+    change: fn(Event<T>) -> Change,
+    told: Told,
+) -> Watching
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Send + 'static,
+{
+    let trimming = Trimming { trim, change };
+    Box::pin(follow(Api::all(client), kind, trimming, told))
+}
+
+fn defined<T: Send + 'static>(
+    kind: Kind,
+    client: Client,
+    trim: fn(DynamicObject) -> (Name, Option<T>),
+    change: fn(Event<T>) -> Change,
+    told: Told,
+) -> Watching {
+    let trimming = Trimming { trim, change };
+    Box::pin(follow_when_there(client, kind, trimming, told))
 }
 
 /// From changes to models.
@@ -170,24 +200,32 @@ struct Source {
     settings: MeshSettings,
     changes: mpsc::Receiver<Change>,
     progress: Progress,
+    injected: latest::Sender<Arc<BTreeSet<String>>>,
 }
 
 impl Source {
-    async fn run(mut self, mut publisher: Publisher, mut model: Arc<Model>) {
+    async fn run(
+        mut self,
+        mut publisher: Publisher,
+        read: latest::Sender<Arc<Readings>>,
+        mut model: Arc<Model>,
+    ) {
         while let Some(since) = self.gather().await {
             // Building takes milliseconds in a big mesh: nothing else of this thread waits for it.
             let built = tokio::task::spawn_blocking(move || {
                 let objects = self.cluster.objects(&self.settings);
                 let model = publisher.publish(objects);
-                (self, publisher, model)
+                let readings = self.cluster.readings(model.revision());
+                (self, publisher, model, readings)
             });
             // The task panics with a bug of ours and is cancelled at the runtime's end: what is
             // known stays in force either way.
-            let Ok((source, same, next)) = built.await else {
+            let Ok((source, same, next, readings)) = built.await else {
                 tracing::error!("the cluster is not watched any longer");
                 return;
             };
             (self, publisher) = (source, same);
+            read.send_replace(Arc::new(readings));
             self.progress.published(since.elapsed());
             tell(model.refusals(), &next);
             model = next;
@@ -197,7 +235,8 @@ impl Source {
     /// Takes over changes until a model is due. Since when it is; `None` at the end.
     async fn gather(&mut self) -> Option<Instant> {
         let mut due = None;
-        for _ in 0..MAX_BATCH {
+        let mut taken = 0;
+        while taken < MAX_BATCH {
             let change = match due {
                 None => self.changes.recv().await?,
                 Some((since, Urgency::Now)) => match self.changes.try_recv() {
@@ -209,31 +248,32 @@ impl Source {
                     Err(_) => return Some(since),
                 },
             };
-            let urgency = self.cluster.take(change);
+            let urgency = self.take(change);
             let (since, before) = due.unwrap_or_else(|| (Instant::now(), Urgency::Nothing));
             due = match urgency.max(before) {
                 Urgency::Nothing => None,
                 urgency => Some((since, urgency)),
             };
+            taken += usize::from(due.is_some());
         }
-        Some(due.map_or_else(Instant::now, |(since, _)| since))
+        due.map(|(since, _)| since)
     }
-}
 
-impl Kind {
-    const ALL: [Self; 4] = [
-        Self::Service,
-        Self::EndpointSlice,
-        Self::Pod,
-        Self::TrafficPolicy,
-    ];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::Pod => "Pod",
-            Self::TrafficPolicy => names::TRAFFIC_POLICY_KIND,
+    /// Takes over a change, and says how soon the model must have it.
+    fn take(&mut self, change: Change) -> Urgency {
+        let is_namespace = matches!(change, Change::Namespace(_));
+        let urgency = self.cluster.take(change);
+        if !is_namespace {
+            return urgency;
         }
+        // No part of the model.
+        let names = self.cluster.namespaces.held.keys();
+        let names: BTreeSet<String> = names.map(|name| name.name.clone()).collect();
+        self.injected.send_if_modified(|known| {
+            let news = **known != names;
+            *known = Arc::new(names);
+            news
+        });
+        Urgency::Nothing
     }
 }

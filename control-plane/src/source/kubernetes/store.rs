@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use super::assemble;
 use super::event::{Event, Trimmed, Urgency};
+use super::kind::Kind;
+use super::manifest::{Grant, HeldRoute, Policy};
+use super::namespace::Injected;
+use super::observed::{Readings, StatusKind};
 use super::pod::Pod;
-use super::policy::Policy;
 use super::service::Service;
 use super::slice::Slice;
-use super::{Kind, assemble};
 use crate::index::{MeshSettings, Name, Objects};
 
 /// Everything that is watched. It holds what the cluster holds: how many objects these are is bounded
@@ -17,7 +20,11 @@ pub(super) struct Cluster {
     pub(super) services: Table<Service>,
     pub(super) slices: Table<Slice>,
     pub(super) pods: Table<Pod>,
+    pub(super) namespaces: Table<Injected>,
     pub(super) policies: Table<Policy>,
+    pub(super) http_routes: Table<HeldRoute>,
+    pub(super) grpc_routes: Table<HeldRoute>,
+    pub(super) grants: Table<Grant>,
 }
 
 /// What one of the watches says.
@@ -26,7 +33,11 @@ pub(super) enum Change {
     Service(Event<Service>),
     Slice(Event<Slice>),
     Pod(Event<Pod>),
+    Namespace(Event<Injected>),
     Policy(Event<Policy>),
+    HttpRoute(Event<HeldRoute>),
+    GrpcRoute(Event<HeldRoute>),
+    Grant(Event<Grant>),
 }
 
 /// The objects of one kind.
@@ -46,7 +57,11 @@ impl Cluster {
             Change::Service(event) => self.services.take(event),
             Change::Slice(event) => self.slices.take(event),
             Change::Pod(event) => self.pods.take(event),
+            Change::Namespace(event) => self.namespaces.take(event),
             Change::Policy(event) => self.policies.take(event),
+            Change::HttpRoute(event) => self.http_routes.take(event),
+            Change::GrpcRoute(event) => self.grpc_routes.take(event),
+            Change::Grant(event) => self.grants.take(event),
         }
     }
 
@@ -56,8 +71,29 @@ impl Cluster {
             Kind::Service => self.services.synced,
             Kind::EndpointSlice => self.slices.synced,
             Kind::Pod => self.pods.synced,
+            Kind::Namespace => self.namespaces.synced,
             Kind::TrafficPolicy => self.policies.synced,
+            Kind::HttpRoute => self.http_routes.synced,
+            Kind::GrpcRoute => self.grpc_routes.synced,
+            Kind::ReferenceGrant => self.grants.synced,
         })
+    }
+
+    /// What the model of this revision was made of.
+    pub(super) fn readings(&self, revision: u64) -> Readings {
+        let policies = self.policies.held.iter();
+        let policies = policies.map(|(name, it)| (StatusKind::TrafficPolicy, name, it.reading()));
+        let http = self.http_routes.held.iter();
+        let http = http.map(|(name, it)| (StatusKind::HttpRoute, name, it.reading()));
+        let grpc = self.grpc_routes.held.iter();
+        let grpc = grpc.map(|(name, it)| (StatusKind::GrpcRoute, name, it.reading()));
+        let objects = policies.chain(http).chain(grpc);
+        Readings {
+            revision,
+            objects: objects
+                .map(|(kind, name, reading)| ((kind, name.clone()), reading))
+                .collect(),
+        }
     }
 
     /// Everything that is in force.
@@ -92,6 +128,19 @@ impl<T: Trimmed> Table<T> {
                 } else {
                     Urgency::Nothing
                 }
+            }
+            Event::Absent => {
+                self.arriving = None;
+                let first = !std::mem::replace(&mut self.synced, true);
+                if first || !std::mem::take(&mut self.held).is_empty() {
+                    Urgency::Now
+                } else {
+                    Urgency::Nothing
+                }
+            }
+            Event::Forbidden => {
+                self.synced = true;
+                Urgency::Nothing
             }
             Event::Applied(name, Some(mut object)) => {
                 let urgency = match self.held.get(&name) {

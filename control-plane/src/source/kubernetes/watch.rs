@@ -2,15 +2,18 @@
 
 use std::fmt::Debug;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
+use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::Kind;
 use super::event::{Event, name_of};
+use super::kind::Kind;
+use super::observed::{Observed, Sight};
 use super::store::Change;
 use crate::index::Name;
 use crate::source::progress::Progress;
@@ -22,28 +25,87 @@ const WATCH_SECONDS: u32 = 60;
 /// A watch that goes on until nobody wants its changes.
 pub(super) type Watching = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Who is told what watches say.
+#[derive(Clone)]
+pub(super) struct Told {
+    pub(super) changes: mpsc::Sender<Change>,
+    pub(super) progress: Progress,
+    pub(super) observed: Arc<Observed>,
+}
+
+/// Why a watch has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Nobody wants its changes any longer.
+    Unwanted,
+    /// The API server says that it has no such kind, and it is one that may be missing.
+    NotFound,
+}
+
+/// How objects of a kind are trimmed, and what the store is told of them.
+pub(super) struct Trimming<K, T> {
+    pub(super) trim: fn(K) -> (Name, Option<T>),
+    pub(super) change: fn(Event<T>) -> Change,
+}
+
+/// Follows a kind that every cluster has.
+pub(super) async fn follow<K, T>(api: Api<K>, kind: Kind, trimming: Trimming<K, T>, told: Told)
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    attend(&api, kind, &trimming, &told, |_| ()).await;
+}
+
+/// Follows a kind by a version that the API server has, until it has it no longer.
+pub(super) async fn follow_defined<T>(
+    api: &Api<DynamicObject>,
+    kind: Kind,
+    trimming: &Trimming<DynamicObject, T>,
+    told: &Told,
+) -> Ended {
+    let sight = |status| Sight::new(Arc::clone(&told.observed), status);
+    let mut sight = kind.with_status().map(sight);
+    let see = |event: &mut watcher::Event<DynamicObject>| {
+        if let Some(sight) = &mut sight {
+            match event {
+                watcher::Event::Init => sight.restarted(),
+                watcher::Event::InitApply(object) => sight.listed(object),
+                watcher::Event::InitDone => sight.complete(),
+                watcher::Event::Apply(object) => sight.applied(object),
+                watcher::Event::Delete(object) => sight.deleted(&name_of(object.meta())),
+            }
+        }
+    };
+    attend(api, kind, trimming, told, see).await
+}
+
 /// Lists, watches, and begins anew where that is needed. What fails is tried again, later and later
 /// up to half a minute.
-pub(super) async fn follow<K, T>(
-    api: Api<K>,
+async fn attend<K, T>(
+    api: &Api<K>,
     kind: Kind,
-    trim: fn(K) -> (Name, Option<T>),
-    change: fn(Event<T>) -> Change,
-    sender: mpsc::Sender<Change>,
-    progress: Progress,
-) where
+    trimming: &Trimming<K, T>,
+    told: &Told,
+    mut see: impl FnMut(&mut watcher::Event<K>),
+) -> Ended
+where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let word = kind.word();
+    let Trimming { trim, change } = trimming;
+    let Told {
+        changes, progress, ..
+    } = told;
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
-    let events = watcher(api, config).default_backoff();
+    let events = watcher(api.clone(), config).default_backoff();
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         let event = match event {
-            // Said before the API server is asked.
-            Ok(watcher::Event::Init) => Event::Restarted,
-            Ok(event) => {
-                if progress.works(word) {
+            Ok(mut event) => {
+                see(&mut event);
+                // That it begins is said before the API server is asked.
+                let begins = matches!(event, watcher::Event::Init);
+                if !begins && progress.works(word) {
                     tracing::info!(kind = word, "the watch works again");
                 }
                 match event {
@@ -61,7 +123,8 @@ pub(super) async fn follow<K, T>(
                 }
             }
             Err(error) => {
-                let error = described(&error);
+                let code = code(&error);
+                let error = described(&error, kind);
                 if progress.failed(word, error.clone()) {
                     tracing::warn!(
                         kind = word,
@@ -69,28 +132,40 @@ pub(super) async fn follow<K, T>(
                         "the watch is down; what is known stays in force"
                     );
                 }
-                continue;
+                match code {
+                    404 if kind.defined().is_some() => return Ended::NotFound,
+                    403 if kind.may_be_forbidden() => Event::Forbidden,
+                    _ => continue,
+                }
             }
         };
         if matches!(event, Event::Complete) {
             progress.synced(word);
         }
-        if sender.send(change(event)).await.is_err() {
-            return;
+        if changes.send(change(event)).await.is_err() {
+            return Ended::Unwanted;
         }
+    }
+    Ended::Unwanted
+}
+
+/// The code that the API server answered with; 0 where there was no answer.
+fn code(error: &watcher::Error) -> u16 {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code,
+        _ => 0,
     }
 }
 
 /// The error with what is most likely wrong, for people.
-fn described(error: &watcher::Error) -> String {
-    let code = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code,
-        _ => 0,
-    };
-    match code {
+fn described(error: &watcher::Error, kind: Kind) -> String {
+    match code(error) {
+        403 if kind.may_be_forbidden() => format!(
+            "{error}: its service account may not list and watch this kind, which is as if there \
+             were none"
+        ),
         403 => format!("{error}: its service account may not list and watch this kind"),
-        404 => format!("{error}: are Weft's CRDs installed?"),
         _ => error.to_string(),
     }
 }

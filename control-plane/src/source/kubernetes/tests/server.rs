@@ -23,7 +23,8 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::super::watch_cluster;
+use super::super::observed::StatusKind;
+use super::super::{Following, watch_cluster};
 use super::{pod_json, policy_json, sent, service_json, settings, slice_json};
 use crate::index::Model;
 use crate::serve::Metrics;
@@ -32,7 +33,11 @@ use crate::source::progress::Progress;
 const SERVICES: &str = "/api/v1/services";
 const PODS: &str = "/api/v1/pods";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+const NAMESPACES: &str = "/api/v1/namespaces";
 const POLICIES: &str = "/apis/weft.dev/v1alpha1/trafficpolicies";
+const HTTP_ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/httproutes";
+const GRPC_ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/grpcroutes";
+const GRANTS: &str = "/apis/gateway.networking.k8s.io/v1beta1/referencegrants";
 /// Longer than any backoff.
 const LONG: Duration = Duration::from_secs(300);
 
@@ -60,7 +65,7 @@ impl Server {
     /// One with `shop/web`, whose endpoint is the pod `web-1`.
     fn with_web() -> Self {
         let server = Self::default();
-        for path in [SERVICES, PODS, SLICES, POLICIES] {
+        for path in [SERVICES, PODS, SLICES, NAMESPACES, POLICIES] {
             server.install(path);
         }
         server.put(SERVICES, service_json("web", "10.96.0.1"));
@@ -219,6 +224,7 @@ impl tower_service::Service<Request<Body>> for Server {
 
 struct Running {
     server: Server,
+    following: Following,
     models: watch::Receiver<Arc<Model>>,
     progress: Progress,
     _end: tokio_util::sync::DropGuard,
@@ -228,10 +234,12 @@ impl Running {
     async fn start(server: Server) -> Self {
         let (progress, end) = (Progress::default(), CancellationToken::new());
         let client = Client::new(server.clone(), "default");
-        let models = watch_cluster(client, settings(), progress.clone(), end.clone());
+        let following = watch_cluster(client, settings(), progress.clone(), end.clone());
+        let following = following.await.unwrap();
         Self {
             server,
-            models: models.await.unwrap(),
+            models: following.models.clone(),
+            following,
             progress,
             _end: end.drop_guard(),
         }
