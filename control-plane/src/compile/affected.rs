@@ -1,0 +1,83 @@
+//! Who shares a compiled resource, and which changes of the model may be changes of it: what `resource`
+//! reads, said once more. Both err on one side only: too many contents, too many changes.
+
+use weft_proto::discovery::resource_key::Kind;
+use weft_proto::discovery::{AuthorityKey, EndpointsKey, OutboundKey, ResourceKey};
+
+use super::authority::{self, Authority};
+use super::{Client, read_ip};
+use crate::index::{Destination, Model, Since};
+
+/// Whose the content of a resource is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Audience {
+    /// Everybody's.
+    Everybody,
+    /// Each namespace has its own.
+    Namespace(String),
+    /// Each workload has its own.
+    Workload {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        workload: String,
+    },
+}
+
+/// Who gets the same content as `client`: all whose audience is the same, of one service account in the
+/// case of a workload.
+pub fn audience(client: &Client, key: &ResourceKey) -> Audience {
+    match &key.kind {
+        Some(Kind::TrustBundle(_) | Kind::Endpoints(_)) | None => Audience::Everybody,
+        // Short names are of the client's namespace, and so are consumer routes.
+        Some(Kind::Outbound(_) | Kind::Authority(_)) => {
+            Audience::Namespace(client.namespace.clone())
+        }
+        Some(Kind::Inbound(_)) => Audience::Workload {
+            namespace: client.namespace.clone(),
+            workload: client.workload.clone(),
+        },
+    }
+}
+
+/// Whether the content of a resource may be another than it was, by the newest model and what is
+/// different in it. Never for the trust bundle, which is no part of the model.
+pub fn may_differ(model: &Model, since: Since<'_>, client: &Client, key: &ResourceKey) -> bool {
+    if since.nothing() {
+        return false;
+    }
+    match &key.kind {
+        None | Some(Kind::TrustBundle(_)) => false,
+        Some(Kind::Outbound(OutboundKey { ip, .. })) => {
+            read_ip(ip).is_some_and(|ip| address_may_differ(model, since, ip))
+        }
+        Some(Kind::Authority(AuthorityKey { authority })) => match authority::parse(authority) {
+            None => false,
+            Some(Authority::Address(ip, _)) => address_may_differ(model, since, ip),
+            Some(Authority::Host(host, _)) => {
+                let named = authority::named(&client.namespace, host);
+                named.is_some_and(|(namespace, _)| since.namespace(namespace))
+            }
+        },
+        Some(Kind::Endpoints(EndpointsKey { service })) => service.as_ref().is_some_and(|key| {
+            since.service(&key.namespace, &key.name) || since.namespace(&key.namespace)
+        }),
+        Some(Kind::Inbound(_)) => {
+            since.workload(&client.namespace, &client.workload)
+                || since.namespace(&client.namespace)
+        }
+    }
+}
+
+fn address_may_differ(model: &Model, since: Since<'_>, ip: std::net::IpAddr) -> bool {
+    since.address(ip)
+        || match model.destination(ip) {
+            None => false,
+            Some(Destination::Service(service)) => since.namespace(&service.name.namespace),
+            Some(Destination::Workload(workload)) => since.namespace(&workload.name.namespace),
+            Some(Destination::Address(ip)) => {
+                let mut namespaces = model.namespaces_of_address(ip);
+                namespaces.any(|namespace| since.namespace(namespace))
+            }
+        }
+}
