@@ -104,11 +104,18 @@ impl Metrics {
             let up = labelled_gauge(
                 &self.recorder,
                 "weft_control_plane_source_up",
-                "Whether a kind of object has been listed and its watch works.",
+                "Whether what there is of a kind of object is known and followed.",
                 kind,
             );
             let works = watch.synced && watch.trouble.is_none();
             up.set(if works { 1.0 } else { 0.0 });
+            let served = labelled_gauge(
+                &self.recorder,
+                "weft_control_plane_source_served",
+                "Whether the API server has a kind of object at all.",
+                kind,
+            );
+            served.set(if watch.absent { 0.0 } else { 1.0 });
         }
     }
 

@@ -4,6 +4,7 @@ mod convert;
 mod merge;
 mod orders;
 mod policies;
+mod routes;
 mod scale;
 mod server;
 
@@ -16,8 +17,9 @@ use weft_proto::discovery::{EndpointsKey, ResourceKey, ServiceRef};
 use weft_proto::spiffe::SpiffeId;
 
 use super::event::Event;
+use super::manifest::{Grant, HeldRoute, Policy};
 use super::store::{Change, Cluster};
-use super::{Pod, Policy, Service, Slice};
+use super::{Pod, Service, Slice};
 use crate::compile::{Client, compile};
 use crate::index::{MeshSettings, Model, Name};
 
@@ -70,6 +72,17 @@ fn slice_json(name: &str, service: &str, port: u16, pods: &[(&str, &str, bool)])
     })
 }
 
+/// A route of all requests to `shop/web` port 80 to the same of `to`.
+fn route_json(name: &str, to: &str) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": "shop", "uid": "1", "resourceVersion": "1",
+                     "generation": 1, "creationTimestamp": "2026-11-20T10:00:00Z"},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}],
+                 "rules": [{"backendRefs": [{"name": to, "port": 80}]}]},
+    })
+}
+
 fn policy_json(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
@@ -97,7 +110,13 @@ fn policy(json: Value) -> (Name, Option<Policy>) {
 
 /// A change of the one kind that has the object's shape.
 fn applied(json: Value) -> Change {
-    if json.get("addressType").is_some() {
+    if json["kind"] == "HTTPRoute" {
+        let (name, object) = HeldRoute::trim_http(parsed(json));
+        Change::HttpRoute(Event::Applied(name, object))
+    } else if json["kind"] == "ReferenceGrant" {
+        let (name, object) = Grant::trim(parsed(json));
+        Change::Grant(Event::Applied(name, object))
+    } else if json.get("addressType").is_some() {
         let (name, object) = slice(json);
         Change::Slice(Event::Applied(name, object))
     } else if json["spec"].get("containers").is_some() {
