@@ -29,8 +29,8 @@ use ipnet::IpNet;
 use crate::policy::MtlsMode;
 use attach::Attached;
 pub use attach::Stanzas;
-use changes::{History, Inputs};
 pub use changes::Since;
+use changes::{History, Inputs};
 pub use objects::{
     BrokenPolicy, EndpointName, ExplicitListener, ForeignEndpoint, MeshSettings, Name, Objects,
     Origin, Probe, Refusal, Service, ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,

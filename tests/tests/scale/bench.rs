@@ -164,9 +164,8 @@ impl Bench {
         });
         let opened: Vec<()> = opening.buffer_unordered(AT_ONCE).try_collect().await?;
         ensure!(opened.len() == plan.size.streams(), "not all are open");
-        let at = self.exactly(&all).await?;
-        let last = at.into_iter().map(|(_, at)| at).max().context("updates")?;
-        figures.complete_in = last - began;
+        let (_, counted) = self.exactly(&all, began).await?;
+        figures.complete_in = counted;
         self.check_all().await
     }
 
@@ -187,10 +186,9 @@ impl Bench {
             .plan
             .concerned(|_, topic| topic == Topic::Endpoints(service));
         let began = self.toggle(service).await?;
-        let times = self.exactly(&concerned).await?;
-        let counted = self.heard(began).await?;
+        let (times, counted) = self.exactly(&concerned, began).await?;
         self.check_endpoints(service, &concerned)?;
-        Ok((times.iter().map(|(_, at)| *at - began).collect(), counted))
+        Ok((times, counted))
     }
 
     /// Changes the policy of a namespace, which all of its services' clients hear of, and its workloads.
@@ -209,10 +207,9 @@ impl Bench {
             self.plan.namespace(namespace)
         );
         let began = self.patch(&path, json!({"spec": policy["spec"]})).await?;
-        let times = self.exactly(&concerned).await?;
-        let counted = self.heard(began).await?;
+        let (times, counted) = self.exactly(&concerned, began).await?;
         self.check_policies()?;
-        Ok((times.iter().map(|(_, at)| *at - began).collect(), counted))
+        Ok((times, counted))
     }
 
     /// Changes one endpoint after the other, without waiting.
@@ -240,6 +237,7 @@ impl Bench {
         let seen = std::mem::take(&mut *self.fleet.seen.lock());
         ensure!(seen.len() == due, "{} updates, and not {due}", seen.len());
         self.due += due;
+        self.heard(Instant::now()).await?;
         for seen in seen {
             let Topic::Endpoints(service) = seen.topic else {
                 anyhow::bail!("nobody has changed {:?}", seen.topic);
@@ -276,25 +274,27 @@ impl Bench {
         Ok(began)
     }
 
-    /// Waits for these updates, and for what must not come: others, or one of them twice. When each was
-    /// acknowledged.
+    /// Waits for these updates, and for what must not come: others, or one of them twice. How long after
+    /// `began` each was acknowledged, and until the control plane had counted them all.
     async fn exactly(
         &mut self,
         concerned: &BTreeSet<(usize, Topic)>,
-    ) -> anyhow::Result<Vec<((usize, Topic), Instant)>> {
+        began: Instant,
+    ) -> anyhow::Result<(Vec<Duration>, Duration)> {
         self.wait(concerned.len()).await?;
+        self.due += concerned.len();
+        let counted = self.heard(began).await?;
         sleep(SETTLE).await;
         let seen = std::mem::take(&mut *self.fleet.seen.lock());
-        self.due += seen.len();
         let mut rest = concerned.clone();
-        let mut at = Vec::with_capacity(seen.len());
+        let mut times = Vec::with_capacity(seen.len());
         for seen in seen {
             let what = (seen.stream, seen.topic);
             ensure!(
                 rest.remove(&what),
                 "{what:?} came twice, or concerns nobody there"
             );
-            at.push((what, seen.at));
+            times.push(seen.at - began);
         }
         ensure!(
             rest.is_empty(),
@@ -302,7 +302,7 @@ impl Bench {
             rest.len(),
             rest.first()
         );
-        Ok(at)
+        Ok((times, counted))
     }
 
     async fn wait(&self, updates: usize) -> anyhow::Result<()> {
@@ -324,20 +324,13 @@ impl Bench {
     /// what it takes to ask.
     async fn heard(&self, began: Instant) -> anyhow::Result<Duration> {
         loop {
-            let counted = self.control_plane.metric(ACKS)?;
-            if counted == self.due as u64 {
+            let (counted, due) = (self.control_plane.metric(ACKS)?, self.due as u64);
+            if counted == due {
                 return Ok(began.elapsed());
             }
-            ensure!(
-                counted < self.due as u64,
-                "{counted} answers to {} updates",
-                self.due
-            );
-            ensure!(
-                began.elapsed() < PATIENCE,
-                "{counted} answers, and not {}",
-                self.due
-            );
+            ensure!(counted < due, "{counted} answers to {due} updates");
+            let waited = began.elapsed();
+            ensure!(waited < PATIENCE, "{counted} answers, and not {due}");
             sleep(LOOK).await;
         }
     }
@@ -357,7 +350,6 @@ impl Bench {
                 "stream {stream} has no trust bundle"
             );
         }
-        self.heard(Instant::now()).await?;
         let sent = self.control_plane.metric(SENT)?;
         ensure!(
             sent == self.due as u64,

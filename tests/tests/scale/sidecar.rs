@@ -49,7 +49,6 @@ pub(crate) struct Seen {
     pub(crate) stream: usize,
     pub(crate) topic: Topic,
     pub(crate) at: Instant,
-    pub(crate) is_delta: bool,
 }
 
 /// What all sidecars share.
@@ -175,7 +174,6 @@ impl Sidecar {
         let key = update.key.context("a key")?;
         let topic = *self.topics.get(&key).context("a key that is subscribed")?;
         let resource = update.resource.context("a resource")?;
-        let is_delta = matches!(resource, Resource::EndpointsDelta(_));
         let backends = self.apply(topic, resource)?;
         let ack = Ack {
             key: Some(key),
@@ -186,7 +184,6 @@ impl Sidecar {
             stream: self.stream,
             topic,
             at: Instant::now(),
-            is_delta,
         });
         for backend in backends {
             if self.backends.insert(backend.clone()) {
