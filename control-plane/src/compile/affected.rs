@@ -24,8 +24,8 @@ pub enum Audience {
     },
 }
 
-/// Who gets the same content as `client`: all whose audience is the same, of one service account in the
-/// case of a workload.
+/// Who gets the same content as `client` in the same model: all whose audience is the same. A workload has
+/// one service account, which a stream's beginning has checked.
 pub fn audience(client: &Client, key: &ResourceKey) -> Audience {
     match &key.kind {
         Some(Kind::TrustBundle(_) | Kind::Endpoints(_)) | None => Audience::Everybody,
@@ -41,10 +41,13 @@ pub fn audience(client: &Client, key: &ResourceKey) -> Audience {
 }
 
 /// Whether the content of a resource may be another than it was, by the newest model and what is
-/// different in it. Never for the trust bundle, which is no part of the model.
+/// different in it. The trust bundle is no part of the model.
 pub fn may_differ(model: &Model, since: Since<'_>, client: &Client, key: &ResourceKey) -> bool {
     if since.nothing() {
         return false;
+    }
+    if since.everything() {
+        return true;
     }
     match &key.kind {
         None | Some(Kind::TrustBundle(_)) => false,

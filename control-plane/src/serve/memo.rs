@@ -140,6 +140,11 @@ impl Memo {
         (compiled, revision)
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.lock().contents.len()
+    }
+
     fn trust_bundle(&self) -> Resource {
         let bundle = self.bundle.borrow();
         Resource::TrustBundle(TrustBundle {
