@@ -134,6 +134,8 @@ pub mod env {
     pub const POD_NAME: &str = "WEFT_POD_NAME";
     /// Control plane of a cluster: its pod's address, by which other replicas know it.
     pub const POD_IP: &str = "WEFT_POD_IP";
+    /// Control plane of a cluster: how long its lease holds without being renewed, as `15s`.
+    pub const LEASE_DURATION: &str = "WEFT_LEASE_DURATION";
     /// Control plane: directory of the authority's state.
     pub const STATE_DIR: &str = "WEFT_STATE_DIR";
     /// Control plane: address of its gRPC listener.
@@ -171,6 +173,10 @@ pub mod cluster {
     pub const TRUST_BUNDLE: &str = "weft-trust-bundle";
     /// Its key: the roots, PEM.
     pub const TRUST_BUNDLE_KEY: &str = "trust-bundle.pem";
+    /// Label on what the control plane itself makes, with [`MANAGED_BY`].
+    pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+    /// See [`MANAGED_BY_LABEL`].
+    pub const MANAGED_BY: &str = "weft-control-plane";
     /// Service of the control plane.
     pub const CONTROL_PLANE_SERVICE: &str = "weft-control-plane";
     /// Headless service by which the control plane's replicas find each other.

@@ -6,13 +6,15 @@
 //!
 //! Exit codes: 0 after a requested end, 1 after a failure, 64 for a bad command line or environment.
 
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod logging;
 mod settings;
 
 use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,13 +24,16 @@ use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+#[cfg(not(feature = "kubernetes"))]
 use weft_proto::names::env;
 
 use self::settings::{Command, Serve, Settings, Token};
 use crate::identity::tokens::{JoinTokenReviewer, JoinTokens};
-use crate::identity::{Authority, TRUST_BUNDLE_FILE};
-use crate::index::{MeshSettings, Model};
+use crate::identity::{Authority, TRUST_BUNDLE_FILE, TokenReviewer};
+use crate::index::Model;
 use crate::serve::admin::Admin;
 use crate::serve::streams::Streams;
 use crate::serve::{DEFAULT_STREAM_LIFE, Metrics, Server};
@@ -38,6 +43,8 @@ use crate::source::progress::Progress;
 const USAGE: u8 = 64;
 /// What background threads may take after everything else has ended.
 const RUNTIME_GRACE: Duration = Duration::from_millis(100);
+/// What tasks beside the server may take to end; it ends at the same time.
+const TASKS_GRACE: Duration = Duration::from_millis(700);
 
 /// Runs the control plane's command line, the program's name first.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -108,27 +115,19 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
     };
     tokio::spawn(pages.run(admin));
 
-    let models = tokio::select! {
-        models = watch(settings.dir, settings.cluster, progress, end.clone()) => models?,
-        () = end.cancelled() => return Ok(()),
-    };
-    let trust_domain = models.borrow().trust_domain().to_owned();
-    let now = SystemTime::now();
-    let authority = Authority::open(&settings.state, &trust_domain, settings.leaf_lifetime, now)
-        .context("the certificate authority")?;
-    let tokens = JoinTokens::open(&settings.state).context("the join tokens")?;
-    let accounts = {
-        let models = models.clone();
-        move |namespace: &str, workload: &str| {
-            let model = models.borrow();
-            let workload = model.workload(namespace, workload)?;
-            Some(workload.service_account.clone())
+    let tasks = TaskTracker::new();
+    let parts = tokio::select! {
+        parts = gather(&settings, &metrics, progress, &tasks, &end) => parts?,
+        () = end.cancelled() => {
+            finish_tasks(&tasks).await;
+            return Ok(());
         }
     };
-    let reviewer = Arc::new(JoinTokenReviewer::new(tokens, Box::new(accounts)));
+    let models = parts.models;
+    let trust_domain = parts.authority.trust_domain().to_owned();
     let server = Server::new(
-        Arc::new(authority),
-        reviewer,
+        parts.authority,
+        parts.reviewer,
         models.clone(),
         streams,
         metrics,
@@ -145,59 +144,105 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
         address = %address,
         admin = %admin_address,
         trust_domain,
-        trust_bundle = %settings.state.join(TRUST_BUNDLE_FILE).display(),
+        trust_bundle = parts.trust_bundle,
         version = env!("CARGO_PKG_VERSION"),
         "control plane listening",
     );
     synced.send_replace(Some(models));
-    server.run(listener, end).await;
+    tokio::join!(server.run(listener, end.clone()), async {
+        end.cancelled().await;
+        finish_tasks(&tasks).await;
+    });
     tracing::info!("control plane ended");
     Ok(())
 }
 
+/// What the gRPC server serves from, whatever the source is.
+struct Parts {
+    models: watch::Receiver<Arc<Model>>,
+    authority: Arc<Authority>,
+    reviewer: Arc<dyn TokenReviewer>,
+    /// Where sidecars boot from, for people.
+    trust_bundle: String,
+}
+
 /// Follows the directory where there is one, else a cluster.
-async fn watch(
-    dir: Option<PathBuf>,
-    cluster: settings::Cluster,
+async fn gather(
+    settings: &Serve,
+    metrics: &Arc<Metrics>,
     progress: Progress,
-    end: CancellationToken,
-) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
-    let Some(dir) = dir else {
-        let settings = source::files::settings(cluster.into_file());
-        let settings = settings.map_err(anyhow::Error::msg)?;
-        return watch_cluster(settings, progress, end).await;
-    };
-    source::files::watch_dir(dir.clone(), end)
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> anyhow::Result<Parts> {
+    match (&settings.dir, &settings.state) {
+        (Some(dir), Some(state)) => from_directory(dir, state, settings.leaf_lifetime, end).await,
+        _ => from_cluster(settings, metrics, progress, tasks, end).await,
+    }
+}
+
+async fn from_directory(
+    dir: &Path,
+    state: &Path,
+    leaf_lifetime: Duration,
+    end: &CancellationToken,
+) -> anyhow::Result<Parts> {
+    let models = source::files::watch_dir(dir.to_owned(), end.clone())
         .await
-        .with_context(|| format!("reading {}", dir.display()))
+        .with_context(|| format!("reading {}", dir.display()))?;
+    let trust_domain = models.borrow().trust_domain().to_owned();
+    let authority = Authority::open(state, &trust_domain, leaf_lifetime, SystemTime::now())
+        .context("the certificate authority")?;
+    let tokens = JoinTokens::open(state).context("the join tokens")?;
+    let accounts = {
+        let models = models.clone();
+        move |namespace: &str, workload: &str| {
+            let model = models.borrow();
+            let workload = model.workload(namespace, workload)?;
+            Some(workload.service_account.clone())
+        }
+    };
+    Ok(Parts {
+        models,
+        authority: Arc::new(authority),
+        reviewer: Arc::new(JoinTokenReviewer::new(tokens, Box::new(accounts))),
+        trust_bundle: state.join(TRUST_BUNDLE_FILE).display().to_string(),
+    })
 }
 
 #[cfg(feature = "kubernetes")]
-async fn watch_cluster(
-    settings: MeshSettings,
+async fn from_cluster(
+    settings: &Serve,
+    metrics: &Arc<Metrics>,
     progress: Progress,
-    end: CancellationToken,
-) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
-    use crate::source::kubernetes;
-
-    let client = kubernetes::connect()
-        .await
-        .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
-    let following = kubernetes::watch_cluster(client, settings, progress, end).await;
-    Ok(following.context("watching the cluster")?.models)
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> anyhow::Result<Parts> {
+    cluster::start(settings, metrics, progress, tasks, end).await
 }
 
 #[cfg(not(feature = "kubernetes"))]
-async fn watch_cluster(
-    _: MeshSettings,
+async fn from_cluster(
+    settings: &Serve,
+    _: &Arc<Metrics>,
     _: Progress,
-    _: CancellationToken,
-) -> anyhow::Result<watch::Receiver<Arc<Model>>> {
+    _: &TaskTracker,
+    _: &CancellationToken,
+) -> anyhow::Result<Parts> {
+    // What is wrong with the settings is said by either program.
+    let mesh = source::files::settings(settings.cluster.clone().into_file());
+    mesh.map_err(anyhow::Error::msg)?;
     anyhow::bail!(
         "no directory is given by --dir or {}, and this program was built without the feature \
          kubernetes",
         env::MANIFEST_DIR
     )
+}
+
+/// Lets tasks beside the server end, which have been told to.
+async fn finish_tasks(tasks: &TaskTracker) {
+    tasks.close();
+    // Who has not ended by then is cut off with the process.
+    let _ = timeout(TASKS_GRACE, tasks.wait()).await;
 }
 
 fn end_on_signals(end: &CancellationToken) -> io::Result<()> {

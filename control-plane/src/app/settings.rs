@@ -36,13 +36,18 @@ pub(super) enum Command {
 pub(super) struct Serve {
     /// Directory with mesh.yaml and policies; watched. Without it, a cluster is: what KUBECONFIG says,
     /// else the one that this process runs in.
-    #[arg(long, env = env::MANIFEST_DIR, value_name = "DIR")]
+    #[arg(long, env = env::MANIFEST_DIR, value_name = "DIR", requires = "state")]
     pub(super) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(super) cluster: Cluster,
-    /// Directory of the certificate authority's state; made at first start.
-    #[arg(long, env = env::STATE_DIR, value_name = "DIR")]
-    pub(super) state: PathBuf,
+    /// This replica of it.
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    pub(super) replica: Replica,
+    /// Directory of the certificate authority's state, made at first start; with --dir. A cluster keeps it
+    /// in a Secret.
+    #[arg(long, env = env::STATE_DIR, value_name = "DIR", requires = "dir")]
+    pub(super) state: Option<PathBuf>,
     /// Where sidecars connect.
     #[arg(long, env = env::LISTEN_ADDR, value_name = "ADDR",
           default_value_t = any_address(ports::CONTROL_PLANE))]
@@ -67,7 +72,7 @@ pub(super) struct Serve {
 }
 
 /// What holds for the whole mesh of a cluster; in a directory it stands in mesh.yaml.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Without a directory")]
 pub(super) struct Cluster {
     /// The trust domain of every identity.
@@ -86,6 +91,40 @@ pub(super) struct Cluster {
     #[arg(long, env = env::MINIMUM_MTLS, value_name = "MODE", conflicts_with = "dir",
           value_parser = mtls_mode)]
     pub(super) minimum_mtls: Option<MtlsMode>,
+}
+
+/// Who this replica of the control plane is.
+#[cfg(feature = "kubernetes")]
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Without a directory")]
+pub(super) struct Replica {
+    /// The control plane's own namespace.
+    #[arg(long, env = env::NAMESPACE, value_name = "NAME", conflicts_with = "dir",
+          default_value = names::CONTROL_PLANE_NAMESPACE)]
+    pub(super) namespace: String,
+    /// This replica's pod; the host's name where nothing else is said.
+    #[arg(long, env = env::POD_NAME, value_name = "NAME", conflicts_with = "dir")]
+    pub(super) pod_name: Option<String>,
+    /// That pod's address.
+    #[arg(long, env = env::POD_IP, value_name = "ADDR", conflicts_with = "dir")]
+    pub(super) pod_ip: Option<IpAddr>,
+    /// How long the replica that writes may be away before another one takes over, as 15s.
+    #[arg(long, env = env::LEASE_DURATION, value_name = "DURATION", conflicts_with = "dir",
+          value_parser = lease_duration, default_value = "15s")]
+    pub(super) lease_duration: Duration,
+}
+
+#[cfg(feature = "kubernetes")]
+impl Replica {
+    /// The pod's name, else the host's, which in a pod is the same.
+    pub(super) fn name(&self) -> String {
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let name = self.pod_name.clone().or_else(host).unwrap_or_default();
+        match name.trim() {
+            "" => "control-plane".to_owned(),
+            name => name.to_owned(),
+        }
+    }
 }
 
 impl Cluster {
@@ -146,6 +185,21 @@ fn leaf_lifetime(text: &str) -> Result<Duration, String> {
     Ok(life)
 }
 
+#[cfg(feature = "kubernetes")]
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    use crate::cluster::lease::{MAX_LEASE, MIN_LEASE};
+
+    let lease = duration(text)?;
+    if (MIN_LEASE..=MAX_LEASE).contains(&lease) {
+        return Ok(lease);
+    }
+    Err(format!(
+        "from {} s to {} s",
+        MIN_LEASE.as_secs(),
+        MAX_LEASE.as_secs()
+    ))
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 24h, 90m or 30s");
     let unit = text.chars().last().ok_or_else(wrong)?;
@@ -190,7 +244,7 @@ mod tests {
     }
 
     fn serve(args: &[&str]) -> Result<Serve, clap::Error> {
-        let program = ["weft-control-plane", "serve", "--state", "s"];
+        let program = ["weft-control-plane", "serve"];
         let settings = Settings::try_parse_from(program.iter().chain(args))?;
         let Command::Serve(serve) = settings.command else {
             panic!("serve was asked for");
@@ -228,8 +282,42 @@ mod tests {
 
     #[test]
     fn a_directory_says_itself_what_holds() {
-        assert!(serve(&["--dir", "d"]).is_ok());
-        assert!(serve(&["--dir", "d", "--trust-domain", "example.org"]).is_err());
+        let directory = ["--dir", "d", "--state", "s"];
+        assert!(serve(&directory).is_ok());
+        for more in [["--trust-domain", "example.org"], ["--namespace", "mesh"]] {
+            assert!(
+                serve(&[&directory[..], &more].concat()).is_err(),
+                "{more:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn state_is_a_directorys() {
+        assert!(serve(&["--dir", "d"]).is_err());
+        assert!(serve(&["--state", "s"]).is_err());
+    }
+
+    #[cfg(feature = "kubernetes")]
+    #[test]
+    fn a_replica_has_a_name_and_a_place() {
+        let replica = serve(&[]).unwrap().replica;
+        assert_eq!(replica.namespace, "weft");
+        assert_eq!(replica.lease_duration, Duration::from_secs(15));
+        assert!(!replica.name().is_empty() && replica.name() == replica.name().trim());
+        let said = [
+            "--namespace",
+            "mesh",
+            "--pod-name",
+            "cp-1",
+            "--pod-ip",
+            "fd00::1",
+        ];
+        let replica = serve(&said).unwrap().replica;
+        assert_eq!((&*replica.namespace, &*replica.name()), ("mesh", "cp-1"));
+        for wrong in ["1s", "301s", "15", "0s"] {
+            assert!(serve(&["--lease-duration", wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

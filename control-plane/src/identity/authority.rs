@@ -27,7 +27,7 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(2);
 
 /// Leaves are good from so long ago, for clocks that are behind.
-const BACKDATING: Duration = Duration::from_secs(15 * 60);
+pub(crate) const BACKDATING: Duration = Duration::from_secs(15 * 60);
 /// Ten years: there is one root and one issuer, and nothing renews them.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const SERIAL_LEN: usize = 16;
@@ -51,6 +51,11 @@ pub struct Leaf {
     /// When the leaf expires.
     pub not_after: SystemTime,
 }
+
+/// Why an authority's state cannot be used, or none be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadAuthority(String);
 
 /// Why no leaf could be signed.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +115,25 @@ impl Authority {
             None => state::replace(&bundle_path, root_pem.as_bytes(), PUBLIC_MODE)?,
         }
         Ok(authority)
+    }
+
+    /// Makes a root and an issuer, for whoever keeps them elsewhere than in a directory. What it returns
+    /// is secret, PEM, and what [`Authority::from_state`] takes.
+    pub fn make_state(trust_domain: &str, now: SystemTime) -> Result<String, BadAuthority> {
+        make(trust_domain, now).map_err(BadAuthority)
+    }
+
+    /// The authority of this state.
+    ///
+    /// Refused: parts that do not fit each other, another trust domain's, one that has expired.
+    pub fn from_state(
+        state: &[u8],
+        trust_domain: &str,
+        leaf_lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Self, BadAuthority> {
+        let loaded = load(state, trust_domain, leaf_lifetime, now);
+        loaded.map(|(authority, _)| authority).map_err(BadAuthority)
     }
 
     /// The mesh that this authority vouches for.
@@ -298,7 +322,7 @@ fn check_root(root: &[u8], key: &[u8], trust_domain: &str) -> Result<(), String>
     }
 }
 
-fn parse_key(der: &[u8]) -> Result<KeyPair, String> {
+pub(crate) fn parse_key(der: &[u8]) -> Result<KeyPair, String> {
     let der = PrivatePkcs8KeyDer::from(der);
     KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
         .map_err(|_| "a key is not a P-256 key in PKCS#8".to_owned())
@@ -332,7 +356,11 @@ fn trust_domain_uri(trust_domain: &str) -> String {
     format!("spiffe://{trust_domain}")
 }
 
-fn set_validity(params: &mut CertificateParams, not_before: SystemTime, not_after: SystemTime) {
+pub(crate) fn set_validity(
+    params: &mut CertificateParams,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     // Whole seconds on both sides: X.509 has no others.
     let seconds = |time: SystemTime| {
@@ -344,7 +372,7 @@ fn set_validity(params: &mut CertificateParams, not_before: SystemTime, not_afte
 }
 
 /// Random, positive, not zero (RFC 5280, section 4.1.2.2).
-fn serial() -> Result<SerialNumber, String> {
+pub(crate) fn serial() -> Result<SerialNumber, String> {
     let mut bytes = [0; SERIAL_LEN];
     rand::fill(&mut bytes).map_err(|_| "the system gives no randomness".to_owned())?;
     bytes[0] = (bytes[0] & 0x7f) | 0x40;

@@ -5,7 +5,8 @@
 //! at first start in a state directory, once: state that is broken, foreign or half lost is refused
 //! with what to do about it, never replaced, because a new root would cut off every running sidecar.
 //!
-//! Secrets stay in files with mode 0600 in a directory with mode 0700, and never appear in logs.
+//! Secrets stay in files with mode 0600 in a directory with mode 0700, and never appear in logs. In a
+//! cluster both are elsewhere: its part is in `cluster::authority` and `cluster::review`.
 
 mod authority;
 mod csr;
@@ -17,10 +18,17 @@ mod tests;
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::{self, PemObject};
 
-pub use self::authority::{Authority, DEFAULT_LEAF_LIFETIME, IssueError, Leaf, MIN_LEAF_LIFETIME};
+pub use self::authority::{
+    Authority, BadAuthority, DEFAULT_LEAF_LIFETIME, IssueError, Leaf, MIN_LEAF_LIFETIME,
+};
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::authority::{BACKDATING, parse_key, serial, set_validity};
 pub use self::csr::{CsrError, WorkloadKey};
 pub use self::state::{StateError, TRUST_BUNDLE_FILE};
 
@@ -29,6 +37,24 @@ pub use self::state::{StateError, TRUST_BUNDLE_FILE};
 pub struct TrustBundle {
     /// DER roots, at least one.
     pub roots: Arc<[CertificateDer<'static>]>,
+}
+
+impl TrustBundle {
+    /// Reads PEM: what stands between its certificates is skipped. `None` where there is none.
+    pub fn from_pem(text: &[u8]) -> Option<Self> {
+        let certificates: Result<Vec<_>, pem::Error> =
+            CertificateDer::pem_slice_iter(text).collect();
+        let roots: Arc<[_]> = certificates.ok()?.into();
+        (!roots.is_empty()).then_some(Self { roots })
+    }
+
+    /// As sidecars boot from it.
+    pub fn to_pem(&self) -> String {
+        self.roots
+            .iter()
+            .map(|root| pem_section("CERTIFICATE", root))
+            .collect()
+    }
 }
 
 /// Who a token belongs to.
@@ -66,6 +92,17 @@ pub enum ReviewError {
     /// It could not be looked at; another try may succeed.
     #[error("the token cannot be reviewed now: {0}")]
     Unavailable(String),
+}
+
+/// One section of PEM (RFC 7468).
+fn pem_section(label: &str, der: &[u8]) -> String {
+    const LINE: usize = 64;
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in STANDARD.encode(der).as_bytes().chunks(LINE) {
+        text.extend(line.iter().copied().map(char::from));
+        text.push('\n');
+    }
+    text + "-----END " + label + "-----\n"
 }
 
 /// Bytes as lower-case digits.

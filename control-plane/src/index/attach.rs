@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::judged::Judgement;
 use super::objects::{BrokenPolicy, Name, Origin, Refusal, Service, Sourced};
 use super::tighten;
 use crate::policy::{
@@ -16,6 +17,7 @@ use crate::policy::{
     MtlsMode, RateLimit, Retries, Rule, Split, TargetKind, TargetRef, Timeouts, TrafficPolicy,
     TrafficPolicySpec,
 };
+use crate::route::status::Reason;
 
 /// The stanzas that hold for something. An absent one is said by nobody.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +72,8 @@ enum Target {
 struct Candidate {
     origin: Origin,
     policy: Arc<TrafficPolicy>,
+    /// Which of the policy's references means the target.
+    reference: TargetRef,
 }
 
 impl Stanzas {
@@ -135,21 +139,23 @@ impl Attached {
         broken: &[BrokenPolicy],
         minimum: Option<MtlsMode>,
         services: &BTreeMap<Name, Arc<Service>>,
+        judgement: &mut Judgement,
         refusals: &mut Vec<Refusal>,
     ) -> Self {
         let mut attached = Self::default();
-        let (namespaces, rest): (Vec<_>, Vec<_>) = by_target(policies, services, refusals)
-            .into_iter()
-            .partition(|(target, _)| matches!(target, Target::Namespace(_)));
+        let (namespaces, rest): (Vec<_>, Vec<_>) =
+            by_target(policies, services, judgement, refusals)
+                .into_iter()
+                .partition(|(target, _)| matches!(target, Target::Namespace(_)));
         for (target, candidates) in namespaces {
-            attached.settle(target, candidates, minimum, refusals);
+            attached.settle(target, candidates, minimum, judgement, refusals);
         }
         // Before services, whose policies must be within what a broken one leaves of its namespace.
         for policy in broken {
             attached.close(policy, |target| matches!(target, Target::Namespace(_)));
         }
         for (target, candidates) in rest {
-            attached.settle(target, candidates, minimum, refusals);
+            attached.settle(target, candidates, minimum, judgement, refusals);
         }
         for policy in broken {
             attached.close(policy, |target| !matches!(target, Target::Namespace(_)));
@@ -198,6 +204,7 @@ impl Attached {
         target: Target,
         mut candidates: Vec<Candidate>,
         minimum: Option<MtlsMode>,
+        judgement: &mut Judgement,
         refusals: &mut Vec<Refusal>,
     ) {
         candidates.sort_by_cached_key(|candidate| age(&candidate.policy));
@@ -209,7 +216,12 @@ impl Attached {
         let mut stanzas = Stanzas::default();
         let mut owners: HashMap<&'static str, Name> = HashMap::new();
 
-        for Candidate { origin, policy } in candidates {
+        for candidate in candidates {
+            let Candidate {
+                origin,
+                policy,
+                reference,
+            } = candidate;
             let name = Name::new(&*policy.metadata.namespace, &*policy.metadata.name);
             let mut spec = policy.spec.clone();
             let mut refused = false;
@@ -220,12 +232,17 @@ impl Attached {
                 .find_map(|stanza| owners.get_key_value(stanza));
             if let Some((stanza, winner)) = taken {
                 refused = true;
+                let reason = Reason::new(
+                    "Conflicted",
+                    format!("{winner} is older and has {stanza} for {target} too"),
+                );
                 refusals.push(refusal(
                     &origin,
                     &name,
-                    format!("Conflicted: {winner} is older and has {stanza} for {target} too"),
+                    worded(&reason),
                     "keep the stanza in one of them".to_owned(),
                 ));
+                judgement.reject(&name, &reference, reason);
                 if owners.contains_key("mtls") {
                     spec.mtls = None;
                 }
@@ -233,9 +250,10 @@ impl Attached {
                     spec.authorization = None;
                 }
             }
-            for (what, mend) in weaker(&mut spec, &target, &outer, floor) {
+            for (reason, mend) in weaker(&mut spec, &target, &outer, floor) {
                 refused = true;
-                refusals.push(refusal(&origin, &name, what, mend));
+                refusals.push(refusal(&origin, &name, worded(&reason), mend));
+                judgement.reject(&name, &reference, reason);
             }
 
             stanzas.take_security(&spec);
@@ -246,6 +264,7 @@ impl Attached {
             for stanza in held {
                 if !refused || stanza == "mtls" || stanza == "authorization" {
                     owners.insert(stanza, name.clone());
+                    judgement.holds(&name, &reference, stanza);
                 }
             }
         }
@@ -333,6 +352,7 @@ impl std::fmt::Display for Target {
 fn by_target(
     policies: Vec<Sourced<Arc<TrafficPolicy>>>,
     services: &BTreeMap<Name, Arc<Service>>,
+    judgement: &mut Judgement,
     refusals: &mut Vec<Refusal>,
 ) -> BTreeMap<Target, Vec<Candidate>> {
     let mut targets: BTreeMap<Target, Vec<Candidate>> = BTreeMap::new();
@@ -354,29 +374,32 @@ fn by_target(
         let mut own = HashSet::new();
         for reference in &policy.spec.target_refs {
             let Some(target) = Target::of(namespace, reference) else {
+                let why = format!("namespace {} is not the policy's own", reference.name);
+                let reason = Reason::new("TargetNotFound", why);
                 refusals.push(refusal(
                     &origin,
                     &name,
-                    format!(
-                        "TargetNotFound: namespace {} is not the policy's own",
-                        reference.name
-                    ),
+                    worded(&reason),
                     format!("set metadata.namespace: {}", reference.name),
                 ));
+                judgement.reject(&name, reference, reason);
                 continue;
             };
             if let Some(why) = target.missing(services) {
+                let reason = Reason::new("TargetNotFound", why);
                 refusals.push(refusal(
                     &origin,
                     &name,
-                    format!("TargetNotFound: {why}"),
+                    worded(&reason),
                     "correct the name, or add what is missing".to_owned(),
                 ));
+                judgement.reject(&name, reference, reason);
             }
             if own.insert(target.clone()) {
                 targets.entry(target).or_default().push(Candidate {
                     origin: origin.clone(),
                     policy: Arc::clone(&policy),
+                    reference: reference.clone(),
                 });
             }
         }
@@ -386,7 +409,7 @@ fn by_target(
 
 /// Services that splits and fallbacks name and that are not there. The stanza stays in force as it is
 /// written.
-fn missing_backends(
+pub(super) fn missing_backends(
     spec: &TrafficPolicySpec,
     namespace: &str,
     services: &BTreeMap<Name, Arc<Service>>,
@@ -403,7 +426,7 @@ fn weaker(
     target: &Target,
     outer: &Stanzas,
     floor: Option<MtlsMode>,
-) -> Vec<(String, String)> {
+) -> Vec<(Reason, String)> {
     let mut found = Vec::new();
     if let (Some(mtls), Some(floor)) = (spec.mtls, floor)
         && mtls.mode < floor
@@ -414,7 +437,10 @@ fn weaker(
             Target::Service(_) | Target::Port(..) => "WeakerThanNamespace",
         };
         found.push((
-            format!("{why}: spec.mtls.mode {} is weaker than {floor}", mtls.mode),
+            Reason::new(
+                why,
+                format!("spec.mtls.mode {} is weaker than {floor}", mtls.mode),
+            ),
             format!("use {floor}, or relax what stands above"),
         ));
     }
@@ -424,8 +450,10 @@ fn weaker(
     {
         spec.authorization = None;
         found.push((
-            "WeakerThanNamespace: spec.authorization allows what the namespace's does not"
-                .to_owned(),
+            Reason::new(
+                "WeakerThanNamespace",
+                "spec.authorization allows what the namespace's does not",
+            ),
             "allow it in the namespace's policy too, or narrow this one".to_owned(),
         ));
     }
@@ -460,6 +488,10 @@ fn stanza_names(spec: &TrafficPolicySpec) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(name, present)| present.then_some(name))
     .collect()
+}
+
+fn worded(reason: &Reason) -> String {
+    format!("{}: {}", reason.word, reason.message)
 }
 
 fn refusal(origin: &Origin, name: &Name, reason: String, mend: String) -> Refusal {

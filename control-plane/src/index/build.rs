@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Model;
 use super::attach::Attached;
 use super::changes::{History, Inputs};
+use super::judged::Judgement;
 use super::objects::{
     ExplicitListener, Name, Objects, Origin, Refusal, Service, ServiceEndpoint, Sourced, Workload,
 };
@@ -93,12 +94,14 @@ pub(super) fn build(objects: Objects, revision: u64, before: Option<&Model>) -> 
     let workloads = without_origins(workloads);
     let listeners = check_listeners(listeners, &services, &workloads, &mut refusals);
     let routes = Routes::attach(routes, grants, &services, &mut refusals);
-    routes::overridden(&policies, &routes, &services, &mut refusals);
+    let mut judgement = Judgement::of(&policies, &services);
+    routes::overridden(&policies, &routes, &services, &mut judgement, &mut refusals);
     let policies = Attached::attach(
         policies,
         &broken,
         settings.minimum_mtls,
         &services,
+        &mut judgement,
         &mut refusals,
     );
     refusals.sort();
@@ -114,6 +117,7 @@ pub(super) fn build(objects: Objects, revision: u64, before: Option<&Model>) -> 
         services_of_address,
         listeners,
         policies,
+        judged: judgement.into_verdicts(),
         routes,
         refusals,
         inputs,

@@ -12,6 +12,7 @@
 mod attach;
 mod build;
 mod changes;
+mod judged;
 mod objects;
 mod publisher;
 mod routes;
@@ -31,6 +32,7 @@ use attach::Attached;
 pub use attach::Stanzas;
 pub use changes::Since;
 use changes::{History, Inputs};
+pub use judged::{JudgedPolicy, JudgedTarget, Overlap, Overridden};
 pub use objects::{
     BrokenPolicy, EndpointName, ExplicitListener, ForeignEndpoint, MeshSettings, Name, Objects,
     Origin, Probe, Refusal, Service, ServiceEndpoint, ServicePort, Sourced, Workload, WorkloadPort,
@@ -58,6 +60,7 @@ pub struct Model {
     services_of_address: HashMap<IpAddr, Vec<Arc<Service>>>,
     listeners: HashMap<Name, Vec<ExplicitListener>>,
     policies: Attached,
+    judged: Vec<JudgedPolicy>,
     routes: Routes,
     refusals: Vec<Refusal>,
     inputs: Inputs,

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::judged::{Judgement, Overridden};
 use super::objects::{Name, Origin, Refusal, Service, Sourced};
 use super::{Model, ServicePort};
 use crate::route::status::{Reason, Verdict};
@@ -328,6 +329,7 @@ pub(super) fn overridden(
     policies: &[Sourced<Arc<crate::policy::TrafficPolicy>>],
     model_routes: &Routes,
     services: &BTreeMap<Name, Arc<Service>>,
+    judgement: &mut Judgement,
     refusals: &mut Vec<Refusal>,
 ) {
     for Sourced { origin, object } in policies {
@@ -372,6 +374,13 @@ pub(super) fn overridden(
                 else {
                     continue;
                 };
+                let policy = Name::new(&*metadata.namespace, &*metadata.name);
+                let what = Overridden {
+                    parts: parts.clone(),
+                    port: port.port,
+                    by: route.to_string(),
+                };
+                judgement.overridden(&policy, target, what);
                 refusals.push(Refusal {
                     file: origin.file.to_string(),
                     line: origin.line,

@@ -38,6 +38,9 @@ pub struct Metadata {
     /// RFC 3339, in UTC as clusters write it; decides which of two policies is the older.
     #[serde(default)]
     pub creation_timestamp: Option<String>,
+    /// Counted up by a cluster with every change of the spec; nothing where there is none.
+    #[serde(default)]
+    pub generation: Option<i64>,
 }
 
 /// What a policy says: at least one stanza. An absent stanza is inherited as a whole: from the

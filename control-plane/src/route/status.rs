@@ -82,10 +82,12 @@ pub fn status(
     merged(said, route.generation, before, now)
 }
 
-/// The status of a manifest that could not be read, likewise.
+/// The status of a manifest that could not be read, likewise; an earlier version of it may be in force
+/// instead.
 pub fn of_refused(
     manifest: &Value,
     violations: &[Violation],
+    last_good_stays: bool,
     before: &RouteStatus,
     now: &str,
 ) -> Option<RouteStatus> {
@@ -93,8 +95,16 @@ pub fn of_refused(
         .iter()
         .map(|violation| format!("{}: {}", violation.path, violation.reason))
         .collect();
+    let instead = if last_good_stays {
+        "; its last good version stays in force"
+    } else {
+        ""
+    };
     let verdict = Verdict {
-        rejected: Some(Reason::new("UnsupportedValue", reasons.join("; "))),
+        rejected: Some(Reason::new(
+            "UnsupportedValue",
+            reasons.join("; ") + instead,
+        )),
         ..Verdict::default()
     };
     let generation = manifest.pointer("/metadata/generation");

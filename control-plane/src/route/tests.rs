@@ -408,7 +408,7 @@ fn what_could_not_be_read_is_said_at_every_parent() {
         },
     });
     let violations = Route::read(RouteKind::Http, &manifest).unwrap_err();
-    let status = of_refused(&manifest, &violations, &RouteStatus::default(), NOW).unwrap();
+    let status = of_refused(&manifest, &violations, false, &RouteStatus::default(), NOW).unwrap();
     assert_eq!(status.parents.len(), 1);
     let accepted = of(&status, "Accepted");
     assert_eq!(

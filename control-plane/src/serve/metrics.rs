@@ -119,6 +119,11 @@ impl Metrics {
         }
     }
 
+    /// Registers a gauge of somebody above this module.
+    pub fn gauge(&self, name: &'static str, description: &'static str) -> Gauge {
+        gauge(&self.recorder, name, description)
+    }
+
     /// In Prometheus' text format.
     pub fn render(&self) -> String {
         self.exposition.render()

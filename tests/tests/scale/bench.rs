@@ -12,7 +12,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
-use weft_control_plane::identity::tokens::JoinTokens;
+use weft_proto::names::cluster::TOKEN_AUDIENCE;
 use weft_tests::apiserver::ApiServer;
 
 use crate::figures::{Figures, Spread};
@@ -30,6 +30,7 @@ const LOOK: Duration = Duration::from_millis(2);
 const AT_ONCE: usize = 64;
 /// Between two changes under churn.
 const CHURN: Duration = Duration::from_millis(100);
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 const ACKS: &str = "weft_control_plane_answers_total{answer=\"ack\"}";
 const SENT: &str = "weft_control_plane_updates_sent_total";
 
@@ -56,6 +57,8 @@ pub(crate) struct Bench {
     seconds: BTreeMap<usize, u32>,
     /// Updates that were due so far.
     due: usize,
+    /// Of the pods whose sidecars connect.
+    uids: Vec<String>,
     dir: TempDir,
 }
 
@@ -65,6 +68,7 @@ impl Bench {
         let mut bench = Self::start(size).await?;
         let mut figures = Figures {
             started_in: bench.control_plane.started_in,
+            started_with: bench.control_plane.time()?,
             without_streams: bench.control_plane.memory()?,
             ..Figures::of(size)
         };
@@ -102,8 +106,13 @@ impl Bench {
             .join("../charts/weft/templates/crds/trafficpolicies.yaml");
         let crd: Value = serde_saphyr::from_str(&std::fs::read_to_string(crd)?)?;
         server.put(&crd).await?;
+        let mut uids = Vec::new();
         for manifest in plan.manifests() {
-            server.put(&manifest).await?;
+            let made = server.put(&manifest).await?;
+            if plan.is_connected(&manifest) {
+                let uid = made["metadata"]["uid"].as_str();
+                uids.push(uid.context("a uid")?.to_owned());
+            }
             if manifest["kind"] == "Pod" {
                 // A pod that is created has no status yet.
                 let metadata = &manifest["metadata"];
@@ -139,6 +148,7 @@ impl Bench {
                 .map(|namespace| (namespace, 30))
                 .collect(),
             due: 0,
+            uids,
             dir,
         })
     }
@@ -147,11 +157,15 @@ impl Bench {
     async fn connect(&mut self, figures: &mut Figures) -> anyhow::Result<()> {
         let plan = self.plan;
         let grpc = self.control_plane.grpc;
-        let tokens = JoinTokens::open(&self.control_plane.state)?;
         let began = Instant::now();
         let certificates = stream::iter(0..plan.size.streams()).map(|stream| {
-            let token = tokens.issue(&plan.namespace(stream), &plan.pod(stream, 0));
-            async move { sidecar::certify(grpc, token?).await }
+            let account = (&*plan.namespace(stream), &*plan.account(stream));
+            let pod = (&*plan.pod(stream, 0), &*self.uids[stream]);
+            let audiences = [TOKEN_AUDIENCE];
+            let token = self
+                .server
+                .mint_token(account, &audiences, TOKEN_LIFE, Some(pod));
+            sidecar::certify(grpc, token)
         });
         let certificates: Vec<_> = certificates.buffered(AT_ONCE).try_collect().await?;
         figures.certified_in = began.elapsed();

@@ -12,6 +12,8 @@ pub(crate) struct Figures {
     pub(crate) size: Size,
     /// From the process's start until it serves.
     pub(crate) started_in: Duration,
+    /// The processor time that this took.
+    pub(crate) started_with: Duration,
     /// A certificate for every sidecar.
     pub(crate) certified_in: Duration,
     /// From the first connection until every sidecar has everything.
@@ -46,6 +48,7 @@ impl Figures {
         Self {
             size,
             started_in: Duration::ZERO,
+            started_with: Duration::ZERO,
             certified_in: Duration::ZERO,
             complete_in: Duration::ZERO,
             without_streams: Memory::default(),
@@ -89,6 +92,7 @@ impl fmt::Display for Figures {
         let mut line = |what: &str, value: String| writeln!(f, "  {what:<52} {value}");
         let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
         line("from start to serving", seconds(self.started_in))?;
+        line("  processor time of it", seconds(self.started_with))?;
         line("a certificate for everybody", seconds(self.certified_in))?;
         line("streams opened, everything held", seconds(self.complete_in))?;
         for (what, memory) in [

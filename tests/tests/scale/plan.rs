@@ -176,7 +176,9 @@ impl Plan {
 
     /// Everything but slices, in an order in which it can be created.
     pub(crate) fn manifests(self) -> Vec<Value> {
-        let mut all = Vec::new();
+        let mut all = vec![json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "weft"},
+        })];
         for namespace in 0..self.size.namespaces {
             all.push(json!({
                 "apiVersion": "v1", "kind": "Namespace",
@@ -195,6 +197,12 @@ impl Plan {
             }
         }
         all
+    }
+
+    /// Whether a manifest is a pod whose sidecar connects; they come in the order of their streams.
+    pub(crate) fn is_connected(self, manifest: &Value) -> bool {
+        let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
+        manifest["kind"] == "Pod" && name.ends_with("-00000")
     }
 
     /// Its `request` timeout and its rate limit are this number of seconds and a thousand times that

@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use weft_proto::names::env;
 
 /// How long it may take until it serves.
 const START: Duration = Duration::from_secs(60);
@@ -17,7 +18,6 @@ const TICK: Duration = Duration::from_millis(10);
 /// A control plane that follows a cluster. It ends when this is dropped.
 pub(crate) struct ControlPlane {
     child: Child,
-    pub(crate) state: PathBuf,
     pub(crate) grpc: SocketAddr,
     pub(crate) admin: SocketAddr,
     /// From its start until it served.
@@ -32,28 +32,27 @@ pub(crate) struct Memory {
 }
 
 impl ControlPlane {
-    /// Starts one, with its state and log in `dir`.
+    /// Starts one, with its log in `dir`.
     pub(crate) async fn start(dir: &Path, kubeconfig: &str) -> anyhow::Result<Self> {
         let config = dir.join("kubeconfig");
         fs::write(&config, kubeconfig)?;
-        let (state, ports) = (dir.join("state"), dir.join("ports"));
+        let ports = dir.join("ports");
         let log = fs::File::create(dir.join("log"))?;
         let began = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_weft-control-plane-under-test"))
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--log-level", "warn", "--log-format", "plain"])
-            .arg("--state")
-            .arg(&state)
             .arg("--port-file")
             .arg(&ports)
             .env("KUBECONFIG", &config)
+            .env(env::POD_NAME, "weft-control-plane-1")
+            .env(env::POD_IP, "127.0.0.1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
         let mut started = Self {
             child,
-            state,
             grpc: (Ipv4Addr::LOCALHOST, 0).into(),
             admin: (Ipv4Addr::LOCALHOST, 0).into(),
             started_in: Duration::ZERO,

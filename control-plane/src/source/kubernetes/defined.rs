@@ -23,7 +23,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 /// The same where questions fail, at most.
 const MAX_PERIOD: Duration = Duration::from_secs(30);
 /// How often in a row a kind that was there has to be missing to be gone.
-const MISSES: u32 = 2;
+pub(super) const MISSES: u32 = 2;
 
 /// Why it is not known whether a kind is there.
 #[derive(Debug, thiserror::Error)]
@@ -38,19 +38,19 @@ enum Unknown {
 
 /// What is believed of a kind: pure.
 #[derive(Debug, Default)]
-struct Presence {
+pub(super) struct Presence {
     was_there: bool,
     misses: u32,
 }
 
 impl Presence {
-    fn there(&mut self) {
+    pub(super) fn there(&mut self) {
         self.was_there = true;
         self.misses = 0;
     }
 
     /// Whether to believe that it is not there.
-    fn missed(&mut self) -> bool {
+    pub(super) fn missed(&mut self) -> bool {
         self.misses = self.misses.saturating_add(1);
         let gone = !self.was_there || self.misses >= MISSES;
         self.was_there &= !gone;
@@ -160,7 +160,10 @@ async fn version(client: &Client, defined: Defined) -> Result<Option<&'static st
     Ok(None)
 }
 
-fn served(groups: &APIGroupList, defined: Defined) -> impl Iterator<Item = &'static str> {
+pub(super) fn served(
+    groups: &APIGroupList,
+    defined: Defined,
+) -> impl Iterator<Item = &'static str> {
     let group = groups.groups.iter().find(|it| it.name == defined.group);
     let versions = defined.versions.iter().copied();
     versions.filter(move |version| {

@@ -1,6 +1,7 @@
 //! The source against JSON as an API server writes it.
 
 mod convert;
+mod defined;
 mod merge;
 mod orders;
 mod policies;

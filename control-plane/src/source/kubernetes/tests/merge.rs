@@ -2,7 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::{cluster, model, pod_json, policy_json, sent, service_json, slice_json};
+use weft_proto::discovery::outbound::Target;
+use weft_proto::discovery::resource_key::Kind;
+use weft_proto::discovery::update::Resource;
+use weft_proto::discovery::{InboundKey, OutboundKey, Protocol, ResourceKey};
+
+use super::super::event::Urgency;
+use super::super::store::Cluster;
+use super::{applied, cluster, model, pod_json, policy_json, sent, service_json, slice_json};
+use crate::compile::{Client, compile};
+use crate::index::{Destination, Model};
 use crate::policy::MtlsMode;
 
 fn web() -> Vec<Value> {
@@ -155,4 +164,148 @@ fn families_of_one_pod_are_one_endpoint() {
         sent_with([service, pod, four, six]),
         ["[fd00::1]:8080 cart"]
     );
+}
+
+fn ask(model: &Model, kind: Kind, workload: &str) -> Resource {
+    let client = Client {
+        namespace: "shop".to_owned(),
+        service_account: "cart".to_owned(),
+        workload: workload.to_owned(),
+        zone: String::new(),
+    };
+    compile(model, &client, &ResourceKey { kind: Some(kind) })
+}
+
+fn outbound(model: &Model, ip: [u8; 4], port: u32) -> Option<Target> {
+    let ip = ip.to_vec().into();
+    match ask(model, Kind::Outbound(OutboundKey { ip, port }), "web-1") {
+        Resource::Outbound(outbound) => outbound.target,
+        _ => None,
+    }
+}
+
+#[test]
+fn a_headless_services_pods_are_it() {
+    let strict = policy_json(
+        "strict",
+        &json!({"targetRefs": [{"kind": "Service", "name": "db"}], "mtls": {"mode": "Strict"}}),
+    );
+    let db = [
+        service_json("db", "None"),
+        slice_json("a", "db", 8080, &[("web-1", "10.0.0.1", true)]),
+        strict,
+    ];
+    let known = model(&cluster(web().into_iter().chain(db)));
+    assert!(known.service("shop", "db").unwrap().cluster_ips.is_empty());
+    assert_eq!(sent(&known, "db"), ["10.0.0.1:8080 cart"]);
+    let Some(Target::Endpoint(endpoint)) = outbound(&known, [10, 0, 0, 1], 8080) else {
+        panic!("the pod's own address is an endpoint");
+    };
+    let services: Vec<_> = endpoint
+        .aliases
+        .iter()
+        .map(|alias| &alias.service)
+        .collect();
+    assert_eq!(services.len(), 1);
+    assert_eq!(services[0].as_ref().unwrap().name, "db");
+    let workload = known.workload("shop", "web-1").unwrap();
+    assert_eq!(known.inbound_mtls(workload, 8080), MtlsMode::Strict);
+}
+
+#[test]
+fn a_service_without_selector_has_whatever_its_slices_say() {
+    let mut slice = slice_json("mine", "bank", 8443, &[("", "10.9.0.1", true)]);
+    slice["endpoints"][0]
+        .as_object_mut()
+        .unwrap()
+        .remove("targetRef");
+    let mut bank = service_json("bank", "10.96.0.9");
+    bank["spec"].as_object_mut().unwrap().remove("selector");
+    let known = model(&cluster([bank, slice]));
+    assert_eq!(sent(&known, "bank"), ["10.9.0.1:8443 -"]);
+    assert!(matches!(
+        outbound(&known, [10, 96, 0, 9], 80),
+        Some(Target::Service(_))
+    ));
+    let address = "10.9.0.1".parse().unwrap();
+    assert!(matches!(
+        known.destination(address),
+        Some(Destination::Address(_))
+    ));
+}
+
+#[test]
+fn an_external_name_is_no_service_of_the_mesh() {
+    let mut out = service_json("out", "None");
+    out["spec"] = json!({"type": "ExternalName", "externalName": "example.org",
+                         "ports": [{"port": 80}]});
+    let mut known = cluster([service_json("out", "10.96.0.7")]);
+    assert!(model(&known).service("shop", "out").is_some());
+    known.take(applied(out));
+    let known = model(&known);
+    assert!(known.service("shop", "out").is_none());
+    assert!(known.destination("10.96.0.7".parse().unwrap()).is_none());
+}
+
+#[test]
+fn ports_say_what_is_spoken() {
+    let spoken = |name: &str, app_protocol: Value| {
+        let mut service = service_json("web", "10.96.0.1");
+        service["spec"]["ports"] = json!([{"name": name, "port": 80, "appProtocol": app_protocol}]);
+        match outbound(&model(&cluster([service])), [10, 96, 0, 1], 80) {
+            Some(Target::Service(target)) => target.protocol(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (name, app_protocol, expected) in [
+        ("http-web", Value::Null, Protocol::Unspecified),
+        ("grpc-api", Value::Null, Protocol::Http2),
+        ("http2", Value::Null, Protocol::Http2),
+        ("tcp-db", Value::Null, Protocol::Opaque),
+        ("tcp-db", json!("kubernetes.io/h2c"), Protocol::Http2),
+        ("grpc", json!("tcp"), Protocol::Opaque),
+        ("grpc", json!("http"), Protocol::Unspecified),
+        ("web", json!("redis"), Protocol::Opaque),
+        ("web", json!("kubernetes.io/ws"), Protocol::Unspecified),
+        ("web", Value::Null, Protocol::Unspecified),
+    ] {
+        assert_eq!(
+            spoken(name, app_protocol.clone()),
+            expected,
+            "{name} {app_protocol}"
+        );
+    }
+}
+
+#[test]
+fn a_pod_that_is_told_to_end_tells_its_sidecar() {
+    let slice = slice_json("a", "web", 8080, &[("web-1", "10.0.0.1", true)]);
+    let mut known = cluster(web().into_iter().chain([slice]));
+    let terminating = |known: &Cluster| {
+        let key = Kind::Inbound(InboundKey { port: 8080 });
+        match ask(&model(known), key, "web-1") {
+            Resource::Inbound(inbound) => inbound.terminating,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(!terminating(&known));
+    let mut ending = pod_json("web-1", "10.0.0.1");
+    ending["metadata"]["deletionTimestamp"] = json!("2026-11-20T10:00:00Z");
+    assert_eq!(known.take(applied(ending)), Urgency::Now);
+    assert!(terminating(&known));
+    assert!(
+        sent(&model(&known), "web").is_empty(),
+        "no new traffic, whatever the slice still says"
+    );
+}
+
+#[test]
+fn hints_of_slices_change_nothing() {
+    let plain = slice_json("a", "web", 8080, &[("web-1", "10.0.0.1", true)]);
+    let mut hinted = plain.clone();
+    hinted["endpoints"][0]["hints"] = json!({"forZones": [{"name": "b"}]});
+    let mut known = cluster(web().into_iter().chain([plain]));
+    assert_eq!(known.take(applied(hinted)), Urgency::Nothing);
+    let model = model(&known);
+    assert_eq!(model.workload("shop", "web-1").unwrap().zone, "a");
 }

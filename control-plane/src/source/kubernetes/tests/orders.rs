@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::store::{Change, Cluster};
-use super::{applied, pod_json, policy_json, service_json, settings, slice_json};
+use super::{applied, pod_json, policy_json, route_json, service_json, settings, slice_json};
 
 /// Each watch's own changes, in its own order.
 fn watches() -> Vec<Vec<Change>> {
@@ -34,7 +34,18 @@ fn watches() -> Vec<Vec<Change>> {
             pod_json("web-2", "10.0.0.2"),
         ]),
         of(vec![retries(2), retries(-1)]),
+        of(vec![
+            route_json("all", "db"),
+            route_json("more", "db"),
+            unreadable(),
+        ]),
     ]
+}
+
+fn unreadable() -> serde_json::Value {
+    let mut route = route_json("all", "db");
+    route["spec"]["rules"] = json!("none");
+    route
 }
 
 fn model_of(order: &[usize]) -> String {
@@ -57,7 +68,7 @@ fn model_of(order: &[usize]) -> String {
 
 proptest! {
     #[test]
-    fn the_order_of_watches_does_not_matter(order in prop::collection::vec(0_usize..4, 0..24)) {
+    fn the_order_of_watches_does_not_matter(order in prop::collection::vec(0_usize..5, 0..28)) {
         prop_assert_eq!(model_of(&order), model_of(&[]));
     }
 }

@@ -699,6 +699,7 @@ async fn readings_say_what_a_model_was_made_of() {
     let said = of_refused(
         &refused.manifest,
         &refused.violations,
+        reading.last_good_stays,
         &before,
         "2026-11-21T10:00:00Z",
     );
@@ -707,7 +708,11 @@ async fn readings_say_what_a_model_was_made_of() {
     assert_eq!(said.parents[0].parent_ref, bad["spec"]["parentRefs"][0]);
     let accepted = &said.parents[0].conditions[0];
     assert_eq!(accepted.observed_generation, Some(2));
-    assert!(accepted.message.contains("weight"), "{}", accepted.message);
+    assert!(
+        accepted.message.contains("spec.rules[0]"),
+        "{}",
+        accepted.message
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,108 @@
+//! The control plane of a cluster: what runs beside the gRPC server.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use weft_proto::names::cluster::TRUST_BUNDLE;
+use weft_proto::names::env;
+
+use super::Parts;
+use super::settings::Serve;
+use crate::cluster::authority::Home;
+use crate::cluster::bundle::Bundles;
+use crate::cluster::lease::Candidate;
+use crate::cluster::review::TokenReviews;
+use crate::cluster::webhook::Webhook;
+use crate::cluster::{authority, bundle, lease, webhook};
+use crate::serve::Metrics;
+use crate::source;
+use crate::source::kubernetes::{self, Following};
+use crate::source::progress::Progress;
+
+/// Starts everything that a replica does, in order. What is spawned ends with `end`.
+pub(super) async fn start(
+    settings: &Serve,
+    metrics: &Arc<Metrics>,
+    progress: Progress,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> anyhow::Result<Parts> {
+    let replica = &settings.replica;
+    let (namespace, pod) = (&replica.namespace, replica.name());
+    let until_end =
+        |task: BoxFuture<'static, ()>| tasks.spawn(end.clone().run_until_cancelled_owned(task));
+    tracing::info!(namespace, pod, address = ?replica.pod_ip, "a replica begins");
+
+    // What the cluster says. Nothing goes on before all of it was listed once.
+    let client = kubernetes::connect()
+        .await
+        .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
+    let mesh = source::files::settings(settings.cluster.clone().into_file());
+    let mesh = mesh.map_err(anyhow::Error::msg)?;
+    let Following {
+        models, injected, ..
+    } = kubernetes::watch_cluster(client.clone(), mesh, progress, end.clone())
+        .await
+        .context("watching the cluster")?;
+
+    // Who writes. It gives the lease back at the end, and so ends by itself.
+    let timing = lease::Timing::of(replica.lease_duration);
+    let leader = metrics.gauge(
+        "weft_control_plane_leader",
+        "Whether this replica leads: the one that writes to the cluster.",
+    );
+    let (candidate, leading) = Candidate::new(client.clone(), namespace, &pod, timing, leader);
+    tasks.spawn(candidate.run(end.clone()));
+
+    // Who is believed, and who vouches.
+    let trust_domain = models.borrow().trust_domain().to_owned();
+    let home = Home {
+        namespace,
+        trust_domain: &trust_domain,
+        leaf_lifetime: settings.leaf_lifetime,
+    };
+    let authority = authority::open(client.clone(), home, leading.clone())
+        .await
+        .context("the certificate authority")?;
+    let reviewer = TokenReviews::new(client.clone(), models.clone());
+    let intact = metrics.gauge(
+        "weft_control_plane_authority_secret_intact",
+        "Whether the authority's Secret still holds what this replica serves.",
+    );
+    let bundle = authority.bundle();
+    let known = bundle.borrow().clone();
+    until_end(Box::pin(authority::watch(
+        client.clone(),
+        namespace.clone(),
+        known,
+        intact,
+    )));
+
+    // What is kept, by the replica that leads.
+    let bundles = Bundles {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        bundle,
+        injected,
+        leading: leading.clone(),
+        period: bundle::PERIOD,
+    };
+    until_end(Box::pin(bundles.run()));
+    let expiry = metrics.gauge(
+        "weft_control_plane_webhook_certificate_expiry_timestamp_seconds",
+        "When the webhook's certificate expires, where this replica has written or renewed it.",
+    );
+    let timing = webhook::Timing::default();
+    let webhook = Webhook::new(client.clone(), namespace, timing, leading.clone(), expiry);
+    until_end(Box::pin(webhook.run()));
+
+    Ok(Parts {
+        models,
+        authority: Arc::new(authority),
+        reviewer: Arc::new(reviewer),
+        trust_bundle: format!("ConfigMap {namespace}/{TRUST_BUNDLE}"),
+    })
+}
