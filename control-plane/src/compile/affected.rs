@@ -1,6 +1,8 @@
 //! Who shares a compiled resource, and which changes of the model may be changes of it: what `resource`
 //! reads, said once more. Both err on one side only: too many contents, too many changes.
 
+use std::net::IpAddr;
+
 use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{AuthorityKey, EndpointsKey, OutboundKey, ResourceKey};
 
@@ -26,13 +28,22 @@ pub enum Audience {
 
 /// Who gets the same content as `client` in the same model: all whose audience is the same. A workload has
 /// one service account, which a stream's beginning has checked.
-pub fn audience(client: &Client, key: &ResourceKey) -> Audience {
+pub fn audience(model: &Model, client: &Client, key: &ResourceKey) -> Audience {
+    let namespace = || Audience::Namespace(client.namespace.clone());
     match &key.kind {
         Some(Kind::TrustBundle(_) | Kind::Endpoints(_)) | None => Audience::Everybody,
-        // Short names are of the client's namespace, and so are consumer routes.
-        Some(Kind::Outbound(_) | Kind::Authority(_)) => {
-            Audience::Namespace(client.namespace.clone())
-        }
+        // There may be routes for some clients only.
+        Some(Kind::Outbound(_) | Kind::Authority(_)) if model.has_routes() => namespace(),
+        Some(Kind::Outbound(OutboundKey { ip, .. })) => match read_ip(ip) {
+            Some(ip) if is_own_address(model, ip) => namespace(),
+            _ => Audience::Everybody,
+        },
+        Some(Kind::Authority(AuthorityKey { authority })) => match authority::parse(authority) {
+            // Short names are of the client's namespace.
+            Some(Authority::Host(host, _)) if !host.contains('.') => namespace(),
+            Some(Authority::Address(ip, _)) if is_own_address(model, ip) => namespace(),
+            _ => Audience::Everybody,
+        },
         Some(Kind::Inbound(_)) => Audience::Workload {
             namespace: client.namespace.clone(),
             workload: client.workload.clone(),
@@ -72,7 +83,12 @@ pub fn may_differ(model: &Model, since: Since<'_>, client: &Client, key: &Resour
     }
 }
 
-fn address_may_differ(model: &Model, since: Since<'_>, ip: std::net::IpAddr) -> bool {
+/// Whether an address is not a service's: it comes with names of services, short ones among them.
+fn is_own_address(model: &Model, ip: IpAddr) -> bool {
+    !matches!(model.destination(ip), None | Some(Destination::Service(_)))
+}
+
+fn address_may_differ(model: &Model, since: Since<'_>, ip: IpAddr) -> bool {
     since.address(ip)
         || match model.destination(ip) {
             None => false,

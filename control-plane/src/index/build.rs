@@ -184,8 +184,17 @@ fn shared<T: PartialEq>(
     known: Option<&BTreeMap<Name, Arc<T>>>,
     name: impl Fn(&T) -> &Name,
 ) -> Vec<Sourced<Arc<T>>> {
+    // Most sources have their objects in the order of their names.
+    let mut next = known.into_iter().flatten().peekable();
+    let mut known = |name: &Name| {
+        while next.next_if(|(next, _)| *next < name).is_some() {}
+        match next.peek() {
+            Some((next, object)) if *next == name => Some(*object),
+            _ => known?.get(name),
+        }
+    };
     let share = |Sourced { origin, object }| {
-        let known = known.and_then(|known| known.get(name(&object)));
+        let known = known(name(&object));
         let object = match known.filter(|known| ***known == object) {
             Some(known) => Arc::clone(known),
             None => Arc::new(object),

@@ -119,6 +119,11 @@ impl Model {
         }
     }
 
+    /// Whether there are any Gateway API routes, attached or not.
+    pub fn has_routes(&self) -> bool {
+        !self.inputs.routes.is_empty()
+    }
+
     /// Remembers which way led here from the model before.
     pub(super) fn follows(&mut self, before: &Self) {
         let History(steps) = &before.history;

@@ -103,7 +103,7 @@ impl Memo {
         let revision = model.revision();
         let entry = EntryKey {
             resource: key.clone(),
-            audience: compile::audience(client, key),
+            audience: compile::audience(&model, client, key),
         };
 
         let previous = {

@@ -514,7 +514,9 @@ proptest! {
                 }
             }
             for other in clients() {
-                let is_shared = |key: &&ResourceKey| audience(&client, key) == audience(&other, key);
+                let is_shared = |key: &&ResourceKey| {
+                    audience(newest, &client, key) == audience(newest, &other, key)
+                };
                 for key in keys.iter().filter(is_shared) {
                     prop_assert_eq!(compile(newest, &client, key), compile(newest, &other, key));
                 }
