@@ -598,13 +598,45 @@ impl Call {
     }
 }
 
-/// All at once: a limit is a wish.
+/// In pages, where a limit asks for them. A later page has objects as they are then, with the first one's
+/// revision: who watches on from there hears of what has changed in between.
 fn list(store: &Store, call: &Call) -> Result<Reply, Failure> {
     let selector = call.selector()?;
+    let (mut revision, mut from) = (store.revision, (String::new(), String::new()));
+    let mut parts = call.option("continue").splitn(3, '/');
+    if let (Some(first), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) {
+        revision = first.parse().map_err(|_| {
+            Failure::bad("Invalid value: the continue token is none of this server's")
+        })?;
+        from = (namespace.to_owned(), name.to_owned());
+    }
+    let place = |object: &Value| {
+        let text = |name: &str| {
+            object["metadata"][name]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        (text("namespace"), text("name"))
+    };
     let objects = store.all(&call.resource.id(), &call.namespace).into_iter();
-    let objects = objects.filter(|object| selector.selects(object));
-    let items: Vec<_> = objects.map(|object| call.presented(&object)).collect();
-    Ok(reply(200, call.list_of(&items, store.revision)))
+    let mut objects = objects
+        .filter(|object| selector.selects(object))
+        .skip_while(|object| place(object) < from)
+        .peekable();
+    let limit = call.option("limit").parse().unwrap_or(0);
+    let limit = if limit == 0 { usize::MAX } else { limit };
+    let items: Vec<_> = objects
+        .by_ref()
+        .take(limit)
+        .map(|object| call.presented(&object))
+        .collect();
+    let mut page = call.list_of(&items, revision);
+    if let Some(next) = objects.peek() {
+        let (namespace, name) = place(next);
+        page["metadata"]["continue"] = format!("{revision}/{namespace}/{name}").into();
+    }
+    Ok(reply(200, page))
 }
 
 fn watch(call: &Call) -> Result<Reply, Failure> {
