@@ -46,6 +46,14 @@ impl Credentials {
         })
     }
 
+    /// What somebody else issued: certificates in DER, leaf first, and the key in PKCS#8.
+    pub fn of(chain: Vec<Vec<u8>>, key: Vec<u8>) -> Self {
+        Self {
+            chain: chain.into_iter().map(CertificateDer::from).collect(),
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key)),
+        }
+    }
+
     /// A chain of the mesh itself, good now.
     pub fn good(state: &Path, id: &SpiffeId) -> anyhow::Result<Self> {
         Self::issued(state, id, SystemTime::now())

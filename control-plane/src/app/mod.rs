@@ -8,6 +8,7 @@
 
 #[cfg(feature = "kubernetes")]
 mod cluster;
+mod descriptors;
 mod logging;
 mod settings;
 
@@ -81,6 +82,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Token(settings) => finish(token(&settings), |error| eprintln!("{error:#}")),
         Command::Serve(settings) => {
             logging::start(settings.log_level, settings.log_format);
+            descriptors::raise();
             finish(serve(*settings), |error| tracing::error!("{error:#}"))
         }
     }

@@ -50,13 +50,20 @@ pub(super) fn parse(authority: &str) -> Option<Authority<'_>> {
 
 /// The service that a host names for a client of `namespace`.
 pub(super) fn service<'a>(model: &'a Model, namespace: &str, host: &str) -> Option<&'a Service> {
+    let (namespace, name) = named(namespace, host)?;
+    model.service(namespace, name)
+}
+
+/// Namespace and name that a host means for a client of `namespace`, whether there is such a service or
+/// not; `None` where it can be no service's.
+pub(super) fn named<'h>(namespace: &'h str, host: &'h str) -> Option<(&'h str, &'h str)> {
     let Some((name, rest)) = host.split_once('.') else {
-        return model.service(namespace, host);
+        return Some((namespace, host));
     };
     let (namespace, domain) = rest.split_once('.').unwrap_or((rest, SERVICE_DOMAIN));
     let known = domain == SERVICE_DOMAIN
         || domain.strip_prefix(SERVICE_DOMAIN) == Some(CLUSTER_DOMAIN_SUFFIX);
-    known.then(|| model.service(namespace, name)).flatten()
+    known.then_some((namespace, name))
 }
 
 /// Every spelling of a service port for a client of `namespace`: with the port, and without it where

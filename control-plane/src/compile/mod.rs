@@ -4,6 +4,7 @@
 //! here. `Endpoints` are always whole; whoever serves them makes deltas. Nothing here fails: a key
 //! that means nothing is `NotFound`.
 
+mod affected;
 mod authority;
 mod endpoints;
 mod fallback;
@@ -28,6 +29,7 @@ use weft_proto::discovery::{
 };
 
 use crate::index::{Model, ServicePort};
+pub use affected::{Audience, audience, may_differ};
 pub(crate) use authority::spellings;
 pub use sources::sources;
 pub(crate) use wire::allow_list;

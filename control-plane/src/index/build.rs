@@ -1,18 +1,22 @@
 //! Checks objects against each other.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Model;
 use super::attach::Attached;
+use super::changes::{History, Inputs};
 use super::judged::Judgement;
 use super::objects::{
     ExplicitListener, Name, Objects, Origin, Refusal, Service, ServiceEndpoint, Sourced, Workload,
 };
 use super::routes::{self, Routes};
 
-pub(super) fn build(objects: Objects, revision: u64) -> Model {
+/// What is the same as in the model `before` is shared with it.
+pub(super) fn build(objects: Objects, revision: u64, before: Option<&Model>) -> Model {
+    let inputs = Inputs::of(&objects);
     let Objects {
         settings,
         listeners,
@@ -25,15 +29,18 @@ pub(super) fn build(objects: Objects, revision: u64) -> Model {
         mut refusals,
     } = objects;
 
+    let known = before.map(|before| &before.services);
+    let services = shared(services, known, |service| &service.name);
+    let known = before.map(|before| &before.workloads);
+    let workloads = shared(workloads, known, |workload| &workload.name);
     let mut addresses = Addresses::default();
-    let services = keep(services, &mut refusals, |service: &Service| {
-        addresses.claim(&format!("service {}", service.name), &service.cluster_ips)
+    let services = keep(services, &mut refusals, |service| {
+        addresses.claim(Owner::Service(Arc::clone(service)), &service.cluster_ips)
     });
-    let workloads = keep(workloads, &mut refusals, |workload: &Workload| {
-        addresses.claim(&format!("workload {}", workload.name), &workload.addresses)
+    let workloads = keep(workloads, &mut refusals, |workload| {
+        addresses.claim(Owner::Workload(Arc::clone(workload)), &workload.addresses)
     });
-    let services = by_name(services, |service| &service.name);
-    let workloads = by_name(workloads, |workload| &workload.name);
+    drop(addresses);
 
     let mut services_of_workload: HashMap<Name, Vec<Arc<Service>>> = HashMap::new();
     let mut services_of_address: HashMap<IpAddr, Vec<Arc<Service>>> = HashMap::new();
@@ -113,25 +120,42 @@ pub(super) fn build(objects: Objects, revision: u64) -> Model {
         judged: judgement.into_verdicts(),
         routes,
         refusals,
+        inputs,
+        history: History::default(),
     }
 }
 
 /// Which addresses are taken, and by whom.
 #[derive(Default)]
-struct Addresses(HashMap<IpAddr, String>);
+struct Addresses(HashMap<IpAddr, Owner>);
+
+#[derive(Clone)]
+enum Owner {
+    Service(Arc<Service>),
+    Workload(Arc<Workload>),
+}
 
 impl Addresses {
     /// Takes all of `wanted` for `who`, or none.
-    fn claim(&mut self, who: &str, wanted: &[IpAddr]) -> Result<(), String> {
+    fn claim(&mut self, who: Owner, wanted: &[IpAddr]) -> Result<(), String> {
         for ip in wanted {
             if let Some(owner) = self.0.get(ip) {
                 return Err(format!("{ip} belongs to {owner} already"));
             }
         }
         for ip in wanted {
-            self.0.insert(*ip, who.to_owned());
+            self.0.insert(*ip, who.clone());
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "service {}", service.name),
+            Self::Workload(workload) => write!(f, "workload {}", workload.name),
+        }
     }
 }
 
@@ -154,33 +178,50 @@ impl Named for Workload {
     }
 }
 
-fn keep<T: Named>(
+/// Each object with its origin, as it is known already where nothing of it is different.
+fn shared<T: PartialEq>(
     objects: Vec<Sourced<T>>,
+    known: Option<&BTreeMap<Name, Arc<T>>>,
+    name: impl Fn(&T) -> &Name,
+) -> Vec<Sourced<Arc<T>>> {
+    // Most sources have their objects in the order of their names.
+    let mut next = known.into_iter().flatten().peekable();
+    let mut known = |name: &Name| {
+        while next.next_if(|(next, _)| *next < name).is_some() {}
+        match next.peek() {
+            Some((next, object)) if *next == name => Some(*object),
+            _ => known?.get(name),
+        }
+    };
+    let share = |Sourced { origin, object }| {
+        let known = known(name(&object));
+        let object = match known.filter(|known| ***known == object) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(object),
+        };
+        Sourced { origin, object }
+    };
+    objects.into_iter().map(share).collect()
+}
+
+/// Those that pass the check, by name.
+fn keep<T: Named>(
+    objects: Vec<Sourced<Arc<T>>>,
     refusals: &mut Vec<Refusal>,
-    mut check: impl FnMut(&T) -> Result<(), String>,
-) -> Vec<Sourced<T>> {
+    mut check: impl FnMut(&Arc<T>) -> Result<(), String>,
+) -> BTreeMap<Name, (Origin, Arc<T>)> {
     let mut kept = Vec::with_capacity(objects.len());
-    for sourced in objects {
-        match check(&sourced.object) {
-            Ok(()) => kept.push(sourced),
+    for Sourced { origin, object } in objects {
+        match check(&object) {
+            Ok(()) => kept.push((object.name().clone(), (origin, object))),
             Err(reason) => refusals.push(refusal(
-                &sourced.origin,
-                format!("{} {}", T::KIND, sourced.object.name()),
+                &origin,
+                format!("{} {}", T::KIND, object.name()),
                 reason,
             )),
         }
     }
-    kept
-}
-
-fn by_name<T>(
-    objects: Vec<Sourced<T>>,
-    name: impl Fn(&T) -> &Name,
-) -> BTreeMap<Name, (Origin, Arc<T>)> {
-    objects
-        .into_iter()
-        .map(|Sourced { origin, object }| (name(&object).clone(), (origin, Arc::new(object))))
-        .collect()
+    kept.into_iter().collect()
 }
 
 fn without_origins<T>(objects: BTreeMap<Name, (Origin, Arc<T>)>) -> BTreeMap<Name, Arc<T>> {

@@ -11,6 +11,7 @@
 
 mod attach;
 mod build;
+mod changes;
 mod judged;
 mod objects;
 mod publisher;
@@ -29,6 +30,8 @@ use ipnet::IpNet;
 use crate::policy::MtlsMode;
 use attach::Attached;
 pub use attach::Stanzas;
+pub use changes::Since;
+use changes::{History, Inputs};
 pub use judged::{JudgedPolicy, JudgedTarget, Overlap, Overridden};
 pub use objects::{
     BrokenPolicy, EndpointName, ExplicitListener, ForeignEndpoint, MeshSettings, Name, Objects,
@@ -60,6 +63,8 @@ pub struct Model {
     judged: Vec<JudgedPolicy>,
     routes: Routes,
     refusals: Vec<Refusal>,
+    inputs: Inputs,
+    history: History,
 }
 
 /// What stands behind an address.
@@ -76,7 +81,14 @@ pub enum Destination<'a> {
 impl Model {
     /// Checks `objects` against each other and makes a snapshot of what fits.
     pub fn build(objects: Objects, revision: u64) -> Self {
-        build::build(objects, revision)
+        build::build(objects, revision, None)
+    }
+
+    /// The model that follows `before`, of which it shares what is the same.
+    pub fn build_after(before: &Self, objects: Objects, revision: u64) -> Self {
+        let mut model = build::build(objects, revision, Some(before));
+        model.follows(before);
+        model
     }
 
     /// Rises with every change, over restarts too: microseconds of unix time, at least.
@@ -156,6 +168,12 @@ impl Model {
     ) -> impl Iterator<Item = (&Service, &ServicePort)> {
         let services = self.services_of_address.get(&ip);
         leading_to(services, EndpointName::Address(ip), port)
+    }
+
+    /// The namespaces of the services that have this address, without a workload, among their endpoints.
+    pub fn namespaces_of_address(&self, ip: IpAddr) -> impl Iterator<Item = &str> {
+        let services = self.services_of_address.get(&ip).into_iter().flatten();
+        services.map(|service| &*service.name.namespace)
     }
 
     /// Listeners that a workload's sidecar is to bind.

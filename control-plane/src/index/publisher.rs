@@ -23,8 +23,9 @@ impl Publisher {
 
     /// Publishes the next snapshot.
     pub fn publish(&self, objects: Objects) -> Arc<Model> {
-        let last = self.sender.borrow().revision();
-        let model = Arc::new(Model::build(objects, next_revision(last, unix_micros())));
+        let before = Arc::clone(&self.sender.borrow());
+        let revision = next_revision(before.revision(), unix_micros());
+        let model = Arc::new(Model::build_after(&before, objects, revision));
         self.sender.send_replace(Arc::clone(&model));
         model
     }

@@ -4,8 +4,14 @@
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use weft_proto::discovery::ClientMessage;
+
+/// What a stream has room for at once, in bytes; more is made where a message wants it. There are many
+/// streams, and most messages either way are smaller than this.
+const BUFFER: usize = 1024;
+/// Bytes of messages that wait for each other before they are handed on.
+const YIELD: usize = 32 * 1024;
 
 /// Takes encoded messages down, gives decoded ones up.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +40,10 @@ impl Encoder for StreamCodec {
         buffer.put(item);
         Ok(())
     }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, YIELD)
+    }
 }
 
 impl Decoder for StreamCodec {
@@ -44,5 +54,9 @@ impl Decoder for StreamCodec {
         ClientMessage::decode(buffer)
             .map(Some)
             .map_err(|error| Status::invalid_argument(format!("unreadable message: {error}")))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, YIELD)
     }
 }

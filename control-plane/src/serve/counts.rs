@@ -14,9 +14,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{ResourceKey, Version};
 
-use super::memo::{Audience, Compiled, Memo, audience};
+use super::memo::{Compiled, Memo};
 use super::streams::{HeldResource, Introduction, Standing};
-use crate::compile::{self, Client};
+use crate::compile::{self, Audience, Client};
 use crate::index::{Model, Name};
 
 /// Refusals that are kept of a policy, for its status.
@@ -57,9 +57,9 @@ pub(super) struct Counted {
 pub(super) struct Counter {
     revision: u64,
     policies: Policies,
-    /// By namespace and zone: [`Audience::Zone`].
+    /// By who shares it.
     shared: HashMap<Audience, HashMap<ResourceKey, Newest>>,
-    /// By workload: [`Audience::Workload`].
+    /// By workload.
     own: HashMap<Name, HashMap<ResourceKey, Newest>>,
     remembered: usize,
 }
@@ -187,7 +187,8 @@ impl Counter {
     ) -> Option<Newest> {
         let of_audience = match &key.kind {
             Some(Kind::Outbound(_) | Kind::Authority(_)) => {
-                self.shared.entry(audience(client, key)).or_default()
+                let audience = compile::audience(model, client, key);
+                self.shared.entry(audience).or_default()
             }
             Some(Kind::Inbound(_)) => {
                 let name = Name::new(&*client.namespace, &*client.workload);

@@ -66,6 +66,8 @@ struct Stream {
     membership: Membership,
     session: Session,
     hello: HelloReply,
+    /// The newest model's revision that this stream has heard of.
+    revision: u64,
 }
 
 impl Service<Request<Streaming<ClientMessage>>> for Discovery {
@@ -173,13 +175,15 @@ impl Discovery {
                 proxy_version,
             })
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        let hello = compile::hello(&self.memo.model(), &client);
+        let model = self.memo.model();
+        let hello = compile::hello(&model, &client);
         let stream = Stream {
             discovery: self.clone(),
             client,
             membership,
             session,
             hello,
+            revision: model.revision(),
         };
         Ok((stream, commands))
     }
@@ -347,6 +351,14 @@ impl Stream {
         outgoing: &Outgoing,
     ) -> Result<(), Status> {
         let model = models.borrow_and_update().clone();
+        let since = model.since(self.revision);
+        self.revision = model.revision();
+        let client = &self.client;
+        self.session
+            .touch_changed(|key| compile::may_differ(&model, since, client, key));
+        if !since.everything() && !since.workload(&client.namespace, &client.workload) {
+            return Ok(());
+        }
         // A workload that left the model keeps its stream: it may be draining, and who it is its
         // certificate says. One that became somebody else does not.
         let workload = model.workload(&self.client.namespace, &self.client.workload);
@@ -371,7 +383,6 @@ impl Stream {
             // Where this fails the caller is gone, which the loop notices next.
             let _ = outgoing.send(Ok(message)).await;
         }
-        self.session.touch_all();
         Ok(())
     }
 

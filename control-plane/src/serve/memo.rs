@@ -1,11 +1,10 @@
 //! Compiles resources, each content once, and shares the encoded message among all streams.
 //!
-//! What is compiled belongs to one revision of the model. When a newer model comes, the entries step
-//! back one generation: a resource that compiles to the same content keeps its version, and one that
-//! changed knows the delta from the content before. Nothing older is kept.
+//! A content stays until it is looked up in a newer model that may have another: one that compiles to the
+//! same keeps its version, and one that changed knows the delta from the content before. Nothing older is
+//! kept here, and contents that no stream has are forgotten in time.
 
 use std::collections::HashMap;
-use std::mem;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,12 +20,15 @@ use weft_proto::discovery::{
     Update, Version, server_message,
 };
 
-use crate::compile::{self, Client};
+use crate::compile::{self, Audience, Client};
 use crate::identity;
 use crate::index::Model;
 
-/// Shared contents per generation; beyond it a content is compiled for each stream on its own.
+/// Shared contents; beyond it a content is compiled for each stream on its own.
 const MAX_ENTRIES: usize = 200_000;
+/// Contents that no stream has are forgotten when so many are new since the last time, or as many as were
+/// left then.
+const MANY_NEW: usize = 1024;
 
 /// The first half of a SHA-256.
 pub(super) type ContentHash = [u8; 16];
@@ -35,7 +37,7 @@ pub(super) type ContentHash = [u8; 16];
 pub(super) struct Memo {
     models: watch::Receiver<Arc<Model>>,
     bundle: watch::Receiver<identity::TrustBundle>,
-    generations: Mutex<Generations>,
+    entries: Mutex<Entries>,
 }
 
 /// One version of one resource, encoded.
@@ -58,24 +60,24 @@ pub(super) struct Delta {
 }
 
 #[derive(Default)]
-struct Generations {
-    revision: u64,
-    current: HashMap<EntryKey, Arc<Compiled>>,
-    previous: HashMap<EntryKey, Arc<Compiled>>,
+struct Entries {
+    contents: HashMap<EntryKey, Entry>,
+    /// How many there were when it was last looked for those that no stream has, and how many new ones
+    /// there have been since.
+    left: usize,
+    new: usize,
+}
+
+struct Entry {
+    compiled: Arc<Compiled>,
+    /// The newest model's revision for which this is known to be the content.
+    checked: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct EntryKey {
     resource: ResourceKey,
     audience: Audience,
-}
-
-/// Who shares a content.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) enum Audience {
-    Everybody,
-    Zone { namespace: String, zone: String },
-    Workload { namespace: String, workload: String },
 }
 
 impl Memo {
@@ -86,7 +88,7 @@ impl Memo {
         Self {
             models,
             bundle,
-            generations: Mutex::default(),
+            entries: Mutex::default(),
         }
     }
 
@@ -102,17 +104,26 @@ impl Memo {
         let revision = model.revision();
         let entry = EntryKey {
             resource: key.clone(),
-            audience: audience(client, key),
+            audience: compile::audience(&model, client, key),
         };
 
         let previous = {
-            let mut generations = self.generations.lock();
-            generations.advance_to(revision);
-            match generations.current.get(&entry) {
+            let mut entries = self.entries.lock();
+            match entries.contents.get_mut(&entry) {
                 // The bundle is no part of the model, and may change without it.
-                Some(compiled) if !is_trust_bundle(key) => return (compiled.clone(), revision),
-                Some(compiled) => Some(compiled.clone()),
-                None => generations.previous.get(&entry).cloned(),
+                Some(known) if !is_trust_bundle(key) => {
+                    if known.checked >= revision {
+                        return (known.compiled.clone(), known.checked);
+                    }
+                    let since = model.since(known.checked);
+                    if !compile::may_differ(&model, since, client, key) {
+                        known.checked = revision;
+                        return (known.compiled.clone(), revision);
+                    }
+                    Some(known.compiled.clone())
+                }
+                Some(known) => Some(known.compiled.clone()),
+                None => None,
             }
         };
 
@@ -126,12 +137,13 @@ impl Memo {
             Some(changed) => Arc::new(changed),
             None => previous.expect("only compared with a previous content is a content unchanged"),
         };
-
-        let mut generations = self.generations.lock();
-        if generations.revision == revision && generations.current.len() < MAX_ENTRIES {
-            generations.current.insert(entry, compiled.clone());
-        }
+        self.entries.lock().keep(entry, &compiled, revision);
         (compiled, revision)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.lock().contents.len()
     }
 
     fn trust_bundle(&self) -> Resource {
@@ -142,11 +154,28 @@ impl Memo {
     }
 }
 
-impl Generations {
-    fn advance_to(&mut self, revision: u64) {
-        if revision > self.revision {
-            self.revision = revision;
-            self.previous = mem::take(&mut self.current);
+impl Entries {
+    /// Keeps a content, unless one of a newer model is there, or there is no place.
+    fn keep(&mut self, key: EntryKey, compiled: &Arc<Compiled>, checked: u64) {
+        let entry = Entry {
+            compiled: compiled.clone(),
+            checked,
+        };
+        if let Some(known) = self.contents.get_mut(&key) {
+            if known.checked <= checked {
+                *known = entry;
+            }
+            return;
+        }
+        self.new += 1;
+        if self.new > self.left.max(MANY_NEW) {
+            self.contents
+                .retain(|_, entry| Arc::strong_count(&entry.compiled) > 1);
+            self.left = self.contents.len();
+            self.new = 0;
+        }
+        if self.contents.len() < MAX_ENTRIES {
+            self.contents.insert(key, entry);
         }
     }
 }
@@ -227,20 +256,6 @@ fn by_address(set: &Endpoints) -> Option<HashMap<&SocketAddress, &Endpoint>> {
 
 fn order(address: Option<&SocketAddress>) -> Option<(&[u8], u32)> {
     address.map(|address| (&address.ip[..], address.port))
-}
-
-pub(super) fn audience(client: &Client, key: &ResourceKey) -> Audience {
-    match &key.kind {
-        Some(Kind::TrustBundle(_)) | None => Audience::Everybody,
-        Some(Kind::Inbound(_)) => Audience::Workload {
-            namespace: client.namespace.clone(),
-            workload: client.workload.clone(),
-        },
-        Some(Kind::Outbound(_) | Kind::Authority(_) | Kind::Endpoints(_)) => Audience::Zone {
-            namespace: client.namespace.clone(),
-            zone: client.zone.clone(),
-        },
-    }
 }
 
 fn is_trust_bundle(key: &ResourceKey) -> bool {

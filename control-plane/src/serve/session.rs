@@ -55,12 +55,11 @@ struct Subscription {
 }
 
 /// What the sidecar has of a resource.
-#[derive(Clone)]
-struct Known {
-    hash: Vec<u8>,
-    source_revision: u64,
+enum Known {
+    /// From an earlier stream.
+    Held(Version),
     /// Sent on this stream: a delta may build on it.
-    sent_here: bool,
+    Sent(Arc<Compiled>),
 }
 
 impl Session {
@@ -101,11 +100,7 @@ impl Session {
             return Err(TooMany);
         }
         let subscription = Subscription {
-            known: self.held.remove(&key).map(|version| Known {
-                hash: version.content_hash,
-                source_revision: version.source_revision,
-                sent_here: false,
-            }),
+            known: self.held.remove(&key).map(Known::Held),
             queued: true,
         };
         self.subscriptions.insert(key.clone(), subscription);
@@ -130,11 +125,14 @@ impl Session {
         self.subscriptions.contains_key(key)
     }
 
-    /// Everything may have changed.
-    pub(super) fn touch_all(&mut self) {
-        self.waiting.clear();
+    /// There is a newer model, in which these may be different. What waits for the model to catch up is
+    /// looked at again.
+    pub(super) fn touch_changed(&mut self, may_differ: impl Fn(&ResourceKey) -> bool) {
+        for key in std::mem::take(&mut self.waiting) {
+            self.touch(&key);
+        }
         for (key, subscription) in &mut self.subscriptions {
-            if !subscription.queued {
+            if !subscription.queued && may_differ(key) {
                 subscription.queued = true;
                 self.pending.push_back(key.clone());
             }
@@ -187,20 +185,16 @@ impl Session {
 
             let (compiled, revision) = look_up(&key);
             let known = subscription.known.as_ref();
-            if known.is_some_and(|known| known.hash == compiled.hash) {
+            if known.is_some_and(|known| known.hash() == compiled.hash) {
                 continue;
             }
-            let ahead = known.is_some_and(|k| !k.sent_here && k.source_revision > revision);
+            let ahead = matches!(known, Some(Known::Held(held)) if held.source_revision > revision);
             if ahead && now < self.patience {
                 self.waiting.push(key);
                 continue;
             }
             let message = choose(known, &compiled);
-            subscription.known = Some(Known {
-                hash: compiled.hash.to_vec(),
-                source_revision: revision,
-                sent_here: true,
-            });
+            subscription.known = Some(Known::Sent(compiled));
             return Step::Send(message);
         }
         if self.has_pending() {
@@ -211,8 +205,18 @@ impl Session {
     }
 }
 
+impl Known {
+    fn hash(&self) -> &[u8] {
+        match self {
+            Self::Held(version) => &version.content_hash,
+            Self::Sent(compiled) => &compiled.hash,
+        }
+    }
+}
+
 fn choose(known: Option<&Known>, compiled: &Compiled) -> Bytes {
-    let builds_on = |from: &ContentHash| known.is_some_and(|k| k.sent_here && k.hash == *from);
+    let builds_on =
+        |from: &ContentHash| matches!(known, Some(Known::Sent(sent)) if sent.hash == *from);
     match &compiled.delta {
         Some(delta) if builds_on(&delta.from) => delta.message.clone(),
         _ => compiled.full.clone(),

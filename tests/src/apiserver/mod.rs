@@ -26,10 +26,8 @@ mod watch;
 mod webhooks;
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +38,7 @@ use http::header::CONTENT_TYPE;
 use http::{Method, Request};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use access::Token;
@@ -49,32 +47,6 @@ use failure::Failure;
 use json::text;
 use store::Store;
 use verbs::Reply;
-
-/// What [`Network::dial`] returns.
-pub type Dialing = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
-
-/// Where the server listens and calls webhooks: a host's network, or a pod's.
-pub struct Network {
-    /// Called at the start and after every [`Outage::Away`], with the same address.
-    pub listen: Box<dyn Fn(SocketAddr) -> io::Result<TcpListener> + Send + Sync>,
-    /// Connects to a webhook.
-    pub dial: Box<dyn Fn(SocketAddr) -> Dialing + Send + Sync>,
-}
-
-impl Network {
-    /// That of whoever calls.
-    pub fn host() -> Self {
-        let listen = |at| {
-            let listener = std::net::TcpListener::bind(at)?;
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener)
-        };
-        Self {
-            listen: Box::new(listen),
-            dial: Box::new(|to| Box::pin(TcpStream::connect(to))),
-        }
-    }
-}
 
 /// How the server is not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,7 +78,6 @@ struct Shared {
     store: Mutex<Store>,
     /// Told after everything that somebody may wait for.
     changed: tokio::sync::watch::Sender<()>,
-    network: Network,
 }
 
 impl Shared {
@@ -133,20 +104,14 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts one on loopback.
+    /// Starts one on loopback and on the caller's runtime.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_at(([127, 0, 0, 1], 0).into(), Network::host()).await
-    }
-
-    /// Starts one at an address, where port 0 is any. It runs on the caller's runtime.
-    pub async fn start_at(at: SocketAddr, network: Network) -> anyhow::Result<Self> {
-        let listener = (network.listen)(at)?;
+        let listener = listen(([127, 0, 0, 1], 0).into())?;
         let address = listener.local_addr()?;
         let (acceptor, certificate) = tls::acceptor(address.ip())?;
         let shared = Arc::new(Shared {
             store: Mutex::new(Store::new()),
             changed: tokio::sync::watch::Sender::new(()),
-            network,
         });
         let mut task = JoinSet::new();
         task.spawn(serve::run(Arc::clone(&shared), listener, address, acceptor));
@@ -334,4 +299,11 @@ impl ApiServer {
     pub fn open_watches(&self, resource: &str) -> usize {
         self.store().watches.get(resource).copied().unwrap_or(0)
     }
+}
+
+/// At the start, and after every [`Outage::Away`] at the same address.
+fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(at)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }

@@ -50,7 +50,7 @@ pub(super) async fn run(
         // Not to listen is to refuse.
         drop(listener);
         shared.until(Outage::Away, false).await;
-        listener = (shared.network.listen)(at);
+        listener = super::listen(at);
     }
 }
 

@@ -76,12 +76,9 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut call: Call) -> Result<Reply,
             let found = call.found(&shared.store.lock())?;
             Ok(Reply::Object(200, (*found).clone()))
         }
-        // All at once: a limit is a wish.
-        "list" => {
-            let store = shared.store.lock();
-            let list = call.list_of(&call.selected(&store)?, store.revision);
-            Ok(Reply::Object(200, list))
-        }
+        "list" => call
+            .page(&shared.store.lock())
+            .map(|page| Reply::Object(200, page)),
         "watch" => watch::start(shared, call).map(|body| Reply::Body("application/json", body)),
         "create" if asks_token => {
             let account = (call.namespace.as_str(), call.name.as_str());
@@ -117,6 +114,32 @@ impl Call {
         let mut objects = store.all(&self.resource.id(), &self.namespace);
         objects.retain(|object| selector.selects(object));
         Ok(objects)
+    }
+
+    /// Where a limit asks for pages, a later one has objects as they are then and the first one's revision:
+    /// who watches on from there hears of what has changed in between.
+    fn page(&self, store: &Store) -> Result<Value, Failure> {
+        let id = self.resource.id();
+        let mut token = self.option("continue").splitn(3, '/');
+        let revision = token.next().and_then(|text| text.parse().ok());
+        let revision = revision.unwrap_or(store.revision);
+        let mut next = || token.next().unwrap_or_default();
+        let from = (id.as_str(), next(), next());
+        let mut objects = self.selected(store)?;
+        objects.retain(|object| store::place(&id, object) >= from);
+        let limit = self.option("limit").parse().unwrap_or(0);
+        let limit = if limit == 0 {
+            objects.len()
+        } else {
+            limit.min(objects.len())
+        };
+        let rest = objects.split_off(limit);
+        let mut list = self.list_of(&objects, revision);
+        if let Some(first) = rest.first() {
+            let (_, namespace, name) = store::place(&id, first);
+            list["metadata"]["continue"] = format!("{revision}/{namespace}/{name}").into();
+        }
+        Ok(list)
     }
 
     fn list_of(&self, objects: &[Arc<Value>], revision: u64) -> Value {

@@ -139,7 +139,7 @@ async fn renamed(cx: Cx) -> anyhow::Result<()> {
         .await?;
         cluster.delete_policy(namespace, "shop").await?;
         wait_for("the pods behind the new name", CHANGE, async || {
-            let by = soon(&client, new, "/").await.as_ref().and_then(by);
+            let by = soon(&client, new, "/shop").await.as_ref().and_then(by);
             Ok(by.is_some_and(|by| by.starts_with("api-")).then_some(()))
         })
         .await?;

@@ -15,6 +15,7 @@ mod common;
 mod life;
 mod objects;
 mod shapes;
+mod statuses;
 mod watches;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
     canary::register(&mut suite);
     life::register(&mut suite);
     shapes::register(&mut suite);
+    statuses::register(&mut suite);
     watches::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());

@@ -138,8 +138,9 @@ async fn three(cx: Cx) -> anyhow::Result<()> {
         let pod: SocketAddr = (mesh.pod("api-1").v4(), APP_PORT).into();
 
         // At the client: how often a request is tried says whose policy it had.
-        let retries =
-            |attempts: u64| format!("retries: {{attempts: {attempts}, statusCodes: [503]}}");
+        let retries = |attempts: u64| {
+            format!("retries: {{attempts: {attempts}, statusCodes: [503], {BUDGET}}}")
+        };
         let of_namespace = policy(namespace, "all", "x", &retries(1)).replace(
             "kind: Service, name: x",
             &format!("kind: Namespace, name: {namespace}"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use weft_proto::discovery::resource_key::Kind;
-use weft_proto::discovery::{InboundKey, ResourceKey};
+use weft_proto::discovery::{AuthorityKey, InboundKey, ResourceKey};
 
 use super::harness::{cart, endpoints_of, objects, trust_bundle, workload};
 use crate::compile::Client;
@@ -53,21 +53,46 @@ fn client(workload: &str, zone: &str) -> Client {
 }
 
 #[test]
-fn clients_of_one_namespace_and_zone_share() {
+fn contents_are_shared_by_whom_they_are_the_same_for() {
     let Fixture { memo, .. } = Fixture::new();
-    let key = endpoints_of("cart");
-    let (one, _) = memo.resource(&client("web-1", "a"), &key);
-    let (other, _) = memo.resource(&client("web-2", "a"), &key);
-    assert!(Arc::ptr_eq(&one, &other));
-    let (elsewhere, _) = memo.resource(&client("web-3", "b"), &key);
-    assert!(!Arc::ptr_eq(&one, &elsewhere));
+    let of = |namespace: &str, workload: &str| Client {
+        namespace: namespace.to_owned(),
+        ..client(workload, "a")
+    };
+    let shared = |key: &ResourceKey, other: &Client| {
+        let (one, _) = memo.resource(&of("shop", "web-1"), key);
+        let (other, _) = memo.resource(other, key);
+        Arc::ptr_eq(&one, &other)
+    };
+    let endpoints = endpoints_of("cart");
+    assert!(shared(&endpoints, &client("web-2", "b")));
+    assert!(shared(&endpoints, &of("ops", "web-2")));
+
+    let authority = "cart:80".to_owned();
+    let authority = ResourceKey {
+        kind: Some(Kind::Authority(AuthorityKey { authority })),
+    };
+    assert!(shared(&authority, &client("web-2", "b")));
+    assert!(!shared(&authority, &of("ops", "web-2")));
 
     let inbound = ResourceKey {
         kind: Some(Kind::Inbound(InboundKey { port: 80 })),
     };
-    let (one, _) = memo.resource(&client("web-1", "a"), &inbound);
-    let (other, _) = memo.resource(&client("cart-1", "a"), &inbound);
-    assert!(!Arc::ptr_eq(&one, &other));
+    assert!(shared(&inbound, &client("web-1", "a")));
+    assert!(!shared(&inbound, &client("cart-1", "a")));
+}
+
+#[test]
+fn what_no_stream_has_is_forgotten() {
+    let Fixture { memo, .. } = Fixture::new();
+    let client = client("web-1", "a");
+    let (held, _) = memo.resource(&client, &endpoints_of("cart"));
+    for index in 0..5000 {
+        memo.resource(&client, &endpoints_of(&format!("none-{index}")));
+    }
+    assert!(memo.len() < 3000, "{}", memo.len());
+    let (again, _) = memo.resource(&client, &endpoints_of("cart"));
+    assert!(Arc::ptr_eq(&held, &again));
 }
 
 #[test]

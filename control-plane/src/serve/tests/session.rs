@@ -160,7 +160,7 @@ proptest! {
                 }
                 Event::Change(index, content) => {
                     contents.put(index, &content);
-                    session.touch_all();
+                    session.touch_changed(|_| true);
                 }
                 Event::Send => {
                     if let Step::Send(message) = session.next(now, |key| contents.look_up(key)) {
@@ -217,7 +217,7 @@ fn a_small_change_travels_as_a_delta() {
         &[(1, 1), (3, 2)],
     ] {
         contents.put(0, content);
-        session.touch_all();
+        session.touch_changed(|_| true);
         let Step::Send(message) = session.next(now, |key| contents.look_up(key)) else {
             panic!("a change is sent");
         };
@@ -240,7 +240,7 @@ fn who_missed_a_version_gets_everything() {
     ));
     contents.put(0, &[(1, 1), (2, 1)]);
     contents.put(0, &[(1, 1)]);
-    session.touch_all();
+    session.touch_changed(|_| true);
     let Step::Send(message) = session.next(now, |key| contents.look_up(key)) else {
         panic!("a change is sent");
     };
@@ -269,7 +269,7 @@ fn what_is_held_already_is_not_sent_again() {
 
     // A later change comes whole: this stream has sent nothing that a delta could build on.
     contents.put(0, &[(1, 1), (2, 1)]);
-    session.touch_all();
+    session.touch_changed(|_| true);
     let Step::Send(message) = session.next(now, |key| contents.look_up(key)) else {
         panic!("a change is sent");
     };
@@ -297,13 +297,13 @@ fn a_replica_that_lags_is_given_time() {
 
     // Still behind after a change.
     contents.put(0, &[(2, 1)]);
-    session.touch_all();
+    session.touch_changed(|_| true);
     assert_eq!(session.next(start, |key| contents.look_up(key)), Step::Idle);
 
     // Caught up: sent at once.
     let mut caught_up = contents.look_up(&key(0));
     caught_up.1 = 5;
-    session.touch_all();
+    session.touch_changed(|_| true);
     assert!(matches!(
         session.next(start, |_| caught_up.clone()),
         Step::Send(_)

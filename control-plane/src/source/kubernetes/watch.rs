@@ -21,6 +21,8 @@ use crate::source::progress::Progress;
 /// Seconds after which the API server is to end a watch, which then goes on where it was. A
 /// connection that has died without a word is noticed by the same time.
 const WATCH_SECONDS: u32 = 60;
+/// Objects that are asked for at once in a list: pods are big before they are trimmed.
+const PAGE: u32 = 200;
 
 /// A watch that goes on until nobody wants its changes.
 pub(super) type Watching = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -96,7 +98,9 @@ where
     let Told {
         changes, progress, ..
     } = told;
-    let config = watcher::Config::default().timeout(WATCH_SECONDS);
+    let config = watcher::Config::default()
+        .timeout(WATCH_SECONDS)
+        .page_size(PAGE);
     let events = watcher(api.clone(), config).default_backoff();
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
