@@ -114,14 +114,13 @@ impl Flagger {
     fn rules(&self, [primary, canary]: [u64; 2]) -> Value {
         let mut all = self.rule([primary, canary]);
         match &self.analysis {
+            Analysis::Headers(_) | Analysis::Affinity(..) if canary == 0 => json!([all]),
             Analysis::Weights => json!([all]),
-            Analysis::Headers(_) if canary == 0 => json!([all]),
             Analysis::Headers(headers) => {
                 let mut chosen = self.rule([0, 100]);
                 chosen["matches"][0]["headers"] = headers.clone();
                 json!([chosen, self.rule([100, 0])])
             }
-            Analysis::Affinity(_, _) if canary == 0 => json!([all]),
             Analysis::Affinity(name, value) => {
                 let set = json!([{"name": "Set-Cookie", "value": format!("{name}={value}; Max-Age=86400")}]);
                 let filter = json!([{
