@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "weft/discovery/v1/discovery.proto",
         "weft/identity/v1/identity.proto",
+        "weft/replica/v1/replica.proto",
     ];
     for file in files {
         println!("cargo::rerun-if-changed=proto/{file}");

@@ -1,4 +1,4 @@
-//! `weft check`: what is wrong with a mesh's files, before a control plane reads them.
+//! `weft check`: what is wrong with a mesh's files, before a control plane reads them, or with a cluster.
 //!
 //! Verdicts are the control plane's own (`weft_control_plane::check`); here they are only printed.
 
@@ -13,9 +13,13 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use weft_control_plane::check::{Finding, Report, Severity, check};
 use weft_control_plane::source::files::read_once;
+use weft_proto::names;
 
+use crate::check_cluster::{self, Asked};
+use crate::cluster::ClusterArgs;
 use crate::command::USAGE;
 use crate::paint::{self, Paint};
+use crate::words::wrapped;
 
 /// Exit code where nothing is wrong but warnings.
 const WARNINGS: u8 = 1;
@@ -29,6 +33,8 @@ const INDENT: &str = "        ";
 /// What is checked, and for whom.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+With -f, files are checked; without it a cluster is, whose objects are only read.
+
 Refused is what the control plane refuses, for the same reasons. Warnings are about what is accepted
 and can never act, or is risky. Where no mesh.yaml is among the files, services, ports and endpoints
 are taken to be as the policies want them.
@@ -36,13 +42,22 @@ are taken to be as the policies want them.
 Exit codes:
   0   nothing was found
   1   warnings only
-  2   at least one error
-  64  bad command line, or a path that cannot be read")]
+  2   at least one error, or a check that failed
+  64  bad command line, a path that cannot be read, or no cluster that is known")]
 pub struct Options {
     /// A file, or a directory of which every *.yaml and *.yml is read; may be repeated. All of them
     /// together are one mesh.
-    #[arg(short, long = "file", value_name = "FILE|DIR", required = true)]
+    #[arg(short, long = "file", value_name = "FILE|DIR")]
     file: Vec<PathBuf>,
+    /// Checks whether Weft can be installed in the cluster.
+    #[arg(long, conflicts_with = "file")]
+    pre: bool,
+    /// The control plane's namespace.
+    #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "file",
+          default_value = names::CONTROL_PLANE_NAMESPACE)]
+    namespace: String,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// How findings are printed.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -57,8 +72,11 @@ enum Output {
     Json,
 }
 
-/// Checks files and prints what was found. Exit codes are in the command's help.
+/// Checks files or a cluster and prints what was found. Exit codes are in the command's help.
 pub fn run(options: &Options) -> ExitCode {
+    if options.file.is_empty() {
+        return run_on_cluster(options);
+    }
     let out = io::stdout();
     let paint = Paint::of(out.is_terminal() && paint::knows_control_sequences());
     let code = match report(options) {
@@ -75,6 +93,24 @@ pub fn run(options: &Options) -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+fn run_on_cluster(options: &Options) -> ExitCode {
+    let asked = Asked {
+        cluster: &options.cluster,
+        namespace: &options.namespace,
+        is_before: options.pre,
+        json: options.output == Output::Json,
+    };
+    ExitCode::from(match check_cluster::run(&asked) {
+        Ok((true, _)) => ERRORS,
+        Ok((false, true)) => WARNINGS,
+        Ok((false, false)) => 0,
+        Err(error) => {
+            eprintln!("weft check: {error:#}");
+            USAGE
+        }
+    })
 }
 
 fn report(options: &Options) -> anyhow::Result<Report> {
@@ -154,7 +190,7 @@ fn paragraph(finding: &Finding, paint: Paint) -> String {
     };
     let mut lines = vec![format!("{severity} {place}")];
     let object = format!("{} [{}]", finding.object, finding.check);
-    let object = wrapped(&object, "");
+    let object = wrapped(&object, "", WIDTH - INDENT.len());
     lines.extend(object.iter().map(|line| paint.strong(line)));
     for (head, words) in [
         ("what  ", &finding.what),
@@ -162,7 +198,7 @@ fn paragraph(finding: &Finding, paint: Paint) -> String {
         ("mend  ", &finding.mend),
     ] {
         if !words.is_empty() {
-            lines.extend(wrapped(words, head));
+            lines.extend(wrapped(words, head, WIDTH - INDENT.len()));
         }
     }
     lines.push(String::new());
@@ -173,39 +209,6 @@ fn paragraph(finding: &Finding, paint: Paint) -> String {
         .map(|line| line.trim_end().to_owned())
         .collect();
     format!("{first}\n{}", rest.join("\n"))
-}
-
-/// Words in lines that fit behind the indent, under a heading. A word that is longer than a line is
-/// broken.
-fn wrapped(words: &str, head: &str) -> Vec<String> {
-    let width = WIDTH - INDENT.len() - head.len();
-    let mut lines = vec![String::new()];
-    let mut room = width;
-    for word in words.split_whitespace() {
-        let mut word: Vec<char> = word.chars().collect();
-        let begins = room == width;
-        if !begins && word.len() + 1 > room {
-            lines.push(String::new());
-            room = width;
-        } else if !begins {
-            word.insert(0, ' ');
-        }
-        for piece in word.chunks(width) {
-            if piece.len() > room {
-                lines.push(String::new());
-                room = width;
-            }
-            if let Some(line) = lines.last_mut() {
-                line.extend(piece);
-            }
-            room -= piece.len();
-        }
-    }
-    let blank = " ".repeat(head.len());
-    let lines = lines.into_iter().enumerate();
-    lines
-        .map(|(at, line)| format!("{}{line}", if at == 0 { head } else { &blank }))
-        .collect()
 }
 
 fn counted(count: usize, one: &str, many: &str) -> String {

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{check, demo, explain};
+use crate::{check, demo, explain, proxy_status};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -32,10 +32,13 @@ struct Weft {
 enum Command {
     /// Runs a meshed application on this machine and shows what the mesh does.
     Demo(demo::Options),
-    /// Checks a mesh's files before a control plane reads them.
+    /// Checks a mesh's files before a control plane reads them, or a cluster.
     Check(check::Options),
     /// Explains what is in force for a service, who said so, and what happens to a request.
     Explain(explain::Options),
+    /// Asks the control plane about its sidecars.
+    #[command(subcommand)]
+    Proxy(proxy_status::ProxyCommand),
     /// Prints the version.
     Version,
     /// Runs one of the programs that a mesh is made of.
@@ -81,7 +84,7 @@ impl Rest {
 }
 
 /// Runs what `args` ask for, the program's name first. Exit codes: 0 when it is done, 64 for a bad
-/// command line; those of `demo`, `check` and `explain` are in their help.
+/// command line; those of `demo`, `check`, `explain` and `proxy status` are in their help.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let weft = match Weft::try_parse_from(args) {
         Ok(weft) => weft,
@@ -95,6 +98,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Proxy(command) => proxy_status::run(&command),
         Command::Version => {
             println!("weft {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -143,7 +147,8 @@ mod tests {
             &["weft"][..],
             &["weft", "install"],
             &["weft", "demo", "--fast"],
-            &["weft", "check"],
+            &["weft", "check", "--pre", "-f", "x"],
+            &["weft", "check", "--context", "c", "-f", "x"],
             &["weft", "check", "-f", "x", "-o", "yaml"],
         ] {
             assert!(Weft::try_parse_from(args).is_err(), "{args:?}");

@@ -6,16 +6,24 @@
 //! Data flows downhill: a module uses only what stands below it in this list.
 //!
 //! * [`command`]: the command line; [`main`] reads it and hands over.
-//! * [`check`]: what is wrong with a mesh's files, before a control plane reads them.
+//! * [`check`]: what is wrong with a mesh's files, before a control plane reads them, or with a cluster.
+//! * `check_cluster`: the latter: what was fetched, and what is wrong with it.
 //! * [`explain`]: what is in force for a service, who said so, and what happens to a request.
+//! * [`proxy_status`]: which sidecars run what, and who is behind.
 //! * [`demo`]: a meshed application on this machine, a story told on it, and what was measured.
+//! * `cluster`: which cluster somebody means, and a client of it.
+//! * `words`: words in lines.
 //! * `paint`: colours on terminals.
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod check_cluster;
+mod cluster;
 pub mod command;
 pub mod demo;
 pub mod explain;
 mod paint;
+pub mod proxy_status;
+mod words;
 
 pub use command::main;

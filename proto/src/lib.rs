@@ -5,6 +5,7 @@
 //! * [`names`]: every label, annotation, port, header, metric and environment variable that more
 //!   than one crate or a user spells.
 //! * [`pattern`]: what a regular expression of a policy means.
+//! * [`replica`]: what the control plane's replicas tell each other.
 //! * [`spiffe`]: the one parser of SPIFFE ids.
 //!
 //! The messages are generated at build time from the `.proto` files beside this crate, which carry
@@ -37,4 +38,16 @@ pub mod discovery {
 )]
 pub mod identity {
     tonic::include_proto!("weft.identity.v1");
+}
+
+/// What replicas of the control plane tell each other (`weft.replica.v1`).
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic
+)]
+pub mod replica {
+    tonic::include_proto!("weft.replica.v1");
 }

@@ -21,6 +21,10 @@ fn weft_check(args: &[&str], dir: &Path) -> Ended {
         .arg("check")
         .args(args)
         .current_dir(dir)
+        // No cluster either.
+        .env("HOME", dir)
+        .env_remove("KUBECONFIG")
+        .env_remove("KUBERNETES_SERVICE_HOST")
         .stdin(Stdio::null())
         .output()
         .expect("starts");

@@ -113,8 +113,8 @@ fn lines_fit_whatever_the_words() {
         &"word ".repeat(60),
     ] {
         for head in ["", "what  "] {
-            let lines = wrapped(words, head);
             let width = WIDTH - INDENT.len();
+            let lines = wrapped(words, head, width);
             assert!(
                 lines.iter().all(|line| line.chars().count() <= width),
                 "{lines:#?}"

@@ -7,7 +7,7 @@
 mod ask;
 mod ranges;
 mod server;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -20,8 +20,10 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use weft_control_plane::explain::{Explained, Explainer, find_service, find_workload};
+use weft_control_plane::index::Objects;
 use weft_control_plane::source::files::read_once;
 
+use crate::cluster::{self, ClusterArgs, NoCluster};
 use crate::command::USAGE;
 use crate::paint::{self, Paint};
 use ask::{AskError, Subject};
@@ -36,7 +38,8 @@ const BAD_INPUT: u8 = 2;
 /// What is asked, and for whom.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The files are read as weft check reads them; a mesh.yaml must be among them. A name without a
+With -f, files are read as weft check reads them; a mesh.yaml must be among them. Without it, a
+cluster is read, under the settings that its control plane in namespace weft runs with. A name without a
 namespace is looked for in the namespace of --from, then in default, then in the only namespace that
 has it.
 
@@ -44,15 +47,17 @@ Exit codes:
   0   everything that concerns the service is in force as it is written
   1   something is not: it is named under problems
   2   no such service, port or workload, or a question that cannot be understood
-  64  bad command line, or a path that cannot be read")]
+  64  bad command line, or files or a cluster that cannot be read")]
 pub struct Options {
     /// service/NAME, service/NAME:PORT (number or name) or service/NAMESPACE/NAME.
     #[arg(value_name = "SERVICE")]
     subject: String,
     /// A file, or a directory of which every *.yaml and *.yml is read; may be repeated. All of them
     /// together are one mesh.
-    #[arg(short, long = "file", value_name = "FILE|DIR", required = true)]
+    #[arg(short, long = "file", value_name = "FILE|DIR")]
     file: Vec<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// The namespace of what is named without one.
     #[arg(short, long)]
     namespace: Option<String>,
@@ -146,12 +151,7 @@ fn answer_for(options: &Options) -> anyhow::Result<Answer> {
         .map(|text| ask::request(text, &options.header, options.grpc))
         .collect::<Result<Vec<_>, AskError>>()?;
 
-    let read = read_once(&options.file)?;
-    anyhow::ensure!(
-        read.has_mesh,
-        "no mesh.yaml is among the files, so that nobody knows what the mesh is made of"
-    );
-    let explainer = Explainer::new(read.objects);
+    let explainer = Explainer::new(objects(options)?);
     let model = explainer.model();
     let from = from
         .map(|from| find_workload(model, from.namespace.as_deref(), &from.name))
@@ -195,16 +195,33 @@ fn answer_for(options: &Options) -> anyhow::Result<Answer> {
     })
 }
 
+/// What the mesh is made of.
+fn objects(options: &Options) -> anyhow::Result<Objects> {
+    if options.file.is_empty() {
+        return Ok(cluster::objects(&options.cluster)?);
+    }
+    let read = read_once(&options.file)?;
+    anyhow::ensure!(
+        read.has_mesh,
+        "no mesh.yaml is among the files, so that nobody knows what the mesh is made of"
+    );
+    Ok(read.objects)
+}
+
 fn code(answer: &Answer) -> u8 {
     let mut ports = answer.ports.iter();
     let problems = ports.any(|port| !port.explained.problems.is_empty());
     if problems { PROBLEMS } else { 0 }
 }
 
-/// Paths are the command line's; everything else is the question's.
+/// Paths and clusters are the command line's; everything else is the question's.
 fn exit_of(error: &anyhow::Error) -> u8 {
     let is_path = error.is::<weft_control_plane::source::files::SourceError>();
-    if is_path { USAGE } else { BAD_INPUT }
+    if is_path || error.is::<NoCluster>() {
+        USAGE
+    } else {
+        BAD_INPUT
+    }
 }
 
 fn print(output: Output, answer: &Answer, paint: Paint) -> String {

@@ -9,7 +9,7 @@ const MAX_COLUMN: usize = 44;
 
 /// Rows of cells, each wrapped inside its column; the last column takes what is left. A line break
 /// in a cell stays one.
-pub(super) fn table(indent: usize, rows: &[Vec<String>]) -> Vec<String> {
+pub(crate) fn table(indent: usize, rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let mut widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -29,7 +29,7 @@ pub(super) fn table(indent: usize, rows: &[Vec<String>]) -> Vec<String> {
 }
 
 /// Words in lines that fit; lines after the first are indented a little more.
-pub(super) fn paragraph(indent: usize, words: &str) -> Vec<String> {
+pub(crate) fn paragraph(indent: usize, words: &str) -> Vec<String> {
     let lines = wrapped(words, WIDTH - indent - GAP).into_iter().enumerate();
     lines
         .map(|(at, line)| {

@@ -15,9 +15,11 @@ use crate::cluster::authority::Home;
 use crate::cluster::bundle::Bundles;
 use crate::cluster::lease::Candidate;
 use crate::cluster::review::TokenReviews;
+use crate::cluster::status::{Known, StatusWriter};
 use crate::cluster::webhook::Webhook;
-use crate::cluster::{authority, bundle, lease, webhook};
+use crate::cluster::{authority, bundle, lease, rbac, webhook};
 use crate::serve::Metrics;
+use crate::serve::replicas::Place;
 use crate::source;
 use crate::source::kubernetes::{self, Following};
 use crate::source::progress::Progress;
@@ -42,8 +44,13 @@ pub(super) async fn start(
         .with_context(|| format!("no directory is given by --dir or {}", env::MANIFEST_DIR))?;
     let mesh = source::files::settings(settings.cluster.clone().into_file());
     let mesh = mesh.map_err(anyhow::Error::msg)?;
+    let asking = rbac::ask(client.clone(), namespace.clone(), progress.clone());
+    until_end(Box::pin(asking));
     let Following {
-        models, injected, ..
+        models,
+        observed,
+        readings,
+        injected,
     } = kubernetes::watch_cluster(client.clone(), mesh, progress, end.clone())
         .await
         .context("watching the cluster")?;
@@ -99,10 +106,32 @@ pub(super) async fn start(
     let webhook = Webhook::new(client.clone(), namespace, timing, leading.clone(), expiry);
     until_end(Box::pin(webhook.run()));
 
+    // What is said about policies and routes, once it is known how many sidecars run them.
+    let known = Known {
+        models: models.clone(),
+        readings,
+        observed,
+        leading,
+    };
+    let statuses = StatusWriter::new(client, pod.clone(), known);
+    if replica.pod_ip.is_none() {
+        tracing::warn!(
+            "{} is not set: other replicas are not asked, and statuses count the sidecars of this one only",
+            env::POD_IP
+        );
+    }
+    let place = replica.pod_ip.map(|ip| Place {
+        name: pod,
+        ip,
+        namespace: namespace.clone(),
+    });
+
     Ok(Parts {
         models,
         authority: Arc::new(authority),
         reviewer: Arc::new(reviewer),
         trust_bundle: format!("ConfigMap {namespace}/{TRUST_BUNDLE}"),
+        place,
+        beside: Some(Box::new(|counts| Box::pin(statuses.run(counts)))),
     })
 }

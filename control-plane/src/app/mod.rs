@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -36,6 +38,8 @@ use crate::identity::tokens::{JoinTokenReviewer, JoinTokens};
 use crate::identity::{Authority, TRUST_BUNDLE_FILE, TokenReviewer};
 use crate::index::Model;
 use crate::serve::admin::Admin;
+use crate::serve::counts::Counts;
+use crate::serve::replicas::Place;
 use crate::serve::streams::Streams;
 use crate::serve::{DEFAULT_STREAM_LIFE, Metrics, Server};
 use crate::source;
@@ -61,12 +65,40 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    match settings.command {
+    #[cfg(feature = "kubernetes")]
+    if settings.roles.print_rbac {
+        print_rbac(&settings.roles);
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = settings.command else {
+        let mut usage = Settings::command();
+        // As above.
+        let _ = usage
+            .error(ErrorKind::MissingSubcommand, "what is to be done?")
+            .print();
+        return ExitCode::from(USAGE);
+    };
+    match command {
         Command::Token(settings) => finish(token(&settings), |error| eprintln!("{error:#}")),
         Command::Serve(settings) => {
             logging::start(settings.log_level, settings.log_format);
             descriptors::raise();
-            finish(serve(settings), |error| tracing::error!("{error:#}"))
+            finish(serve(*settings), |error| tracing::error!("{error:#}"))
+        }
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+fn print_rbac(settings: &settings::Roles) {
+    use crate::cluster::rbac;
+
+    let namespace = &settings.namespace;
+    match settings.output {
+        settings::Output::Yaml => print!("{}", rbac::print(namespace)),
+        settings::Output::Json => {
+            let items = rbac::manifests(namespace);
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
+            println!("{list:#}");
         }
     }
 }
@@ -101,10 +133,32 @@ fn serve(settings: Serve) -> anyhow::Result<()> {
 async fn run(settings: Serve) -> anyhow::Result<()> {
     let end = CancellationToken::new();
     end_on_signals(&end).context("listening for signals")?;
+    let tasks = TaskTracker::new();
+    let tasks_end = async {
+        end.cancelled().await;
+        tasks.close();
+        // Who has not ended by then is cut off with the process.
+        let _ = timeout(TASKS_GRACE, tasks.wait()).await;
+    };
+    let serving = async {
+        let result = serve_until(&settings, &tasks, &end).await;
+        end.cancel();
+        result
+    };
+    tokio::join!(serving, tasks_end).0
+}
+
+/// Serves until `end`, or until something that is needed cannot be had.
+async fn serve_until(
+    settings: &Serve,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let streams = Arc::new(Streams::new(metrics.clone()));
 
     let (synced, models) = watch::channel(None);
+    let (serving, replicas) = watch::channel(None);
     let admin = bind(settings.admin).await.context("the admin listener")?;
     let admin_address = admin.local_addr().context("the admin listener")?;
     let progress = Progress::default();
@@ -113,21 +167,18 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
         progress: progress.clone(),
         streams: streams.clone(),
         metrics: metrics.clone(),
+        replicas,
         end: end.clone(),
     };
     tokio::spawn(pages.run(admin));
 
-    let tasks = TaskTracker::new();
     let parts = tokio::select! {
-        parts = gather(&settings, &metrics, progress, &tasks, &end) => parts?,
-        () = end.cancelled() => {
-            finish_tasks(&tasks).await;
-            return Ok(());
-        }
+        parts = gather(settings, &metrics, progress, tasks, end) => parts?,
+        () = end.cancelled() => return Ok(()),
     };
     let models = parts.models;
     let trust_domain = parts.authority.trust_domain().to_owned();
-    let server = Server::new(
+    let mut server = Server::new(
         parts.authority,
         parts.reviewer,
         models.clone(),
@@ -135,6 +186,9 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
         metrics,
         DEFAULT_STREAM_LIFE,
     )?;
+    if let Some(place) = parts.place {
+        server = server.among(place);
+    }
 
     let listener = bind(settings.listen).await.context("the gRPC listener")?;
     let address = listener.local_addr().context("the gRPC listener")?;
@@ -151,10 +205,14 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
         "control plane listening",
     );
     synced.send_replace(Some(models));
-    tokio::join!(server.run(listener, end.clone()), async {
-        end.cancelled().await;
-        finish_tasks(&tasks).await;
-    });
+    serving.send_replace(Some(server.replicas()));
+    if let Some(beside) = parts.beside {
+        tasks.spawn(
+            end.clone()
+                .run_until_cancelled_owned(beside(server.replicas().counts())),
+        );
+    }
+    server.run(listener, end.clone()).await;
     tracing::info!("control plane ended");
     Ok(())
 }
@@ -166,7 +224,13 @@ struct Parts {
     reviewer: Arc<dyn TokenReviewer>,
     /// Where sidecars boot from, for people.
     trust_bundle: String,
+    /// Where this replica stands among others, where there may be any.
+    place: Option<Place>,
+    /// What goes on while it serves, and looks at how many sidecars run which policy.
+    beside: Option<Beside>,
 }
+
+type Beside = Box<dyn FnOnce(watch::Receiver<Arc<Counts>>) -> BoxFuture<'static, ()> + Send>;
 
 /// Follows the directory where there is one, else a cluster.
 async fn gather(
@@ -208,6 +272,8 @@ async fn from_directory(
         authority: Arc::new(authority),
         reviewer: Arc::new(JoinTokenReviewer::new(tokens, Box::new(accounts))),
         trust_bundle: state.join(TRUST_BUNDLE_FILE).display().to_string(),
+        place: None,
+        beside: None,
     })
 }
 
@@ -238,13 +304,6 @@ async fn from_cluster(
          kubernetes",
         env::MANIFEST_DIR
     )
-}
-
-/// Lets tasks beside the server end, which have been told to.
-async fn finish_tasks(tasks: &TaskTracker) {
-    tasks.close();
-    // Who has not ended by then is cut off with the process.
-    let _ = timeout(TASKS_GRACE, tasks.wait()).await;
 }
 
 fn end_on_signals(end: &CancellationToken) -> io::Result<()> {

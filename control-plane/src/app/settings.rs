@@ -10,24 +10,55 @@ use weft_proto::names::{self, env, ports};
 
 use crate::identity::{DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
 use crate::policy::MtlsMode;
-use crate::source::mesh_file::{DEFAULT_SERVER_FIRST_PORTS, Defaults, MeshFile};
-
-/// The blocks that no public address is in, which clusters take theirs from (RFC 1918, RFC 6598,
-/// RFC 4193).
-const DEFAULT_NETWORKS: &str = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7";
+use crate::source::mesh_file::{DEFAULT_NETWORKS, DEFAULT_SERVER_FIRST_PORTS, Defaults, MeshFile};
 
 /// Tells sidecars what they need to know, and vouches for who they are.
 #[derive(Debug, Parser)]
-#[command(name = "weft-control-plane", version)]
+#[command(
+    name = "weft-control-plane",
+    version,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true
+)]
 pub(super) struct Settings {
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    pub(super) roles: Roles,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: Option<Command>,
+}
+
+/// What the control plane needs to be allowed in a cluster.
+#[cfg(feature = "kubernetes")]
+#[derive(Debug, Args)]
+pub(super) struct Roles {
+    /// Prints the roles that the control plane needs in a cluster, with their bindings.
+    #[arg(long)]
+    pub(super) print_rbac: bool,
+    /// The control plane's own namespace.
+    #[arg(long, env = env::NAMESPACE, value_name = "NAMESPACE",
+          default_value = names::CONTROL_PLANE_NAMESPACE)]
+    pub(super) namespace: String,
+    /// How they are printed.
+    #[arg(short, long, value_enum, default_value_t, requires = "print_rbac")]
+    pub(super) output: Output,
+}
+
+/// How manifests are printed.
+#[cfg(feature = "kubernetes")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// Documents, each rule under its reason.
+    #[default]
+    Yaml,
+    /// One List.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Serves a directory of manifests, or without one a cluster, to sidecars.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Makes a join token for a workload and prints it, this once.
     Token(Token),
 }
@@ -246,10 +277,30 @@ mod tests {
     fn serve(args: &[&str]) -> Result<Serve, clap::Error> {
         let program = ["weft-control-plane", "serve"];
         let settings = Settings::try_parse_from(program.iter().chain(args))?;
-        let Command::Serve(serve) = settings.command else {
+        let Some(Command::Serve(serve)) = settings.command else {
             panic!("serve was asked for");
         };
-        Ok(serve)
+        Ok(*serve)
+    }
+
+    #[cfg(feature = "kubernetes")]
+    #[test]
+    fn roles_are_printed_instead_of_anything_else() {
+        let read =
+            |args: &[&str]| Settings::try_parse_from(["weft-control-plane"].iter().chain(args));
+        let settings = read(&["--print-rbac", "-o", "json", "--namespace", "mesh"]).unwrap();
+        let rbac = settings.roles;
+        assert!(rbac.print_rbac && rbac.output == Output::Json && settings.command.is_none());
+        assert_eq!(rbac.namespace, "mesh");
+        assert_eq!(read(&["--print-rbac"]).unwrap().roles.output, Output::Yaml);
+        for wrong in [
+            &[][..],
+            &["-o", "json"],
+            &["--print-rbac", "serve", "--state", "s"],
+            &["--print-rbac", "-o", "wide"],
+        ] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

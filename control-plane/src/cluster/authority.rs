@@ -134,7 +134,7 @@ pub async fn watch(client: Client, namespace: String, authority: TrustBundle, in
         // Away is not gone.
         if let Ok(secret) = call(secrets.get_opt(AUTHORITY_SECRET)).await {
             let state = secret.as_ref().map(|secret| {
-                let bundle = state(secret).and_then(|text| TrustBundle::from_pem(text));
+                let bundle = state(secret).and_then(TrustBundle::from_pem);
                 bundle
                     .is_some_and(|bundle| authority.roots.iter().any(|r| bundle.roots.contains(r)))
             });

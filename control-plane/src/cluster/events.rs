@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use weft_proto::names::cluster::CONTROLLER;
 
-use super::status::policy::{ACCEPTED, PROGRAMMED, REFUSED, RESOLVED_REFS};
+use super::status::policy::{ACCEPTED, PROGRAMMED, REFUSED, RESOLVED_REFS, shortened};
 use crate::index::Name;
 use crate::policy::{Condition, ConditionStatus, TrafficPolicyStatus};
 use crate::route::status::RouteStatus;
@@ -132,7 +132,7 @@ fn news(kind: &str, before: &[Condition], after: &[Condition]) -> Option<News> {
         Some(_) => after.status == ConditionStatus::True,
         None => warning,
     };
-    tells.then(|| News {
+    tells.then_some(News {
         warning,
         reason: after.reason,
         note: after.message,
@@ -215,21 +215,11 @@ impl Events {
     }
 }
 
-fn event(
-    regarding: &Regarding,
-    mut news: News,
-    instance: &str,
-    number: u64,
-    now: Timestamp,
-) -> Event {
+fn event(regarding: &Regarding, news: News, instance: &str, number: u64, now: Timestamp) -> Event {
     let Name { namespace, name } = &regarding.name;
-    if news.note.len() > MAX_NOTE {
-        let end = news.note.floor_char_boundary(MAX_NOTE - '…'.len_utf8());
-        news.note.truncate(end);
-        news.note.push('…');
-    }
-    let end = name.floor_char_boundary(MAX_NAME);
-    let stem = name[..end].trim_end_matches(['.', '-']);
+    // Names are ASCII.
+    let stem = name.get(..MAX_NAME).unwrap_or(name);
+    let stem = stem.trim_end_matches(['.', '-']);
     let seconds = Timestamp::from_second(now.as_second()).unwrap_or(now);
     Event {
         metadata: ObjectMeta {
@@ -247,7 +237,7 @@ fn event(
         },
         type_: Some(if news.warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(news.reason),
-        message: Some(news.note),
+        message: Some(shortened(news.note, MAX_NOTE)),
         action: Some("Judged".to_owned()),
         count: Some(1),
         first_timestamp: Some(Time(seconds)),

@@ -10,6 +10,7 @@ pub mod bundle;
 mod call;
 pub mod events;
 pub mod lease;
+pub mod rbac;
 pub mod review;
 pub mod status;
 pub mod webhook;
@@ -23,7 +24,8 @@ pub type Leading = watch::Receiver<bool>;
 
 /// Waits until this replica leads. False where it never will again, as the process ends.
 pub(crate) async fn until_leading(leading: &mut Leading) -> bool {
-    leading.wait_for(|leads| *leads).await.is_ok()
+    // A receiver whose sender is gone still holds the last word.
+    leading.wait_for(|leads| *leads).await.is_ok() && leading.has_changed().is_ok()
 }
 
 /// Waits until this replica does not lead (any more).

@@ -217,7 +217,8 @@ mod tests {
         ) -> &mut std::collections::BTreeMap<String, Vec<String>> {
             user(status).extra.get_or_insert_default()
         }
-        let refusals: [(&str, fn(&mut TokenReviewStatus)); 9] = [
+        type Spoil = fn(&mut TokenReviewStatus);
+        let refusals: [(&str, Spoil); 9] = [
             ("does not believe", |s| s.authenticated = Some(false)),
             ("does not believe", |s| s.authenticated = None),
             ("audience", |s| s.audiences = None),

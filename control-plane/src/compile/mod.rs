@@ -15,6 +15,7 @@ mod outbound;
 mod protocol;
 mod rate_limit;
 mod routes;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -30,6 +31,7 @@ use weft_proto::discovery::{
 use crate::index::{Model, ServicePort};
 pub use affected::{Audience, audience, may_differ};
 pub(crate) use authority::spellings;
+pub use sources::sources;
 pub(crate) use wire::allow_list;
 pub use wire::{DEFAULT_CONNECT, default_retries};
 

@@ -135,13 +135,7 @@ fn to_endpoint(model: &Model, client: &Client, direct: &Direct<'_>) -> Outbound 
         spoken
     };
 
-    let only_service = match direct.backed.as_slice() {
-        [(first, port), rest @ ..] if rest.iter().all(|(other, _)| other.name == first.name) => {
-            Some((first, port))
-        }
-        _ => None,
-    };
-    let builder = match only_service {
+    let builder = match only_service(&direct.backed) {
         Some((service, port)) => TargetBuilder::of_service(model, service, port).pinned(),
         None => TargetBuilder::of_namespace(model, direct.name, direct.port),
     };
@@ -153,6 +147,15 @@ fn to_endpoint(model: &Model, client: &Client, direct: &Direct<'_>) -> Outbound 
             policy: Some(builder.build(protocol, &[])),
         })),
     }
+}
+
+/// The one service whose policy an endpoint has that is dialled by its own address.
+pub(super) fn only_service<'s, 'm>(
+    backed: &'s [(&'m Service, &'m ServicePort)],
+) -> Option<&'s (&'m Service, &'m ServicePort)> {
+    let (first, rest) = backed.split_first()?;
+    let is_one = rest.iter().all(|(other, _)| other.name == first.0.name);
+    is_one.then_some(first)
 }
 
 struct TargetBuilder<'a> {

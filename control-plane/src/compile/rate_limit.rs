@@ -66,6 +66,11 @@ impl Limits {
     }
 }
 
+/// Whether rules say anything about limits.
+pub(super) fn has_limit(rules: &[Rule]) -> bool {
+    rules.iter().any(|rule| rule.rate_limit.is_some())
+}
+
 /// The rules up to the last that has a limit: those behind it leave requests to the policy's, as no
 /// match does.
 fn rules(rules: &[Rule]) -> Vec<wire::RateLimitRule> {

@@ -206,12 +206,18 @@ impl Model {
         &self.judged
     }
 
+    /// One of them.
+    pub fn judged_policy(&self, name: &Name) -> Option<&JudgedPolicy> {
+        let found = self.judged.binary_search_by(|judged| judged.name.cmp(name));
+        Some(&self.judged[found.ok()?])
+    }
+
     /// The workload ports at which stanzas of a policy that the target's own sidecars enforce meet other
     /// services: what these say holds there too, and the policy holds for their requests. By port.
     pub fn overlaps(&self, namespace: &str, judged: &JudgedTarget) -> Vec<Overlap> {
-        let inbound = |stanza: &&str| INBOUND.contains(stanza);
+        let inbound = |stanza: &str| INBOUND.contains(&stanza);
         let target = &judged.target;
-        if target.kind != TargetKind::Service || !judged.in_force.iter().any(|it| inbound(&it)) {
+        if target.kind != TargetKind::Service || !judged.in_force.iter().any(|it| inbound(it)) {
             return Vec::new();
         }
         let Some(service) = self.service(namespace, &target.name) else {

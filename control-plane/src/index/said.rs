@@ -52,6 +52,12 @@ impl Model {
         owner.map(|owner| said(Level::Namespace, owner))
     }
 
+    /// The generation of a policy's version that is in force; `None` where it has none, as in files, or
+    /// where it could never be understood.
+    pub fn generation(&self, policy: &Name) -> Option<i64> {
+        self.judged_policy(policy)?.generation
+    }
+
     /// What no policy may weaken, as `mesh.yaml` says.
     pub fn minimum_mtls(&self) -> Option<MtlsMode> {
         self.settings.minimum_mtls

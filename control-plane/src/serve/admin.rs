@@ -1,14 +1,18 @@
-//! The admin listener: health and metrics for everybody, status for loopback only.
+//! The admin listener: health and metrics for everybody, status for loopback only. The status of one
+//! replica has the sidecars of all, and says which replica did not answer.
+
+mod proxies;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +25,7 @@ use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{ResourceKey, ServiceRef};
 
 use super::metrics::Metrics;
+use super::replicas::Replicas;
 use super::streams::{Acknowledgement, ConnectedWorkload, Streams};
 use crate::identity::hex;
 use crate::index::Model;
@@ -42,6 +47,8 @@ pub struct Admin {
     pub streams: Arc<Streams>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// This replica and the others; `None` until it serves.
+    pub replicas: watch::Receiver<Option<Arc<Replicas>>>,
     /// Set when the process is about to end: not ready any more.
     pub end: CancellationToken,
 }
@@ -74,8 +81,9 @@ impl Admin {
     }
 
     async fn serve(&self, tcp: TcpStream, peer: SocketAddr) -> Result<(), hyper::Error> {
-        let service = service_fn(|request| async move {
-            Ok::<_, Infallible>(self.answer(peer, request.method(), request.uri().path()))
+        let service = service_fn(|request: http::Request<Incoming>| async move {
+            let (method, path) = (request.method(), request.uri().path());
+            Ok::<_, Infallible>(self.answer(peer, method, path).await)
         });
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -84,7 +92,7 @@ impl Admin {
             .await
     }
 
-    fn answer(&self, peer: SocketAddr, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    async fn answer(&self, peer: SocketAddr, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
         }
@@ -95,6 +103,9 @@ impl Admin {
                 let mut lines = vec!["not ready".to_owned()];
                 let missing = self.progress.missing().into_iter();
                 lines.extend(missing.map(|kind| format!("not listed yet: {kind}")));
+                let permissions = self.progress.permissions().into_iter();
+                let missing = permissions.filter(|(_, granted)| !granted);
+                lines.extend(missing.map(|(permission, _)| format!("not allowed: {permission}")));
                 let body = lines.join("\n") + "\n";
                 respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", body)
             }
@@ -105,7 +116,7 @@ impl Admin {
                 respond(StatusCode::OK, content_type, self.metrics.render())
             }
             "/status" if peer.ip().to_canonical().is_loopback() => {
-                json_response(StatusCode::OK, &self.status())
+                json_response(StatusCode::OK, &self.status().await)
             }
             "/status" => text(StatusCode::FORBIDDEN, "from loopback only\n"),
             _ => text(StatusCode::NOT_FOUND, "no such page\n"),
@@ -140,7 +151,7 @@ impl Admin {
         )
     }
 
-    fn status(&self) -> Value {
+    async fn status(&self) -> Value {
         let model = self.model();
         let refused: Vec<Value> = model
             .iter()
@@ -156,11 +167,24 @@ impl Admin {
             })
             .collect();
         let workloads: Vec<Value> = self.streams.snapshot().iter().map(workload).collect();
+        let replicas = self.replicas.borrow().clone();
+        let asked = match replicas {
+            Some(replicas) => replicas.ask_all().await,
+            None => Vec::new(),
+        };
+        let proxies = proxies::newest(&asked);
+        let not_connected = model
+            .as_deref()
+            .map(|model| proxies::not_connected(model, &asked, &proxies));
+        let now = SystemTime::now();
         json!({
             "trustDomain": model.as_ref().map(|model| model.trust_domain()),
             "modelRevision": model.as_ref().map(|model| model.revision()),
             "refused": refused,
             "workloads": workloads,
+            "replicas": asked.iter().map(proxies::replica).collect::<Value>(),
+            "proxies": proxies.iter().map(|proxy| proxy.describe(now)).collect::<Value>(),
+            "notConnected": not_connected,
         })
     }
 }
@@ -199,7 +223,7 @@ fn workload(connected: &ConnectedWorkload) -> Value {
 }
 
 /// A resource's key for people.
-fn describe(key: &ResourceKey) -> String {
+pub(super) fn describe(key: &ResourceKey) -> String {
     match &key.kind {
         Some(Kind::Outbound(key)) => format!("outbound {}", address(&key.ip, key.port)),
         Some(Kind::Authority(key)) => format!("authority {}", key.authority),

@@ -20,11 +20,13 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
 use weft_proto::discovery::discovery_server;
 use weft_proto::identity::identity_server::{self, IdentityServer};
+use weft_proto::replica::replicas_server::{self, ReplicasServer};
 use weft_proto::spiffe::SpiffeId;
 
 use super::certify::Certifier;
 use super::codec::StreamCodec;
 use super::discovery::Discovery;
+use super::replicas::Exchange;
 use super::tls::{ALPN, peer_identity};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +44,8 @@ const MAX_SEND_BUFFER: usize = 256 * 1024;
 /// A hello with 10,000 held versions has about 2 MiB.
 const MAX_DISCOVERY_MESSAGE: usize = 8 * 1024 * 1024;
 const MAX_CERTIFY_MESSAGE: usize = 64 * 1024;
+/// What replicas ask each other is empty.
+const MAX_REPLICA_QUESTION: usize = 1024;
 
 /// Who is at the other end; an extension of every request.
 #[derive(Clone)]
@@ -56,6 +60,7 @@ pub(super) struct Peer {
 pub(super) struct Services {
     pub(super) certifier: Arc<Certifier>,
     pub(super) discovery: Discovery,
+    pub(super) exchange: Arc<Exchange>,
     /// Ends connections gracefully.
     pub(super) shutdown: CancellationToken,
 }
@@ -159,6 +164,11 @@ fn route(
         Some((identity_server::SERVICE_NAME, _)) => {
             IdentityServer::from_arc(services.certifier.clone())
                 .max_decoding_message_size(MAX_CERTIFY_MESSAGE)
+                .call(request)
+        }
+        Some((replicas_server::SERVICE_NAME, _)) => {
+            ReplicasServer::from_arc(services.exchange.clone())
+                .max_decoding_message_size(MAX_REPLICA_QUESTION)
                 .call(request)
         }
         _ => {

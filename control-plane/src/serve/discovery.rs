@@ -289,11 +289,14 @@ impl Stream {
             }
             Some(client_message::Kind::Subscribe(subscribe)) => {
                 let key = subscribe.key.unwrap_or_default();
+                let held = self.session.held(&key).cloned();
                 let taken = self
                     .session
-                    .subscribe(key)
+                    .subscribe(key.clone())
                     .map_err(|error| Status::resource_exhausted(error.to_string()))?;
-                if !taken {
+                if taken {
+                    self.membership.subscribed(key, held);
+                } else {
                     self.discovery.metrics.keys_ignored.increment(1);
                 }
             }

@@ -44,6 +44,7 @@ pub(super) struct Memo {
 #[derive(Debug)]
 pub(super) struct Compiled {
     pub(super) hash: ContentHash,
+    pub(super) created_at: SystemTime,
     /// The whole `ServerMessage`.
     pub(super) full: Bytes,
     /// The same as a change of the content before; only for endpoints.
@@ -194,10 +195,11 @@ impl Compiled {
             return None;
         }
 
+        let created_at = SystemTime::now();
         let version = Version {
             content_hash: hash.to_vec(),
             source_revision: revision,
-            created_at: Some(SystemTime::now().into()),
+            created_at: Some(created_at.into()),
         };
         let endpoints = match &resource {
             Resource::Endpoints(endpoints) => Some(endpoints.clone()),
@@ -215,6 +217,7 @@ impl Compiled {
             .filter(|delta| delta.message.len() < full.len());
         Some(Self {
             hash,
+            created_at,
             full,
             delta,
             endpoints,

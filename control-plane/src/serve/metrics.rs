@@ -1,6 +1,8 @@
 //! The control plane's own metrics, as handles resolved once, from a recorder that is a value: no
 //! global registry.
 
+use std::collections::BTreeMap;
+
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -26,6 +28,10 @@ pub struct Metrics {
     pub(super) connections_over_limit: Counter,
     pub(super) handshakes_failed: Counter,
     pub(super) acks_dropped: Counter,
+    pub(super) peers_refused: Counter,
+    pub(super) peers: Gauge,
+    pub(super) peers_lost: Counter,
+    pub(super) peers_beyond: Gauge,
 }
 
 impl Metrics {
@@ -76,12 +82,30 @@ impl Metrics {
             connections_over_limit: refusal(&recorder, "connection_limit"),
             handshakes_failed: refusal(&recorder, "handshake"),
             acks_dropped: refusal(&recorder, "ack_limit"),
+            peers_refused: refusal(&recorder, "replica"),
+            peers: gauge(
+                &recorder,
+                "weft_control_plane_replicas_heard",
+                "Other replicas whose counts are part of the sum.",
+            ),
+            peers_lost: counter(
+                &recorder,
+                "weft_control_plane_replicas_lost_total",
+                "Times that another replica was gone or silent, and counted no more.",
+                None,
+            ),
+            peers_beyond: gauge(
+                &recorder,
+                "weft_control_plane_replicas_beyond_limit",
+                "Other replicas that are not asked, because there are too many.",
+            ),
             recorder,
         }
     }
 
     /// Takes over how the source is doing, as of now. A source without watches has no metrics.
     pub fn observe(&self, progress: &Progress) {
+        self.observe_permissions(progress);
         let watches = progress.watches();
         if watches.is_empty() {
             return;
@@ -116,6 +140,30 @@ impl Metrics {
                 kind,
             );
             served.set(if watch.absent { 0.0 } else { 1.0 });
+        }
+    }
+
+    /// One series for a verb and a resource: how many of the names that it is needed for are missing.
+    fn observe_permissions(&self, progress: &Progress) {
+        const NAME: &str = "weft_control_plane_permissions_missing";
+        let mut missing: BTreeMap<(&'static str, String), u32> = BTreeMap::new();
+        for (permission, granted) in progress.permissions() {
+            let count = missing.entry((permission.verb, permission.resource));
+            *count.or_default() += u32::from(!granted);
+        }
+        if missing.is_empty() {
+            return;
+        }
+        let what =
+            "What the control plane may not do in its cluster and needs to, by verb and resource.";
+        self.recorder
+            .describe_gauge(KeyName::from_const_str(NAME), None, what.into());
+        for ((verb, resource), count) in missing {
+            let labels = vec![Label::new("verb", verb), Label::new("resource", resource)];
+            let gauge = self
+                .recorder
+                .register_gauge(&Key::from_parts(NAME, labels), &METADATA);
+            gauge.set(f64::from(count));
         }
     }
 

@@ -5,6 +5,7 @@
 //! * `discovery`: one stream from hello to end; `session` is its bookkeeping.
 //! * `memo`: what is compiled and encoded, once for all streams.
 //! * [`counts`]: how many sidecars run which policy.
+//! * [`replicas`]: the same over all replicas, and who is connected to which.
 //! * [`streams`]: who is connected, what they acknowledged; commands to them.
 //! * [`admin`]: health, metrics, status.
 //!
@@ -19,6 +20,7 @@ pub mod counts;
 mod discovery;
 mod memo;
 mod metrics;
+pub mod replicas;
 mod session;
 pub mod streams;
 mod tls;
@@ -44,6 +46,7 @@ use self::certify::Certifier;
 use self::connection::Services;
 use self::discovery::Discovery;
 use self::memo::Memo;
+use self::replicas::{Exchange, Place, Replicas};
 use self::streams::Streams;
 use crate::identity::{Authority, TokenReviewer};
 use crate::index::Model;
@@ -65,6 +68,7 @@ pub struct Server {
     models: watch::Receiver<Arc<Model>>,
     metrics: Arc<Metrics>,
     services: Arc<Services>,
+    replicas: Arc<Replicas>,
     tls: Arc<ArcSwap<ServerConfig>>,
     renew_after: Duration,
     tasks: TaskTracker,
@@ -90,8 +94,18 @@ impl Server {
             models: models.clone(),
             metrics: metrics.clone(),
         };
+        let memo = Arc::new(Memo::new(models.clone(), authority.bundle()));
+        let replicas = Arc::new(Replicas::new(
+            authority.clone(),
+            models.clone(),
+            memo.clone(),
+            streams.clone(),
+            metrics.clone(),
+            tasks.clone(),
+            shutdown.clone(),
+        ));
         let discovery = Discovery {
-            memo: Arc::new(Memo::new(models.clone(), authority.bundle())),
+            memo,
             models: models.clone(),
             bundle: authority.bundle(),
             streams,
@@ -103,6 +117,9 @@ impl Server {
         let services = Services {
             certifier: Arc::new(certifier),
             discovery,
+            exchange: Arc::new(Exchange {
+                replicas: replicas.clone(),
+            }),
             shutdown: shutdown.clone(),
         };
         Ok(Self {
@@ -110,11 +127,23 @@ impl Server {
             models,
             metrics,
             services: Arc::new(services),
+            replicas,
             tls: Arc::new(ArcSwap::new(config)),
             renew_after,
             tasks,
             shutdown,
         })
+    }
+
+    /// Makes it one of several replicas.
+    pub fn among(self, place: Place) -> Self {
+        self.replicas.take_place(place);
+        self
+    }
+
+    /// Who is connected to this replica and others, and how many sidecars run which policy.
+    pub fn replicas(&self) -> Arc<Replicas> {
+        self.replicas.clone()
     }
 
     /// Serves until `end`, and then for less than a second to end streams properly.
@@ -123,6 +152,7 @@ impl Server {
             () = self.accept(&listener) => {}
             () = self.renew() => {}
             () = self.measure() => {}
+            () = self.replicas.run() => {}
             () = end.cancelled() => {}
         }
         drop(listener);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message;
-use weft_proto::discovery::{Held, ResourceKey};
+use weft_proto::discovery::{Held, ResourceKey, Version};
 
 use super::memo::{Compiled, ContentHash};
 
@@ -22,7 +22,8 @@ const MAX_LOOKS: usize = 64;
 
 /// The state of one stream.
 pub(super) struct Session {
-    held: HashMap<ResourceKey, Known>,
+    /// What the sidecar said that it has, until it subscribes.
+    held: HashMap<ResourceKey, Version>,
     subscriptions: HashMap<ResourceKey, Subscription>,
     pending: VecDeque<ResourceKey>,
     waiting: Vec<ResourceKey>,
@@ -55,8 +56,8 @@ struct Subscription {
 
 /// What the sidecar has of a resource.
 enum Known {
-    /// From an earlier stream: a content hash and a source revision.
-    Held(Vec<u8>, u64),
+    /// From an earlier stream.
+    Held(Version),
     /// Sent on this stream: a delta may build on it.
     Sent(Arc<Compiled>),
 }
@@ -70,11 +71,7 @@ impl Session {
         }
         let held = held
             .into_iter()
-            .filter_map(|held| {
-                let version = held.version?;
-                let known = Known::Held(version.content_hash, version.source_revision);
-                Some((held.key?, known))
-            })
+            .filter_map(|held| Some((held.key?, held.version?)))
             .collect();
         Ok(Self {
             held,
@@ -83,6 +80,11 @@ impl Session {
             waiting: Vec::new(),
             patience,
         })
+    }
+
+    /// The version that the sidecar has of a resource which it has not subscribed to yet.
+    pub(super) fn held(&self, key: &ResourceKey) -> Option<&Version> {
+        self.held.get(key)
     }
 
     /// Starts a subscription; one that is there already stays as it is. `false`: the key is not one
@@ -98,7 +100,7 @@ impl Session {
             return Err(TooMany);
         }
         let subscription = Subscription {
-            known: self.held.remove(&key),
+            known: self.held.remove(&key).map(Known::Held),
             queued: true,
         };
         self.subscriptions.insert(key.clone(), subscription);
@@ -186,7 +188,7 @@ impl Session {
             if known.is_some_and(|known| known.hash() == compiled.hash) {
                 continue;
             }
-            let ahead = matches!(known, Some(Known::Held(_, held)) if *held > revision);
+            let ahead = matches!(known, Some(Known::Held(held)) if held.source_revision > revision);
             if ahead && now < self.patience {
                 self.waiting.push(key);
                 continue;
@@ -206,7 +208,7 @@ impl Session {
 impl Known {
     fn hash(&self) -> &[u8] {
         match self {
-            Self::Held(hash, _) => hash,
+            Self::Held(version) => &version.content_hash,
             Self::Sent(compiled) => &compiled.hash,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use weft_proto::discovery::{Command, CommandReply, Report, ResourceKey, Version};
 
 use super::metrics::Metrics;
@@ -15,8 +15,8 @@ use crate::index::Name;
 
 /// Workloads with an open stream.
 const MAX_WORKLOADS: usize = 10_000;
-/// Answers remembered over all workloads; beyond it the newest are counted and forgotten.
-const MAX_ACKS: usize = 1_000_000;
+/// Resources remembered over all workloads; beyond it the newest are counted and forgotten.
+const MAX_HELD: usize = 1_000_000;
 /// Commands without an answer yet.
 const MAX_COMMANDS: usize = 1_024;
 /// Commands on their way to one sidecar.
@@ -29,6 +29,7 @@ pub struct Streams {
     connected: Mutex<Connected>,
     commands: Mutex<HashMap<u64, WaitingCommand>>,
     next_id: AtomicU64,
+    changed: Notify,
 }
 
 /// A sidecar as it is connected at the moment.
@@ -44,7 +45,7 @@ pub struct ConnectedWorkload {
     pub proxy_version: String,
     /// Since when the stream is open.
     pub since: SystemTime,
-    /// Its last answer per resource.
+    /// Its last answer per resource, or what it had of it before this stream.
     pub acks: Vec<(ResourceKey, Acknowledgement)>,
     /// Its last report, if there was one.
     pub report: Option<Report>,
@@ -66,6 +67,28 @@ pub(super) struct Introduction {
     pub(super) service_account: String,
     pub(super) zone: String,
     pub(super) proxy_version: String,
+}
+
+/// The resources that a stream is subscribed to.
+pub(super) type HeldResources = HashMap<ResourceKey, HeldResource>;
+
+/// What a sidecar has of a resource.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct HeldResource {
+    /// When it subscribed.
+    pub(super) since: SystemTime,
+    /// What it confirmed last, or had before.
+    pub(super) in_force: Option<Version>,
+    /// What it refused since, and why.
+    pub(super) refused: Option<(Version, String)>,
+}
+
+/// A sidecar and what it has, as of one moment; shared with the table.
+#[derive(Clone)]
+pub(super) struct Standing {
+    pub(super) introduction: Arc<Introduction>,
+    pub(super) since: SystemTime,
+    pub(super) held: Arc<HeldResources>,
 }
 
 /// Why a command has no answer.
@@ -97,15 +120,16 @@ pub(super) struct Membership {
 #[derive(Default)]
 struct Connected {
     workloads: HashMap<Name, Entry>,
-    acks: usize,
+    held: usize,
 }
 
 struct Entry {
     id: u64,
-    introduction: Introduction,
+    introduction: Arc<Introduction>,
     since: SystemTime,
     commands: mpsc::Sender<Command>,
-    acks: HashMap<ResourceKey, Acknowledgement>,
+    /// Copied before a change where somebody looks at it meanwhile.
+    held: Arc<HeldResources>,
     report: Option<Report>,
 }
 
@@ -122,7 +146,30 @@ impl Streams {
             connected: Mutex::default(),
             commands: Mutex::default(),
             next_id: AtomicU64::new(1),
+            changed: Notify::new(),
         }
+    }
+
+    /// Waits until a stream came, went, or changed what it has since the last call. For one caller.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Everybody who is connected, by name, and what they have.
+    pub(super) fn standing(&self) -> Vec<Standing> {
+        let mut all: Vec<_> = {
+            let connected = self.connected.lock();
+            let entries = connected.workloads.values();
+            entries
+                .map(|entry| Standing {
+                    introduction: entry.introduction.clone(),
+                    since: entry.since,
+                    held: entry.held.clone(),
+                })
+                .collect()
+        };
+        all.sort_by(|a, b| a.introduction.workload.cmp(&b.introduction.workload));
+        all
     }
 
     /// Everybody who is connected, by name.
@@ -181,10 +228,10 @@ impl Streams {
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS_PER_STREAM);
         let entry = Entry {
             id,
-            introduction,
+            introduction: Arc::new(introduction),
             since: SystemTime::now(),
             commands,
-            acks: HashMap::new(),
+            held: Arc::default(),
             report: None,
         };
 
@@ -195,8 +242,9 @@ impl Streams {
             return Err(Full);
         }
         if let Some(former) = connected.workloads.insert(workload.clone(), entry) {
-            connected.acks -= former.acks.len();
+            connected.held -= former.held.len();
         }
+        self.changed.notify_one();
         self.metrics.streams.set(connected.workloads.len() as f64);
         drop(connected);
 
@@ -218,36 +266,69 @@ impl Membership {
         &self.workload
     }
 
+    /// Remembers a subscription, and what the sidecar had of it before. One that is there already stays
+    /// as it is.
+    pub(super) fn subscribed(&self, key: ResourceKey, in_force: Option<Version>) {
+        self.update(key, |held, is_new| {
+            if is_new {
+                held.in_force = in_force;
+            }
+        });
+    }
+
     /// Remembers an answer, which is about a resource that the stream has.
     pub(super) fn acknowledged(&self, key: ResourceKey, answer: Acknowledgement) {
+        self.update(key, |held, _| {
+            if let Some(reason) = answer.refused {
+                held.refused = Some((answer.version, reason));
+            } else {
+                held.in_force = Some(answer.version);
+                held.refused = None;
+            }
+        });
+    }
+
+    /// Changes what is known of a resource, whether or not (`true`) it was known.
+    fn update(&self, key: ResourceKey, change: impl FnOnce(&mut HeldResource, bool)) {
         let mut connected = self.streams.connected.lock();
-        let Connected { workloads, acks } = &mut *connected;
+        let Connected { workloads, held } = &mut *connected;
         let Some(entry) = workloads
             .get_mut(&self.workload)
             .filter(|e| e.id == self.id)
         else {
             return;
         };
-        if let Some(known) = entry.acks.get_mut(&key) {
-            *known = answer;
-        } else if *acks < MAX_ACKS && entry.acks.len() < MAX_SUBSCRIPTIONS {
-            entry.acks.insert(key, answer);
-            *acks += 1;
+        let own = Arc::make_mut(&mut entry.held);
+        if let Some(known) = own.get_mut(&key) {
+            change(known, false);
+        } else if *held < MAX_HELD && own.len() < MAX_SUBSCRIPTIONS {
+            let mut new = HeldResource {
+                since: SystemTime::now(),
+                in_force: None,
+                refused: None,
+            };
+            change(&mut new, true);
+            own.insert(key, new);
+            *held += 1;
         } else {
             self.streams.metrics.acks_dropped.increment(1);
         }
+        drop(connected);
+        self.streams.changed.notify_one();
     }
 
-    /// Forgets the answers about a resource.
+    /// Forgets a resource.
     pub(super) fn unsubscribed(&self, key: &ResourceKey) {
         let mut connected = self.streams.connected.lock();
-        let Connected { workloads, acks } = &mut *connected;
+        let Connected { workloads, held } = &mut *connected;
         let entry = workloads
             .get_mut(&self.workload)
             .filter(|e| e.id == self.id);
-        if entry.is_some_and(|entry| entry.acks.remove(key).is_some()) {
-            *acks -= 1;
+        if entry.is_some_and(|entry| Arc::make_mut(&mut entry.held).remove(key).is_some()) {
+            *held -= 1;
         }
+        drop(connected);
+        self.streams.changed.notify_one();
     }
 
     /// Keeps a report in the place of the one before.
@@ -279,7 +360,8 @@ impl Drop for Membership {
             if current.is_some_and(|entry| entry.id == self.id)
                 && let Some(entry) = connected.workloads.remove(&self.workload)
             {
-                connected.acks -= entry.acks.len();
+                connected.held -= entry.held.len();
+                self.streams.changed.notify_one();
             }
             let count = connected.workloads.len();
             self.streams.metrics.streams.set(count as f64);
@@ -289,19 +371,30 @@ impl Drop for Membership {
     }
 }
 
+impl HeldResource {
+    fn answer(&self) -> Option<Acknowledgement> {
+        let (version, refused) = match &self.refused {
+            Some((version, reason)) => (version, Some(reason.clone())),
+            None => (self.in_force.as_ref()?, None),
+        };
+        let version = version.clone();
+        Some(Acknowledgement { version, refused })
+    }
+}
+
 impl Entry {
     fn to_public(&self) -> ConnectedWorkload {
-        let introduction = self.introduction.clone();
+        let introduction = &*self.introduction;
         ConnectedWorkload {
-            workload: introduction.workload,
-            service_account: introduction.service_account,
-            zone: introduction.zone,
-            proxy_version: introduction.proxy_version,
+            workload: introduction.workload.clone(),
+            service_account: introduction.service_account.clone(),
+            zone: introduction.zone.clone(),
+            proxy_version: introduction.proxy_version.clone(),
             since: self.since,
             acks: self
-                .acks
+                .held
                 .iter()
-                .map(|(k, a)| (k.clone(), a.clone()))
+                .filter_map(|(key, held)| Some((key.clone(), held.answer()?)))
                 .collect(),
             report: self.report.clone(),
         }

@@ -1,8 +1,10 @@
 //! The bookkeeping of streams under random histories, and the services end to end.
 
 mod changes;
+mod counts;
 mod end_to_end;
 mod harness;
 mod memo;
+mod replicas;
 mod session;
 mod streams;

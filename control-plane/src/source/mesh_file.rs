@@ -17,6 +17,10 @@ pub const FILE_NAME: &str = "mesh.yaml";
 /// IMAP, submission, MySQL.
 pub const DEFAULT_SERVER_FIRST_PORTS: [u16; 7] = [21, 22, 25, 110, 143, 587, 3306];
 
+/// The blocks that no public address is in, which clusters take theirs from (RFC 1918, RFC 6598,
+/// RFC 4193).
+pub const DEFAULT_NETWORKS: &str = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7";
+
 /// The greatest weight of an endpoint.
 pub const MAX_WEIGHT: u32 = 1_000;
 

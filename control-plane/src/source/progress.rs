@@ -1,5 +1,7 @@
 //! How the source is doing: for readiness, metrics and people.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,29 @@ struct Known {
     /// One for each kind that is watched, which are few and fixed.
     watches: Vec<Watch>,
     lag: Duration,
+    /// Whether each permission is there, as far as that was asked; as many as the control plane needs.
+    permissions: BTreeMap<Permission, bool>,
+}
+
+/// Something that the control plane needs to be allowed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Permission {
+    /// What is to be done, as `list`.
+    pub verb: &'static str,
+    /// With what, as `trafficpolicies/status.weft.dev`.
+    pub resource: String,
+    /// With which of them; empty for all.
+    pub name: &'static str,
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if self.name.is_empty() {
+            return Ok(());
+        }
+        write!(f, " {}", self.name)
+    }
 }
 
 /// How one watch is doing.
@@ -52,6 +77,27 @@ impl Progress {
                 None => format!("{}: being listed", watch.kind),
             })
             .collect()
+    }
+
+    /// Whether each permission is there, as far as that was asked.
+    pub fn permissions(&self) -> BTreeMap<Permission, bool> {
+        self.0.lock().permissions.clone()
+    }
+
+    /// Says of one permission whether it is there.
+    pub fn permitted(
+        &self,
+        verb: &'static str,
+        resource: String,
+        name: &'static str,
+        granted: bool,
+    ) {
+        let permission = Permission {
+            verb,
+            resource,
+            name,
+        };
+        self.0.lock().permissions.insert(permission, granted);
     }
 
     #[cfg(feature = "kubernetes")]

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,10 +14,13 @@ use weft_control_plane::policy::MtlsMode;
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
+use super::cluster::{Cluster, unique};
+use super::files::Files;
 use super::member::Member;
 use super::slots::Slot;
+use super::source::{RunningService, Services, Source, State};
 use super::spec::{Programs, Service, Workload};
-use super::{Common, Mesh, NETWORKS, RunningService, Services, State};
+use super::{Common, Mesh, NETWORKS};
 use crate::Sandbox;
 use crate::pod::Node;
 use crate::pod::loopback::{Block, ServicePorts};
@@ -34,7 +39,8 @@ const MAX_SERVICE_PORTS: usize = 10_000;
 pub struct Builder {
     name: String,
     trust_domain: String,
-    namespace: String,
+    namespace: Option<String>,
+    cluster: Option<PathBuf>,
     programs: Programs,
     workloads: Vec<Workload>,
     services: Vec<Service>,
@@ -50,7 +56,8 @@ impl Builder {
         Self {
             name: name.to_owned(),
             trust_domain: "weft.local".to_owned(),
-            namespace: "default".to_owned(),
+            namespace: None,
+            cluster: None,
             programs,
             workloads: Vec::new(),
             services: Vec::new(),
@@ -68,9 +75,22 @@ impl Builder {
         self
     }
 
-    /// The namespace of workloads and services that name none; `default` without.
+    /// The namespace of workloads and services that name none; `default` without, and in a cluster one
+    /// that nobody else has: [`Mesh::namespace`] says which.
     pub fn namespace(mut self, namespace: &str) -> Self {
-        namespace.clone_into(&mut self.namespace);
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// Reads the cluster of this kubeconfig instead of a directory: workloads are Pods of it, services
+    /// are Services with EndpointSlices, manifests are applied. Namespaces that are not there are made,
+    /// one more of them for the control plane. Weft's CRDs are not: what a mesh starts without, it may
+    /// be given later.
+    ///
+    /// The cluster runs none of it: no node, no scheduler and no controller is needed, and where there
+    /// are some they have nothing to do with these objects. [`Mesh::leave_cluster`] removes everything.
+    pub fn cluster(mut self, kubeconfig: impl Into<PathBuf>) -> Self {
+        self.cluster = Some(kubeconfig.into());
         self
     }
 
@@ -139,7 +159,11 @@ impl Builder {
             fs::create_dir(dir.path().join(part))?;
         }
         let block = (!sandbox.mode().has_namespaces()).then(|| Block::of_slot(slot.number()));
-        let services = running_services(self.services, &self.namespace, block)?;
+        let namespace = self.namespace.unwrap_or_else(|| match &self.cluster {
+            None => "default".to_owned(),
+            Some(_) => unique(&self.name),
+        });
+        let services = running_services(self.services, &namespace, block)?;
         let node = match block {
             None => Node::new(&self.name).context("making the node's network")?,
             Some(block) => Node::on_loopback(block, service_ports(&services)?),
@@ -147,6 +171,26 @@ impl Builder {
         let control_plane = node
             .pod("control-plane")
             .context("making the control plane's pod")?;
+        let source = match &self.cluster {
+            None => Source::Files(Files::new(dir.path())),
+            Some(kubeconfig) => {
+                anyhow::ensure!(
+                    block.is_none(),
+                    "a mesh in a cluster needs network namespaces"
+                );
+                let of_workloads = self.workloads.iter().filter_map(|w| w.namespace.clone());
+                let of_services = services.values().map(|service| service.namespace.clone());
+                let cluster = Cluster::connect(
+                    &self.name,
+                    kubeconfig,
+                    namespace.clone(),
+                    of_workloads.chain(of_services).collect(),
+                    &control_plane,
+                    dir.path(),
+                );
+                Source::Cluster(Box::new(cluster.context("the cluster")?))
+            }
+        };
         let common = Common {
             programs: self.programs,
             control_plane_address: SocketAddr::new(
@@ -163,7 +207,7 @@ impl Builder {
             trust_domain: self.trust_domain,
             minimum_mtls: self.minimum_mtls,
             server_first_ports: self.server_first_ports,
-            namespace: self.namespace,
+            namespace,
             networks: match block {
                 None => NETWORKS
                     .map(|text| text.parse().expect("a constant CIDR block"))
@@ -173,9 +217,12 @@ impl Builder {
             patience: self.patience,
             dir: dir.path().to_owned(),
         };
+        let next_service = FIRST_CLUSTER_IP + services.len() as u16;
         let mesh = Mesh {
+            next_service: AtomicU16::new(next_service),
             control_plane_pod: control_plane,
             control_plane: Mutex::default(),
+            source,
             state: Mutex::new(State {
                 services,
                 ..State::default()
@@ -200,32 +247,61 @@ impl Builder {
 }
 
 impl Mesh {
-    /// Makes a workload's pod and enters it into mesh.yaml; nothing runs in it yet.
+    /// Makes a workload's pod and enters it into the state; nothing runs in it yet.
     pub(super) fn make_member(&self, workload: Workload) -> anyhow::Result<Arc<Member>> {
+        let member = self.make_pod_of(workload)?;
+        self.enter_member(&member)?;
+        Ok(member)
+    }
+
+    /// Makes a workload's pod, of which the source says nothing yet.
+    pub(super) fn make_pod_of(&self, workload: Workload) -> anyhow::Result<Arc<Member>> {
         let pod = if workload.meshed {
             self.node.pod_with_sidecar(&workload.name)
         } else {
             self.node.pod(&workload.name)
         };
         let pod = pod.with_context(|| format!("making the pod {}", workload.name))?;
-        let namespace = workload
-            .namespace
-            .as_ref()
-            .unwrap_or(&self.common.namespace);
-        let key = format!("{namespace}/{}", workload.name);
-        let namespace = namespace.clone();
-        let member = Arc::new(Member::new(workload, namespace, pod, &self.common.dir));
+        let namespace = workload.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| self.common.namespace.clone());
+        let member = Member::new(workload, namespace, pod, &self.common.dir);
+        Ok(Arc::new(member))
+    }
+
+    pub(super) fn enter_member(&self, member: &Arc<Member>) -> anyhow::Result<()> {
+        let key = format!("{}/{}", member.namespace, member.spec.name);
         let members: &mut BTreeMap<_, _> = &mut self.state.lock().members;
         anyhow::ensure!(
             !members.contains_key(&key),
             "two workloads are called {key}"
         );
-        members.insert(key, Arc::clone(&member));
-        Ok(member)
+        members.insert(key, Arc::clone(member));
+        Ok(())
+    }
+
+    /// Enters one more service, at an address that no service had before.
+    pub(super) fn insert_service(&self, service: Service) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.control_plane_pod.place().is_none(),
+            "services of a mesh on loopback are known from its start"
+        );
+        let host = self.next_service.fetch_add(1, Ordering::Relaxed);
+        anyhow::ensure!(
+            host - FIRST_CLUSTER_IP < MAX_SERVICES,
+            "a mesh has room for 4096 services"
+        );
+        let (key, service) = running_service(service, &self.common.namespace, host, None);
+        let services = &mut self.state.lock().services;
+        anyhow::ensure!(
+            !services.contains_key(&key),
+            "two services are called {key}"
+        );
+        services.insert(key, service);
+        Ok(())
     }
 
     async fn bring_up(&self, members: &[Arc<Member>]) -> anyhow::Result<()> {
-        self.write_file()?;
+        self.write_source()?;
         if members.iter().any(|member| member.spec.meshed) {
             self.start_control_plane().await?;
         }
@@ -251,20 +327,32 @@ fn running_services(
     );
     let mut services = Services::new();
     for (host, spec) in (FIRST_CLUSTER_IP..).zip(specs) {
-        let [high, low] = host.to_be_bytes();
-        let namespace = spec.namespace.as_deref().unwrap_or(namespace).to_owned();
-        let key = format!("{namespace}/{}", spec.name);
-        let service = RunningService {
-            namespace,
-            v4: block.map_or(Ipv4Addr::new(10, 96, high, low), |block| {
-                block.service(host)
-            }),
-            v6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, host),
-            spec,
-        };
+        let (key, service) = running_service(spec, namespace, host, block);
         services.insert(key, service);
     }
     Ok(services)
+}
+
+/// A service with the address of this number.
+fn running_service(
+    spec: Service,
+    namespace: &str,
+    host: u16,
+    block: Option<Block>,
+) -> (String, RunningService) {
+    let [high, low] = host.to_be_bytes();
+    let namespace = spec.namespace.as_deref().unwrap_or(namespace).to_owned();
+    let key = format!("{namespace}/{}", spec.name);
+    let service = RunningService {
+        namespace,
+        v4: block.map_or(Ipv4Addr::new(10, 96, high, low), |block| {
+            block.service(host)
+        }),
+        v6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, host),
+        has_v6: block.is_none(),
+        spec,
+    };
+    (key, service)
 }
 
 /// What pods on loopback need listeners for: the ports of services that have an address.

@@ -32,6 +32,7 @@ pub(super) struct Member {
     sidecar: Mutex<Option<Arc<Process>>>,
     app: Mutex<Option<Arc<Process>>>,
     token: PathBuf,
+    trust_bundle: Mutex<PathBuf>,
     logs: PathBuf,
 }
 
@@ -47,6 +48,7 @@ impl Member {
             draining: Mutex::new(false),
             sidecar: Mutex::default(),
             app: Mutex::default(),
+            trust_bundle: Mutex::default(),
         }
     }
 
@@ -96,6 +98,11 @@ impl Member {
     pub(super) fn write_token(&self, token: &str) -> anyhow::Result<()> {
         write_atomically(&self.token, token)
             .with_context(|| format!("writing the token of {}", self.spec.name))
+    }
+
+    /// Where the sidecar finds the roots that it believes the control plane by.
+    pub(super) fn set_trust_bundle(&self, file: PathBuf) {
+        *self.trust_bundle.lock() = file;
     }
 
     /// Starts the sidecar; a running one is killed.
@@ -238,7 +245,7 @@ impl Member {
                 common.control_plane_address.to_string(),
             )
             .env(env::CONTROL_PLANE_ID, common.control_plane_id.as_str())
-            .env(env::TRUST_BUNDLE_FILE, common.trust_bundle())
+            .env(env::TRUST_BUNDLE_FILE, &*self.trust_bundle.lock())
             .env(env::TOKEN_FILE, &self.token)
             .env(env::INBOUND_PORTS, ports.join(","))
             .env(env::WORKLOAD_ADDRESSES, addresses.join(","))

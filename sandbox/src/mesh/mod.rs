@@ -16,44 +16,46 @@
 //! which [`Pod::connect`] and [`Pod::route`] know. Real interception and IPv6 are not to be had then.
 //!
 //! Each workload is a pod with the redirect rules, a sidecar and an application; the control plane
-//! has a pod of its own and reads a directory, as in file mode anywhere. Names mean the mesh's own
-//! namespace, or are written `namespace/name`. Asking for a name that is not there panics.
+//! has a pod of its own and reads a directory, as in file mode anywhere, or with [`Builder::cluster`]
+//! a cluster, where the workloads are Pods then. Names mean the mesh's own namespace, or are written
+//! `namespace/name`. Asking for a name that is not there panics.
 //!
 //! Everything ends with the [`Mesh`]: processes are killed, the directory is removed, namespaces go
 //! with what was in them. Where it ends in a panic, the ends of all logs are shown.
 
 mod builder;
+mod cluster;
+mod files;
+mod look;
 mod member;
 mod operate;
 mod slots;
+mod source;
 mod spec;
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use weft_control_plane::identity::tokens::JoinTokens;
 use weft_control_plane::policy::MtlsMode;
-use weft_control_plane::source::mesh_file::{
-    Defaults, EndpointEntry, FILE_NAME, ListenerEntry, MeshFile, ServiceEntry, ServicePortEntry,
-};
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
 use crate::Pod;
-use crate::client::Answer;
 use crate::pod::Node;
-use crate::process::{Process, write_atomically};
+use crate::process::Process;
 use member::{Member, admin_address};
 use slots::Slot;
+use source::{Source, State};
 
 pub use builder::Builder;
+pub use cluster::unique;
+pub use operate::Unknown;
 pub use spec::{AppSpec, Endpoint, Programs, Service, Workload};
 
 /// Networks of a mesh in namespaces: pods and services, both families.
@@ -72,6 +74,8 @@ const TAIL_LINES: usize = 20;
 pub struct Mesh {
     control_plane: Mutex<Option<Arc<Process>>>,
     state: Mutex<State>,
+    source: Source,
+    next_service: AtomicU16,
     control_plane_pod: Pod,
     common: Common,
     node: Node,
@@ -95,30 +99,9 @@ struct Common {
     dir: PathBuf,
 }
 
-/// What mesh.yaml is written from; keys are `namespace/name`.
-#[derive(Debug, Default)]
-struct State {
-    members: BTreeMap<String, Arc<Member>>,
-    services: Services,
-}
-
-type Services = BTreeMap<String, RunningService>;
-
-#[derive(Debug)]
-struct RunningService {
-    spec: Service,
-    namespace: String,
-    v4: Ipv4Addr,
-    v6: Ipv6Addr,
-}
-
 impl Common {
     fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
-    }
-
-    fn trust_bundle(&self) -> PathBuf {
-        self.state_dir().join("trust-bundle.pem")
     }
 
     fn key(&self, name: &str) -> String {
@@ -143,6 +126,11 @@ impl Mesh {
         self.member(workload).pod.clone()
     }
 
+    /// The namespace of workloads and services that name none.
+    pub fn namespace(&self) -> &str {
+        &self.common.namespace
+    }
+
     /// The workloads there are now, as `namespace/name`.
     pub fn workloads(&self) -> Vec<String> {
         self.state.lock().members.keys().cloned().collect()
@@ -158,7 +146,8 @@ impl Mesh {
         Ok(self.node.pod(name)?)
     }
 
-    /// A service's cluster IPs: IPv4, IPv6. A headless service has them, but nobody knows.
+    /// A service's cluster IPs: IPv4, IPv6. A headless service has them, but nobody knows, as of IPv6
+    /// where a cluster gives none.
     #[track_caller]
     pub fn cluster_ips(&self, service: &str) -> (Ipv4Addr, Ipv6Addr) {
         let key = self.common.key(service);
@@ -218,21 +207,19 @@ impl Mesh {
 impl Mesh {
     /// Writes a manifest, at once, over the one with the same name.
     pub fn apply_policy(&self, name: &str, yaml: &str) -> anyhow::Result<()> {
-        let file = self.config_dir().join(format!("{name}.yaml"));
-        write_atomically(&file, yaml).with_context(|| format!("writing the manifest {name}"))
+        self.source.apply_policy(name, yaml)
     }
 
     /// Removes a manifest.
     pub fn remove_policy(&self, name: &str) -> anyhow::Result<()> {
-        let file = self.config_dir().join(format!("{name}.yaml"));
-        fs::remove_file(file).with_context(|| format!("removing the manifest {name}"))
+        self.source.remove_policy(name)
     }
 
     /// Marks a workload as terminating, or not.
     #[track_caller]
     pub fn set_draining(&self, workload: &str, draining: bool) -> anyhow::Result<()> {
         *self.member(workload).draining.lock() = draining;
-        self.write_file()
+        self.write_source()
     }
 
     /// Replaces what stands behind a service.
@@ -249,93 +236,49 @@ impl Mesh {
             }
             None => panic!("the mesh has no service {key}"),
         }
-        self.write_file()
+        self.write_source()
     }
 
-    /// Writes mesh.yaml from what is known.
-    fn write_file(&self) -> anyhow::Result<()> {
-        // The lock is held over the write: the file never goes back to an older state.
-        let state = self.state.lock();
-        let file = MeshFile {
-            trust_domain: Some(self.common.trust_domain.clone()),
-            networks: self.common.networks.clone(),
-            server_first_ports: self.common.server_first_ports.clone(),
-            defaults: self
-                .common
-                .minimum_mtls
-                .map(|mode| Defaults { mtls: Some(mode) }),
-            explicit_listeners: state.listeners(),
-            workloads: state
-                .members
-                .values()
-                .map(|member| member.entry())
-                .collect(),
-            services: state
-                .services
-                .values()
-                .map(|service| service.entry(self.control_plane_pod.place().is_none()))
-                .collect(),
-        };
-        let yaml = file.to_yaml()?;
-        write_atomically(&self.config_dir().join(FILE_NAME), yaml).context("writing mesh.yaml")
+    /// Adds a service, with an address of its own. In a mesh of files it needs network namespaces.
+    pub fn add_service(&self, service: Service) -> anyhow::Result<()> {
+        self.insert_service(service)?;
+        self.write_source()
     }
-}
 
-impl State {
-    /// The listeners of all sidecars for services, where nothing is intercepted.
-    fn listeners(&self) -> Vec<ListenerEntry> {
-        let mut entries = Vec::new();
-        for (workload, member) in &self.members {
-            for (to, listen) in member.listeners() {
-                let service = self
-                    .services
-                    .iter()
-                    .find(|(_, service)| to.ip() == service.v4);
-                let (service, _) = service.expect("pods have listeners for services only");
-                entries.push(ListenerEntry {
-                    workload: workload.clone(),
-                    listen,
-                    service: service.clone(),
-                    port: to.port(),
-                });
-            }
-        }
-        entries
+    /// Removes a service, and what stands behind it stays.
+    #[track_caller]
+    pub fn remove_service(&self, service: &str) -> anyhow::Result<()> {
+        self.take_service(service);
+        self.write_source()
     }
-}
 
-impl RunningService {
-    fn entry(&self, has_v6: bool) -> ServiceEntry {
-        ServiceEntry {
-            name: self.spec.name.clone(),
-            namespace: self.namespace.clone(),
-            cluster_ips: if self.spec.headless {
-                Vec::new()
-            } else {
-                let v6 = has_v6.then_some(IpAddr::V6(self.v6));
-                std::iter::once(IpAddr::V4(self.v4)).chain(v6).collect()
+    /// Gives a service another name in the same namespace, and with it another address: the old one is
+    /// gone when the new one is there.
+    #[track_caller]
+    pub fn rename_service(&self, service: &str, name: &str) -> anyhow::Result<()> {
+        let mut spec = self.take_service(service);
+        name.clone_into(&mut spec.name);
+        self.insert_service(spec)?;
+        self.write_source()
+    }
+
+    #[track_caller]
+    fn take_service(&self, service: &str) -> Service {
+        let key = self.common.key(service);
+        match self.state.lock().services.remove(&key) {
+            Some(service) => Service {
+                namespace: Some(service.namespace),
+                ..service.spec
             },
-            ports: self
-                .spec
-                .ports
-                .iter()
-                .map(|port| ServicePortEntry {
-                    name: port.name.clone().unwrap_or_default(),
-                    port: port.port,
-                    target_port: Some(port.target),
-                    app_protocol: port.protocol.clone().unwrap_or_default(),
-                })
-                .collect(),
-            endpoints: self
-                .spec
-                .endpoints
-                .iter()
-                .map(|endpoint| match endpoint {
-                    Endpoint::Workload(name) => EndpointEntry::workload(name),
-                    Endpoint::Address(address) => EndpointEntry::address(*address),
-                })
-                .collect(),
+            None => panic!("the mesh has no service {key}"),
         }
+    }
+
+    /// Makes the source say what is known now.
+    fn write_source(&self) -> anyhow::Result<()> {
+        // The lock is held over the writing: the source never goes back to an older state.
+        let mut state = self.state.lock();
+        self.source.write(&mut state, &self.common)
     }
 }
 
@@ -344,19 +287,14 @@ impl Mesh {
     /// Starts the control plane and waits until it is ready.
     pub async fn start_control_plane(&self) -> anyhow::Result<()> {
         drop(self.control_plane.lock().take());
-        let control_plane = &self.common.programs.control_plane;
-        let program = control_plane
-            .clone()
-            .arg("serve")
-            .arg("--dir")
-            .arg(self.config_dir())
-            .arg("--state")
-            .arg(self.state_dir())
+        let (program, environment) = self.source.control_plane(&self.common);
+        let program = program
             .arg("--listen")
             .arg(self.common.control_plane_address.to_string())
             .arg("--admin")
             .arg(admin_address(&self.control_plane_pod).to_string());
         let mut command = self.control_plane_pod.command(&program);
+        command.envs(environment);
         command.envs(self.common.control_plane_env.iter().map(|(n, v)| (n, v)));
         let process = self
             .control_plane_pod
@@ -390,7 +328,7 @@ impl Mesh {
     /// when [`Self::set_endpoints`] says so.
     pub async fn add_workload(&self, workload: Workload) -> anyhow::Result<()> {
         let member = self.make_member(workload)?;
-        self.write_file()?;
+        self.write_source()?;
         self.start_member(&member)?;
         self.wait_for(&member).await
     }
@@ -410,7 +348,7 @@ impl Mesh {
                     Endpoint::Address(_) => true,
                 });
             }
-            self.write_file()?;
+            self.write_source()?;
             if member.spec.has_app() {
                 end(&member.app()?).await?;
             }
@@ -418,7 +356,7 @@ impl Mesh {
                 end(&member.sidecar()?).await?;
             }
             self.state.lock().members.remove(&key);
-            self.write_file()
+            self.write_source()
         }
     }
 
@@ -439,14 +377,17 @@ impl Mesh {
             member.start_app(&self.common)?;
         }
         if member.spec.meshed {
-            let tokens = JoinTokens::open(&self.state_dir()).context("opening the tokens")?;
-            let token = tokens
-                .issue(&member.namespace, &member.spec.name)
-                .with_context(|| format!("a token for {}", member.spec.name))?;
-            member.write_token(&token)?;
+            self.give_credentials(member)?;
             member.intercept()?;
             member.start_sidecar(&self.common)?;
         }
+        Ok(())
+    }
+
+    /// Puts where the sidecar reads them what it proves itself by, and what it believes by.
+    fn give_credentials(&self, member: &Member) -> anyhow::Result<()> {
+        member.write_token(&self.source.token(member)?)?;
+        member.set_trust_bundle(self.source.trust_bundle(member)?);
         Ok(())
     }
 
@@ -500,63 +441,6 @@ impl Mesh {
         }
         let missing = why_not_ready(&self.control_plane_pod).await;
         Ok(missing.map(|why| format!("control plane: {why}")))
-    }
-}
-
-/// Looking.
-impl Mesh {
-    /// The sidecar's metrics, as Prometheus would get them.
-    #[track_caller]
-    pub fn metrics(&self, workload: &str) -> impl Future<Output = anyhow::Result<String>> {
-        let pod = self.pod(workload);
-        async move {
-            let answer = pod.get_local(names::ports::ADMIN, "/metrics").await?;
-            anyhow::ensure!(answer.status.is_success(), "/metrics: {}", answer.status);
-            Ok(answer.text())
-        }
-    }
-
-    /// GETs from the sidecar's admin port, from inside the pod.
-    #[track_caller]
-    pub fn admin_get(
-        &self,
-        workload: &str,
-        target: &str,
-    ) -> impl Future<Output = anyhow::Result<Answer>> {
-        let (pod, target) = (self.pod(workload), target.to_owned());
-        async move { pod.get_local(names::ports::ADMIN, &target).await }
-    }
-
-    /// GETs from the control plane's admin port.
-    pub async fn control_plane_get(&self, target: &str) -> anyhow::Result<Answer> {
-        let pod = &self.control_plane_pod;
-        pod.get_local(names::ports::ADMIN, target).await
-    }
-
-    /// All that a workload's sidecar wrote.
-    #[track_caller]
-    pub fn sidecar_log(&self, workload: &str) -> String {
-        self.member(workload).logs("sidecar")
-    }
-
-    /// All that a workload's application wrote.
-    #[track_caller]
-    pub fn app_log(&self, workload: &str) -> String {
-        self.member(workload).logs("app")
-    }
-
-    /// The ends of all logs.
-    pub fn log_tails(&self) -> String {
-        let tail = crate::process::log_tail(&self.control_plane_log(), TAIL_LINES);
-        let mut text = format!("--- control plane\n{tail}\n");
-        for member in self.state.lock().members.values() {
-            text.push_str(&member.log_tails());
-        }
-        text
-    }
-
-    fn control_plane_log(&self) -> PathBuf {
-        self.common.dir.join("logs").join("control-plane.log")
     }
 }
 

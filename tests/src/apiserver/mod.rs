@@ -365,6 +365,11 @@ impl ApiServer {
         self.shared.store.lock().seen.clone()
     }
 
+    /// Requests that no role allowed.
+    pub fn forbidden(&self) -> BTreeMap<Seen, u64> {
+        self.shared.store.lock().forbidden.clone()
+    }
+
     /// Requests of one kind by anybody. `resource` as in [`Seen`].
     pub fn count(&self, verb: &str, resource: &str) -> u64 {
         let store = self.shared.store.lock();

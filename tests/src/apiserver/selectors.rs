@@ -21,7 +21,7 @@ enum Requirement {
 }
 
 /// What may be asked about beside the name and the namespace.
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "metadata.name",
     "metadata.namespace",
     "spec.nodeName",
@@ -31,6 +31,7 @@ const FIELDS: [&str; 9] = [
     "involvedObject.kind",
     "involvedObject.name",
     "involvedObject.namespace",
+    "involvedObject.uid",
 ];
 
 impl Selector {

@@ -322,16 +322,19 @@ impl super::store::Store {
             group: &call.resource.group,
             resource: &resource,
             namespace: &call.namespace,
-            name: &call.name,
+            name: call.asked_name(),
         };
-        if self.enforces_roles && !access::may(self, &call.user, attempt) {
-            return Err(attempt.refusal(&call.user));
-        }
         let seen = Seen {
             user: call.user.name.clone(),
             verb: call.verb,
             resource: super::kinds::id(&call.resource.group, &resource),
         };
+        if self.enforces_roles && !access::may(self, &call.user, attempt) {
+            if self.forbidden.len() < MAX_SEEN || self.forbidden.contains_key(&seen) {
+                *self.forbidden.entry(seen).or_default() += 1;
+            }
+            return Err(attempt.refusal(&call.user));
+        }
         if self.seen.len() < MAX_SEEN || self.seen.contains_key(&seen) {
             *self.seen.entry(seen.clone()).or_default() += 1;
         }

@@ -42,6 +42,8 @@ pub(super) struct Store {
     /// How often all watches were dropped.
     pub(super) drops: u64,
     pub(super) seen: BTreeMap<Seen, u64>,
+    /// What no role allowed.
+    pub(super) forbidden: BTreeMap<Seen, u64>,
     pub(super) watches: BTreeMap<String, usize>,
 }
 
@@ -74,6 +76,7 @@ impl Store {
             bookmarks: Duration::from_secs(5),
             drops: 0,
             seen: BTreeMap::new(),
+            forbidden: BTreeMap::new(),
             watches: BTreeMap::new(),
         };
         for name in ["default", "kube-system"] {

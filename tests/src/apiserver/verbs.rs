@@ -127,6 +127,19 @@ impl Call {
         self.query.get(name).map_or("", String::as_str)
     }
 
+    /// The name that roles are asked for: of a list, the one that its field selector says, as
+    /// Kubernetes has it.
+    pub(super) fn asked_name(&self) -> &str {
+        let selected = self.option("fieldSelector").split(',');
+        let mut selected = selected.filter_map(|part| part.strip_prefix("metadata.name="));
+        match self.verb {
+            "list" | "watch" => selected
+                .next()
+                .map_or("", |name| name.trim_start_matches('=')),
+            _ => &self.name,
+        }
+    }
+
     fn is_dry(&self) -> bool {
         self.option("dryRun") == "All" || self.body["dryRun"][0] == "All"
     }

@@ -1,9 +1,8 @@
 //! What the suites share: the context of a test, small meshes, and the checks that every load obeys.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -13,10 +12,13 @@ use http_body_util::Full;
 use weft_proto::spiffe::SpiffeId;
 use weft_sandbox::app::Stats;
 use weft_sandbox::client::{Answer, Http1};
-use weft_sandbox::load::Report;
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::metrics::Metrics;
 use weft_sandbox::{AppSpec, Mesh, Pod, Programs, Sandbox, Service, Workload};
+
+pub(crate) use weft_tests::counts::{
+    add, assert_accounted, assert_all_served_once, assert_no_failure, wait_for,
+};
 
 /// The HTTP port of every application here.
 pub(crate) const APP_PORT: u16 = 8080;
@@ -25,8 +27,6 @@ pub(crate) const PORT: u16 = 80;
 /// What a test may take, in both tiers: what hangs is named instead of waited for.
 const LIMIT: Duration = Duration::from_secs(90);
 const SOAK_LIMIT: Duration = Duration::from_secs(600);
-/// How often something is looked at that is waited for.
-const POLL: Duration = Duration::from_millis(20);
 /// Where the logs of failing tests are kept; nowhere without it.
 const KEEP_LOGS: &str = "WEFT_TEST_LOGS";
 
@@ -181,22 +181,6 @@ pub(crate) async fn metrics(mesh: &Mesh, workload: &str) -> anyhow::Result<Metri
     Ok(Metrics::parse(&mesh.metrics(workload).await?))
 }
 
-/// Waits until `look` gives a value.
-pub(crate) async fn wait_for<T>(
-    what: &str,
-    patience: Duration,
-    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
-) -> anyhow::Result<T> {
-    let until = Instant::now() + patience;
-    loop {
-        if let Some(value) = look().await? {
-            return Ok(value);
-        }
-        anyhow::ensure!(Instant::now() < until, "{what}: not within {patience:?}");
-        tokio::time::sleep(POLL).await;
-    }
-}
-
 /// Waits until a sidecar's breakers are open for so many endpoints of a backend.
 pub(crate) async fn wait_for_open(
     mesh: &Mesh,
@@ -226,62 +210,6 @@ pub(crate) async fn stats<const N: usize>(mesh: &Mesh, apps: [&str; N]) -> anyho
         add(&mut all, &mesh.app(app).stats().await?);
     }
     Ok(all)
-}
-
-/// Adds one application's stats to another's.
-pub(crate) fn add(all: &mut Stats, one: &Stats) {
-    all.connections += one.connections;
-    all.requests += one.requests;
-    all.read += one.read;
-    all.open_connections += one.open_connections;
-    all.in_flight += one.in_flight;
-    all.cancelled += one.cancelled;
-    // Of maxima the greatest: nobody knows whether they were reached at the same time.
-    all.most_connections = all.most_connections.max(one.most_connections);
-    all.most_in_flight = all.most_in_flight.max(one.most_in_flight);
-    all.not_listed += one.not_listed;
-    add_table(&mut all.routes, &one.routes);
-    add_table(&mut all.statuses, &one.statuses);
-    add_table(&mut all.ids, &one.ids);
-    add_table(&mut all.bodies, &one.bodies);
-    add_table(&mut all.copies, &one.copies);
-}
-
-fn add_table<K: Ord + Clone>(all: &mut BTreeMap<K, u64>, one: &BTreeMap<K, u64>) {
-    for (key, count) in one {
-        *all.entry(key.clone()).or_default() += count;
-    }
-}
-
-/// The identity of every load, where nothing failed and nothing was to be tried twice: sent =
-/// answered with 200 = seen by the servers, each id once.
-pub(crate) fn assert_all_served_once(report: &Report, seen: &Stats) {
-    assert_no_failure(report);
-    assert_eq!(seen.not_listed, 0, "the servers' tables are too small");
-    assert_eq!(seen.repeated_ids(), 0, "requests that servers saw twice");
-    assert_eq!(seen.ids.len() as u64, report.sent, "ids that servers saw");
-    assert_eq!(seen.requests, report.sent, "requests that servers saw");
-}
-
-/// Sent = answered, all with 200 and none by the mesh itself.
-pub(crate) fn assert_no_failure(report: &Report) {
-    assert_accounted(report);
-    assert_eq!(
-        report.not_ok(),
-        0,
-        "statuses {:?}, outcomes {:?}, failures {:?}",
-        report.statuses,
-        report.outcomes,
-        report.failures
-    );
-    assert_eq!(report.outcomes.values().sum::<u64>(), 0);
-}
-
-/// Sent = answered + declared failures.
-pub(crate) fn assert_accounted(report: &Report) {
-    assert_eq!(report.sent, report.answered + report.failed);
-    let declared: u64 = report.failures.values().sum();
-    assert_eq!(report.failed, declared);
 }
 
 /// Nothing reached an application.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use weft_sandbox::Mesh;
 use weft_sandbox::app::Stats;
 use weft_sandbox::load::{Load, Protocol, Report, Running, Shot};
+use weft_tests::counts::last_stats;
 
 use crate::Suite;
 use crate::common::{Cx, PORT, add, assert_all_served_once, client_and, http_app, stats, wait_for};
@@ -180,13 +180,6 @@ async fn finish(load: Running) -> (Report, u64) {
     let report = load.ended().await;
     let reconnects = report.reconnects;
     (report, reconnects)
-}
-
-/// What an application that has ended had seen: the last line of its output.
-fn last_stats(app: &weft_sandbox::process::Process) -> anyhow::Result<Stats> {
-    let log = std::fs::read_to_string(app.log_file())?;
-    let line = log.lines().last().unwrap_or_default();
-    serde_json::from_str(line).with_context(|| format!("an application's last words: {line}"))
 }
 
 fn say(cx: &Cx, report: &Report, reconnects: u64) {

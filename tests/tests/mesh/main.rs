@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits;
 mod mirror;
 mod outage;
+mod proxy_status;
 mod rates;
 mod reload;
 mod retries;
@@ -78,6 +79,7 @@ fn main() -> anyhow::Result<ExitCode> {
     conditions::register(&mut suite);
     rules::register(&mut suite);
     gateway::register(&mut suite);
+    proxy_status::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

@@ -170,11 +170,7 @@ impl Said {
         reason: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        let mut message = message.into();
-        if message.len() > MAX_MESSAGE {
-            message.truncate(message.floor_char_boundary(MAX_MESSAGE - '…'.len_utf8()));
-            message.push('…');
-        }
+        let message = shortened(message.into(), MAX_MESSAGE);
         Self {
             kind,
             status,
@@ -454,6 +450,18 @@ fn without_counts(status: &TrafficPolicyStatus) -> TrafficPolicyStatus {
         }
     }
     status
+}
+
+/// A text within so many bytes, of which an ellipsis takes three where it is needed.
+pub(crate) fn shortened(mut text: String, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text;
+    }
+    let longest = bytes.saturating_sub('…'.len_utf8());
+    let end = (0..=longest).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text.push('…');
+    text
 }
 
 /// The first few of some names.

@@ -32,7 +32,7 @@ const KINDS: [StatusKind; 3] = [
     StatusKind::GrpcRoute,
 ];
 
-/// Everything that statuses are made of.
+/// What statuses are made of, beside how many sidecars run which policy.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The mesh.
@@ -41,8 +41,6 @@ pub struct Known {
     pub readings: watch::Receiver<Arc<Readings>>,
     /// The objects as the API server has them.
     pub observed: Arc<Observed>,
-    /// How many sidecars run which policy, over all replicas.
-    pub counts: watch::Receiver<Arc<Counts>>,
     /// Whether this replica writes.
     pub leading: Leading,
 }
@@ -88,8 +86,9 @@ impl StatusWriter {
         }
     }
 
-    /// Writes whenever this replica leads, until one of the sources has ended.
-    pub async fn run(mut self) {
+    /// Writes whenever this replica leads, until one of the sources has ended. `counts` are those of all
+    /// replicas together.
+    pub async fn run(mut self, mut counts: watch::Receiver<Arc<Counts>>) {
         while self.known.leading.wait_for(|leads| *leads).await.is_ok() {
             let mut leading = self.known.leading.clone();
             tokio::select! {
@@ -99,13 +98,13 @@ impl StatusWriter {
                         return;
                     }
                 }
-                () = self.lead() => return,
+                () = self.lead(&mut counts) => return,
             }
         }
     }
 
     /// Until a source has ended.
-    async fn lead(&mut self) {
+    async fn lead(&mut self, counts: &mut watch::Receiver<Arc<Counts>>) {
         let mut term = Term {
             client: self.client.clone(),
             events: Events::start(self.client.clone(), self.instance.clone()),
@@ -121,7 +120,6 @@ impl StatusWriter {
             models,
             readings,
             observed,
-            counts,
             ..
         } = &mut self.known;
         let mut objects = observed.changes();

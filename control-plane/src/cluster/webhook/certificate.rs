@@ -127,18 +127,17 @@ impl Material {
         self.serving.not_after
     }
 
-    /// What is due, where callers have trusted all roots for so long; `None`: not all of them do.
-    pub(super) fn due(&self, now: SystemTime, trusted: Option<Duration>, settle: Duration) -> Step {
+    /// What is due, where callers have trusted all roots for so long.
+    pub(super) fn due(&self, now: SystemTime, trusted: Duration, settle: Duration) -> Step {
         let expired = self.serving.not_after <= now;
         match &self.next {
             Some(next) if next.not_after <= now => Step::Announce,
             // Nobody trusts what is served: it cannot get worse.
             Some(_) if expired => Step::Switch,
-            Some(_) if trusted.is_some_and(|trusted| trusted >= settle) => Step::Switch,
-            Some(_) => Step::Keep,
+            Some(_) if trusted >= settle => Step::Switch,
             None if self.serving.renewal_due() <= now => Step::Announce,
             None if self.roots.iter().any(|root| has_expired(root, now)) => Step::Prune,
-            None => Step::Keep,
+            Some(_) | None => Step::Keep,
         }
     }
 
@@ -362,19 +361,23 @@ mod tests {
         let mut published = material.ca_bundle();
         let old = published.clone();
         let due = |material: &Material, now, trusted| material.due(now, trusted, SETTLE);
-        assert_eq!(due(&material, start + 59 * DAY, None), Step::Keep);
+        assert_eq!(due(&material, start + 59 * DAY, Duration::ZERO), Step::Keep);
         let now = start + 61 * DAY;
-        assert_eq!(due(&material, now, Some(LIFE)), Step::Announce);
+        assert_eq!(due(&material, now, LIFE), Step::Announce);
 
         material.announce("weft", LIFE, now).unwrap();
         serves(&material, &published, now).unwrap();
         // Through the Secret, as another leader would find it.
         let mut material = Material::read(&material.data(), "weft").unwrap();
-        assert_eq!(due(&material, now, None), Step::Keep, "not published yet");
+        assert_eq!(
+            due(&material, now, Duration::ZERO),
+            Step::Keep,
+            "not published yet"
+        );
         published = material.ca_bundle();
         serves(&material, &published, now).unwrap();
-        assert_eq!(due(&material, now, Some(SETTLE / 2)), Step::Keep);
-        assert_eq!(due(&material, now, Some(SETTLE)), Step::Switch);
+        assert_eq!(due(&material, now, SETTLE / 2), Step::Keep);
+        assert_eq!(due(&material, now, SETTLE), Step::Switch);
 
         material.switch();
         serves(&material, &published, now).unwrap();
@@ -383,15 +386,15 @@ mod tests {
             "it is another root's"
         );
         let mut material = Material::read(&material.data(), "weft").unwrap();
-        assert_eq!(due(&material, now, Some(LIFE)), Step::Keep);
+        assert_eq!(due(&material, now, LIFE), Step::Keep);
         assert_eq!(material.roots.len(), 2);
 
         let now = start + LIFE + DAY;
-        assert_eq!(due(&material, now, None), Step::Prune);
+        assert_eq!(due(&material, now, Duration::ZERO), Step::Prune);
         material.prune(now);
         assert_eq!(material.roots.len(), 1);
         serves(&material, &material.ca_bundle(), now).unwrap();
-        assert_eq!(due(&material, now, None), Step::Keep);
+        assert_eq!(due(&material, now, Duration::ZERO), Step::Keep);
     }
 
     #[test]
@@ -399,12 +402,15 @@ mod tests {
         let start = SystemTime::now();
         let mut material = Material::make("weft", LIFE, start).unwrap();
         let now = start + 100 * DAY;
-        assert_eq!(material.due(now, None, SETTLE), Step::Announce);
+        assert_eq!(material.due(now, Duration::ZERO, SETTLE), Step::Announce);
         material.announce("weft", LIFE, now).unwrap();
-        assert_eq!(material.due(now, None, SETTLE), Step::Switch);
+        assert_eq!(material.due(now, Duration::ZERO, SETTLE), Step::Switch);
         assert_eq!(material.roots.len(), 1, "what has expired is no root");
         // And one that was put aside too long ago is made again.
-        assert_eq!(material.due(now + LIFE + DAY, None, SETTLE), Step::Announce);
+        assert_eq!(
+            material.due(now + LIFE + DAY, Duration::ZERO, SETTLE),
+            Step::Announce
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@ mod destinations;
 mod rate_limits;
 mod routes;
 mod rules;
+mod sources;
 
 use proptest::prelude::*;
 use weft_proto::discovery::outbound::Target;

@@ -445,12 +445,14 @@ async fn admin_pages_say_how_it_is() {
     .await;
 
     let (synced, models) = watch::channel(None);
+    let (serving, replicas) = watch::channel(None);
     let end = CancellationToken::new();
     let admin = Admin {
         progress: Default::default(),
         models,
         streams: mesh.streams.clone(),
         metrics: mesh.metrics.clone(),
+        replicas,
         end: end.clone(),
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -500,4 +502,22 @@ async fn admin_pages_say_how_it_is() {
         status["workloads"][0]["resources"][0]["resource"],
         "trust-bundle"
     );
+    assert_eq!(status["proxies"].as_array().unwrap().len(), 0);
+    assert!(status["notConnected"].is_null());
+
+    serving.send_replace(Some(mesh.replicas.clone()));
+    let (_, status) = page("/status").await;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let proxy = &status["proxies"][0];
+    assert_eq!(proxy["name"], "web-1");
+    assert_eq!(
+        (&proxy["resources"], &proxy["behind"]),
+        (&1.into(), &0.into())
+    );
+    let age = proxy["updatedSeconds"].as_f64().unwrap();
+    assert!((0.0..60.0).contains(&age), "{age}");
+    assert!(proxy["behindSeconds"].is_null());
+    assert_eq!(status["replicas"][0]["modelRevision"], 1);
+    // Everybody but web-1.
+    assert_eq!(status["notConnected"].as_array().unwrap().len(), 4);
 }

@@ -44,6 +44,7 @@ use crate::index::{
     ServicePort, Sourced, Workload,
 };
 use crate::serve::connection::Services;
+use crate::serve::replicas::{Place, Replicas};
 use crate::serve::streams::Streams;
 use crate::serve::{Metrics, Server};
 
@@ -52,7 +53,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// A running server with everything that a test looks at.
 pub(super) struct Mesh {
-    state: TempDir,
+    state: Arc<TempDir>,
     objects: Objects,
     revision: u64,
     pub(super) models: watch::Sender<Arc<Model>>,
@@ -62,6 +63,7 @@ pub(super) struct Mesh {
     pub(super) address: SocketAddr,
     pub(super) end: CancellationToken,
     pub(super) services: Arc<Services>,
+    pub(super) replicas: Arc<Replicas>,
     pub(super) server: JoinHandle<()>,
 }
 
@@ -83,11 +85,41 @@ impl Mesh {
     }
 
     pub(super) async fn start_with(leaf_lifetime: Duration, stream_life: Duration) -> Self {
-        let state = tempfile::tempdir().unwrap();
+        let state = Arc::new(tempfile::tempdir().unwrap());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::start_at(state, objects(), listener, leaf_lifetime, stream_life, None)
+    }
+
+    /// One of several replicas with the same state.
+    pub(super) fn start_replica(
+        state: Arc<TempDir>,
+        objects: Objects,
+        listener: TcpListener,
+        place: Place,
+    ) -> Self {
+        let (leaf_lifetime, stream_life) =
+            (Duration::from_secs(24 * 3600), Duration::from_secs(1800));
+        Self::start_at(
+            state,
+            objects,
+            listener,
+            leaf_lifetime,
+            stream_life,
+            Some(place),
+        )
+    }
+
+    fn start_at(
+        state: Arc<TempDir>,
+        objects: Objects,
+        listener: TcpListener,
+        leaf_lifetime: Duration,
+        stream_life: Duration,
+        place: Option<Place>,
+    ) -> Self {
         let now = SystemTime::now();
         let authority = Authority::open(state.path(), DOMAIN, leaf_lifetime, now).unwrap();
         let authority = Arc::new(authority);
-        let objects = objects();
         let (sender, models) = watch::channel(Arc::new(Model::build(objects.clone(), 1)));
         let tokens = JoinTokens::open(state.path()).unwrap();
         let accounts = {
@@ -110,7 +142,10 @@ impl Mesh {
             stream_life,
         )
         .unwrap();
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let server = match place {
+            Some(place) => server.among(place),
+            None => server,
+        };
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
         Self {
@@ -124,6 +159,7 @@ impl Mesh {
             address,
             end: end.clone(),
             services: server.services.clone(),
+            replicas: server.replicas(),
             server: tokio::spawn(server.run(listener, end)),
         }
     }
@@ -174,7 +210,16 @@ impl Mesh {
 
     /// A stream of workload `web-1`, up to the server's greeting.
     pub(super) async fn stream(&self, hello: Hello) -> Result<(Stream, HelloReply), Status> {
-        let credentials = self.credentials("web", SystemTime::now());
+        self.stream_as("web", hello).await
+    }
+
+    /// A stream of any workload, up to the server's greeting.
+    pub(super) async fn stream_as(
+        &self,
+        account: &str,
+        hello: Hello,
+    ) -> Result<(Stream, HelloReply), Status> {
+        let credentials = self.credentials(account, SystemTime::now());
         let connection = self.connect(Some(credentials)).await.unwrap();
         let mut stream = Stream::open(connection, client_message::Kind::Hello(hello)).await?;
         match stream.next().await? {
@@ -399,7 +444,7 @@ pub(super) fn endpoints_of(name: &str) -> ResourceKey {
     }
 }
 
-fn origin() -> http::Uri {
+pub(super) fn origin() -> http::Uri {
     http::Uri::from_static("https://control-plane")
 }
 
@@ -462,7 +507,7 @@ pub(super) fn workload(name: &str, account: &str, last: u8) -> Sourced<Workload>
     })
 }
 
-fn sourced<T>(object: T) -> Sourced<T> {
+pub(super) fn sourced<T>(object: T) -> Sourced<T> {
     let file: PathBuf = "mesh.yaml".into();
     Sourced {
         origin: Origin {

@@ -45,7 +45,7 @@ pub(super) fn objects(cluster: &Cluster, settings: &MeshSettings) -> Objects {
         let service = (&*name.namespace, &*slice.service);
         slices.entry(service).or_default().push(slice);
     }
-    let mut zones: HashMap<&Name, &str> = HashMap::new();
+    let mut zones = vec![""; cluster.pods.held.len()];
     for (name, service) in &cluster.services.held {
         let slices = slices.get(&(&*name.namespace, &*name.name));
         let slices = slices.map_or(&[][..], Vec::as_slice);
@@ -55,10 +55,10 @@ pub(super) fn objects(cluster: &Cluster, settings: &MeshSettings) -> Objects {
             object: behind.into_service(name, service),
         });
     }
-    for (name, pod) in &cluster.pods.held {
+    for ((name, pod), (at, zone)) in cluster.pods.held.iter().zip(zones.into_iter().enumerate()) {
         let addresses = pod.addresses.iter().copied();
         let addresses: Vec<_> = addresses
-            .filter(|ip| owners.0.get(ip).is_some_and(|(owner, _)| *owner == name))
+            .filter(|ip| owners.of.get(ip).is_some_and(|owner| owner.at == at))
             .collect();
         if addresses.is_empty() {
             continue;
@@ -69,7 +69,7 @@ pub(super) fn objects(cluster: &Cluster, settings: &MeshSettings) -> Objects {
             service_account: pod.service_account.clone(),
             addresses,
             meshed: pod.meshed,
-            zone: zones.get(name).copied().unwrap_or_default().to_owned(),
+            zone: zone.to_owned(),
             weight: WEIGHT,
             draining: pod.terminating,
             ports: pod.ports.clone(),
@@ -98,20 +98,36 @@ pub(super) fn objects(cluster: &Cluster, settings: &MeshSettings) -> Objects {
 
 /// Whose an address is: of pods that claim the same, the youngest's, as the others have ended and
 /// nobody has said so yet.
-struct Owners<'a>(HashMap<IpAddr, (&'a Name, i64)>, &'a Cluster);
+struct Owners<'a> {
+    of: HashMap<IpAddr, Owner<'a>>,
+    cluster: &'a Cluster,
+}
+
+#[derive(Clone, Copy)]
+struct Owner<'a> {
+    name: &'a Name,
+    created: i64,
+    /// Its place among all pods.
+    at: usize,
+}
 
 impl<'a> Owners<'a> {
     fn of(cluster: &'a Cluster) -> Self {
-        let mut owners = HashMap::with_capacity(cluster.pods.held.len());
-        for (name, pod) in &cluster.pods.held {
+        let mut of = HashMap::with_capacity(cluster.pods.held.len());
+        for (at, (name, pod)) in cluster.pods.held.iter().enumerate() {
+            let claims = Owner {
+                name,
+                created: pod.created,
+                at,
+            };
             for ip in &pod.addresses {
-                let owner = owners.entry(*ip).or_insert((name, pod.created));
-                if pod.created > owner.1 {
-                    *owner = (name, pod.created);
+                let owner = of.entry(*ip).or_insert(claims);
+                if claims.created > owner.created {
+                    *owner = claims;
                 }
             }
         }
-        Self(owners, cluster)
+        Self { of, cluster }
     }
 
     /// What an endpoint of a service in `namespace` is; `Err` with the reason where it is nothing
@@ -120,26 +136,30 @@ impl<'a> Owners<'a> {
         &self,
         namespace: &str,
         endpoint: &Endpoint,
-    ) -> Result<(EndpointName, Option<&'a Name>), String> {
-        let owner = self.0.get(&endpoint.ip).map(|(owner, _)| *owner);
+    ) -> Result<(EndpointName, Option<Owner<'a>>), String> {
+        let owner = self.of.get(&endpoint.ip).copied();
+        let is = |owner: Owner<'_>, pod: &str| {
+            owner.name.name == pod && owner.name.namespace == namespace
+        };
         match (&endpoint.who, owner) {
-            (Who::Pod(pod), Some(owner)) if owner.namespace == namespace && owner.name == *pod => {
+            (Who::Pod(pod), Some(owner)) if is(owner, pod) => {
                 Ok((EndpointName::Workload(pod.clone()), Some(owner)))
             }
             (Who::Pod(pod), owner) => {
-                let pod = self.1.pods.held.get(&Name::new(namespace, &**pod));
+                let pod = self.cluster.pods.held.get(&Name::new(namespace, &**pod));
                 if owner.is_none() && pod.is_some_and(|pod| pod.host_network) {
                     return Ok((EndpointName::Address(endpoint.ip), None));
                 }
                 Err(String::new())
             }
-            (Who::Unsaid, Some(owner)) if owner.namespace == namespace => {
-                Ok((EndpointName::Workload(owner.name.clone()), Some(owner)))
+            (Who::Unsaid, Some(owner)) if owner.name.namespace == namespace => {
+                let pod = owner.name.name.clone();
+                Ok((EndpointName::Workload(pod), Some(owner)))
             }
             (Who::Unsaid, None) => Ok((EndpointName::Address(endpoint.ip), None)),
             (Who::Unsaid, Some(owner)) => Err(format!(
-                "endpoint {} is pod {owner}, of another namespace: it is withheld",
-                endpoint.ip
+                "endpoint {} is pod {}, of another namespace: it is withheld",
+                endpoint.ip, owner.name
             )),
             (Who::Elsewhere, _) => Err(format!(
                 "endpoint {} is said to be a pod of another namespace: it is withheld",
@@ -166,13 +186,13 @@ impl<'a> Behind<'a> {
         name: &Name,
         slices: &[&'a Slice],
         owners: &Owners<'a>,
-        zones: &mut HashMap<&'a Name, &'a str>,
+        zones: &mut [&'a str],
         refusals: &mut Vec<Refusal>,
     ) -> Self {
         let mut merged = Self::default();
         for slice in slices {
             for endpoint in &slice.endpoints {
-                let (who, workload) = match owners.resolve(&name.namespace, endpoint) {
+                let (who, owner) = match owners.resolve(&name.namespace, endpoint) {
                     Ok(who) => who,
                     Err(reason) if reason.is_empty() => continue,
                     Err(reason) => {
@@ -181,10 +201,10 @@ impl<'a> Behind<'a> {
                         continue;
                     }
                 };
-                if let Some(workload) = workload
-                    && !endpoint.zone.is_empty()
+                if let Some(owner) = owner
+                    && zones[owner.at].is_empty()
                 {
-                    zones.entry(workload).or_insert(&endpoint.zone);
+                    zones[owner.at] = &endpoint.zone;
                 }
                 merged.add(who, slice, endpoint);
             }
@@ -228,18 +248,18 @@ impl<'a> Behind<'a> {
         let ports = service.ports.iter().map(|port| self.port(port)).collect();
         let mut endpoints = Vec::with_capacity(self.0.len());
         let mut idle = BTreeSet::new();
-        for (who, known) in &self.0 {
+        for (who, known) in self.0 {
             match who {
                 EndpointName::Workload(pod) => {
-                    if !wanted(known) {
+                    if !wanted(&known) {
                         idle.insert(pod.clone());
                     }
-                    endpoints.push(ServiceEndpoint::Workload(pod.clone()));
+                    endpoints.push(ServiceEndpoint::Workload(pod));
                 }
-                EndpointName::Address(_) if !wanted(known) => {}
+                EndpointName::Address(_) if !wanted(&known) => {}
                 EndpointName::Address(ip) => {
                     endpoints.push(ServiceEndpoint::Address(ForeignEndpoint {
-                        ip: *ip,
+                        ip,
                         zone: known.zone.to_owned(),
                         weight: WEIGHT,
                     }));

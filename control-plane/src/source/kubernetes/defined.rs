@@ -15,6 +15,7 @@ use kube::{Api, Client};
 use tokio::time::sleep;
 
 use super::event::Event;
+use super::hearing::hearing;
 use super::kind::{Defined, Kind};
 use super::watch::{Ended, Told, Trimming, follow_defined};
 
@@ -27,7 +28,7 @@ pub(super) const MISSES: u32 = 2;
 
 /// Why it is not known whether a kind is there.
 #[derive(Debug, thiserror::Error)]
-enum Unknown {
+pub(super) enum Unknown {
     /// The API server did not say.
     #[error("the API server does not say which kinds it has: {0}")]
     Unsaid(#[from] kube::Error),
@@ -69,6 +70,7 @@ pub(super) async fn follow_when_there<T>(
         return;
     };
     let word = kind.word();
+    let heard = hearing(client.clone(), kind, told.progress.clone());
     let mut presence = Presence::default();
     let mut period = PERIOD;
     loop {
@@ -81,7 +83,7 @@ pub(super) async fn follow_when_there<T>(
                 }
                 let gvk = GroupVersionKind::gvk(defined.group, version, word);
                 let resource = ApiResource::from_gvk_with_plural(&gvk, defined.plural);
-                let api = Api::all_with(client.clone(), &resource);
+                let api = Api::all_with(heard.clone(), &resource);
                 match follow_defined(&api, kind, &trimming, &told).await {
                     Ended::Unwanted => return,
                     Ended::NotFound => None,
@@ -145,7 +147,10 @@ fn tell_absent(kind: Kind, defined: Defined) {
 }
 
 /// The version by which the API server has a kind; `None` where it has none that is read.
-async fn version(client: &Client, defined: Defined) -> Result<Option<&'static str>, Unknown> {
+pub(super) async fn version(
+    client: &Client,
+    defined: Defined,
+) -> Result<Option<&'static str>, Unknown> {
     let groups = client.list_api_groups().await?;
     if groups.groups.is_empty() {
         return Err(Unknown::Implausible);
@@ -179,6 +184,6 @@ fn has(resources: &APIResourceList, defined: Defined) -> bool {
         .any(|it| it.name == defined.plural)
 }
 
-fn is_forbidden(error: &Unknown) -> bool {
+pub(super) fn is_forbidden(error: &Unknown) -> bool {
     matches!(error, Unknown::Unsaid(kube::Error::Api(status)) if status.code == 403)
 }

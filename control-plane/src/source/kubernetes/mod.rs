@@ -23,10 +23,12 @@
 mod assemble;
 mod defined;
 mod event;
+mod hearing;
 mod kind;
 mod manifest;
 mod namespace;
 pub mod observed;
+mod once;
 mod pod;
 mod service;
 mod slice;
@@ -53,10 +55,12 @@ use crate::source::progress::Progress;
 use crate::source::tell::tell;
 use defined::follow_when_there;
 use event::{Event, Urgency};
+use hearing::hearing;
 use kind::Kind;
 use manifest::{Grant, HeldRoute, Policy};
 use namespace::Injected;
 use observed::{Observed, Readings};
+pub use once::{OnceError, list_once, settings_of};
 use pod::Pod;
 use service::Service;
 use slice::Slice;
@@ -180,6 +184,7 @@ where
     T: Send + 'static,
 {
     let trimming = Trimming { trim, change };
+    let client = hearing(client, kind, told.progress.clone());
     Box::pin(follow(Api::all(client), kind, trimming, told))
 }
 

@@ -2,12 +2,14 @@
 
 mod convert;
 mod defined;
+mod kinds;
 mod merge;
 mod orders;
 mod policies;
 mod routes;
 mod scale;
 mod server;
+mod watches;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

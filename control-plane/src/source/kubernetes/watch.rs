@@ -107,11 +107,6 @@ where
         let event = match event {
             Ok(mut event) => {
                 see(&mut event);
-                // That it begins is said before the API server is asked.
-                let begins = matches!(event, watcher::Event::Init);
-                if !begins && progress.works(word) {
-                    tracing::info!(kind = word, "the watch works again");
-                }
                 match event {
                     watcher::Event::Init => Event::Restarted,
                     watcher::Event::InitApply(object) => {

@@ -177,7 +177,7 @@ fn ask(model: &Model, kind: Kind, workload: &str) -> Resource {
 }
 
 fn outbound(model: &Model, ip: [u8; 4], port: u32) -> Option<Target> {
-    let ip = ip.to_vec().into();
+    let ip = ip.to_vec();
     match ask(model, Kind::Outbound(OutboundKey { ip, port }), "web-1") {
         Resource::Outbound(outbound) => outbound.target,
         _ => None,

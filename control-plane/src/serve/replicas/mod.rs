@@ -1,0 +1,310 @@
+//! The replicas of a control plane: what each counts, told to the others, and summed.
+//!
+//! * `find`: where the others are.
+//! * `dial`: connections to them; both sides want the control plane's own identity.
+//! * `link`: listening to one of them.
+//! * `exchange`: what they are told.
+//! * `sum`: what was heard, added up.
+//! * `proxies`: who is connected.
+//! * `wire`: what is said, in words of this crate.
+//!
+//! Each replica listens to every other one. Of a workload that is connected to two, as for a moment when
+//! its stream moves, each replica knows from the others' lists which stream is the newest, and leaves
+//! its own out if it is not: it is counted once. A replica whose connection ends counts no more, as its
+//! sidecars are about to come to others; one that is silent counts for 15 s. Without a [`Place`] there is
+//! nobody else, and the sum is what is counted here.
+
+mod dial;
+mod exchange;
+mod find;
+mod link;
+mod proxies;
+mod sum;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use weft_proto::replica::{ProxiesRequest, ProxiesResponse};
+use weft_proto::spiffe::SpiffeId;
+
+pub(super) use self::exchange::Exchange;
+
+use self::dial::Client;
+use self::sum::Table;
+use super::counts::{Counted, Counter, Counts};
+use super::memo::Memo;
+use super::metrics::Metrics;
+use super::streams::Streams;
+use super::tls::peer_identity;
+use crate::identity::Authority;
+use crate::index::Model;
+
+/// Other replicas that are listened to.
+pub const MAX_PEERS: usize = 16;
+/// Between two counts.
+const COUNT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a replica may take to list its sidecars.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Which replica this is, and where the others are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its name, as its pod's.
+    pub name: String,
+    /// The address by which the others know it.
+    pub ip: IpAddr,
+    /// The namespace of the headless service with all replicas.
+    pub namespace: String,
+}
+
+/// One replica's sidecars, or why they are not known.
+pub struct Asked {
+    /// The replica's address; `None` for this one.
+    pub address: Option<SocketAddr>,
+    /// What it said.
+    pub answer: Result<ProxiesResponse, String>,
+}
+
+/// This replica among the others.
+pub struct Replicas {
+    authority: Arc<Authority>,
+    /// The control plane's identity.
+    own: Option<SpiffeId>,
+    models: watch::Receiver<Arc<Model>>,
+    memo: Arc<Memo>,
+    streams: Arc<Streams>,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    place: OnceLock<Place>,
+    counted: watch::Sender<Arc<Counted>>,
+    summed: watch::Sender<Arc<Counts>>,
+    table: Mutex<Table>,
+    /// How to ask the others; an error for those that cannot be.
+    clients: Mutex<HashMap<SocketAddr, Result<Client, String>>>,
+    /// What others count has changed: the sum does.
+    heard: Notify,
+    /// Who is connected to others has changed: the own count may.
+    moved: Notify,
+}
+
+impl Replicas {
+    pub(super) fn new(
+        authority: Arc<Authority>,
+        models: watch::Receiver<Arc<Model>>,
+        memo: Arc<Memo>,
+        streams: Arc<Streams>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            own: own_id(&authority),
+            authority,
+            models,
+            memo,
+            streams,
+            metrics,
+            tasks,
+            shutdown,
+            place: OnceLock::new(),
+            counted: watch::Sender::default(),
+            summed: watch::Sender::default(),
+            table: Mutex::default(),
+            clients: Mutex::default(),
+            heard: Notify::new(),
+            moved: Notify::new(),
+        }
+    }
+
+    /// How many sidecars run which policy, over all replicas.
+    pub fn counts(&self) -> watch::Receiver<Arc<Counts>> {
+        self.summed.subscribe()
+    }
+
+    /// Every replica's sidecars, this one's first; for each other one up to 3 s.
+    pub async fn ask_all(&self) -> Vec<Asked> {
+        let own = Asked {
+            address: None,
+            answer: Ok(self.proxies()),
+        };
+        let mut clients: Vec<_> = {
+            let clients = self.clients.lock();
+            clients.iter().map(|(at, it)| (*at, it.clone())).collect()
+        };
+        clients.sort_by_key(|(address, _)| *address);
+        let asked = clients.into_iter().map(|(address, client)| async move {
+            let answer = match client {
+                Ok(client) => ask(client).await,
+                Err(why) => Err(why),
+            };
+            let address = Some(address);
+            Asked { address, answer }
+        });
+        let others = join_all(asked).await;
+        std::iter::once(own).chain(others).collect()
+    }
+
+    /// Says where this replica is among others; once, before it runs.
+    pub(super) fn take_place(&self, place: Place) {
+        // A second one would be a mistake of this crate, and changes nothing.
+        let _ = self.place.set(place);
+    }
+
+    /// Counts, listens and sums, for as long as it is polled.
+    pub(super) async fn run(self: &Arc<Self>) {
+        tokio::join!(self.count(), self.follow(), self.add_up());
+    }
+
+    fn proxies(&self) -> ProxiesResponse {
+        proxies::list(self.name(), &self.memo, &self.streams)
+    }
+
+    fn name(&self) -> &str {
+        self.place.get().map_or("", |place| &place.name)
+    }
+
+    /// Counts anew when something changed, at most every 500 ms.
+    async fn count(&self) {
+        let mut models = self.models.clone();
+        let mut counter = Counter::default();
+        loop {
+            models.mark_unchanged();
+            let elsewhere = self.table.lock().elsewhere();
+            let standing = self.streams.standing();
+            let is_newer = |id, since| {
+                elsewhere
+                    .get(&id)
+                    .is_some_and(|(other, at)| (*other, &**at) > (since, self.name()))
+            };
+            let counted = counter.count(&self.memo, &standing, is_newer).await;
+            // Who has it need not copy what it is about to change.
+            drop(standing);
+            self.counted.send_if_modified(|known| {
+                let is_new = **known != counted;
+                if is_new {
+                    *known = Arc::new(counted);
+                }
+                is_new
+            });
+            sleep(COUNT_INTERVAL).await;
+            tokio::select! {
+                () = self.streams.changed() => {}
+                Ok(()) = models.changed() => {}
+                () = self.moved.notified() => {}
+            }
+        }
+    }
+
+    /// Keeps a link to each of the others.
+    async fn follow(self: &Arc<Self>) {
+        let Some(place) = self.place.get() else {
+            return;
+        };
+        let mut models = self.models.clone();
+        let mut links: HashMap<SocketAddr, AbortOnDropHandle<()>> = HashMap::new();
+        loop {
+            let model = models.borrow_and_update().clone();
+            let (peers, beyond) = find::peers(&model, place);
+            self.metrics.peers_beyond.set(beyond as f64);
+            let gone = links.extract_if(|peer, _| !peers.contains(peer));
+            for (peer, link) in gone.collect::<Vec<_>>() {
+                drop(link);
+                self.clients.lock().remove(&peer);
+                self.lose(peer, "it is no replica any more");
+            }
+            for peer in peers {
+                let replicas = self.clone();
+                links.entry(peer).or_insert_with(|| {
+                    let link = async move { link::keep(&replicas, peer).await };
+                    AbortOnDropHandle::new(tokio::spawn(link))
+                });
+            }
+            if models.changed().await.is_err() {
+                // The source ends with the process; who is known stays.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Sums anew when a part of it changed.
+    async fn add_up(&self) {
+        let mut models = self.models.clone();
+        let mut counted = self.counted.subscribe();
+        loop {
+            let model = models.borrow_and_update().clone();
+            let own = counted.borrow_and_update().clone();
+            let (sum, peers) = {
+                let table = self.table.lock();
+                let sum = table.sum(&own.counts, |name| model.generation(name));
+                (sum, table.len())
+            };
+            self.metrics.peers.set(peers as f64);
+            self.summed.send_if_modified(|known| {
+                let is_new = **known != sum;
+                if is_new {
+                    *known = Arc::new(sum);
+                }
+                is_new
+            });
+            tokio::select! {
+                Ok(()) = counted.changed() => {}
+                Ok(()) = models.changed() => {}
+                () = self.heard.notified() => {}
+            }
+        }
+    }
+
+    fn hear(&self, peer: SocketAddr, replica: String, counted: Counted) {
+        let is_new = self.table.lock().hear(peer, replica, counted);
+        if is_new {
+            tracing::info!(%peer, "another replica is heard");
+        }
+        self.heard.notify_one();
+        self.moved.notify_one();
+    }
+
+    /// Its counts are no part of the sum any more.
+    fn lose(&self, peer: SocketAddr, why: &str) {
+        if !self.table.lock().forget(peer) {
+            return;
+        }
+        self.metrics.peers_lost.increment(1);
+        tracing::warn!(
+            %peer, why,
+            "another replica is lost; its sidecars are not counted until it is back",
+        );
+        self.heard.notify_one();
+        self.moved.notify_one();
+    }
+}
+
+async fn ask(mut client: Client) -> Result<ProxiesResponse, String> {
+    let request = ProxiesRequest {};
+    match timeout(ASK_TIMEOUT, client.proxies(request)).await {
+        Ok(Ok(answer)) => {
+            let mut answer = answer.into_inner();
+            answer.proxies.truncate(wire::MAX_WORKLOADS);
+            Ok(answer)
+        }
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err(format!("no answer within {} s", ASK_TIMEOUT.as_secs())),
+    }
+}
+
+/// The identity that the control plane certifies itself with.
+fn own_id(authority: &Authority) -> Option<SpiffeId> {
+    let (leaf, _) = authority.issue_own(SystemTime::now()).ok()?;
+    peer_identity(leaf.chain.first()?, authority.trust_domain()).ok()
+}
