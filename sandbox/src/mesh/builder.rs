@@ -232,16 +232,24 @@ impl Builder {
             _dir: dir,
             _slot: slot,
         };
-        for (name, yaml) in &self.manifests {
-            mesh.apply_policy(name, yaml)?;
+        let started = async {
+            for (name, yaml) in &self.manifests {
+                mesh.apply_policy(name, yaml)?;
+            }
+            let mut members = Vec::new();
+            for workload in self.workloads {
+                members.push(mesh.make_member(workload)?);
+            }
+            mesh.within_patience(mesh.bring_up(&members)).await
+        };
+        if let Err(error) = started.await {
+            if self.cluster.is_some()
+                && let Err(error) = mesh.leave_cluster()
+            {
+                tracing::warn!("what the mesh made in the cluster is still there: {error:#}");
+            }
+            return Err(error.context(format!("starting the mesh {}", self.name)));
         }
-        let mut members = Vec::new();
-        for workload in self.workloads {
-            members.push(mesh.make_member(workload)?);
-        }
-        mesh.within_patience(mesh.bring_up(&members))
-            .await
-            .with_context(|| format!("starting the mesh {}", self.name))?;
         Ok(mesh)
     }
 }

@@ -116,7 +116,7 @@ impl Cx {
             None => mesh.leave_cluster(),
         };
         match result {
-            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Ok(()))) => has_its_rights(&mesh)?,
             Ok(Ok(Err(error))) => return Err(error.context(mesh.log_tails())),
             Ok(Err(_)) => anyhow::bail!("not done after {limit:?}\n{}", mesh.log_tails()),
             // The mesh shows its logs itself when it is dropped in a panic.
@@ -154,6 +154,14 @@ impl Cx {
     }
 }
 
+/// The control plane's roles are all that it needs: it was never told that it may not do something.
+fn has_its_rights(mesh: &Mesh) -> anyhow::Result<()> {
+    let log = fs::read_to_string(mesh.dir().join("logs/control-plane.log"))?;
+    let told = log.lines().find(|line| line.contains("forbidden"));
+    anyhow::ensure!(told.is_none(), "{}", told.unwrap_or_default());
+    Ok(())
+}
+
 /// The API server for tests, on a thread of its own: what waits for its answer may do so in any way.
 pub(crate) struct Server {
     pub(crate) api: ApiServer,
@@ -168,6 +176,7 @@ impl Server {
             .enable_all()
             .build()?;
         let api = runtime.spawn(ApiServer::start()).await??;
+        api.enforce_roles();
         Ok(Self {
             api,
             runtime: Some(runtime),

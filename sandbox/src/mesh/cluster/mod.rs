@@ -4,6 +4,8 @@
 //! through their status; services get the addresses that the server chooses; a pod that is told to end
 //! stays, with its deletion's time, until its processes have ended.
 //!
+//! The control plane is its service account, with the roles that it prints and no others.
+//!
 //! Every mesh has namespaces of its own, also for its control plane, so that several may share a
 //! cluster one after the other, or at once where they look at nothing that is the whole cluster's.
 
@@ -17,9 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequestSpec};
 use k8s_openapi::api::core::v1 as core;
-use kube::api::{DeleteParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use parking_lot::Mutex;
@@ -43,8 +44,6 @@ type Key = (String, String);
 const PREFIX: &str = "weft-";
 /// Letters and digits that make a name nobody else's.
 const SUFFIX: usize = 6;
-/// Seconds that a sidecar's token lasts; an API server allows no less than 600.
-const TOKEN_SECONDS: i64 = 3600;
 
 /// A name that nobody else in a cluster has, for namespaces and what is not in one.
 pub fn unique(name: &str) -> String {
@@ -63,6 +62,8 @@ pub(super) struct Cluster {
     dir: PathBuf,
     control_plane: ControlPlane,
     namespaces: BTreeSet<String>,
+    /// What the control plane may do in the whole cluster.
+    roles: Vec<Manifest>,
     known: Mutex<Known>,
     manifests: Mutex<BTreeMap<String, Vec<Manifest>>>,
 }
@@ -87,14 +88,13 @@ impl Cluster {
     ) -> anyhow::Result<Self> {
         let background = Background::start()?;
         let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-        let (relay, inside) = Relay::start(kubeconfig.clone(), control_plane, background.handle())?;
-        let file = dir.join("kubeconfig");
-        write_atomically(&file, serde_json::to_string(&inside)?)?;
+        let (relay, mut inside) =
+            Relay::start(kubeconfig.clone(), control_plane, background.handle())?;
         let of_control_plane = unique(&format!("{mesh}-control"));
         let own = of_control_plane.clone();
         namespaces.insert(namespace.clone());
         let meshed = namespaces.clone();
-        let writer = background.wait(async move {
+        let (writer, roles, token) = background.wait(async move {
             let options = KubeConfigOptions::default();
             let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
             let writer = Writer {
@@ -106,11 +106,26 @@ impl Cluster {
                 let labels = json!({names::INJECT_LABEL: names::INJECT_ENABLED});
                 writer.make_namespace(namespace, labels).await?;
             }
-            Ok(writer)
+            let roles = writer.make_roles(&own).await?;
+            let account = (own, names::CONTROL_PLANE_SERVICE_ACCOUNT.to_owned());
+            let token = writer.token(&account, TokenRequestSpec::default()).await?;
+            Ok((writer, roles, token))
         })?;
+        let user = json!([{"name": "control-plane", "user": {"token": token}}]);
+        inside.auth_infos = serde_json::from_value(user)?;
+        for context in inside
+            .contexts
+            .iter_mut()
+            .filter_map(|named| named.context.as_mut())
+        {
+            context.user = Some("control-plane".to_owned());
+        }
+        let file = dir.join("kubeconfig");
+        write_atomically(&file, serde_json::to_string(&inside)?)?;
         Ok(Self {
             background,
             writer,
+            roles,
             relay,
             dir: dir.to_owned(),
             control_plane: ControlPlane {
@@ -148,8 +163,8 @@ impl Cluster {
         let manifests = self.manifests.lock().remove(name);
         let manifests = manifests.with_context(|| format!("no manifest {name} was applied"))?;
         let removed = self.background.wait(async move {
-            for Manifest { api, name } in manifests {
-                api.delete(&name, &DeleteParams::default()).await?;
+            for manifest in manifests {
+                manifest.remove().await?;
             }
             Ok(())
         });
@@ -207,31 +222,20 @@ impl Cluster {
     pub(super) fn token(&self, member: &Member) -> anyhow::Result<String> {
         let key = (member.namespace.clone(), member.spec.name.clone());
         let uid = self.known.lock().pods.get(&key).cloned();
-        let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: vec![names::cluster::TOKEN_AUDIENCE.to_owned()],
-                bound_object_ref: Some(BoundObjectReference {
-                    api_version: Some("v1".to_owned()),
-                    kind: Some("Pod".to_owned()),
-                    name: Some(key.1.clone()),
-                    uid,
-                }),
-                expiration_seconds: Some(TOKEN_SECONDS),
-            },
-            ..TokenRequest::default()
+        let spec = TokenRequestSpec {
+            audiences: vec![names::cluster::TOKEN_AUDIENCE.to_owned()],
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(key.1),
+                uid,
+            }),
+            expiration_seconds: None,
         };
-        let account = member.spec.service_account.clone();
-        let accounts: Api<core::ServiceAccount> =
-            Api::namespaced(self.writer.client.clone(), &key.0);
-        let granted = self.background.wait(async move {
-            let params = PostParams::default();
-            Ok(accounts
-                .create_token_request(&account, &params, &request)
-                .await?)
-        });
-        let granted = granted.with_context(|| format!("a token for {}", key.1))?;
-        let status = granted.status.context("a token request without answer")?;
-        Ok(status.token)
+        let account = (key.0, member.spec.service_account.clone());
+        let writer = self.writer.clone();
+        self.background
+            .wait(async move { writer.token(&account, spec).await })
     }
 
     /// What kubelet would mount: a copy of the ConfigMap with the roots, which the control plane makes.
@@ -269,13 +273,16 @@ impl Cluster {
         &self.control_plane.namespace
     }
 
-    /// Removes every namespace that was made, with what is in it.
+    /// Removes every namespace and role that was made, with what is in it.
     pub(super) fn leave(&self) -> anyhow::Result<()> {
         let pods: Vec<_> = self.known.lock().pods.keys().cloned().collect();
         let namespaces = self.namespaces.clone();
         let own = self.control_plane.namespace.clone();
-        let writer = self.writer.clone();
+        let (writer, roles) = (self.writer.clone(), self.roles.clone());
         self.background.wait(async move {
+            for role in roles {
+                role.remove().await?;
+            }
             for key in pods {
                 writer.end_pod(&key).await?;
             }

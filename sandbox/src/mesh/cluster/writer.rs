@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use anyhow::Context as _;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -13,10 +14,14 @@ use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use weft_control_plane::cluster::rbac;
+use weft_proto::names;
 
 use super::Key;
 use super::objects::{self, Desired};
 
+/// Seconds that a token lasts, longer than any test; an API server allows no less than 600.
+const TOKEN_SECONDS: i64 = 3600;
 /// How often something is written again that somebody else wrote in between.
 const TRIES: usize = 16;
 
@@ -36,6 +41,14 @@ pub(super) struct Known {
 pub(super) struct Manifest {
     pub(super) api: Api<DynamicObject>,
     pub(super) name: String,
+}
+
+impl Manifest {
+    /// Deletes the object; that it has gone is as good.
+    pub(super) async fn remove(&self) -> anyhow::Result<()> {
+        let deleted = self.api.delete(&self.name, &DeleteParams::default()).await;
+        unless(404, deleted.map(|_| ()))
+    }
 }
 
 #[derive(Clone)]
@@ -59,6 +72,47 @@ impl Writer {
         // Its controller makes it too, a little later.
         let key = (name.to_owned(), "default".to_owned());
         self.make_account(&key).await
+    }
+
+    /// The control plane's account, and the roles that it asks for: those of the whole cluster, by names
+    /// of their own.
+    pub(super) async fn make_roles(&self, namespace: &str) -> anyhow::Result<Vec<Manifest>> {
+        let account = names::CONTROL_PLANE_SERVICE_ACCOUNT.to_owned();
+        self.make_account(&(namespace.to_owned(), account)).await?;
+        let mut everywhere = Vec::new();
+        for mut manifest in rbac::manifests(namespace) {
+            let is_everywhere = manifest["metadata"]["namespace"].is_null();
+            if is_everywhere {
+                manifest["metadata"]["name"] = namespace.into();
+            }
+            if manifest["roleRef"]["kind"] == "ClusterRole" {
+                manifest["roleRef"]["name"] = namespace.into();
+            }
+            let made = self.apply(manifest).await?;
+            everywhere.extend(is_everywhere.then_some(made));
+        }
+        Ok(everywhere)
+    }
+
+    /// A token of an account.
+    pub(super) async fn token(
+        &self,
+        (namespace, account): &Key,
+        mut spec: TokenRequestSpec,
+    ) -> anyhow::Result<String> {
+        spec.expiration_seconds = Some(TOKEN_SECONDS);
+        let request = TokenRequest {
+            spec,
+            ..TokenRequest::default()
+        };
+        let accounts: Api<core::ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams::default();
+        let granted = accounts.create_token_request(account, &params, &request);
+        let granted = granted
+            .await
+            .with_context(|| format!("a token for {namespace}/{account}"))?;
+        let status = granted.status.context("a token request without answer")?;
+        Ok(status.token)
     }
 
     async fn make_account(&self, key: &Key) -> anyhow::Result<()> {
