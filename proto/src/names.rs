@@ -80,6 +80,24 @@ pub mod headers {
     pub const FALLBACK: &str = "x-weft-fallback";
     /// Request id, made where missing.
     pub const REQUEST_ID: &str = "x-request-id";
+    /// Headers that no route may touch, beside those of [`PREFIX`]: they concern the connection, the
+    /// message's length, or its host.
+    pub const UNTOUCHABLE: [&str; 14] = [
+        "connection",
+        "content-length",
+        "expect",
+        "grpc-timeout",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
 }
 
 /// Environment variables of the processes.

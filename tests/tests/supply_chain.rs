@@ -1,9 +1,11 @@
-//! What Weft is built from: every licence permissive, nothing banned in the tree.
+//! What Weft is built from: every licence permissive, nothing banned in the tree, and test doubles that
+//! stay small.
 //!
 //! Licences come from `cargo metadata`; what is really built comes from `cargo tree`, because a
 //! lock file also names optional crates that no feature turns on.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 /// Licences that a dependency may be under.
@@ -34,6 +36,33 @@ const BANNED: [&str; 6] = [
     "serde_yaml",
     "rustables",
 ];
+
+/// Lines of the API server for tests, with everything: beyond that it would be a Kubernetes, whose faults
+/// nobody tests.
+const API_SERVER_LINES: usize = 2_500;
+
+#[test]
+fn the_api_server_for_tests_stays_a_double() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/apiserver");
+    let mut folders = vec![folder];
+    let (mut files, mut lines) = (0, 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files += 1;
+                lines += std::fs::read_to_string(path).unwrap().lines().count();
+            }
+        }
+    }
+    assert!(files > 5, "the folder is the right one");
+    assert!(
+        lines <= API_SERVER_LINES,
+        "the API server for tests has {lines} lines"
+    );
+}
 
 #[test]
 fn every_licence_is_permissive() {

@@ -1,5 +1,8 @@
 //! Manifests as routes, or what is wrong with them.
 
+mod filters;
+mod matches;
+
 use std::collections::HashSet;
 
 use serde::Deserialize;
@@ -7,17 +10,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weft_proto::pattern::Pattern;
 
-use super::filters::{HeaderEdits, Mirror, PathEdit, Redirect, Rewrite};
-use super::raw::{
-    Manifest, RawBackend, RawEdits, RawFilter, RawGrpcMatch, RawGrpcMethod, RawHeader,
-    RawHttpMatch, RawMirror, RawNamed, RawParent, RawPath, RawPathEdit, RawPathType, RawRedirect,
-    RawReference, RawRetry, RawRule, RawType,
-};
+use super::filters::HeaderEdits;
+use super::raw::{Manifest, RawBackend, RawParent, RawReference, RawRetry, RawRule};
 use super::{
-    BackendRef, ParentRef, Route, RouteBackend, RouteKind, RouteMatch, RoutePath, RouteQuery,
-    RouteRetry, RouteRule, is_core,
+    BackendRef, ParentRef, Route, RouteBackend, RouteKind, RouteMatch, RoutePath, RouteRetry,
+    RouteRule, is_core,
 };
-use crate::policy::{HeaderMatch, HeaderMatchType, Metadata, Violation};
+use crate::policy::{Metadata, Violation};
 
 // The bounds of the API's own schema.
 const MAX_PARENTS: usize = 32;
@@ -29,23 +28,6 @@ const MAX_WEIGHT: u32 = 1_000_000;
 const MAX_ATTEMPTS: u32 = 10;
 /// Statuses that a redirect may have.
 const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
-/// Headers that no filter may touch: they concern the connection, the message's length, or its host.
-const UNTOUCHABLE: [&str; 14] = [
-    "connection",
-    "content-length",
-    "grpc-timeout",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "expect",
-];
 
 impl Route {
     /// Reads a manifest of this kind.
@@ -157,7 +139,7 @@ impl Reader {
         if raw.matches.is_empty() {
             rule.matches.push(match self.kind {
                 RouteKind::Http => RouteMatch::default(),
-                RouteKind::Grpc => every_grpc(),
+                RouteKind::Grpc => matches::every_grpc(),
             });
         }
         for (at, filter) in raw.filters.into_iter().enumerate() {
@@ -202,286 +184,6 @@ impl Reader {
             let why = "ReplacePrefixMatch needs matches of type PathPrefix";
             self.refuse(&format!("{place}.filters"), why);
         }
-    }
-
-    fn http_match(&mut self, place: &str, written: &Value) -> Option<RouteMatch> {
-        let raw: RawHttpMatch = self.typed(place, written)?;
-        let path = match raw.path {
-            None => RoutePath::default(),
-            Some(path) => self.path(&format!("{place}.path"), path),
-        };
-        let query = self.once(&format!("{place}.queryParams"), raw.query_params, false);
-        Some(RouteMatch {
-            path,
-            method: raw.method,
-            headers: self.headers(place, raw.headers),
-            query: query
-                .into_iter()
-                .map(|param| RouteQuery {
-                    name: param.name,
-                    value: param.value,
-                    regex: param.kind == RawType::RegularExpression,
-                })
-                .collect(),
-        })
-    }
-
-    fn path(&mut self, place: &str, path: RawPath) -> RoutePath {
-        let value = path.value;
-        if let RawPathType::RegularExpression = path.kind {
-            self.pattern(place, &value);
-            return RoutePath::Regex(value);
-        }
-        if !value.starts_with('/') {
-            self.refuse(&format!("{place}.value"), "it must begin with /");
-        }
-        match path.kind {
-            RawPathType::Exact => RoutePath::Exact(value),
-            _ => RoutePath::Prefix(value),
-        }
-    }
-
-    fn grpc_match(&mut self, place: &str, written: &Value) -> Option<RouteMatch> {
-        let raw: RawGrpcMatch = self.typed(place, written)?;
-        let mut entry = every_grpc();
-        if let Some(RawGrpcMethod {
-            kind,
-            service,
-            method,
-        }) = raw.method
-        {
-            let place = format!("{place}.method");
-            let regex = kind == RawType::RegularExpression;
-            for part in [&service, &method].into_iter().flatten() {
-                if regex {
-                    self.pattern(&place, part);
-                } else if part.is_empty() || part.contains(['/', ' ']) {
-                    self.refuse(&place, "not the name of a gRPC service or method");
-                }
-            }
-            if service.is_none() && method.is_none() {
-                self.refuse(&place, "service or method is required");
-            }
-            entry.path = RoutePath::Grpc {
-                service,
-                method,
-                regex,
-            };
-        }
-        entry.headers = self.headers(place, raw.headers);
-        Some(entry)
-    }
-
-    fn headers(&mut self, place: &str, headers: Vec<RawNamed>) -> Vec<HeaderMatch> {
-        let place = format!("{place}.headers");
-        let headers = self.once(&place, headers, true);
-        let headers = headers.into_iter();
-        headers
-            .map(|header| {
-                self.header_name(&place, &header.name);
-                self.header_value(&place, &header.value);
-                HeaderMatch {
-                    name: header.name,
-                    kind: match header.kind {
-                        RawType::Exact => HeaderMatchType::Exact,
-                        RawType::RegularExpression => HeaderMatchType::RegularExpression,
-                    },
-                    value: Some(header.value),
-                }
-            })
-            .collect()
-    }
-
-    /// Of several entries of one name, the first: the others have to be ignored.
-    fn once(&mut self, place: &str, entries: Vec<RawNamed>, any_case: bool) -> Vec<RawNamed> {
-        let mut names = HashSet::new();
-        let mut kept = Vec::with_capacity(entries.len());
-        for entry in entries {
-            if entry.name.is_empty() {
-                self.refuse(place, "an entry without a name");
-            }
-            if entry.kind == RawType::RegularExpression {
-                self.pattern(place, &entry.value);
-            }
-            let name = if any_case {
-                entry.name.to_ascii_lowercase()
-            } else {
-                entry.name.clone()
-            };
-            if names.insert(name) {
-                kept.push(entry);
-            }
-        }
-        kept
-    }
-
-    fn filter(&mut self, place: &str, filter: RawFilter, namespace: &str, rule: &mut RouteRule) {
-        let mut missing = false;
-        match (&*filter.kind, self.kind) {
-            ("RequestHeaderModifier", _) => match filter.request_header_modifier {
-                Some(edits) if rule.filters.request_headers.is_empty() => {
-                    rule.filters.request_headers = self.edits(place, edits);
-                }
-                given => missing = self.twice_or_missing(place, given.is_some()),
-            },
-            ("ResponseHeaderModifier", _) => match filter.response_header_modifier {
-                Some(edits) if rule.filters.response_headers.is_empty() => {
-                    rule.filters.response_headers = self.edits(place, edits);
-                }
-                given => missing = self.twice_or_missing(place, given.is_some()),
-            },
-            ("RequestRedirect", RouteKind::Http) => match filter.request_redirect {
-                Some(redirect) if rule.filters.redirect.is_none() => {
-                    rule.filters.redirect = Some(self.redirect(place, redirect));
-                }
-                given => missing = self.twice_or_missing(place, given.is_some()),
-            },
-            ("URLRewrite", RouteKind::Http) => match filter.url_rewrite {
-                Some(rewrite) if rule.filters.rewrite.is_none() => {
-                    rule.filters.rewrite = Some(Rewrite {
-                        hostname: self.hostname(place, rewrite.hostname),
-                        path: rewrite.path.and_then(|path| self.path_edit(place, path)),
-                    });
-                }
-                given => missing = self.twice_or_missing(place, given.is_some()),
-            },
-            ("RequestMirror", _) => match filter.request_mirror {
-                Some(mirror) if rule.filters.mirror.is_none() => {
-                    rule.filters.mirror = self.mirror(place, mirror, namespace, rule);
-                }
-                Some(_) => rule
-                    .unsupported
-                    .push(format!("{place}: a second RequestMirror")),
-                None => missing = true,
-            },
-            (kind, _) => rule.unsupported.push(format!("{place}: filter {kind}")),
-        }
-        if missing {
-            self.refuse(place, "what belongs to its type is missing");
-        }
-    }
-
-    /// Whether the content of a filter is missing; else the filter is there twice, which is refused.
-    fn twice_or_missing(&mut self, place: &str, given: bool) -> bool {
-        if given {
-            self.refuse(place, "a rule has at most one filter of this type");
-        }
-        !given
-    }
-
-    fn edits(&mut self, place: &str, edits: RawEdits) -> HeaderEdits {
-        let mut read = |headers: Vec<RawHeader>| {
-            let headers = headers.into_iter();
-            headers
-                .map(|header| {
-                    self.editable(place, &header.name);
-                    self.header_value(place, &header.value);
-                    (header.name.to_ascii_lowercase(), header.value)
-                })
-                .collect()
-        };
-        let (set, add) = (read(edits.set), read(edits.add));
-        let remove = edits.remove.into_iter();
-        HeaderEdits {
-            set,
-            add,
-            remove: remove
-                .map(|name| {
-                    self.editable(place, &name);
-                    name.to_ascii_lowercase()
-                })
-                .collect(),
-        }
-    }
-
-    fn redirect(&mut self, place: &str, redirect: RawRedirect) -> Redirect {
-        let place = format!("{place}.requestRedirect");
-        if let Some(scheme) = &redirect.scheme
-            && !matches!(&**scheme, "http" | "https")
-        {
-            self.refuse(&format!("{place}.scheme"), "neither http nor https");
-        }
-        if redirect.port == Some(0) {
-            self.refuse(&format!("{place}.port"), "not from 1 to 65535");
-        }
-        let status = redirect.status_code.unwrap_or(302);
-        if !REDIRECTS.contains(&status) {
-            let why = "not one of 301, 302, 303, 307 and 308";
-            self.refuse(&format!("{place}.statusCode"), why);
-        }
-        Redirect {
-            scheme: redirect.scheme,
-            hostname: self.hostname(&place, redirect.hostname),
-            path: redirect.path.and_then(|path| self.path_edit(&place, path)),
-            port: redirect.port,
-            status,
-        }
-    }
-
-    fn path_edit(&mut self, place: &str, path: RawPathEdit) -> Option<PathEdit> {
-        let place = format!("{place}.path");
-        let edit = match (
-            &*path.kind,
-            path.replace_full_path,
-            path.replace_prefix_match,
-        ) {
-            ("ReplaceFullPath", Some(full), None) => PathEdit::Full(full),
-            ("ReplacePrefixMatch", None, Some(prefix)) => PathEdit::Prefix(prefix),
-            _ => {
-                self.refuse(&place, "its type and what is given do not fit");
-                return None;
-            }
-        };
-        let (PathEdit::Full(text) | PathEdit::Prefix(text)) = &edit;
-        if !is_path(text) {
-            self.refuse(&place, "not a path");
-        }
-        Some(edit)
-    }
-
-    fn hostname(&mut self, place: &str, hostname: Option<String>) -> Option<String> {
-        let hostname = hostname.filter(|name| !name.is_empty())?;
-        let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
-        if hostname.len() > 253 || !hostname.bytes().all(letters) {
-            self.refuse(&format!("{place}.hostname"), "not a host name");
-        }
-        Some(hostname)
-    }
-
-    fn mirror(
-        &mut self,
-        place: &str,
-        mirror: RawMirror,
-        namespace: &str,
-        rule: &mut RouteRule,
-    ) -> Option<Mirror> {
-        let place = format!("{place}.requestMirror");
-        let reference = self.reference(&place, mirror.backend_ref, namespace);
-        let percent = match (mirror.percent, mirror.fraction) {
-            (Some(_), Some(_)) => {
-                self.refuse(&place, "percent and fraction exclude each other");
-                return None;
-            }
-            (percent, None) => percent.unwrap_or(100),
-            (None, Some(fraction)) => {
-                let denominator = fraction.denominator.unwrap_or(100);
-                let hundredfold = u64::from(fraction.numerator) * 100;
-                if denominator == 0 || fraction.numerator > denominator {
-                    self.refuse(&format!("{place}.fraction"), "not from 0 to 1");
-                    return None;
-                }
-                if hundredfold % u64::from(denominator) != 0 {
-                    let what = format!("{place}.fraction: not a whole number of percent");
-                    rule.unsupported.push(what);
-                    return None;
-                }
-                (hundredfold / u64::from(denominator)) as u32
-            }
-        };
-        if percent > 100 {
-            self.refuse(&format!("{place}.percent"), "over 100");
-        }
-        Some(Mirror { reference, percent })
     }
 
     fn backend(&mut self, place: &str, raw: RawBackend, namespace: &str) -> RouteBackend {
@@ -552,16 +254,6 @@ impl Reader {
         }
     }
 
-    fn editable(&mut self, place: &str, name: &str) {
-        self.header_name(place, name);
-        let name = name.to_ascii_lowercase();
-        let ours = name.starts_with(weft_proto::names::headers::PREFIX);
-        if ours || UNTOUCHABLE.contains(&&*name) {
-            let why = format!("{name} is not for filters to change");
-            self.refuse(place, &why);
-        }
-    }
-
     fn header_name(&mut self, place: &str, name: &str) {
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         if name.is_empty() || name.len() > 256 || !name.bytes().all(is_token) {
@@ -619,17 +311,6 @@ fn parent(written: &Value, raw: RawParent, namespace: &str) -> Option<ParentRef>
         port: raw.port,
         section_name: raw.section_name,
     })
-}
-
-fn every_grpc() -> RouteMatch {
-    RouteMatch {
-        path: RoutePath::Grpc {
-            service: None,
-            method: None,
-            regex: false,
-        },
-        ..RouteMatch::default()
-    }
 }
 
 /// Whether a text can stand in a URL's path: visible ASCII that neither ends it nor is no part of it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::echo::{EchoRequest, EchoResponse, echo_server};
@@ -12,6 +13,9 @@ use super::server::Shared;
 
 /// Bytes that ClientStream collects.
 const MAX_COLLECTED: usize = 64 * 1024 * 1024;
+
+/// Header of an answer to Unary: the headers that the server saw, as JSON, name and value of each in order.
+pub const SEEN: &str = "x-app-seen";
 
 type Answers = Pin<Box<dyn Stream<Item = Result<EchoResponse, Status>> + Send>>;
 
@@ -32,9 +36,12 @@ impl echo_server::Echo for Echo {
     type BidiStream = Answers;
 
     async fn unary(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
-        Ok(Response::new(
-            answer(&self.app, request.get_ref(), 0).await?,
-        ))
+        let seen = headers_of(request.metadata());
+        let mut response = Response::new(answer(&self.app, request.get_ref(), 0).await?);
+        if let Ok(seen) = seen.parse() {
+            response.metadata_mut().insert(SEEN, seen);
+        }
+        Ok(response)
     }
 
     async fn server_stream(
@@ -86,6 +93,15 @@ impl echo_server::Echo for Echo {
             });
         Ok(Response::new(Box::pin(answers)))
     }
+}
+
+fn headers_of(metadata: &MetadataMap) -> String {
+    let headers = metadata.clone().into_headers();
+    let headers = headers.iter().map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        (name.to_string(), value)
+    });
+    serde_json::json!(headers.collect::<Vec<_>>()).to_string()
 }
 
 async fn answer(

@@ -32,6 +32,7 @@ use clap::Parser;
 
 pub use behavior::{Behavior, Failure};
 pub use control::Control;
+pub use grpc::SEEN;
 pub use server::App;
 pub use stats::{Stats, body_hash};
 

@@ -8,16 +8,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::selectors::{Selector, texts};
+use super::json::{covers, entries, text, texts, written};
+use super::selectors::Selector;
 use super::store::Store;
-use super::time;
 
 /// For whom tokens are that name nobody.
 const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc";
 
 /// Who may do everything.
 pub(super) const MASTERS: &str = "system:masters";
-const AUTHENTICATED: &str = "system:authenticated";
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
 /// Somebody who was recognised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,13 +28,13 @@ pub struct User {
     /// Groups, with `system:authenticated`.
     pub groups: Vec<String>,
     uid: String,
-    extra: BTreeMap<String, Vec<String>>,
+    extra: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl User {
     /// Somebody in these groups, beside `system:authenticated`.
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        let groups = groups.iter().copied().chain([AUTHENTICATED]);
+        let groups = groups.iter().copied().chain(["system:authenticated"]);
         Self {
             name: name.to_owned(),
             groups: groups.map(str::to_owned).collect(),
@@ -53,16 +54,28 @@ impl User {
         Self::new(&name, &["system:serviceaccounts", &groups])
     }
 
-    fn info(&self) -> Value {
-        json!({"username": self.name, "uid": self.uid, "groups": self.groups, "extra": self.extra})
+    /// Namespace and name of the account, if it is one.
+    fn account(&self) -> Option<(&str, &str)> {
+        let name = self.name.strip_prefix("system:serviceaccount:")?;
+        name.split_once(':')
     }
 
-    fn of_review(spec: &Value) -> Self {
-        Self {
-            name: spec["user"].as_str().unwrap_or_default().to_owned(),
-            groups: texts(&spec["groups"]),
-            ..Self::default()
-        }
+    /// The same, in a pod of this name and uid.
+    pub(super) fn of_pod(mut self, (name, uid): (&str, &str)) -> Self {
+        self.extra = [
+            (POD_NAME, vec![name.to_owned()]),
+            (POD_UID, vec![uid.to_owned()]),
+        ]
+        .into();
+        self
+    }
+
+    pub(super) fn is_master(&self) -> bool {
+        self.groups.iter().any(|group| group == MASTERS)
+    }
+
+    fn info(&self) -> Value {
+        json!({"username": self.name, "uid": self.uid, "groups": self.groups, "extra": self.extra})
     }
 }
 
@@ -72,202 +85,145 @@ pub(super) struct Token {
     user: User,
     audiences: Vec<String>,
     ends: SystemTime,
-    /// Namespace and name of the account, and of the pod, with their uids.
-    account: Option<(String, String)>,
-    pod: Option<(String, String, String)>,
 }
 
-/// Makes a token for somebody, and knows it from then on.
-pub(super) fn mint(
-    store: &mut Store,
-    user: User,
-    audiences: &[String],
-    lifetime: Duration,
-    account: Option<(&str, &str)>,
-    pod: Option<(&str, &str)>,
-) -> String {
-    let ends = SystemTime::now() + lifetime;
-    let audiences = match audiences {
-        [] => vec![DEFAULT_AUDIENCE.to_owned()],
-        some => some.to_vec(),
-    };
-    let seconds = ends
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let claims = json!({"sub": user.name, "aud": audiences, "exp": seconds});
-    let encoded = |text: &str| URL_SAFE_NO_PAD.encode(text);
-    let text = format!(
-        "{}.{}.{:032x}",
-        encoded(r#"{"alg":"none"}"#),
-        encoded(&claims.to_string()),
-        fastrand::u128(..)
-    );
-    let mut token = Token {
-        user,
-        audiences,
-        ends,
-        account: account.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
-        pod: None,
-    };
-    if let (Some((namespace, _)), Some((name, uid))) = (account, pod) {
-        let extra = [("pod-name", name), ("pod-uid", uid)];
-        token.user.extra = extra
-            .map(|(key, value)| {
-                let key = format!("authentication.kubernetes.io/{key}");
-                (key, vec![value.to_owned()])
-            })
-            .into();
-        token.pod = Some((namespace.to_owned(), name.to_owned(), uid.to_owned()));
+impl Token {
+    pub(super) fn new(user: User, mut audiences: Vec<String>, lifetime: Duration) -> Self {
+        if audiences.is_empty() {
+            audiences.push(DEFAULT_AUDIENCE.to_owned());
+        }
+        let ends = SystemTime::now() + lifetime;
+        Self {
+            user,
+            audiences,
+            ends,
+        }
     }
-    store.tokens.insert(text.clone(), token);
-    text
+
+    /// Gives it out: from now on the store knows the text.
+    pub(super) fn mint(self, store: &mut Store) -> String {
+        let ends = self.ends.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let claims = json!({"sub": self.user.name, "aud": self.audiences, "exp": ends.as_secs()});
+        let [header, claims] =
+            [json!({"alg": "none"}), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        let minted = format!("{header}.{claims}.{:032x}", fastrand::u128(..));
+        store.tokens.insert(minted.clone(), self);
+        minted
+    }
 }
 
 /// The user of a token, and for which of these audiences it is.
 pub(super) fn recognise(
     store: &Store,
-    text: &str,
+    token: &str,
     audiences: &[String],
 ) -> Result<(User, Vec<String>), &'static str> {
-    let token = store.tokens.get(text).ok_or("invalid bearer token")?;
+    let token = store.tokens.get(token).ok_or("invalid bearer token")?;
     if token.ends <= SystemTime::now() {
         return Err("token has expired");
     }
-    let default = [DEFAULT_AUDIENCE.to_owned()];
-    let asked = if audiences.is_empty() {
-        &default
-    } else {
-        audiences
-    };
-    let common = asked.iter().filter(|asked| token.audiences.contains(asked));
-    let common: Vec<String> = common.cloned().collect();
-    if common.is_empty() {
+    let default = &[DEFAULT_AUDIENCE.to_owned()][..];
+    let asked = [audiences, default][usize::from(audiences.is_empty())].iter();
+    let audiences = asked
+        .filter(|asked| token.audiences.contains(asked))
+        .cloned();
+    let audiences: Vec<String> = audiences.collect();
+    if audiences.is_empty() {
         return Err("token audiences are not valid for the target");
     }
     let mut user = token.user.clone();
-    if let Some((namespace, name)) = &token.account {
-        let account = store.object("serviceaccounts", namespace, name);
-        let account = account.ok_or("service account has been deleted")?;
-        let uid = account["metadata"]["uid"].as_str();
-        user.uid = uid.map(str::to_owned).unwrap_or_default();
+    if let Some((namespace, account)) = user.account() {
+        let found = store.object(("serviceaccounts", namespace, account));
+        let found = found.ok_or("service account has been deleted")?;
+        user.uid = text(&found["metadata"]["uid"]).to_owned();
     }
-    if let Some((namespace, name, uid)) = &token.pod {
-        let pod = store.object("pods", namespace, name);
-        if pod.is_none_or(|pod| pod["metadata"]["uid"] != *uid) {
+    if let (Some(name), Some(uid)) = (user.extra.get(POD_NAME), user.extra.get(POD_UID)) {
+        let (namespace, _) = user.account().unwrap_or_default();
+        let pod = store.object(("pods", namespace, &name[0]));
+        if pod.is_none_or(|pod| pod["metadata"]["uid"] != uid[0]) {
             return Err("pod has been deleted");
         }
     }
-    Ok((user, common))
+    Ok((user, audiences))
 }
 
-/// What somebody wants to do.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt<'a> {
-    pub(super) verb: &'a str,
-    pub(super) group: &'a str,
-    /// With the subresource, as `pods/status`.
-    pub(super) resource: &'a str,
-    /// Empty: of the whole cluster.
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
-}
-
-impl Attempt<'_> {
-    pub(super) fn refusal(&self, user: &User) -> Failure {
-        let Self {
-            verb,
-            group,
-            resource,
-            namespace,
-            name,
-        } = self;
-        let (resource_alone, _) = resource.split_once('/').unwrap_or((resource, ""));
-        let id = super::kinds::id(group, resource_alone);
-        let named = if name.is_empty() {
-            String::new()
-        } else {
-            format!(" {name:?}")
-        };
-        let place = match *namespace {
-            "" => "at the cluster scope".to_owned(),
-            namespace => format!("in the namespace {namespace:?}"),
-        };
-        let message = format!(
-            "{id}{named} is forbidden: User {:?} cannot {verb} resource {resource:?} in API group \
-             {group:?} {place}",
-            user.name
-        );
-        Failure::new(403, message)
-    }
-}
-
-/// Whether the roles allow it.
-pub(super) fn may(store: &Store, user: &User, attempt: Attempt<'_>) -> bool {
-    let own = [
-        "selfsubjectaccessreviews",
-        "selfsubjectrulesreviews",
-        "selfsubjectreviews",
-    ];
-    if own.contains(&attempt.resource) || user.groups.iter().any(|group| group == MASTERS) {
-        return true;
-    }
-    let covers = |list: &Value, value: &str| {
-        let list = texts(list);
-        list.iter()
-            .any(|allowed| allowed == "*" || allowed == value)
+/// Why somebody may not do something, as attributes of a review name it.
+pub(super) fn forbidden(user: &User, attributes: &Value) -> Failure {
+    let part = |name: &str| text(&attributes[name]);
+    let (group, resource, verb) = (part("group"), resource(attributes), part("verb"));
+    let id = super::kinds::id(group, part("resource"));
+    let place = match part("namespace") {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {namespace:?}"),
     };
-    rules_of(store, user, attempt.namespace).iter().any(|rule| {
-        covers(&rule["verbs"], attempt.verb)
-            && covers(&rule["apiGroups"], attempt.group)
-            && covers(&rule["resources"], attempt.resource)
-            && (rule["resourceNames"].as_array().is_none_or(Vec::is_empty)
-                || covers(&rule["resourceNames"], attempt.name))
-    })
+    let name = &user.name;
+    let message = format!(
+        "{id} is forbidden: User {name:?} cannot {verb} resource {resource:?} in API group \
+         {group:?} {place}"
+    );
+    Failure::new(403, message)
+}
+
+/// As rules name it: `pods`, or `pods/status`.
+pub(super) fn resource(attributes: &Value) -> String {
+    let resource = text(&attributes["resource"]);
+    match text(&attributes["subresource"]) {
+        "" => resource.to_owned(),
+        sub => format!("{resource}/{sub}"),
+    }
+}
+
+/// Whether the roles allow what attributes of a review name.
+pub(super) fn may(store: &Store, user: &User, attributes: &Value) -> bool {
+    let part = |name: &str| text(&attributes[name]);
+    let rules = rules_of(store, user, part("namespace"));
+    let mut rules = rules.iter().filter(|rule| {
+        let names = &rule["resourceNames"];
+        covers(&rule["verbs"], part("verb"))
+            && covers(&rule["apiGroups"], part("group"))
+            && covers(&rule["resources"], &resource(attributes))
+            && (entries(names).next().is_none() || covers(names, part("name")))
+    });
+    // Everybody may ask about themselves.
+    user.is_master() || part("resource").starts_with("selfsubject") || rules.next().is_some()
 }
 
 /// The rules that hold for somebody in a namespace.
 fn rules_of(store: &Store, user: &User, namespace: &str) -> Vec<Value> {
     const GROUP: &str = "rbac.authorization.k8s.io";
-    let everywhere = store.all(&format!("clusterrolebindings.{GROUP}"), "");
-    let here = match namespace {
-        "" => Vec::new(),
-        namespace => store.all(&format!("rolebindings.{GROUP}"), namespace),
-    };
-    let mut rules = Vec::new();
-    for binding in everywhere.iter().chain(&here) {
-        let of = &binding["metadata"]["namespace"];
-        let subjects = binding["subjects"].as_array().into_iter().flatten();
-        let mut subjects = subjects.filter_map(|subject| {
-            let name = subject["name"].as_str()?;
-            Some(match subject["kind"].as_str()? {
+    let mut bindings = store.all(&format!("clusterrolebindings.{GROUP}"), "");
+    if !namespace.is_empty() {
+        bindings.extend(store.all(&format!("rolebindings.{GROUP}"), namespace));
+    }
+    bindings.retain(|binding| {
+        entries(&binding["subjects"]).any(|subject| {
+            let name = text(&subject["name"]);
+            match text(&subject["kind"]) {
                 "Group" => user.groups.iter().any(|group| group == name),
                 "ServiceAccount" => {
-                    let namespace = subject["namespace"].as_str().or(of.as_str())?;
+                    let here = text(&binding["metadata"]["namespace"]);
+                    let namespace = subject["namespace"].as_str().unwrap_or(here);
                     user.name == format!("system:serviceaccount:{namespace}:{name}")
                 }
                 _ => user.name == name,
-            })
-        });
-        if !subjects.any(|is_meant| is_meant) {
-            continue;
-        }
-        let name = binding["roleRef"]["name"].as_str().unwrap_or_default();
-        let role = if binding["roleRef"]["kind"] == "ClusterRole" {
-            store.object(&format!("clusterroles.{GROUP}"), "", name)
-        } else {
-            store.object(&format!("roles.{GROUP}"), namespace, name)
+            }
+        })
+    });
+    let mut rules = Vec::new();
+    for reference in bindings.iter().map(|binding| &binding["roleRef"]) {
+        let name = text(&reference["name"]);
+        let role = match text(&reference["kind"]) {
+            "ClusterRole" => store.object((&format!("clusterroles.{GROUP}"), "", name)),
+            _ => store.object((&format!("roles.{GROUP}"), namespace, name)),
         };
-        let Some(role) = role else {
-            continue;
-        };
-        rules.extend(role["rules"].as_array().into_iter().flatten().cloned());
-        let aggregated = role["aggregationRule"]["clusterRoleSelectors"].as_array();
-        for selector in aggregated.into_iter().flatten().map(Selector::of_object) {
-            for role in store.all(&format!("clusterroles.{GROUP}"), "") {
-                if selector.selects(&role) {
-                    rules.extend(role["rules"].as_array().into_iter().flatten().cloned());
-                }
+        let Some(role) = role else { continue };
+        rules.extend(entries(&role["rules"]).cloned());
+        let aggregated = entries(&role["aggregationRule"]["clusterRoleSelectors"]);
+        for selector in aggregated.map(Selector::of_object) {
+            let mut parts = store.all(&format!("clusterroles.{GROUP}"), "");
+            parts.retain(|role| selector.selects(role));
+            for part in parts {
+                rules.extend(entries(&part["rules"]).cloned());
             }
         }
     }
@@ -275,94 +231,68 @@ fn rules_of(store: &Store, user: &User, namespace: &str) -> Vec<Value> {
 }
 
 /// Answers a question: the object with its status.
-pub(super) fn answer(store: &Store, user: &User, plural: &str, mut question: Value) -> Value {
-    let spec = question["spec"].clone();
-    let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
-    question["status"] = match plural {
+pub(super) fn answer(store: &Store, user: &User, plural: &str, question: &Value) -> Value {
+    let spec = &question["spec"];
+    let about = &spec["resourceAttributes"];
+    let status = match plural {
         "tokenreviews" => {
-            match recognise(store, &text(&spec, "token"), &texts(&spec["audiences"])) {
-                Ok((user, audiences)) => json!({
-                    "authenticated": true, "user": user.info(), "audiences": audiences,
-                }),
-                Err(error) => json!({"user": {}, "error": error}),
-            }
+            let found = recognise(store, text(&spec["token"]), &texts(&spec["audiences"]));
+            let found = found.map(|(user, audiences)| {
+                json!({"authenticated": true, "user": user.info(), "audiences": audiences})
+            });
+            found.unwrap_or_else(|error| json!({"user": {}, "error": error}))
         }
-        "selfsubjectreviews" => json!({"userInfo": user.info()}),
         "selfsubjectrulesreviews" => {
-            let namespace = text(&spec, "namespace");
-            let all = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]);
-            let rules = if user.groups.iter().any(|group| group == MASTERS) {
-                all
-            } else {
-                let rules = rules_of(store, user, &namespace).into_iter();
-                rules.filter(|rule| !rule["resources"].is_null()).collect()
-            };
+            let mut rules = rules_of(store, user, text(&spec["namespace"]));
+            rules.retain(|rule| !rule["resources"].is_null());
+            if user.is_master() {
+                rules = vec![json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})];
+            }
             json!({"resourceRules": rules, "nonResourceRules": [], "incomplete": false})
         }
         _ => {
-            let asking = match plural {
-                "selfsubjectaccessreviews" => user.clone(),
-                _ => User::of_review(&spec),
-            };
-            let about = &spec["resourceAttributes"];
-            let part = |name: &str| about[name].as_str().unwrap_or_default();
-            let resource = match part("subresource") {
-                "" => part("resource").to_owned(),
-                sub => format!("{}/{sub}", part("resource")),
-            };
-            let attempt = Attempt {
-                verb: part("verb"),
-                group: part("group"),
-                resource: &resource,
-                namespace: part("namespace"),
-                name: part("name"),
-            };
-            json!({"allowed": about.is_object() && may(store, &asking, attempt)})
+            let mut asking = user.clone();
+            if plural == "subjectaccessreviews" {
+                asking.name = text(&spec["user"]).to_owned();
+                asking.groups = texts(&spec["groups"]);
+            }
+            json!({"allowed": about.is_object() && may(store, &asking, about)})
         }
     };
-    question
+    let mut answer = question.clone();
+    answer["status"] = status;
+    answer
 }
 
 /// Answers a request for a token of a service account.
 pub(super) fn token_request(
     store: &mut Store,
-    namespace: &str,
-    name: &str,
-    mut request: Value,
+    (namespace, account): (&str, &str),
+    request: &Value,
 ) -> Result<Value, Failure> {
-    if store.object("serviceaccounts", namespace, name).is_none() {
-        return Err(Failure::not_found("serviceaccounts", name));
-    }
+    let known = store.object(("serviceaccounts", namespace, account));
+    known.ok_or_else(|| Failure::not_found("serviceaccounts", account))?;
     let spec = &request["spec"];
     let lifetime = Duration::from_secs(spec["expirationSeconds"].as_u64().unwrap_or(3600));
+    let mut user = User::service_account(namespace, account);
     let bound = &spec["boundObjectRef"];
-    let pod = if bound["kind"] == "Pod" {
-        let pod_name = bound["name"].as_str().unwrap_or_default();
-        let pod = store.object("pods", namespace, pod_name);
-        let pod = pod.ok_or_else(|| Failure::not_found("pods", pod_name))?;
-        let uid = pod["metadata"]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+    if bound["kind"] == "Pod" {
+        let name = text(&bound["name"]);
+        let pod = store.object(("pods", namespace, name));
+        let pod = pod.ok_or_else(|| Failure::not_found("pods", name))?;
+        let uid = text(&pod["metadata"]["uid"]);
         if bound["uid"].as_str().is_some_and(|asked| asked != uid) {
-            let why = "the UID in the bound object reference does not match the UID in record";
-            return Err(Failure::conflict("pods", pod_name, why));
+            return Err(Failure::conflict(
+                "pods",
+                name,
+                "it has another UID than the reference",
+            ));
         }
-        Some((pod_name.to_owned(), uid))
-    } else {
-        None
-    };
-    let token = mint(
-        store,
-        User::service_account(namespace, name),
-        &texts(&spec["audiences"]),
-        lifetime,
-        Some((namespace, name)),
-        pod.as_ref()
-            .map(|(name, uid)| (name.as_str(), uid.as_str())),
-    );
-    request["status"] = json!({
-        "token": token, "expirationTimestamp": time::written(SystemTime::now() + lifetime),
-    });
-    Ok(request)
+        user = user.of_pod((name, uid));
+    }
+    let token = Token::new(user, texts(&spec["audiences"]), lifetime);
+    let ends = written(token.ends);
+    let mut answer = request.clone();
+    answer["status"] = json!({"token": token.mint(store), "expirationTimestamp": ends});
+    Ok(answer)
 }

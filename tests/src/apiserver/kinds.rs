@@ -6,19 +6,24 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use weft_control_plane::policy::Definition;
 
-use super::failure::Failure;
-use super::selectors::texts;
+use super::json::{entries, fill, text, texts};
 
-/// One resource, in all of its versions.
+/// One resource, in one version.
 #[derive(Debug)]
 pub(super) struct Resource {
     pub(super) group: String,
+    pub(super) version: String,
     pub(super) plural: String,
     pub(super) kind: String,
     pub(super) names: Value,
     pub(super) namespaced: bool,
-    pub(super) versions: Vec<Version>,
+    /// Whether its status is written apart.
+    pub(super) has_status: bool,
     pub(super) sort: Sort,
+    /// Of custom resources: how objects are judged.
+    pub(super) definition: Option<Definition>,
+    /// Of custom resources, as it was given: it says which lists are maps.
+    pub(super) schema: Value,
 }
 
 /// Where a resource comes from, which decides what is done to its objects.
@@ -34,266 +39,176 @@ pub(super) enum Sort {
     Question,
 }
 
-/// One version of a resource.
-#[derive(Debug)]
-pub(super) struct Version {
-    pub(super) name: String,
-    /// Whether its status is written apart.
-    pub(super) status: bool,
-    /// Of custom resources.
-    pub(super) definition: Option<Definition>,
-    /// Of custom resources, as it was given: it says which lists are maps.
-    pub(super) schema: Value,
-}
-
 impl Resource {
     /// As `pods` or `leases.coordination.k8s.io`.
     pub(super) fn id(&self) -> String {
         id(&self.group, &self.plural)
     }
 
-    pub(super) fn api_version(&self, version: &str) -> String {
-        group_version(&self.group, version)
-    }
-
-    pub(super) fn version(&self, name: &str) -> Option<&Version> {
-        self.versions.iter().find(|version| version.name == name)
+    pub(super) fn api_version(&self) -> String {
+        let slash = if self.group.is_empty() { "" } else { "/" };
+        format!("{}{slash}{}", self.group, self.version)
     }
 
     pub(super) fn has_generation(&self) -> bool {
         matches!(self.sort, Sort::Counted | Sort::Custom)
     }
 
-    /// Reads a definition.
-    fn custom(crd: &Value) -> Result<Self, String> {
+    /// Reads a definition, in each version that it serves, or says what is wrong with it.
+    pub(super) fn custom(crd: &Value) -> Result<Vec<Self>, String> {
         let spec = &crd["spec"];
-        let text = |value: &Value, name: &str| match value[name].as_str() {
-            Some(text) if !text.is_empty() => Ok(text.to_owned()),
-            _ => Err(format!("{name} is required")),
+        let served = entries(&spec["versions"]).filter(|version| version["served"] == true);
+        let read = served.map(|served| Self::read(spec, served, Sort::Custom));
+        let read = read.collect::<Result<Vec<_>, _>>()?;
+        if read.iter().any(|read| crd["metadata"]["name"] != read.id()) || read.is_empty() {
+            return Err("metadata.name must be PLURAL.GROUP, of a served version".to_owned());
+        }
+        Ok(read)
+    }
+
+    /// Reads a line of [`BUILT_IN`].
+    fn built_in(line: &str) -> Self {
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().unwrap_or_default();
+        let [api_version, kind, plural, short, flags] = std::array::from_fn(|_| word());
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let short: Vec<_> = short.split(',').filter(|name| *name != "-").collect();
+        let status = if flags.contains('s') {
+            json!({})
+        } else {
+            Value::Null
         };
-        let (group, names) = (text(spec, "group")?, &spec["names"]);
-        let plural = text(names, "plural")?;
-        if crd["metadata"]["name"] != id(&group, &plural) {
-            return Err(format!("metadata.name must be {}", id(&group, &plural)));
-        }
-        let versions = spec["versions"].as_array().into_iter().flatten();
-        let versions = versions.filter(|version| version["served"] == true);
-        let versions = versions.map(|version| {
-            let schema = &version["schema"]["openAPIV3Schema"];
-            Ok(Version {
-                name: text(version, "name")?,
-                status: !version["subresources"]["status"].is_null(),
-                definition: Some(Definition::new(schema)?),
-                schema: schema.clone(),
-            })
+        let spec = json!({
+            "group": group, "scope": if flags.contains('n') { "Namespaced" } else { "Cluster" },
+            "names": {"plural": plural, "kind": kind, "shortNames": short},
         });
-        let kind = text(names, "kind")?;
-        let mut names = names.clone();
-        for (name, value) in [
-            ("singular", kind.to_lowercase()),
-            ("listKind", format!("{kind}List")),
-        ] {
-            if names[name].is_null() {
-                names[name] = value.into();
-            }
-        }
+        let version = json!({"name": version, "subresources": {"status": status}});
+        let sort = match (flags.contains('q'), flags.contains('g')) {
+            (true, _) => Sort::Question,
+            (_, true) => Sort::Counted,
+            _ => Sort::Plain,
+        };
+        Self::read(&spec, &version, sort).expect("the table holds what is required")
+    }
+
+    fn read(spec: &Value, version: &Value, sort: Sort) -> Result<Self, String> {
+        let required = |value: &Value, name: &str| {
+            let found = value[name].as_str().map(str::to_owned);
+            found.ok_or_else(|| format!("{name} is required"))
+        };
+        let schema = &version["schema"]["openAPIV3Schema"];
+        let is_custom = sort == Sort::Custom;
+        let mut names = spec["names"].clone();
+        let kind = required(&names, "kind")?;
+        let derived = json!({"singular": kind.to_lowercase(), "listKind": format!("{kind}List")});
+        fill(&mut names, &derived);
         Ok(Self {
-            group,
-            plural,
+            group: required(spec, "group")?,
+            version: required(version, "name")?,
+            plural: required(&names, "plural")?,
             kind,
             names,
             namespaced: spec["scope"] == "Namespaced",
-            versions: versions.collect::<Result<_, String>>()?,
-            sort: Sort::Custom,
+            has_status: !version["subresources"]["status"].is_null(),
+            sort,
+            definition: is_custom.then(|| Definition::new(schema)).transpose()?,
+            schema: schema.clone(),
         })
     }
 
-    fn described(&self, version: &Version) -> Vec<Value> {
-        let verbs: &[&str] = match self.sort {
-            Sort::Question => &["create"],
-            _ => &[
-                "create",
-                "delete",
-                "deletecollection",
-                "get",
-                "list",
-                "patch",
-                "update",
-                "watch",
-            ],
-        };
-        let mut all = vec![json!({
-            "name": self.plural, "singularName": self.names["singular"], "kind": self.kind,
-            "namespaced": self.namespaced, "verbs": verbs,
-            "shortNames": texts(&self.names["shortNames"]),
-            "categories": texts(&self.names["categories"]),
-        })];
-        let mut more = |sub: &str, kind: &str, verbs: &[&str]| {
-            all.push(json!({
-                "name": format!("{}/{sub}", self.plural), "singularName": "", "kind": kind,
-                "namespaced": self.namespaced, "verbs": verbs,
-            }));
-        };
-        if version.status {
-            more("status", &self.kind, &["get", "patch", "update"]);
+    /// As discovery tells it, with its subresources.
+    fn described(&self) -> Vec<Value> {
+        let all = "create delete deletecollection get list patch update watch";
+        let is_question = self.sort == Sort::Question;
+        let mut parts = vec![("", &*self.kind, if is_question { "create" } else { all })];
+        if self.has_status {
+            parts.push(("/status", &self.kind, "get patch update"));
         }
         if self.plural == "serviceaccounts" {
-            more("token", "TokenRequest", &["create"]);
+            parts.push(("/token", "TokenRequest", "create"));
         }
-        all
+        let described = parts.into_iter().map(|(sub, kind, verbs)| {
+            let names = [&self.names, &Value::Null][usize::from(!sub.is_empty())];
+            json!({
+                "name": format!("{}{sub}", self.plural), "singularName": text(&names["singular"]),
+                "shortNames": texts(&names["shortNames"]), "categories": texts(&names["categories"]),
+                "kind": kind, "namespaced": self.namespaced,
+                "verbs": verbs.split(' ').collect::<Vec<_>>(),
+            })
+        });
+        described.collect()
     }
 }
 
-/// Every resource, by [`Resource::id`].
-#[derive(Debug)]
-pub(super) struct Kinds(BTreeMap<String, Arc<Resource>>);
+/// Every resource, by [`Resource::id`] and version.
+#[derive(Debug, Default)]
+pub(super) struct Kinds(pub(super) BTreeMap<String, Arc<Resource>>);
 
 impl Kinds {
     pub(super) fn new() -> Self {
-        let resources = BUILT_IN.lines().filter(|line| !line.trim().is_empty());
-        let resources = resources.map(|line| {
-            let mut words = line.split_whitespace();
-            let mut word = || words.next().unwrap_or_default();
-            let (api_version, kind, plural, short, flags) =
-                (word(), word(), word(), word(), word());
-            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-            let short: Vec<&str> = short.split(',').filter(|name| *name != "-").collect();
-            let resource = Resource {
-                group: group.to_owned(),
-                plural: plural.to_owned(),
-                kind: kind.to_owned(),
-                names: json!({
-                    "singular": kind.to_lowercase(), "listKind": format!("{kind}List"),
-                    "shortNames": short,
-                }),
-                namespaced: flags.contains('n'),
-                versions: vec![Version {
-                    name: version.to_owned(),
-                    status: flags.contains('s'),
-                    definition: None,
-                    schema: Value::Null,
-                }],
-                sort: match flags {
-                    flags if flags.contains('q') => Sort::Question,
-                    flags if flags.contains('g') => Sort::Counted,
-                    _ => Sort::Plain,
-                },
-            };
-            (resource.id(), Arc::new(resource))
-        });
-        Self(resources.collect())
+        let resources = BUILT_IN.trim().lines().map(Resource::built_in);
+        let mut kinds = Self::default();
+        kinds.add(resources);
+        kinds
     }
 
-    pub(super) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        let found = self.0.get(&id(group, plural))?;
-        found.version(version).map(|_| Arc::clone(found))
-    }
-
-    /// By what a manifest says of itself.
-    pub(super) fn of_manifest(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let mut all = self.0.values();
-        let found = all.find(|resource| {
-            resource.group == group && resource.kind == kind && resource.version(version).is_some()
-        });
-        found.cloned()
-    }
-
-    /// Reads a definition, and says what is wrong with it.
-    pub(super) fn read_definition(crd: &Value) -> Result<Resource, Failure> {
-        let name = crd["metadata"]["name"].as_str().unwrap_or_default();
-        Resource::custom(crd).map_err(|why| {
-            let wrong = [("spec".to_owned(), why)];
-            Failure::invalid(
-                "CustomResourceDefinition",
-                "apiextensions.k8s.io",
-                name,
-                &wrong,
-            )
-        })
-    }
-
-    pub(super) fn define(&mut self, resource: Resource) {
-        self.0.insert(resource.id(), Arc::new(resource));
-    }
-
-    pub(super) fn forget(&mut self, id: &str) {
+    pub(super) fn add(&mut self, resources: impl IntoIterator<Item = Resource>) {
+        let resources = resources.into_iter();
+        let key = |resource: &Resource| format!("{}/{}", resource.id(), resource.version);
         self.0
-            .retain(|known, resource| known != id || resource.sort != Sort::Custom);
+            .extend(resources.map(|resource| (key(&resource), Arc::new(resource))));
     }
 
     /// Discovery and the pages beside it. None for what is not there.
     pub(super) fn page(&self, path: &[&str]) -> Option<Value> {
         match path {
             ["version"] => Some(json!({
-                "major": "1", "minor": "33", "gitVersion": "v1.33.0", "gitCommit": "",
-                "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-                "compiler": "", "platform": "linux/amd64",
+                "major": "1", "minor": "33", "gitVersion": "v1.33.0", "platform": "linux/amd64",
             })),
+            ["healthz" | "livez" | "readyz"] => Some("ok".into()),
             ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"]})),
             ["api", "v1"] => Some(self.resources("", "v1")),
             ["apis"] => {
-                let groups = self.0.values().map(|resource| resource.group.as_str());
-                let groups: BTreeSet<&str> = groups.filter(|group| !group.is_empty()).collect();
-                let groups: Vec<_> = groups.into_iter().map(|group| self.group(group)).collect();
+                let groups: BTreeSet<&str> = self.0.values().map(|one| &*one.group).collect();
+                let groups = groups.into_iter().filter(|group| !group.is_empty());
+                let groups: Vec<_> = groups.filter_map(|group| self.group(group)).collect();
                 Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
             }
-            ["apis", group] => {
-                let known = self.0.values().any(|resource| resource.group == *group);
-                known.then(|| self.group(group))
-            }
-            ["apis", group, version] => {
-                let known = self.versions(group).contains(version);
-                known.then(|| self.resources(group, version))
-            }
+            ["apis", group] => self.group(group),
+            ["apis", group, version] => self.group(group).map(|_| self.resources(group, version)),
             _ => None,
         }
     }
 
-    fn versions(&self, group: &str) -> BTreeSet<&str> {
+    /// A group with its versions, the first of which is `v1` where it has that.
+    fn group(&self, group: &str) -> Option<Value> {
         let resources = self.0.values().filter(|resource| resource.group == group);
-        let versions = resources.flat_map(|resource| &resource.versions);
-        versions.map(|version| version.name.as_str()).collect()
-    }
-
-    fn group(&self, group: &str) -> Value {
-        let versions = self.versions(group).into_iter();
-        let versions: Vec<_> = versions
-            .map(|version| json!({"groupVersion": group_version(group, version), "version": version}))
-            .collect();
-        json!({
-            "kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": versions,
-            // `v1` sorts before `v1alpha1` and `v1beta1`.
-            "preferredVersion": versions.first(),
-        })
+        let versions: BTreeSet<&str> = resources.map(|one| &*one.version).collect();
+        let described =
+            |version| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+        let versions: Vec<_> = versions.into_iter().map(described).collect();
+        Some(json!({
+            "kind": "APIGroup", "apiVersion": "v1", "name": group,
+            "preferredVersion": versions.first()?, "versions": versions,
+        }))
     }
 
     fn resources(&self, group: &str, version: &str) -> Value {
-        let here = self.0.values().filter(|resource| resource.group == group);
-        let here = here.filter_map(|resource| Some((resource, resource.version(version)?)));
-        let described = here.flat_map(|(resource, version)| resource.described(version));
+        let is_here = |one: &&Arc<Resource>| one.group == group && one.version == version;
+        let here = self.0.values().filter(is_here);
+        let described: Vec<_> = here.flat_map(|resource| resource.described()).collect();
+        let slash = if group.is_empty() { "" } else { "/" };
         json!({
             "kind": "APIResourceList", "apiVersion": "v1",
-            "groupVersion": group_version(group, version),
-            "resources": described.collect::<Vec<_>>(),
+            "groupVersion": format!("{group}{slash}{version}"), "resources": described,
         })
     }
 }
 
+/// As [`Resource::id`], of a plural with or without a subresource.
 pub(super) fn id(group: &str, plural: &str) -> String {
-    if group.is_empty() {
-        plural.to_owned()
-    } else {
-        format!("{plural}.{group}")
-    }
-}
-
-fn group_version(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    }
+    let dot = if group.is_empty() { "" } else { "." };
+    format!("{plural}{dot}{group}")
 }
 
 /// API version, kind, plural, short names, and flags: `n`amespaced, has a `s`tatus, has a `g`eneration,
@@ -303,7 +218,6 @@ v1 Namespace namespaces ns s
 v1 Node nodes no s
 v1 Pod pods po ns
 v1 Service services svc ns
-v1 Endpoints endpoints ep n
 v1 Secret secrets - n
 v1 ConfigMap configmaps cm n
 v1 ServiceAccount serviceaccounts sa n
@@ -313,22 +227,15 @@ discovery.k8s.io/v1 EndpointSlice endpointslices - n
 coordination.k8s.io/v1 Lease leases - n
 apps/v1 Deployment deployments deploy nsg
 apps/v1 ReplicaSet replicasets rs nsg
-apps/v1 StatefulSet statefulsets sts nsg
-apps/v1 DaemonSet daemonsets ds nsg
-batch/v1 Job jobs - nsg
-batch/v1 CronJob cronjobs cj nsg
 policy/v1 PodDisruptionBudget poddisruptionbudgets pdb nsg
 admissionregistration.k8s.io/v1 MutatingWebhookConfiguration mutatingwebhookconfigurations - g
-admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration validatingwebhookconfigurations - g
 apiextensions.k8s.io/v1 CustomResourceDefinition customresourcedefinitions crd,crds sg
 rbac.authorization.k8s.io/v1 Role roles - n
 rbac.authorization.k8s.io/v1 RoleBinding rolebindings - n
 rbac.authorization.k8s.io/v1 ClusterRole clusterroles - -
 rbac.authorization.k8s.io/v1 ClusterRoleBinding clusterrolebindings - -
 authentication.k8s.io/v1 TokenReview tokenreviews - q
-authentication.k8s.io/v1 SelfSubjectReview selfsubjectreviews - q
 authorization.k8s.io/v1 SubjectAccessReview subjectaccessreviews - q
-authorization.k8s.io/v1 LocalSubjectAccessReview localsubjectaccessreviews - nq
 authorization.k8s.io/v1 SelfSubjectAccessReview selfsubjectaccessreviews - q
 authorization.k8s.io/v1 SelfSubjectRulesReview selfsubjectrulesreviews - q
 ";

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use serde_json::Value;
-use tokio::net::TcpListener;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::access::{self, Attempt, MASTERS, User};
+use super::access::{self, User};
 use super::failure::Failure;
 use super::kinds::Sort;
-use super::verbs::{self, Call, Reply};
-use super::{Outage, Seen, Shared, tls, watch};
+use super::verbs::{self, Body, Call, Reply};
+use super::{Outage, Seen, Shared};
 
 /// The longest body of a request.
 const MAX_BODY: usize = 3 << 20;
@@ -31,8 +31,6 @@ const MAX_SEEN: usize = 65_536;
 /// How long to wait before listening or accepting is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
-
 /// Listens, and again after every outage, until it is aborted; then nobody is connected any more.
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -40,203 +38,112 @@ pub(super) async fn run(
     at: SocketAddr,
     tls: TlsAcceptor,
 ) {
-    let mut changed = shared.changed.subscribe();
-    let mut listener = Some(listener);
+    let mut listener = Ok(listener);
+    loop {
+        match &listener {
+            Ok(listener) => tokio::select! {
+                () = accept(&shared, listener, &tls) => {}
+                () = shared.until(Outage::Away, true) => {}
+            },
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+        // Not to listen is to refuse.
+        drop(listener);
+        shared.until(Outage::Away, false).await;
+        listener = super::listen(at);
+    }
+}
+
+/// Serves whoever comes. When this ends, so do they.
+async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tls: &TlsAcceptor) {
     let mut connections = JoinSet::new();
     loop {
-        changed.mark_unchanged();
-        let is_away = shared.store.lock().outage == Outage::Away;
-        if is_away {
-            listener = None;
-            connections.shutdown().await;
-            // Whoever changes something wakes this up.
-            let _ = changed.changed().await;
-            continue;
-        }
-        let Some(listening) = &listener else {
-            match (shared.network.listen)(at) {
-                Ok(again) => listener = Some(again),
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-            continue;
-        };
         tokio::select! {
-            accepted = listening.accept() => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let (shared, tls) = (Arc::clone(&shared), tls.clone());
-                    connections.spawn(async move {
-                        let _ = stream.set_nodelay(true);
-                        if let Ok(stream) = tls.accept(stream).await {
-                            connection(shared, stream).await;
-                        }
-                    });
+                    connections.spawn(connection(Arc::clone(shared), tls.clone(), stream));
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
-            _ = changed.changed() => {}
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn connection(
-    shared: Arc<Shared>,
-    stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
-) {
-    let (_, session) = stream.get_ref();
-    let known = session
-        .peer_certificates()
-        .and_then(|chain| tls::user(chain.first()?));
+async fn connection(shared: Arc<Shared>, tls: TlsAcceptor, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let Ok(stream) = tls.accept(stream).await else {
+        return;
+    };
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        let (shared, known) = (Arc::clone(&shared), known.clone());
-        async move { Ok::<_, Infallible>(answer(&shared, known, request).await) }
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(answer(&shared, request).await) }
     });
     let server = auto::Builder::new(TokioExecutor::new());
     // A client that goes away in the middle is no news.
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(
-    shared: &Arc<Shared>,
-    known: Option<User>,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    shared.until_awake().await;
+async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+    shared.until(Outage::Hang, false).await;
     let (parts, body) = request.into_parts();
     let answered = async {
         let body = Limited::new(body, MAX_BODY).collect().await;
-        let body = body
-            .map_err(|error| Failure::bad(error.to_string()))?
-            .to_bytes();
-        let user = identify(shared, known, &parts.headers)?;
-        let asked = Asked {
-            method: &parts.method,
-            path: parts.uri.path(),
-            query: parts.uri.query().unwrap_or_default(),
-            accept: text(&parts.headers, header::ACCEPT),
-            content_type: text(&parts.headers, header::CONTENT_TYPE),
-        };
-        route(shared, user, &asked, &body).await
+        let body = body.map_err(|error| Failure::bad(error.to_string()))?;
+        let token = header(&parts.headers, AUTHORIZATION).strip_prefix("Bearer ");
+        let user = access::recognise(&shared.store.lock(), token.unwrap_or_default(), &[]);
+        let (user, _) = user.map_err(|_| Failure::new(401, "Unauthorized"))?;
+        route(shared, user, Request::from_parts(parts, body.to_bytes())).await
     };
     let answered = answered.await;
-    shared.until_awake().await;
-    let response = match answered {
-        Ok(Answer::Reply(Reply::Object {
-            code,
-            object,
-            warnings,
-        })) => {
-            let mut response = json(code, &object);
-            for warning in warnings {
-                let warning = format!("299 - \"{}\"", warning.replace('"', "\\\""));
-                if let Ok(value) = warning.parse() {
-                    response.headers_mut().append(header::WARNING, value);
-                }
-            }
-            return response;
+    shared.until(Outage::Hang, false).await;
+    let answered = answered.unwrap_or_else(|Failure(code, status)| Reply::Object(code, status));
+    let (code, kind, body) = match answered {
+        Reply::Body(kind, body) => (200, kind, body),
+        Reply::Object(code, object) => {
+            let body = Full::new(Bytes::from(object.to_string())).boxed_unsync();
+            (code, "application/json", body)
         }
-        Ok(Answer::Reply(Reply::Watch(wanted))) => {
-            let body = StreamBody::new(watch::start(shared, wanted));
-            let json = "application/json";
-            (
-                Response::builder().header(header::CONTENT_TYPE, json),
-                body.boxed_unsync(),
-            )
-        }
-        Ok(Answer::Page(kind, page)) => (
-            Response::builder().header(header::CONTENT_TYPE, kind),
-            Full::new(page).boxed_unsync(),
-        ),
-        Err(failure) => return json(failure.code, &failure.status()),
     };
-    let (builder, body) = response;
-    builder.body(body).expect("these headers are good")
+    let response = Response::builder().status(code).header(CONTENT_TYPE, kind);
+    let response = response.body(body);
+    response.expect("codes and types are of this server's own choice")
 }
 
-fn json(code: u16, value: &Value) -> Response<Body> {
-    let body = Full::new(Bytes::from(value.to_string())).boxed_unsync();
-    let response = Response::builder()
-        .status(code)
-        .header(header::CONTENT_TYPE, "application/json");
-    response
-        .body(body)
-        .expect("codes are of this server's own choice")
-}
-
-fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
+fn header(headers: &HeaderMap, name: HeaderName) -> &str {
     let value = headers.get(name).and_then(|value| value.to_str().ok());
     value.unwrap_or_default()
-}
-
-/// Who asks: by token, else by certificate.
-fn identify(shared: &Shared, known: Option<User>, headers: &HeaderMap) -> Result<User, Failure> {
-    let unknown = || Failure::new(401, "Unauthorized");
-    match text(headers, header::AUTHORIZATION).strip_prefix("Bearer ") {
-        Some(token) => match access::recognise(&shared.store.lock(), token, &[]) {
-            Ok((user, _)) => Ok(user),
-            Err(_) => Err(unknown()),
-        },
-        None => known.ok_or_else(unknown),
-    }
-}
-
-/// A request without its body.
-pub(super) struct Asked<'a> {
-    pub(super) method: &'a Method,
-    pub(super) path: &'a str,
-    pub(super) query: &'a str,
-    pub(super) accept: &'a str,
-    pub(super) content_type: &'a str,
-}
-
-pub(super) enum Answer {
-    Reply(Reply),
-    /// A page of this type that is no object.
-    Page(&'static str, Bytes),
 }
 
 /// Finds out what is asked for, and does it.
 pub(super) async fn route(
     shared: &Arc<Shared>,
     user: User,
-    asked: &Asked<'_>,
-    body: &[u8],
-) -> Result<Answer, Failure> {
-    let path: Vec<&str> = asked
-        .path
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .collect();
-    if *asked.method == Method::GET {
-        match path.as_slice() {
-            ["healthz" | "livez" | "readyz"] => return Ok(Answer::Page("text/plain", "ok".into())),
-            // No schemas: clients take it that nothing can be said about an object beforehand.
-            ["openapi", "v2"] if asked.accept.contains("protobuf") => {
-                let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-                return Ok(Answer::Page(kind, Bytes::new()));
-            }
-            _ => {}
+    request: Request<Bytes>,
+) -> Result<Reply, Failure> {
+    let path = request.uri().path().trim_matches('/');
+    let path: Vec<&str> = path.split('/').collect();
+    if request.method() == Method::GET {
+        // No schemas: clients take it that nothing can be said about an object beforehand.
+        let accepts = header(request.headers(), ACCEPT);
+        if path == ["openapi", "v2"] && accepts.contains("protobuf") {
+            let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+            return Ok(Reply::Body(kind, Full::default().boxed_unsync()));
         }
         if let Some(object) = shared.store.lock().kinds.page(&path) {
-            let (code, warnings) = (200, Vec::new());
-            return Ok(Answer::Reply(Reply::Object {
-                code,
-                object,
-                warnings,
-            }));
+            return Ok(Reply::Object(200, object));
         }
     }
-    let call = call(shared, user, asked, &path, body)?;
+    let call = call(shared, user, &request, &path)?;
     shared.store.lock().allow(&call)?;
-    verbs::serve(shared, call).await.map(Answer::Reply)
+    verbs::serve(shared, call).await
 }
 
 fn call(
     shared: &Shared,
     user: User,
-    asked: &Asked<'_>,
+    request: &Request<Bytes>,
     path: &[&str],
-    body: &[u8],
 ) -> Result<Call, Failure> {
     let (group, version, rest) = match path {
         ["api", version, rest @ ..] => ("", *version, rest),
@@ -244,9 +151,8 @@ fn call(
         _ => return Err(Failure::no_such_path()),
     };
     let (namespace, rest) = match rest {
-        ["namespaces", namespace, rest @ ..] if !matches!(rest, [] | ["status"]) => {
-            (*namespace, rest)
-        }
+        rest @ (["namespaces", _] | ["namespaces", _, "status"]) => ("", rest),
+        ["namespaces", namespace, rest @ ..] => (*namespace, rest),
         rest => ("", rest),
     };
     let (plural, name, sub) = match rest {
@@ -255,7 +161,8 @@ fn call(
         [plural, name, sub] => (*plural, *name, *sub),
         _ => return Err(Failure::no_such_path()),
     };
-    let resource = shared.store.lock().kinds.find(group, version, plural);
+    let key = format!("{}/{version}", super::kinds::id(group, plural));
+    let resource = shared.store.lock().kinds.0.get(&key).cloned();
     let resource = resource.ok_or_else(Failure::no_such_path)?;
     let one = !name.is_empty();
     // Objects in namespaces can be listed everywhere, and only that.
@@ -263,45 +170,36 @@ fn call(
     if everywhere && one || !resource.namespaced && !namespace.is_empty() {
         return Err(Failure::no_such_path());
     }
-    let query: HashMap<_, _> = form_urlencoded::parse(asked.query.as_bytes())
-        .into_owned()
-        .collect();
-    let watches = query
-        .get("watch")
-        .is_some_and(|watch| watch == "true" || watch == "1");
-    let verb = match (asked.method.as_str(), one) {
+    let query = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+    let query: HashMap<String, String> = query.into_owned().collect();
+    let watches = ["true", "1"].contains(&query.get("watch").map_or("", String::as_str));
+    let is_question = resource.sort == Sort::Question;
+    let verb = match (request.method().as_str(), one) {
+        (method, _) if is_question && method != "POST" => return Err(Failure::no_such_method()),
         ("GET", false) if watches => "watch",
         ("GET", false) => "list",
         ("GET", true) => "get",
-        ("POST", false) if !everywhere || resource.sort == Sort::Question => "create",
+        ("POST", false) if !everywhere || is_question => "create",
         ("POST", true) if !sub.is_empty() => "create",
         ("PUT", true) => "update",
         ("PATCH", true) => "patch",
         ("DELETE", true) => "delete",
         ("DELETE", false) if !everywhere => "deletecollection",
-        _ => {
-            return Err(Failure::no_such_method());
-        }
+        _ => return Err(Failure::no_such_method()),
     };
-    let body = match body {
+    let body = match &request.body()[..] {
         [] => Value::Null,
         body => serde_json::from_slice(body)
             .map_err(|error| Failure::bad(format!("this server reads JSON only: {error}")))?,
     };
-    let content_type = asked
-        .content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
+    let content_type = header(request.headers(), CONTENT_TYPE).split(';').next();
     Ok(Call {
         verb,
-        version: version.to_owned(),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         sub: sub.to_owned(),
         query,
-        content_type: content_type.to_owned(),
+        content_type: content_type.unwrap_or_default().trim().to_owned(),
         body,
         user,
         resource,
@@ -311,44 +209,41 @@ fn call(
 impl super::store::Store {
     /// Counts a request, and refuses it where roles or a test want that.
     fn allow(&mut self, call: &Call) -> Result<(), Failure> {
-        let (plural, sub) = (&call.resource.plural, &call.sub);
-        let resource = if sub.is_empty() {
-            plural.clone()
-        } else {
-            format!("{plural}/{sub}")
-        };
-        let attempt = Attempt {
-            verb: call.verb,
-            group: &call.resource.group,
-            resource: &resource,
-            namespace: &call.namespace,
-            name: call.asked_name(),
-        };
+        // Of a list, roles are asked for the name that it selects.
+        let selected = call.option("fieldSelector").strip_prefix("metadata.name=");
+        let name = selected.unwrap_or(&call.name);
+        let (group, plural) = (&call.resource.group, &call.resource.plural);
+        let attributes = json!({
+            "verb": call.verb, "group": group, "resource": plural, "subresource": call.sub,
+            "namespace": call.namespace, "name": name,
+        });
         let seen = Seen {
             user: call.user.name.clone(),
             verb: call.verb,
-            resource: super::kinds::id(&call.resource.group, &resource),
+            resource: super::kinds::id(group, &access::resource(&attributes)),
         };
-        if self.enforces_roles && !access::may(self, &call.user, attempt) {
-            if self.forbidden.len() < MAX_SEEN || self.forbidden.contains_key(&seen) {
-                *self.forbidden.entry(seen).or_default() += 1;
-            }
-            return Err(attempt.refusal(&call.user));
+        let may = !self.enforces_roles || access::may(self, &call.user, &attributes);
+        let counts = if may {
+            &mut self.seen
+        } else {
+            &mut self.forbidden
+        };
+        if counts.len() < MAX_SEEN || counts.contains_key(&seen) {
+            *counts.entry(seen.clone()).or_default() += 1;
         }
-        if self.seen.len() < MAX_SEEN || self.seen.contains_key(&seen) {
-            *self.seen.entry(seen.clone()).or_default() += 1;
+        if !may {
+            return Err(access::forbidden(&call.user, &attributes));
         }
         // Tests themselves are not to be hindered.
-        if call.user.groups.iter().any(|group| group == MASTERS) && call.user.name == "test" {
+        if call.user.is_master() && call.user.name == "test" {
             return Ok(());
         }
-        let refusals = self.refusals.iter_mut();
-        let mut refusals = refusals.filter(|refusal| {
-            refusal.left > 0 && refusal.verb == seen.verb && refusal.resource == seen.resource
-        });
-        if let Some(refusal) = refusals.next() {
-            refusal.left -= 1;
-            return Err(Failure::new(refusal.code, "a test wants this refused"));
+        let is_meant = |(verb, resource, _): &(String, String, u16)| {
+            *verb == seen.verb && *resource == seen.resource
+        };
+        if let Some(at) = self.refusals.iter().position(is_meant) {
+            let (_, _, code) = self.refusals.remove(at);
+            return Err(Failure::new(code, "a test wants this refused"));
         }
         match self.outage {
             Outage::Failing(code) => Err(Failure::new(code, "a test wants everything refused")),

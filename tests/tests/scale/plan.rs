@@ -189,6 +189,11 @@ impl Plan {
         }
         for service in 0..self.size.services {
             all.push(self.service_manifest(service));
+            all.push(json!({
+                "apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": self.account(service),
+                             "namespace": self.namespace(service)},
+            }));
             for index in 0..self.each() {
                 all.push(self.pod_manifest(service, index));
             }

@@ -9,22 +9,6 @@ use super::Decoded;
 use super::fields::{at, each, header_name, missing, optional, refuse};
 use crate::policy::{HeaderEdits, PathEdit, Redirect, Rewrite, RouteFilters};
 
-/// Headers that no route may touch: they concern the connection, the message's length, or its host.
-const UNTOUCHABLE: [&str; 12] = [
-    "connection",
-    "content-length",
-    "grpc-timeout",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "expect",
-];
-
 pub(super) fn decode(message: &wire::RouteFilters) -> Decoded<RouteFilters> {
     use wire::route_filters::Target;
     let (redirect, rewrite) = match &message.target {
@@ -124,7 +108,7 @@ fn path(place: &str, text: &str) -> Decoded<Box<str>> {
 
 /// A header that a route may touch.
 fn editable(name: &str) -> Decoded<HeaderName> {
-    if name.starts_with(names::PREFIX) || UNTOUCHABLE.contains(&name) {
+    if name.starts_with(names::PREFIX) || names::UNTOUCHABLE.contains(&name) {
         return Err(refuse("name", "a header that no route may touch"));
     }
     header_name(name)

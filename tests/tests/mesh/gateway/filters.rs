@@ -105,7 +105,7 @@ async fn modified_headers(cx: Cx, name: &str, rules: &str) -> anyhow::Result<()>
             let answer = call(mesh, "client", "echo", PORT, Method::GET, path, sent, &id).await?;
             assert_eq!(answer.status, 200, "{path}: {answer:?}");
             assert_eq!(seen_by(mesh, &id).await?, ["v1"]);
-            assert_headers(&seen(&answer)?, wanted);
+            assert_headers(&seen(&answer)?.headers, wanted);
         }
         Ok(())
     })
@@ -117,9 +117,10 @@ fn seen(answer: &Answer) -> anyhow::Result<Seen> {
     Ok(serde_json::from_slice(&answer.body)?)
 }
 
-fn assert_headers(seen: &Seen, wanted: &[(&str, &str)]) {
+/// An empty value is for a header that is not there.
+pub(super) fn assert_headers(seen: &[(String, String)], wanted: &[(&str, &str)]) {
     for (name, value) in wanted {
-        let lines = seen.headers.iter().filter(|(known, _)| known == name);
+        let lines = seen.iter().filter(|(known, _)| known == name);
         let lines: Vec<_> = lines.map(|(_, value)| value.as_str()).collect();
         assert_eq!(lines.join(","), *value, "{name}: {seen:?}");
     }
@@ -191,6 +192,39 @@ pub(super) async fn redirect_host(cx: Cx) -> anyhow::Result<()> {
             .await
         },
     )
+    .await
+}
+
+pub(super) async fn redirect_303(cx: Cx) -> anyhow::Result<()> {
+    status_alone(cx, "gw-redirect-303", 303).await
+}
+
+pub(super) async fn redirect_307(cx: Cx) -> anyhow::Result<()> {
+    status_alone(cx, "gw-redirect-307", 307).await
+}
+
+pub(super) async fn redirect_308(cx: Cx) -> anyhow::Result<()> {
+    status_alone(cx, "gw-redirect-308", 308).await
+}
+
+/// A redirect that names a code and nothing else leads where the request went; with a host, there.
+async fn status_alone(cx: Cx, name: &str, code: u16) -> anyhow::Result<()> {
+    let rules = [
+        redirects("/redirect", &format!("statusCode: {code}")),
+        redirects(
+            "/host",
+            &format!("hostname: example.org, statusCode: {code}"),
+        ),
+    ];
+    let rules = rules.join(", ");
+    cx.on(echo(name, &route(ECHO, &rules)), async |mesh| {
+        let (own, other) = ("http://echo/redirect", "http://example.org/host?q=1");
+        let cases = [
+            (Method::GET, "/redirect", &[][..], Location(code, own)),
+            (Method::POST, "/host?q=1", &[], Location(code, other)),
+        ];
+        check(mesh, PORT, &cases).await
+    })
     .await
 }
 
@@ -391,7 +425,10 @@ pub(super) async fn rewrite_path(cx: Cx) -> anyhow::Result<()> {
                     "{target}"
                 );
                 if target.contains("and-headers") {
-                    assert_headers(&seen, &[("x-header-set", "set"), ("x-header-remove", "")]);
+                    assert_headers(
+                        &seen.headers,
+                        &[("x-header-set", "set"), ("x-header-remove", "")],
+                    );
                 }
             }
             Ok(())
