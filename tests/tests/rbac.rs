@@ -22,26 +22,11 @@ const NAMESPACE: &str = "mesh";
 const WEFT: &str = env!("CARGO_BIN_EXE_weft-under-test");
 
 /// What a run of this test does not use, as verb and resource, with the reason.
-const UNUSED: &[(&str, &str, &str)] = &[
-    ("patch", "trafficpolicies/status.weft.dev", STATUS),
-    (
-        "patch",
-        "httproutes/status.gateway.networking.k8s.io",
-        STATUS,
-    ),
-    (
-        "patch",
-        "grpcroutes/status.gateway.networking.k8s.io",
-        STATUS,
-    ),
-    ("create", "events", STATUS),
-    (
-        "create",
-        "tokenreviews.authentication.k8s.io",
-        "no sidecar connects here",
-    ),
-];
-const STATUS: &str = "statuses are not written yet";
+const UNUSED: &[(&str, &str, &str)] = &[(
+    "create",
+    "tokenreviews.authentication.k8s.io",
+    "no sidecar connects here",
+)];
 
 struct ControlPlane {
     child: Child,
@@ -203,13 +188,21 @@ async fn populate(server: &ApiServer) {
     }
     for object in [
         json!({"apiVersion": "v1", "kind": "Service", "metadata": meta("web"),
-            "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}}),
+            "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80},
+                {"name": "grpc", "port": 81}]}}),
         json!({"apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": meta("web"),
             "spec": {"targetRefs": [{"kind": "Service", "name": "web"}], "timeouts": {"request": "1s"}}}),
         json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
             "metadata": meta("web"),
             "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}],
                 "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}}),
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute",
+            "metadata": meta("rpc"),
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 81}],
+                "rules": [{"backendRefs": [{"name": "web", "port": 81}]}]}}),
+        // What it targets is not there, which makes an event.
+        json!({"apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": meta("lost"),
+            "spec": {"targetRefs": [{"kind": "Service", "name": "lost"}], "timeouts": {"request": "1s"}}}),
     ] {
         server.put(&object).await.unwrap();
     }
