@@ -173,6 +173,13 @@ impl Cluster {
 
     /// Makes the cluster say what the state says; services get the server's addresses.
     pub(super) fn write(&self, state: &mut State) -> anyhow::Result<()> {
+        for member in state.members.values() {
+            anyhow::ensure!(
+                member.spec.weight == 1,
+                "a cluster has no weights, and {} has one",
+                member.spec.name
+            );
+        }
         let desired = Desired::of(state);
         let mut known = std::mem::take(&mut *self.known.lock());
         let writer = self.writer.clone();
