@@ -158,7 +158,7 @@ pub(super) async fn mirror(cx: Cx) -> anyhow::Result<()> {
                 Ok((copied.copies.values().sum::<u64>() == copies).then_some(()))
             })
             .await?;
-            assert_eq!(seen_by(mesh, case).await?, ["v1"], "{case}");
+            assert_eq!(seen_by(mesh, case).await?, ["v1", "v2"], "{case}");
         }
         Ok(())
     })
