@@ -4,6 +4,9 @@
 //! through their status; services get the addresses that the server chooses; a pod that is told to end
 //! stays, with its deletion's time, until its processes have ended.
 //!
+//! Where a cluster collects the garbage of pods, such a pod may be called `Failed` after some twenty
+//! seconds, as it has no node: a drain that is to be looked at longer needs a cluster without.
+//!
 //! The control plane is its service account, with the roles that it prints and no others.
 //!
 //! Every mesh has namespaces of its own, also for its control plane, so that several may share a
