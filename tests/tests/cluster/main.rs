@@ -13,6 +13,7 @@
 mod common;
 mod life;
 mod objects;
+mod replicas;
 mod shapes;
 mod statuses;
 mod watches;
@@ -40,6 +41,7 @@ fn main() -> anyhow::Result<ExitCode> {
     arguments.test_threads.get_or_insert(threads);
     objects::register(&mut suite);
     life::register(&mut suite);
+    replicas::register(&mut suite);
     shapes::register(&mut suite);
     statuses::register(&mut suite);
     watches::register(&mut suite);

@@ -253,7 +253,11 @@ impl Writer {
         anyhow::bail!("{name} changes all the time")
     }
 
-    pub(super) async fn create<K>(&self, (namespace, name): &Key, manifest: Value) -> anyhow::Result<K>
+    pub(super) async fn create<K>(
+        &self,
+        (namespace, name): &Key,
+        manifest: Value,
+    ) -> anyhow::Result<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Serialize
@@ -267,7 +271,11 @@ impl Writer {
     }
 
     /// Makes an object of ours exactly this.
-    pub(super) async fn replace<K>(&self, (namespace, name): &Key, manifest: &Value) -> anyhow::Result<()>
+    pub(super) async fn replace<K>(
+        &self,
+        (namespace, name): &Key,
+        manifest: &Value,
+    ) -> anyhow::Result<()>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Serialize

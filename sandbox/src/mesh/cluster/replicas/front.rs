@@ -156,7 +156,12 @@ impl Shared {
 
     /// The headless service's slice, as of now.
     fn slice(&self) -> Value {
-        let endpoints = self.replicas.lock().iter().map(Standing::endpoint).collect();
+        let endpoints = self
+            .replicas
+            .lock()
+            .iter()
+            .map(Standing::endpoint)
+            .collect();
         let endpoints: Vec<Value> = endpoints;
         let name = names::cluster::REPLICAS_SERVICE;
         json!({

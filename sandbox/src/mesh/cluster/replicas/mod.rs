@@ -72,7 +72,11 @@ impl Mesh {
         let (program, environment) = self.source.control_plane(&self.common);
         let program = program
             .arg("--listen")
-            .arg(format!("{}:{}", replica.pod.v4(), self.common.control_plane_address.port()))
+            .arg(format!(
+                "{}:{}",
+                replica.pod.v4(),
+                self.common.control_plane_address.port()
+            ))
             .arg("--admin")
             .arg(admin_address(&replica.pod).to_string());
         let mut command = replica.pod.command(&program);
