@@ -11,9 +11,10 @@ use super::{Replicas, wire};
 
 /// Who says nothing for so long, not even that it is there, counts no more.
 const SILENCE: Duration = Duration::from_secs(15);
-/// Pauses between tries: doubled from the first to the last, and up to half of it left out by chance.
+/// Pauses between tries: doubled from the first to the last, and up to half of it left out by chance. The
+/// last is short: one that starts again at the same address has sidecars at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LAST_PAUSE: Duration = Duration::from_secs(10);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Connects and listens, again and again.
 pub(super) async fn keep(replicas: &Replicas, peer: SocketAddr) {
