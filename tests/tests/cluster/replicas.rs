@@ -212,6 +212,7 @@ async fn leader_cut_off(cx: Cx) -> anyhow::Result<()> {
         let before = written();
         tokio::time::sleep(lease).await;
         assert_eq!(written(), before, "writes of what is there already");
+        assert!(!leads(mesh, &leader).await? && leads(mesh, &other).await?);
         assert!(before <= MAX_WRITES, "{before} writes");
         for policy in [STRICT, RATES] {
             let said = scene.journal.of(policy);
