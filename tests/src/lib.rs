@@ -1,8 +1,9 @@
-//! What the suites share and what needs no mesh: an API server, definitions for it, TLS endpoints whose
+//! What the suites share and what needs no mesh: an API server, canary tools, definitions for it, TLS endpoints whose
 //! identity a test makes up, and how loads are counted.
 #![forbid(unsafe_code)]
 
 pub mod apiserver;
+pub mod canary;
 pub mod counts;
 pub mod gateway_crds;
 pub mod tls;

@@ -186,10 +186,11 @@ async fn until(server: &ApiServer, path: &str, wanted: &str) -> Value {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, waiting).await {
-        Ok(status) => status,
-        Err(_) => panic!("never {wanted}: {:#}", status(server, path).await),
-    }
+    let came = tokio::time::timeout(PATIENCE, waiting).await;
+    let Ok(status) = came else {
+        panic!("never {wanted}: {:#}", status(server, path).await)
+    };
+    status
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

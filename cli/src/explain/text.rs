@@ -245,7 +245,7 @@ fn request_lines(lines: &mut Vec<String>, verdict: &Verdict, is_known: bool, pai
     rows.push(vec!["deadline".to_owned(), time_words(&verdict.deadline)]);
     if let Some(mirror) = &verdict.mirror {
         let words = match mirror.percent {
-            0 => format!("no copies to {}", mirror.backend),
+            0.0 => format!("no copies to {}", mirror.backend),
             percent => format!(
                 "{percent}% are copied to {}, bodies up to {} bytes",
                 mirror.backend, mirror.body_limit_bytes

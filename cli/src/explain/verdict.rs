@@ -166,8 +166,8 @@ pub(super) struct Times {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Copies {
     pub(super) backend: String,
-    /// Share of requests like this one; what streams is never copied.
-    pub(super) percent: u32,
+    /// Share of requests like this one; what streams is never copied, but calls where a route says so.
+    pub(super) percent: f64,
     /// Longer ones are not copied.
     pub(super) body_limit_bytes: usize,
 }
@@ -255,7 +255,7 @@ pub(super) fn verdict(
         fault: fault(route, request.headers()),
         retries: repeats(route.retries.as_ref(), &request, grpc),
         deadline: times(&route.timeouts, request.headers(), grpc, streams),
-        mirror: copies(target, route, streams),
+        mirror: copies(target, route, (streams, grpc)),
         fallback: fallback(target, route),
         destination,
         servers,
@@ -572,11 +572,14 @@ fn times(timeouts: &Timeouts, headers: &HeaderMap, grpc: bool, streams: bool) ->
     }
 }
 
-fn copies(target: &ServiceTarget, route: &Route, streams: bool) -> Option<Copies> {
+fn copies(target: &ServiceTarget, route: &Route, (streams, grpc): (bool, bool)) -> Option<Copies> {
+    const HUNDRED: f64 = 100.0;
     let mirror = route.split.mirror.as_ref()?;
+    let is_copied = if grpc { mirror.calls } else { !streams };
+    let percent = HUNDRED * f64::from(mirror.share) / f64::from(mirror.out_of);
     Some(Copies {
         backend: target.backends[mirror.backend].service.to_string(),
-        percent: if streams { 0 } else { mirror.percent },
+        percent: if is_copied { percent } else { 0.0 },
         body_limit_bytes: mirror.body_limit_bytes,
     })
 }

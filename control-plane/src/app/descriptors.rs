@@ -16,11 +16,9 @@ pub(super) fn raise() {
         current: maximum,
         maximum,
     };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => {}
-        Err(error) if current.is_some_and(|current| current < FEW) => {
-            tracing::warn!(%error, ?current, "the limit of open connections is low and stays so");
-        }
-        Err(_) => {}
+    if let Err(error) = setrlimit(Resource::Nofile, raised)
+        && current.is_some_and(|current| current < FEW)
+    {
+        tracing::warn!(%error, ?current, "the limit of open connections is low and stays so");
     }
 }

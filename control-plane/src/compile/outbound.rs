@@ -347,15 +347,15 @@ impl<'a> TargetBuilder<'a> {
         let of_policy = inherited.as_deref();
         let own_mirror = rule.filters.mirror.as_ref().map(|mirror| {
             let resolved = self.model.resolve(route, &mirror.reference, &parent);
-            resolved
-                .map(|(name, port)| (self.backend(wire::service_ref(&name, port)), mirror.percent))
+            let share = (mirror.share, mirror.out_of);
+            resolved.map(|(name, port)| (self.backend(wire::service_ref(&name, port)), share))
         });
         let of_policy_mirror = of_policy.and_then(|split| split.mirror.as_ref());
         let mirror = match (own_mirror, of_policy_mirror) {
             (Some(own), _) => own.ok(),
             (None, Some(mirror)) => {
                 let backend = self.backend(self.neighbour(&mirror.name, mirror.port));
-                Some((backend, mirror.percent))
+                Some((backend, (mirror.percent, mirror::HUNDRED)))
             }
             (None, None) => None,
         };
@@ -367,8 +367,10 @@ impl<'a> TargetBuilder<'a> {
             when_empty: of_policy
                 .map_or(WhenEmpty::Fail, |split| wire::when_empty(split.when_empty))
                 .into(),
-            mirror: mirror
-                .map(|(backend, percent)| mirror::mirror(percent, backend, timeouts, retries)),
+            mirror: mirror.map(|(backend, share)| weft_proto::discovery::Mirror {
+                calls: route.kind == route::RouteKind::Grpc,
+                ..mirror::mirror(share, backend, timeouts, retries)
+            }),
         }
     }
 
@@ -442,7 +444,12 @@ impl<'a> TargetBuilder<'a> {
             when_empty: wire::when_empty(split.when_empty).into(),
             mirror: split.mirror.as_ref().map(|mirror| {
                 let backend = self.backend(self.neighbour(&mirror.name, mirror.port));
-                mirror::mirror(mirror.percent, backend, timeouts, retries)
+                mirror::mirror(
+                    (mirror.percent, mirror::HUNDRED),
+                    backend,
+                    timeouts,
+                    retries,
+                )
             }),
         }
     }

@@ -106,8 +106,9 @@ impl Sources<'_> {
         // Routes have matching and weights in the place of a policy's.
         let keeps_users = |split: &Split| split.sticky.is_some() || split.mirror.is_some();
         let has_more = |split: &Split| keeps_users(split) || split.when_empty != WhenEmpty::Fail;
-        if !is_attached || policy.split.as_deref().is_some_and(has_more) {
-            self.first(model.said(service, port, "split"));
+        let splits = model.said(service, port, "split");
+        if !is_attached || splits.len() > 1 || policy.split.as_deref().is_some_and(has_more) {
+            self.first(splits);
         }
         if !is_attached {
             self.first(model.said(service, port, "rules"));
@@ -148,14 +149,17 @@ impl Sources<'_> {
         for stanza in CLIENT_STANZAS {
             self.first(model.said(service, port, stanza));
         }
+        let fallbacks = model.said(service, port, "fallback");
         let answers = |fallback: &Fallback| fallback.backend.is_none();
-        if model
-            .policy(service, port)
-            .fallback
-            .as_deref()
-            .is_some_and(answers)
+        // One to another backend hides an outer policy's, which may be an answer.
+        if fallbacks.len() > 1
+            || model
+                .policy(service, port)
+                .fallback
+                .as_deref()
+                .is_some_and(answers)
         {
-            self.first(model.said(service, port, "fallback"));
+            self.first(fallbacks);
         }
         self.first(model.said(service, port, "rules"));
     }
@@ -204,9 +208,11 @@ impl Sources<'_> {
             is_listed |= !lists.is_empty();
             self.first(lists);
             self.first(model.said(service, port, "rateLimit"));
+            let lists = model.said(service, port, "rules");
             let rules = model.policy(service, port).rules;
-            if rules.is_some_and(|rules| rate_limit::has_limit(&rules)) {
-                self.first(model.said(service, port, "rules"));
+            // Rules without a limit hide those of an outer policy, which may have one.
+            if rules.is_some_and(|rules| rate_limit::has_limit(&rules)) || lists.len() > 1 {
+                self.first(lists);
             }
         }
         if !is_listed {

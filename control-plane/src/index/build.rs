@@ -35,10 +35,10 @@ pub(super) fn build(objects: Objects, revision: u64, before: Option<&Model>) -> 
     let workloads = shared(workloads, known, |workload| &workload.name);
     let mut addresses = Addresses::default();
     let services = keep(services, &mut refusals, |service| {
-        addresses.claim(Owner::Service(Arc::clone(service)), &service.cluster_ips)
+        addresses.claim(&Owner::Service(Arc::clone(service)), &service.cluster_ips)
     });
     let workloads = keep(workloads, &mut refusals, |workload| {
-        addresses.claim(Owner::Workload(Arc::clone(workload)), &workload.addresses)
+        addresses.claim(&Owner::Workload(Arc::clone(workload)), &workload.addresses)
     });
     drop(addresses);
 
@@ -137,7 +137,7 @@ enum Owner {
 
 impl Addresses {
     /// Takes all of `wanted` for `who`, or none.
-    fn claim(&mut self, who: Owner, wanted: &[IpAddr]) -> Result<(), String> {
+    fn claim(&mut self, who: &Owner, wanted: &[IpAddr]) -> Result<(), String> {
         for ip in wanted {
             if let Some(owner) = self.0.get(ip) {
                 return Err(format!("{ip} belongs to {owner} already"));

@@ -17,8 +17,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Model, Name, Objects, Service, ServiceEndpoint, Workload};
-use crate::index::BrokenPolicy;
+use super::{BrokenPolicy, Model, Name, Objects, Service, ServiceEndpoint, Sourced, Workload};
 use crate::policy::TrafficPolicy;
 use crate::route::{ReferenceGrant, Route};
 
@@ -139,7 +138,7 @@ impl Model {
 
 impl Inputs {
     pub(super) fn of(objects: &Objects) -> Self {
-        fn all<T>(objects: &[super::Sourced<Arc<T>>]) -> Vec<Arc<T>> {
+        fn all<T>(objects: &[Sourced<Arc<T>>]) -> Vec<Arc<T>> {
             let objects = objects.iter();
             objects.map(|it| Arc::clone(&it.object)).collect()
         }
@@ -204,7 +203,7 @@ impl Changes {
         for (old, new) in differing(&before.services, &after.services) {
             match (old, new) {
                 (Some(old), Some(new)) if has_same_shape(old, new) => {
-                    changes.service(old, new, before, after);
+                    changes.service([old, new], [before, after]);
                 }
                 _ => {
                     for service in [old, new].into_iter().flatten() {
@@ -237,14 +236,14 @@ impl Changes {
     }
 
     /// A service that leads elsewhere.
-    fn service(&mut self, old: &Service, new: &Service, before: &Model, after: &Model) {
+    fn service(&mut self, [old, new]: [&Service; 2], models: [&Model; 2]) {
         if old.endpoints == new.endpoints && old.ports == new.ports {
             // Who gets traffic at the moment is all that is different.
             self.services.push(new.name.clone());
             return;
         }
         for service in [old, new] {
-            self.add_service(service, [before, after]);
+            self.add_service(service, models);
         }
     }
 

@@ -66,8 +66,10 @@ pub enum PathEdit {
 pub struct Mirror {
     /// Who it is.
     pub reference: BackendRef,
-    /// Of how many of the requests, 0 to 100.
-    pub percent: u32,
+    /// Of how many of the requests, 0 to `out_of`.
+    pub share: u32,
+    /// What the share is a part of, at least 1.
+    pub out_of: u32,
 }
 
 impl HeaderEdits {

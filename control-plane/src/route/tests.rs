@@ -161,19 +161,19 @@ fn what_cannot_be_done_is_kept_in_its_rule() {
             rule(json!({"filters": [{"type": "RequestMirror", "requestMirror": mirror}]})).unwrap();
         let rule = route.rules.into_iter().next().unwrap();
         (
-            rule.filters.mirror.map(|it| it.percent),
+            rule.filters.mirror.map(|it| (it.share, it.out_of)),
             rule.unsupported.len(),
         )
     };
-    assert_eq!(mirror(json!({})), (Some(100), 0));
-    assert_eq!(mirror(json!({"percent": 10})), (Some(10), 0));
+    assert_eq!(mirror(json!({})), (Some((100, 100)), 0));
+    assert_eq!(mirror(json!({"percent": 10})), (Some((10, 100)), 0));
     assert_eq!(
         mirror(json!({"fraction": {"numerator": 1, "denominator": 4}})),
-        (Some(25), 0)
+        (Some((1, 4)), 0)
     );
     assert_eq!(
         mirror(json!({"fraction": {"numerator": 1, "denominator": 1000}})),
-        (None, 1)
+        (Some((1, 1000)), 0)
     );
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A copy is sent once the request's body is known to be whole, whatever becomes of the request
 //! itself; it is never in its way. One copy per request, sent once, to any endpoint: no budget, breaker,
-//! latency or request metric hears of it. What streams is not copied. As many copies as policy allows
+//! latency or request metric hears of it. What streams is not copied, but for gRPC calls where the policy
+//! says so. As many copies as policy allows
 //! are on their way at once; more are dropped, and counted like everything else that can become of one.
 
 use std::sync::Arc;
@@ -50,11 +51,10 @@ pub(crate) struct Slots(AtomicUsize);
 struct Slot(Arc<Backend>);
 
 impl Mirrored {
-    /// Draws whether a request of a route is copied.
-    pub(crate) fn draw(service: &Service, route: usize) -> Option<Self> {
-        const HUNDRED: u32 = 100;
+    /// Draws whether a request of a route is copied; `is_call` for gRPC.
+    pub(crate) fn draw(service: &Service, route: usize, is_call: bool) -> Option<Self> {
         let policy = service.target.routes[route].split.mirror?;
-        if fastrand::u32(..HUNDRED) >= policy.percent {
+        if is_call && !policy.calls || fastrand::u32(..policy.out_of) >= policy.share {
             return None;
         }
         let backend = &service.backends[policy.backend];

@@ -141,11 +141,12 @@ impl Requests {
         let deadline = Deadline::after(started, timeouts.request).min(own_deadline);
 
         // Mirror: whether there is to be a copy, and so how much of the body is kept. What streams has
-        // none.
-        let mirrored = if streams {
+        // none, but for gRPC, where that is wanted.
+        let is_call = headers::is_grpc(&head.headers);
+        let mirrored = if streams && !is_call {
             None
         } else {
-            Mirrored::draw(service, route)
+            Mirrored::draw(service, route, is_call)
         };
         let copied = mirrored.as_ref().map(Mirrored::body_limit);
         let mut course = Course::new(&target.routes[route], &head, body, copied);

@@ -331,8 +331,12 @@ pub struct CookieMatch {
 pub struct MirrorPolicy {
     /// Index into the target's backends.
     pub backend: usize,
-    /// Share of the requests, 0 to 100.
-    pub percent: u32,
+    /// Share of the requests, 0 to `out_of`.
+    pub share: u32,
+    /// What the share is a part of, at least 1.
+    pub out_of: u32,
+    /// Whether gRPC calls are copied too.
+    pub calls: bool,
     /// Requests with longer bodies are not copied.
     pub body_limit_bytes: usize,
     /// Copies on their way at once, at least 1.

@@ -177,6 +177,17 @@ impl Mesh {
         (self.cluster_ips(service).1, port).into()
     }
 
+    /// Whether a service has an IPv6 cluster IP of its own.
+    #[track_caller]
+    pub fn has_v6(&self, service: &str) -> bool {
+        let key = self.common.key(service);
+        let state = self.state.lock();
+        match state.services.get(&key) {
+            Some(service) => service.has_v6 && !service.spec.headless,
+            None => panic!("the mesh has no service {key}"),
+        }
+    }
+
     /// The control plane's directory of manifests.
     pub fn config_dir(&self) -> PathBuf {
         self.common.dir.join("config")

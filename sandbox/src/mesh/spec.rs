@@ -65,7 +65,8 @@ impl AppSpec {
         }
     }
 
-    /// Declares the protocol in mesh.yaml, as `appProtocol` would; otherwise it is detected.
+    /// Declares the protocol in mesh.yaml, or by the port's name in a cluster, as `appProtocol` would;
+    /// otherwise it is detected.
     pub fn protocol(mut self, protocol: &str) -> Self {
         self.protocol = Some(protocol.to_owned());
         self
@@ -141,13 +142,15 @@ impl Workload {
         self
     }
 
-    /// Its zone, of which only mesh.yaml speaks: its sidecar learns it from the control plane.
+    /// Its zone, of which only mesh.yaml or a cluster's slices speak: its sidecar learns it from the
+    /// control plane.
     pub fn zone_in_mesh_file(mut self, zone: &str) -> Self {
         self.told_zone = false;
         self.zone(zone)
     }
 
-    /// How much of its services' traffic it gets, relative to others; 1 without.
+    /// How much of its services' traffic it gets, relative to others; 1 without. A cluster knows no
+    /// weights, and a mesh that reads one refuses others.
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self

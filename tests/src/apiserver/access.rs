@@ -135,7 +135,7 @@ pub(super) fn recognise(
     if let Some((namespace, account)) = user.account() {
         let found = store.object(("serviceaccounts", namespace, account));
         let found = found.ok_or("service account has been deleted")?;
-        user.uid = text(&found["metadata"]["uid"]).to_owned();
+        text(&found["metadata"]["uid"]).clone_into(&mut user.uid);
     }
     if let (Some(name), Some(uid)) = (user.extra.get(POD_NAME), user.extra.get(POD_UID)) {
         let (namespace, _) = user.account().unwrap_or_default();
@@ -253,7 +253,7 @@ pub(super) fn answer(store: &Store, user: &User, plural: &str, question: &Value)
         _ => {
             let mut asking = user.clone();
             if plural == "subjectaccessreviews" {
-                asking.name = text(&spec["user"]).to_owned();
+                text(&spec["user"]).clone_into(&mut asking.name);
                 asking.groups = texts(&spec["groups"]);
             }
             json!({"allowed": about.is_object() && may(store, &asking, about)})

@@ -7,6 +7,10 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::json::texts;
 
+/// Lists of built-in kinds whose entries have names.
+const NAMED: &str = "containers initContainers ephemeralContainers containerStatuses \
+                     initContainerStatuses env volumes imagePullSecrets webhooks secrets";
+
 /// Where in an object a merge is, which tells how entries of a list are told from each other.
 /// By the schema of a custom resource; else, where it is null, by the two innermost fields on the way here.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +50,7 @@ impl<'a> Shape<'a> {
             ["status", "podIPs" | "hostIPs"] | [_, "hostAliases"] => &["ip"],
             ["status", "conditions"] => &["type"],
             [_, "volumeMounts"] => &["mountPath"],
-            [_, "containers" | "initContainers" | "ephemeralContainers"] => &["name"],
-            [_, "containerStatuses" | "initContainerStatuses"] => &["name"],
-            [
-                _,
-                "env" | "volumes" | "imagePullSecrets" | "webhooks" | "secrets",
-            ] => &["name"],
+            [_, field] if NAMED.split(' ').any(|named| named == field) => &["name"],
             _ => return None,
         };
         Some(keys.iter().map(|key| (*key).to_owned()).collect())

@@ -116,10 +116,10 @@ impl ApiServer {
         let mut task = JoinSet::new();
         task.spawn(serve::run(Arc::clone(&shared), listener, address, acceptor));
         Ok(Self {
-            task,
             shared,
             certificate,
             address,
+            task,
         })
     }
 

@@ -142,9 +142,10 @@ impl Store {
         self.revision += 1;
         object["metadata"]["resourceVersion"] = self.revision.to_string().into();
         let (key, object) = (key(place(resource, &object)), Arc::new(object));
-        let old = match is_end {
-            true => self.objects.remove(&key),
-            false => self.objects.insert(key.clone(), Arc::clone(&object)),
+        let old = if is_end {
+            self.objects.remove(&key)
+        } else {
+            self.objects.insert(key.clone(), Arc::clone(&object))
         };
         let revision = self.revision;
         let change = Change {

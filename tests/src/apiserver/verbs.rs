@@ -344,9 +344,10 @@ fn delete(shared: &Arc<Shared>, call: &Call) -> Result<Reply, Failure> {
     let id = call.resource.id();
     let is_one = !call.name.is_empty();
     let mut store = shared.store.lock();
-    let mut doomed = match is_one {
-        true => vec![call.found(&store)?],
-        false => call.selected(&store)?,
+    let mut doomed = if is_one {
+        vec![call.found(&store)?]
+    } else {
+        call.selected(&store)?
     };
     for part in ["uid", "resourceVersion"] {
         let wanted = &call.body["preconditions"][part];

@@ -6,13 +6,16 @@ use std::time::Duration;
 use weft_sandbox::client::Answer;
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::{Mesh, Pod};
-use weft_tests::counts::{add, assert_all_served_once, last_stats, wait_for};
+use weft_tests::counts::{add, assert_all_served_once, assert_no_failure, last_stats, wait_for};
 
 use crate::common::{
     CHANGE, Cluster, Cx, PORT, client_and, count, http_app, load, moved_to, policy, reaches,
-    service, stats,
+    reaches_within, service, stats,
 };
 use crate::{Needs, Suite};
+
+/// How long a control plane may take to be one again.
+const RETURN: Duration = Duration::from_secs(20);
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("life::scaled_up_and_down", Needs::default(), scaled);
@@ -22,6 +25,11 @@ pub(crate) fn register(suite: &mut Suite) {
     };
     suite.add("life::a_deleted_pod_gets_nothing_more", needs, deleted);
     suite.add("life::a_service_is_renamed", Needs::default(), renamed);
+    suite.add(
+        "life::the_control_plane_is_another_one",
+        Needs::default(),
+        restarted,
+    );
 }
 
 /// `api` with two pods behind it, and `steady`, which nothing happens to.
@@ -149,6 +157,42 @@ async fn renamed(cx: Cx) -> anyhow::Result<()> {
         let ours = seen.routes.remove("GET /shop").unwrap_or(0);
         seen.requests -= ours;
         assert_all_served_once(&steady, &seen);
+        Ok(())
+    })
+    .await
+}
+
+/// The control plane is killed and another one is started, which knows what the cluster keeps: the
+/// authority, so that sidecars of before and after believe each other, and what changed meanwhile.
+async fn restarted(cx: Cx) -> anyhow::Result<()> {
+    let cluster = cx.cluster().await?;
+    cx.on(&cluster, api_and_steady("restart"), async |mesh| {
+        let namespace = mesh.namespace();
+        let steady = load(mesh, "steady");
+        let api = load(mesh, "api");
+        reaches(&api, "api-1").await?;
+        mesh.kill_control_plane().await?;
+        let moved = policy(namespace, "api", "api", &moved_to("steady"));
+        cluster.create_policy(namespace, &moved).await?;
+        reaches(&api, "api-2").await?;
+        mesh.start_control_plane().await?;
+        let back = reaches_within(&api, "steady-1", RETURN).await?;
+        cluster.delete_policy(namespace, "api").await?;
+        // Its certificate is the new control plane's, the client's the old one's.
+        mesh.add_workload(http_app("api-3")).await?;
+        mesh.set_endpoints("api", ["api-3"])?;
+        reaches(&api, "api-3").await?;
+
+        let (api, steady) = (api.stop().await, steady.stop().await);
+        cx.measured(format!(
+            "{} requests; the change meanwhile acted {back:.1?} after the return",
+            api.sent + steady.sent
+        ));
+        assert_no_failure(&api);
+        assert_no_failure(&steady);
+        let seen = stats(mesh, ["api-1", "api-2", "api-3", "steady-1"]).await?;
+        assert_eq!(seen.repeated_ids(), 0);
+        assert_eq!(seen.requests, api.sent + steady.sent);
         Ok(())
     })
     .await

@@ -10,6 +10,7 @@
 //! tests with longer outages. A test that cannot run here is listed as ignored with the reason; with
 //! `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs of failing tests.
 
+mod canary;
 mod common;
 mod life;
 mod objects;
@@ -40,6 +41,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let threads = suite.given.as_ref().map_or(TEST_THREADS, |_| 1);
     arguments.test_threads.get_or_insert(threads);
     objects::register(&mut suite);
+    canary::register(&mut suite);
     life::register(&mut suite);
     replicas::register(&mut suite);
     shapes::register(&mut suite);

@@ -44,6 +44,7 @@ pub(crate) fn register(suite: &mut Suite) {
         foreign,
     );
     suite.add("shapes::a_headless_service", Needs::default(), headless);
+    suite.add("shapes::both_families", Needs::default(), families);
 }
 
 /// A slice names a pod that nobody has seen yet, and something answers plaintext at its address: it is
@@ -374,6 +375,41 @@ async fn headless(cx: Cx) -> anyhow::Result<()> {
             Ok((seen.get(&id) == Some(&1)).then_some(()))
         })
         .await
+    })
+    .await
+}
+
+/// A Service has the addresses that the API server gives it, of both families where it has both; its pods
+/// are one endpoint each, though a slice of each family names them.
+async fn families(cx: Cx) -> anyhow::Result<()> {
+    let cluster = cx.cluster().await?;
+    cx.on(&cluster, client_and("families", ["api-1"]), async |mesh| {
+        let services: Api<k8s_openapi::api::core::v1::Service> =
+            Api::namespaced(cluster.client.clone(), mesh.namespace());
+        let spec = services.get("api").await?.spec.unwrap_or_default();
+        let given = spec.cluster_ips.unwrap_or_default();
+        let (v4, v6) = (mesh.addr("api", PORT), mesh.addr_v6("api", PORT));
+        let mut ways = vec![v4];
+        ways.extend(mesh.has_v6("api").then_some(v6));
+        assert!(
+            cx.given.is_some() || ways.len() == 2,
+            "the test's own server"
+        );
+        let known: Vec<_> = ways.iter().map(|to| to.ip().to_string()).collect();
+        assert_eq!(known, given);
+        for to in &ways {
+            for _ in 0..5 {
+                let answer = mesh.pod("client").get(*to, "/").await?;
+                assert_eq!(
+                    (answer.status.as_u16(), answer.served_by()),
+                    (200, Some("api-1"))
+                );
+            }
+        }
+        let expected = 5 * ways.len() as u64;
+        assert_eq!(stats(mesh, ["api-1"]).await?.requests, expected);
+        assert_eq!(inbound(mesh, "api-1", "mutual").await?, expected);
+        Ok(())
     })
     .await
 }

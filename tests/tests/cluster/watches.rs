@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use weft_sandbox::mesh::Builder;
 use weft_tests::apiserver::Outage;
-use weft_tests::counts::{assert_all_served_once, assert_no_failure};
+use weft_tests::counts::{assert_all_served_once, assert_no_failure, wait_for};
 use weft_tests::gateway_crds;
 
 use crate::common::{
@@ -65,19 +65,22 @@ async fn gone(cx: Cx) -> anyhow::Result<()> {
         reaches(&cold, "cold-1").await?;
         let listed = WATCHED.map(|kind| server.count("list", kind));
         for kind in WATCHED {
-            // The watch is tried again a second later.
-            server.refuse("watch", kind, 1, 500);
+            // The watch is tried again a second later, and two seconds after that.
+            server.refuse("watch", kind, 2, 500);
         }
         server.drop_watches();
         let moved = policy(namespace, "api", "api", &moved_to("blue"));
         cluster.create_policy(namespace, &moved).await?;
         mesh.set_endpoints("cold", ["cold-1", "api-1"])?;
         server.compact();
-        let caught_up = reaches(&api, "blue-1").await?;
-        reaches(&cold, "api-1").await?;
+        let caught_up = reaches_within(&api, "blue-1", RETURN).await?;
+        reaches_within(&cold, "api-1", RETURN).await?;
 
         for (kind, before) in WATCHED.into_iter().zip(listed) {
-            assert!(server.count("list", kind) > before, "{kind} listed anew");
+            wait_for(&format!("a new list of {kind}"), RETURN, async || {
+                Ok((server.count("list", kind) > before).then_some(()))
+            })
+            .await?;
         }
         let (steady, api, cold) = (steady.stop().await, api.stop().await, cold.stop().await);
         cx.measured(format!(

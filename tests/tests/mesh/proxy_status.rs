@@ -105,9 +105,10 @@ async fn stands_still(cx: Cx) -> anyhow::Result<()> {
 /// Runs the command beside the control plane.
 async fn weft(mesh: &Mesh, more: &[&str]) -> anyhow::Result<Said> {
     let pod = mesh.control_plane_pod();
-    let host = pod
-        .place()
-        .map_or([127, 0, 0, 1].into(), |place| place.address());
+    let host = pod.place().map_or(
+        [127, 0, 0, 1].into(),
+        weft_sandbox::pod::loopback::Place::address,
+    );
     let server = format!("http://{host}:{}", ports::ADMIN);
     let command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
         .args(["proxy", "status", "--server", &server])

@@ -16,7 +16,7 @@ use weft_proto::names::cluster::TOKEN_AUDIENCE;
 use weft_tests::apiserver::ApiServer;
 
 use crate::figures::{Figures, Spread};
-use crate::plan::{PORT, Plan, Size, TARGET_PORT, Topic};
+use crate::plan::{self, PORT, Plan, Size, TARGET_PORT, Topic, account, pod_name, service_name};
 use crate::process::ControlPlane;
 use crate::sidecar::{self, Fleet};
 
@@ -109,7 +109,7 @@ impl Bench {
         let mut uids = Vec::new();
         for manifest in plan.manifests() {
             let made = server.put(&manifest).await?;
-            if plan.is_connected(&manifest) {
+            if plan::is_connected(&manifest) {
                 let uid = made["metadata"]["uid"].as_str();
                 uids.push(uid.context("a uid")?.to_owned());
             }
@@ -159,8 +159,8 @@ impl Bench {
         let grpc = self.control_plane.grpc;
         let began = Instant::now();
         let certificates = stream::iter(0..plan.size.streams()).map(|stream| {
-            let account = (&*plan.namespace(stream), &*plan.account(stream));
-            let pod = (&*plan.pod(stream, 0), &*self.uids[stream]);
+            let account = (&*plan.namespace(stream), &*account(stream));
+            let pod = (&*pod_name(stream, 0), &*self.uids[stream]);
             let audiences = [TOKEN_AUDIENCE];
             let token = self
                 .server
@@ -188,7 +188,7 @@ impl Bench {
         let before = self.control_plane.time()?;
         let began = Instant::now();
         sleep(window).await;
-        let used = self.control_plane.time()? - before;
+        let used = self.control_plane.time()?.saturating_sub(before);
         ensure!(self.fleet.seen.lock().is_empty(), "updates at rest");
         Ok(used.as_secs_f64() / began.elapsed().as_secs_f64())
     }
@@ -245,7 +245,7 @@ impl Bench {
             due += concerned.len();
         }
         tokio::time::sleep_until(start + window).await;
-        let used = self.control_plane.time()? - before;
+        let used = self.control_plane.time()?.saturating_sub(before);
         figures.churn_load = used.as_secs_f64() / start.elapsed().as_secs_f64();
         self.wait(due).await?;
         let seen = std::mem::take(&mut *self.fleet.seen.lock());
@@ -275,7 +275,7 @@ impl Bench {
         let path = format!(
             "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices/{}-abcde",
             self.plan.namespace(service),
-            self.plan.service(service)
+            service_name(service)
         );
         self.patch(&path, json!({"endpoints": slice["endpoints"]}))
             .await
@@ -394,7 +394,7 @@ impl Bench {
                 let id = format!(
                     "spiffe://cluster.local/ns/{}/sa/{}",
                     self.plan.namespace(service),
-                    self.plan.account(service)
+                    account(service)
                 );
                 (std::net::SocketAddr::from(address), id)
             })

@@ -69,23 +69,6 @@ impl Plan {
         format!("team-{:02}", service % self.size.namespaces)
     }
 
-    pub(crate) fn service(self, service: usize) -> String {
-        format!("service-{service:04}")
-    }
-
-    pub(crate) fn pod(self, service: usize, index: usize) -> String {
-        format!("service-{service:04}-7d9c6b5f4-{index:05}")
-    }
-
-    pub(crate) fn account(self, service: usize) -> String {
-        format!("account-{service:04}")
-    }
-
-    pub(crate) fn cluster_ip(self, service: usize) -> Ipv4Addr {
-        let [_, _, high, low] = (service as u32 + 1).to_be_bytes();
-        Ipv4Addr::new(10, 96, high, low)
-    }
-
     pub(crate) fn each(self) -> usize {
         self.size.endpoints / self.size.services
     }
@@ -123,13 +106,13 @@ impl Plan {
         ];
         for (place, service) in self.calls(stream).into_iter().enumerate() {
             let kind = if place % CALLS < BY_AUTHORITY {
-                let (name, namespace) = (self.service(service), self.namespace(service));
+                let (name, namespace) = (service_name(service), self.namespace(service));
                 Kind::Authority(AuthorityKey {
                     authority: format!("{name}.{namespace}:{PORT}"),
                 })
             } else {
                 Kind::Outbound(OutboundKey {
-                    ip: self.cluster_ip(service).octets().to_vec(),
+                    ip: cluster_ip(service).octets().to_vec(),
                     port: PORT,
                 })
             };
@@ -139,17 +122,6 @@ impl Plan {
         kinds
             .map(|(topic, kind)| (topic, ResourceKey { kind: Some(kind) }))
             .collect()
-    }
-
-    /// The endpoints of a backend, and which service it is.
-    pub(crate) fn endpoints(self, backend: &ServiceRef) -> (Topic, ResourceKey) {
-        let number = backend.name.rsplit('-').next();
-        let service = number.and_then(|number| number.parse().ok());
-        let kind = Kind::Endpoints(EndpointsKey {
-            service: Some(backend.clone()),
-        });
-        let topic = Topic::Endpoints(service.expect("a service of this plan"));
-        (topic, ResourceKey { kind: Some(kind) })
     }
 
     /// Everything that a sidecar has in the end.
@@ -191,7 +163,7 @@ impl Plan {
             all.push(self.service_manifest(service));
             all.push(json!({
                 "apiVersion": "v1", "kind": "ServiceAccount",
-                "metadata": {"name": self.account(service),
+                "metadata": {"name": account(service),
                              "namespace": self.namespace(service)},
             }));
             for index in 0..self.each() {
@@ -202,12 +174,6 @@ impl Plan {
             }
         }
         all
-    }
-
-    /// Whether a manifest is a pod whose sidecar connects; they come in the order of their streams.
-    pub(crate) fn is_connected(self, manifest: &Value) -> bool {
-        let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
-        manifest["kind"] == "Pod" && name.ends_with("-00000")
     }
 
     /// Its `request` timeout and its rate limit are this number of seconds and a thousand times that
@@ -229,9 +195,9 @@ impl Plan {
     fn own_policy(self, service: usize) -> Value {
         json!({
             "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
-            "metadata": {"name": self.service(service), "namespace": self.namespace(service)},
+            "metadata": {"name": service_name(service), "namespace": self.namespace(service)},
             "spec": {
-                "targetRefs": [{"kind": "Service", "name": self.service(service)}],
+                "targetRefs": [{"kind": "Service", "name": service_name(service)}],
                 "retries": {"attempts": 2, "statusCodes": [502, 503],
                             "methods": ["GET", "HEAD"]},
                 "circuitBreaker": {"consecutiveFailures": {"threshold": 5}},
@@ -240,13 +206,13 @@ impl Plan {
     }
 
     fn service_manifest(self, service: usize) -> Value {
-        let name = self.service(service);
+        let name = service_name(service);
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": self.namespace(service),
                          "labels": {"app": name}},
             "spec": {
-                "type": "ClusterIP", "clusterIP": self.cluster_ip(service).to_string(),
+                "type": "ClusterIP", "clusterIP": cluster_ip(service).to_string(),
                 "selector": {"app": name},
                 "ports": [{"name": "http", "port": PORT, "targetPort": "http",
                            "protocol": "TCP", "appProtocol": "http"}],
@@ -256,7 +222,7 @@ impl Plan {
 
     /// With what a real pod has beside what the mesh reads of it.
     fn pod_manifest(self, service: usize, index: usize) -> Value {
-        let (app, ip) = (self.service(service), self.address(service, index));
+        let (app, ip) = (service_name(service), self.address(service, index));
         let environment: Vec<_> = (0..10)
             .map(|number| json!({"name": format!("SETTING_{number}"), "value": "a value"}))
             .collect();
@@ -276,14 +242,14 @@ impl Plan {
         json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
-                "name": self.pod(service, index), "namespace": self.namespace(service),
+                "name": pod_name(service, index), "namespace": self.namespace(service),
                 "labels": {"app": app, "pod-template-hash": "7d9c6b5f4"},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet",
                                      "name": format!("{app}-7d9c6b5f4"), "uid": "1",
                                      "controller": true, "blockOwnerDeletion": true}],
             },
             "spec": {
-                "serviceAccountName": self.account(service), "nodeName": format!("node-{index}"),
+                "serviceAccountName": account(service), "nodeName": format!("node-{index}"),
                 "initContainers": [sidecar], "containers": [container("app", &app)],
                 "volumes": [{"name": "token", "projected": {"sources": [
                     {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]}}],
@@ -305,14 +271,14 @@ impl Plan {
                 "conditions": {"ready": ready, "serving": ready, "terminating": false},
                 "nodeName": format!("node-{index}"), "zone": format!("zone-{}", index % 3),
                 "targetRef": {"kind": "Pod", "namespace": namespace,
-                              "name": self.pod(service, index)},
+                              "name": pod_name(service, index)},
             })
         });
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
-                "name": format!("{}-abcde", self.service(service)), "namespace": namespace,
-                "labels": {"kubernetes.io/service-name": self.service(service)},
+                "name": format!("{}-abcde", service_name(service)), "namespace": namespace,
+                "labels": {"kubernetes.io/service-name": service_name(service)},
             },
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": TARGET_PORT, "protocol": "TCP",
@@ -320,4 +286,41 @@ impl Plan {
             "endpoints": endpoints.collect::<Vec<_>>(),
         })
     }
+}
+
+/// The name of a service.
+pub(crate) fn service_name(service: usize) -> String {
+    format!("service-{service:04}")
+}
+
+/// The name of a pod behind it.
+pub(crate) fn pod_name(service: usize, index: usize) -> String {
+    format!("service-{service:04}-7d9c6b5f4-{index:05}")
+}
+
+/// The service account of these pods.
+pub(crate) fn account(service: usize) -> String {
+    format!("account-{service:04}")
+}
+
+fn cluster_ip(service: usize) -> Ipv4Addr {
+    let [_, _, high, low] = (service as u32 + 1).to_be_bytes();
+    Ipv4Addr::new(10, 96, high, low)
+}
+
+/// The endpoints of a backend, and which service it is.
+pub(crate) fn endpoints(backend: &ServiceRef) -> (Topic, ResourceKey) {
+    let number = backend.name.rsplit('-').next();
+    let service = number.and_then(|number| number.parse().ok());
+    let kind = Kind::Endpoints(EndpointsKey {
+        service: Some(backend.clone()),
+    });
+    let topic = Topic::Endpoints(service.expect("a service of this plan"));
+    (topic, ResourceKey { kind: Some(kind) })
+}
+
+/// Whether a manifest is a pod whose sidecar connects; they come in the order of their streams.
+pub(crate) fn is_connected(manifest: &Value) -> bool {
+    let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
+    manifest["kind"] == "Pod" && name.ends_with("-00000")
 }

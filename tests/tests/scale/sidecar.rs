@@ -31,7 +31,7 @@ use weft_proto::identity::CertifyRequest;
 use weft_proto::identity::identity_client::IdentityClient;
 use weft_tests::tls::{self, Credentials};
 
-use crate::plan::{Plan, Topic};
+use crate::plan::{self, Plan, Topic, pod_name};
 
 /// As `weft-proxy` has them.
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -110,7 +110,7 @@ pub(crate) async fn open(
         say,
     };
     let hello = Hello {
-        workload: sidecar.fleet.plan.pod(stream, 0),
+        workload: pod_name(stream, 0),
         zone: String::new(),
         proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
         held: Vec::new(),
@@ -187,7 +187,7 @@ impl Sidecar {
         });
         for backend in backends {
             if self.backends.insert(backend.clone()) {
-                let (topic, key) = self.fleet.plan.endpoints(&backend);
+                let (topic, key) = plan::endpoints(&backend);
                 self.subscribe(topic, key).await?;
             }
         }

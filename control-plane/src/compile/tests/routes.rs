@@ -221,5 +221,5 @@ fn filters_reach_the_wire_resolved() {
         target.backends[mirror.backend as usize].service,
         Some(service("canary", 81))
     );
-    assert_eq!(mirror.percent, 5);
+    assert_eq!((mirror.share, mirror.out_of), (5, 100));
 }

@@ -46,7 +46,7 @@ impl Reader {
             },
             ("RequestMirror", _) => match filter.request_mirror {
                 Some(mirror) if rule.filters.mirror.is_none() => {
-                    rule.filters.mirror = self.mirror(place, mirror, namespace, rule);
+                    rule.filters.mirror = self.mirror(place, mirror, namespace);
                 }
                 Some(_) => rule
                     .unsupported
@@ -147,40 +147,26 @@ impl Reader {
         Some(hostname)
     }
 
-    fn mirror(
-        &mut self,
-        place: &str,
-        mirror: RawMirror,
-        namespace: &str,
-        rule: &mut RouteRule,
-    ) -> Option<Mirror> {
+    fn mirror(&mut self, place: &str, mirror: RawMirror, namespace: &str) -> Option<Mirror> {
         let place = format!("{place}.requestMirror");
         let reference = self.reference(&place, mirror.backend_ref, namespace);
-        let percent = match (mirror.percent, mirror.fraction) {
+        let (share, out_of) = match (mirror.percent, mirror.fraction) {
             (Some(_), Some(_)) => {
                 self.refuse(&place, "percent and fraction exclude each other");
                 return None;
             }
-            (percent, None) => percent.unwrap_or(100),
-            (None, Some(fraction)) => {
-                let denominator = fraction.denominator.unwrap_or(100);
-                let hundredfold = u64::from(fraction.numerator) * 100;
-                if denominator == 0 || fraction.numerator > denominator {
-                    self.refuse(&format!("{place}.fraction"), "not from 0 to 1");
-                    return None;
-                }
-                if hundredfold % u64::from(denominator) != 0 {
-                    let what = format!("{place}.fraction: not a whole number of percent");
-                    rule.unsupported.push(what);
-                    return None;
-                }
-                (hundredfold / u64::from(denominator)) as u32
-            }
+            (percent, None) => (percent.unwrap_or(100), 100),
+            (None, Some(fraction)) => (fraction.numerator, fraction.denominator.unwrap_or(100)),
         };
-        if percent > 100 {
-            self.refuse(&format!("{place}.percent"), "over 100");
+        if out_of == 0 || share > out_of {
+            self.refuse(&place, "a share that is not from 0 to 1");
+            return None;
         }
-        Some(Mirror { reference, percent })
+        Some(Mirror {
+            reference,
+            share,
+            out_of,
+        })
     }
 
     fn editable(&mut self, place: &str, name: &str) {

@@ -459,7 +459,9 @@ proptest! {
         edits in prop::collection::vec((edit(), prop::collection::vec(0usize..60, 3)), 1..8),
     ) {
         let mut world = World::default();
-        start.into_iter().for_each(|edit| world.take(edit));
+        for edit in start {
+            world.take(edit);
+        }
         let first = Arc::new(Model::build(world.objects(), 1));
         let sender = watch::Sender::new(Arc::clone(&first));
         let roots = vec![CertificateDer::from(vec![1])].into();

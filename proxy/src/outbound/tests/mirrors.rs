@@ -25,7 +25,9 @@ impl Mirrored {
         policy.routes[0].split.backends.truncate(1);
         policy.routes[0].split.mirror = Some(MirrorPolicy {
             backend: 1,
-            percent: 100,
+            share: 100,
+            out_of: 100,
+            calls: false,
             body_limit_bytes: 1024,
             max_in_flight,
             timeout: Duration::from_secs(5),

@@ -5,7 +5,7 @@ use weft_proto::discovery as wire;
 use super::Decoded;
 use super::fields::{
     at, at_least_one, backend_index, cookie_name, each, header_name, known, missing, optional,
-    percent, positive, refuse, required,
+    positive, refuse, required,
 };
 use super::filters::header_edits;
 use super::route::header_match;
@@ -60,9 +60,19 @@ fn split_match(message: &wire::SplitMatch) -> Decoded<SplitMatch> {
 }
 
 fn mirror(message: &wire::Mirror, backends: usize) -> Decoded<MirrorPolicy> {
+    const HUNDRED: u32 = 100;
+    let out_of = match message.out_of {
+        0 => HUNDRED,
+        out_of => out_of,
+    };
+    if message.share > out_of {
+        return Err(refuse("share", "more than everything"));
+    }
     Ok(MirrorPolicy {
         backend: backend_index("backend", message.backend, backends)?,
-        percent: percent("percent", message.percent)?,
+        share: message.share,
+        out_of,
+        calls: message.calls,
         body_limit_bytes: message.body_limit_bytes as usize,
         max_in_flight: at_least_one("max_in_flight", message.max_in_flight)? as usize,
         timeout: required("timeout", message.timeout.as_ref(), positive)?,

@@ -87,10 +87,12 @@ fn target() -> wire::ServiceTarget {
                 when_empty: wire::WhenEmpty::NextBackend.into(),
                 mirror: Some(wire::Mirror {
                     backend: 0,
-                    percent: 10,
+                    share: 10,
                     body_limit_bytes: 65536,
                     max_in_flight: 64,
                     timeout: Some(duration(15_000)),
+                    out_of: 0,
+                    calls: true,
                 }),
             }),
             fault: Some(wire::Fault {
@@ -167,7 +169,9 @@ fn a_service_comes_through_whole() {
         route.split.mirror,
         Some(MirrorPolicy {
             backend: 0,
-            percent: 10,
+            share: 10,
+            out_of: 100,
+            calls: true,
             body_limit_bytes: 65_536,
             max_in_flight: 64,
             timeout: Duration::from_secs(15),

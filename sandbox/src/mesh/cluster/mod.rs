@@ -4,6 +4,9 @@
 //! through their status; services get the addresses that the server chooses; a pod that is told to end
 //! stays, with its deletion's time, until its processes have ended.
 //!
+//! Where a cluster collects the garbage of pods, such a pod may be called `Failed` after some twenty
+//! seconds, as it has no node: a drain that is to be looked at longer needs a cluster without.
+//!
 //! The control plane is its service account, with the roles that it prints and no others.
 //!
 //! Every mesh has namespaces of its own, also for its control plane, so that several may share a
@@ -179,6 +182,13 @@ impl Cluster {
 
     /// Makes the cluster say what the state says; services get the server's addresses.
     pub(super) fn write(&self, state: &mut State) -> anyhow::Result<()> {
+        for member in state.members.values() {
+            anyhow::ensure!(
+                member.spec.weight == 1,
+                "a cluster has no weights, and {} has one",
+                member.spec.name
+            );
+        }
         let desired = Desired::of(state);
         let mut known = std::mem::take(&mut *self.known.lock());
         let writer = self.writer.clone();

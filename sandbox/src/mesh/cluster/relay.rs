@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use crate::Pod;
 
@@ -33,7 +35,14 @@ pub(super) struct Relay {
     pod: Pod,
     to: Target,
     runtime: Handle,
-    running: Mutex<Option<DropGuard>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// Ends when it is dropped.
+#[derive(Debug)]
+struct Running {
+    end: DropGuard,
+    tasks: TaskTracker,
 }
 
 /// Host and port of an API server. Resolved anew for every connection.
@@ -73,13 +82,25 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Ends all connections; new ones are refused.
+    /// Ends all connections and waits for that; new ones are refused.
     pub(super) fn cut(&self) {
-        *self.running.lock() = None;
+        let Some(Running { end, tasks }) = self.running.lock().take() else {
+            return;
+        };
+        drop(end);
+        tasks.close();
+        let (done, ended) = channel();
+        self.runtime.spawn(async move {
+            tasks.wait().await;
+            // Nobody waits any more where the runtime ends.
+            let _ = done.send(());
+        });
+        let _ = ended.recv();
     }
 
     /// Goes on after [`Self::cut`].
     pub(super) fn mend(&self) -> anyhow::Result<()> {
+        self.cut();
         let end = CancellationToken::new();
         let listener = {
             // The socket is the pod's, the runtime is ours.
@@ -87,10 +108,12 @@ impl Relay {
             let listener = self.pod.listen(Self::address());
             listener.context("the relay's listener in the control plane's pod")?
         };
-        let carrying = carry_all(listener, self.to.clone(), end.clone());
-        self.runtime
-            .spawn(end.clone().run_until_cancelled_owned(carrying));
-        *self.running.lock() = Some(end.drop_guard());
+        let tasks = TaskTracker::new();
+        let carrying = carry_all(listener, self.to.clone(), tasks.clone(), end.clone());
+        let carrying = end.clone().run_until_cancelled_owned(carrying);
+        tasks.spawn_on(carrying, &self.runtime);
+        let end = end.drop_guard();
+        *self.running.lock() = Some(Running { end, tasks });
         Ok(())
     }
 
@@ -143,7 +166,7 @@ fn redirected(mut kubeconfig: Kubeconfig) -> anyhow::Result<(Target, Kubeconfig)
     Ok((to, kubeconfig))
 }
 
-async fn carry_all(listener: TcpListener, to: Target, end: CancellationToken) {
+async fn carry_all(listener: TcpListener, to: Target, tasks: TaskTracker, end: CancellationToken) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
@@ -154,7 +177,7 @@ async fn carry_all(listener: TcpListener, to: Target, end: CancellationToken) {
             continue;
         };
         let (to, end) = (to.clone(), end.clone());
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let _permit = permit;
             // How it ends is told by the ends of the connections themselves.
             let _ = end.run_until_cancelled(carry(stream, &to)).await;

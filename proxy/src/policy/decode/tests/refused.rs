@@ -43,9 +43,12 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
                 mirror(it).backend = 1;
             },
         ),
-        ("service.routes[0].split.mirror.percent: over 100", |it| {
-            mirror(it).percent = 101;
-        }),
+        (
+            "service.routes[0].split.mirror.share: more than everything",
+            |it| {
+                mirror(it).share = 101;
+            },
+        ),
         (
             "service.routes[0].split.mirror.max_in_flight: 0, where at least 1 is needed",
             |it| {
