@@ -24,8 +24,9 @@ use scene::Scene;
 /// The lease of the quick form; the long form has the default.
 const LEASE: Duration = Duration::from_secs(3);
 const DEFAULT_LEASE: Duration = Duration::from_secs(15);
-/// Candidates look seven times in a lease, and up to a fifth of that later.
-const LOOKS: f64 = 0.16;
+/// Candidates look fifteen times in a lease, and up to a fifth of that later: so long after a renewal they
+/// may see it, and count from then.
+const LOOKS: f64 = 0.08;
 /// What a loaded machine may take beyond that.
 const MARGIN: Duration = Duration::from_secs(3);
 /// How long counts are awaited: a new leader counts for 10 s, and the next 10 s later.
