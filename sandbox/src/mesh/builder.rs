@@ -41,6 +41,7 @@ pub struct Builder {
     trust_domain: String,
     namespace: Option<String>,
     cluster: Option<PathBuf>,
+    replicas: usize,
     programs: Programs,
     workloads: Vec<Workload>,
     services: Vec<Service>,
@@ -58,6 +59,7 @@ impl Builder {
             trust_domain: "weft.local".to_owned(),
             namespace: None,
             cluster: None,
+            replicas: 0,
             programs,
             workloads: Vec::new(),
             services: Vec::new(),
@@ -91,6 +93,15 @@ impl Builder {
     /// are some they have nothing to do with these objects. [`Mesh::leave_cluster`] removes everything.
     pub fn cluster(mut self, kubeconfig: impl Into<PathBuf>) -> Self {
         self.cluster = Some(kubeconfig.into());
+        self
+    }
+
+    /// So many replicas of the control plane, `control-plane-0` and so on, in a cluster only. Each has a
+    /// pod and a Pod of its own. Sidecars dial one address, which leads to one of those that are ready, as
+    /// a Service does. What speaks of *the* control plane, as [`Mesh::start_control_plane`] and
+    /// [`Mesh::cut_off_cluster`], is for meshes without this; see [`Mesh::add_replica`].
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
         self
     }
 
@@ -240,7 +251,8 @@ impl Builder {
             for workload in self.workloads {
                 members.push(mesh.make_member(workload)?);
             }
-            mesh.within_patience(mesh.bring_up(&members)).await
+            mesh.within_patience(mesh.bring_up(&members, self.replicas))
+                .await
         };
         if let Err(error) = started.await {
             if self.cluster.is_some()
@@ -308,9 +320,11 @@ impl Mesh {
         Ok(())
     }
 
-    async fn bring_up(&self, members: &[Arc<Member>]) -> anyhow::Result<()> {
+    async fn bring_up(&self, members: &[Arc<Member>], replicas: usize) -> anyhow::Result<()> {
         self.write_source()?;
-        if members.iter().any(|member| member.spec.meshed) {
+        if replicas > 0 {
+            self.start_replicas(replicas).await?;
+        } else if members.iter().any(|member| member.spec.meshed) {
             self.start_control_plane().await?;
         }
         for member in members {

@@ -53,6 +53,7 @@ impl Mesh {
     pub fn log_tails(&self) -> String {
         let tail = crate::process::log_tail(&self.control_plane_log(), TAIL_LINES);
         let mut text = format!("--- control plane\n{tail}\n");
+        text.push_str(&self.replica_log_tails());
         for member in self.state.lock().members.values() {
             text.push_str(&member.log_tails());
         }

@@ -156,9 +156,16 @@ impl Cx {
 
 /// The control plane's roles are all that it needs: it was never told that it may not do something.
 fn has_its_rights(mesh: &Mesh) -> anyhow::Result<()> {
-    let log = fs::read_to_string(mesh.dir().join("logs/control-plane.log"))?;
-    let told = log.lines().find(|line| line.contains("forbidden"));
-    anyhow::ensure!(told.is_none(), "{}", told.unwrap_or_default());
+    for file in fs::read_dir(mesh.dir().join("logs"))? {
+        let file = file?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        // Each replica has one.
+        if name.starts_with("control-plane") {
+            let log = fs::read_to_string(&file)?;
+            let told = log.lines().find(|line| line.contains("forbidden"));
+            anyhow::ensure!(told.is_none(), "{}", told.unwrap_or_default());
+        }
+    }
     Ok(())
 }
 

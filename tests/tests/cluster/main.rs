@@ -14,6 +14,7 @@ mod canary;
 mod common;
 mod life;
 mod objects;
+mod replicas;
 mod shapes;
 mod statuses;
 mod watches;
@@ -42,6 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
     objects::register(&mut suite);
     canary::register(&mut suite);
     life::register(&mut suite);
+    replicas::register(&mut suite);
     shapes::register(&mut suite);
     statuses::register(&mut suite);
     watches::register(&mut suite);

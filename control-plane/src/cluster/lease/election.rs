@@ -122,6 +122,13 @@ impl Election {
         self.leads_until
     }
 
+    /// When somebody else's lease runs out unless it is renewed; `None` where nobody else holds it.
+    pub(super) fn runs_out(&self) -> Option<Instant> {
+        let seen = self.seen.as_ref()?;
+        let is_held = !seen.holder.is_empty() && seen.holder != self.me;
+        is_held.then(|| seen.since + seen.lease)
+    }
+
     /// Who holds it, as far as is known.
     pub(super) fn holder(&self) -> Option<&str> {
         self.seen.as_ref().map(|seen| seen.holder.as_str())

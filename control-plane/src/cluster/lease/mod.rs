@@ -51,7 +51,8 @@ pub struct Timing {
     lease: Duration,
     /// How long a holder leads without renewing: two thirds of the lease.
     renew_deadline: Duration,
-    /// How often holders renew and candidates look: seven times in a lease.
+    /// How often holders renew: seven times in a lease. Candidates look twice as often, as they count from
+    /// when they see a renewal.
     retry: Duration,
 }
 
@@ -219,17 +220,22 @@ impl Candidate {
         lease
     }
 
-    /// Until the next round is due, or leading ends.
+    /// Until the next round is due, leading ends, or somebody else's lease runs out.
     async fn pause(&self) {
-        let pause = self.timing.retry;
+        let now = Instant::now();
         match self.election.leads_until() {
-            Some(until) if Instant::now() < until => {
+            Some(until) if now < until => {
                 tokio::select! {
-                    () = sleep(pause) => {}
+                    () = sleep(self.timing.retry) => {}
                     () = sleep_until(until) => {}
                 }
             }
-            _ => sleep(pause.mul_f64(1.0 + JITTER * fastrand::f64())).await,
+            _ => {
+                let pause = self.timing.retry / 2;
+                let look = now + pause.mul_f64(1.0 + JITTER * fastrand::f64());
+                let free = self.election.runs_out().filter(|free| *free > now);
+                sleep_until(free.map_or(look, |free| free.min(look))).await;
+            }
         }
     }
 

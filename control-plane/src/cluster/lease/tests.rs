@@ -53,8 +53,10 @@ fn a_holder_leads_from_when_it_asked_until_its_deadline() {
 fn others_wait_from_when_they_saw_the_last_change() {
     let start = Instant::now();
     let mut election = Election::new("b".to_owned(), TIMING());
+    assert_eq!(election.runs_out(), None);
     election.saw(Some(record("a", "1")), start);
     election.saw(Some(record("a", "1")), start + seconds(14));
+    assert_eq!(election.runs_out(), Some(start + seconds(15)));
     assert_eq!(election.act(start + seconds(14)), Act::Wait);
     let due = Act::Replace("1".to_owned());
     assert_eq!(election.act(start + seconds(15)), due);
@@ -62,6 +64,7 @@ fn others_wait_from_when_they_saw_the_last_change() {
     assert_eq!(election.act(start + seconds(29)), Act::Wait);
     // Given back: at once.
     election.saw(Some(record("", "3")), start + seconds(29));
+    assert_eq!(election.runs_out(), None);
     let due = Act::Replace("3".to_owned());
     assert_eq!(election.act(start + seconds(29)), due);
 }

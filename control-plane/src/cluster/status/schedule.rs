@@ -1,9 +1,9 @@
 //! When which status is written.
 //!
 //! A pure state machine, of one replica while it leads. What is said about the object itself is written
-//! at once; what has only changed about the sidecars that run it at most every [`COUNTS_EVERY`], and not
-//! before that long after leadership began, so that sidecars whose replica has gone are counted elsewhere
-//! first. A write that failed is tried again with back-off: alone where the API server had something
+//! at once. What has only changed about the sidecars that run it is written when it has differed for
+//! [`COUNTS_EVERY`]: so counts of many confirmations are one write, and sidecars whose replica has gone,
+//! the former leader or another one, are counted elsewhere before anything is said of them. A write that failed is tried again with back-off: alone where the API server had something
 //! against it, all of them together where it was not there.
 
 use std::collections::HashMap;
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often counts alone cause a write of one object.
+/// For how long counts have to differ from what is written before they alone cause a write, and so also how
+/// often they do for one object.
 pub const COUNTS_EVERY: Duration = Duration::from_secs(10);
 /// Writes on the way.
 pub(super) const MAX_WRITES: usize = 16;
@@ -59,7 +60,6 @@ pub(super) enum Outcome {
 /// The state of all writes. It holds what is observed: see [`Schedule::keep_only`].
 #[derive(Debug)]
 pub(super) struct Schedule<K> {
-    since: Instant,
     entries: HashMap<K, Entry>,
     writing: usize,
     outages: u32,
@@ -69,7 +69,8 @@ pub(super) struct Schedule<K> {
 #[derive(Debug, Default)]
 struct Entry {
     writing: Option<Writing>,
-    counted: Option<Instant>,
+    /// Since when its counts are not what is written.
+    differs: Option<Instant>,
     failures: u32,
     blocked: Option<Blocked>,
 }
@@ -77,7 +78,6 @@ struct Entry {
 #[derive(Debug)]
 struct Writing {
     version: String,
-    begun: Instant,
 }
 
 #[derive(Debug)]
@@ -89,9 +89,8 @@ struct Blocked {
 
 impl<K: Eq + Hash + Clone> Schedule<K> {
     /// Leadership begins.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            since: now,
             entries: HashMap::new(),
             writing: 0,
             outages: 0,
@@ -100,18 +99,24 @@ impl<K: Eq + Hash + Clone> Schedule<K> {
     }
 
     /// Whether a status that is not as it should be is written over this version of its object.
-    pub(super) fn turn(&self, key: &K, version: &str, change: Change, now: Instant) -> Turn {
+    pub(super) fn turn(&mut self, key: &K, version: &str, change: Change, now: Instant) -> Turn {
+        let differs = match change {
+            Change::Verdict => None,
+            Change::Counts => {
+                let entry = self.entries.entry(key.clone()).or_default();
+                Some(*entry.differs.get_or_insert(now))
+            }
+        };
         let entry = self.entries.get(key);
         if self.writing >= MAX_WRITES || entry.is_some_and(|entry| entry.writing.is_some()) {
             return Turn::Busy;
         }
         let blocked = entry.and_then(|entry| entry.blocked.as_ref());
         let blocked = blocked.filter(|it| it.version.as_deref().is_none_or(|it| it == version));
-        let counted = entry.and_then(|entry| entry.counted);
         let due = [
             self.paused,
             blocked.map(|blocked| blocked.until),
-            (change == Change::Counts).then(|| counted.unwrap_or(self.since) + COUNTS_EVERY),
+            differs.map(|since| since + COUNTS_EVERY),
         ];
         match due.into_iter().flatten().max() {
             Some(due) if due > now => Turn::Wait(due),
@@ -119,12 +124,18 @@ impl<K: Eq + Hash + Clone> Schedule<K> {
         }
     }
 
+    /// A status is as it should be.
+    pub(super) fn is_right(&mut self, key: &K) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.differs = None;
+        }
+    }
+
     /// A write is on its way.
-    pub(super) fn begun(&mut self, key: &K, version: &str, now: Instant) {
+    pub(super) fn begun(&mut self, key: &K, version: &str) {
         let entry = self.entries.entry(key.clone()).or_default();
         entry.writing = Some(Writing {
             version: version.to_owned(),
-            begun: now,
         });
         self.writing += 1;
     }
@@ -152,7 +163,8 @@ impl<K: Eq + Hash + Clone> Schedule<K> {
             Outcome::Written => {
                 entry.failures = 0;
                 entry.blocked = None;
-                entry.counted = Some(writing.begun);
+                // What has changed since it began differs from now on.
+                entry.differs = None;
             }
             Outcome::Conflict | Outcome::Gone => {
                 entry.blocked = blocked(entry.failures, Some(writing.version));

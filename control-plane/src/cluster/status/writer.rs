@@ -110,7 +110,7 @@ impl StatusWriter {
             events: Events::start(self.client.clone(), self.instance.clone()),
             observed: Arc::clone(&self.known.observed),
             view: None,
-            schedule: Schedule::new(Instant::now()),
+            schedule: Schedule::new(),
             written: HashMap::new(),
             news: HashMap::new(),
             writes: JoinSet::new(),
@@ -199,6 +199,7 @@ impl Term {
         };
         let (kind, name) = &key;
         let Some(desired) = view.desired(*kind, name, &object, counts, now) else {
+            self.schedule.is_right(&key);
             return;
         };
         let version = &object.resource_version;
@@ -216,7 +217,7 @@ impl Term {
         let (kind, name) = key.clone();
         let (api_version, word) = type_of(kind);
         let version = object.resource_version.clone();
-        self.schedule.begun(&key, &version, Instant::now());
+        self.schedule.begun(&key, &version);
         let regarding = Regarding {
             api_version: api_version.to_owned(),
             kind: word.to_owned(),

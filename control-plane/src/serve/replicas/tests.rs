@@ -1,13 +1,27 @@
-//! What was heard, added up.
+//! What was heard, added up, and for how long it holds.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use weft_proto::replica::CountsUpdate;
 
 use super::sum::Table;
-use super::wire;
-use crate::index::Name;
+use super::{Replicas, link, wire};
+use crate::identity::Authority;
+use crate::index::{MeshSettings, Model, Name, Objects};
+use crate::serve::Metrics;
 use crate::serve::counts::{Count, Counted, Counts, MAX_REFUSED};
+use crate::serve::memo::Memo;
+use crate::serve::streams::Streams;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn name(number: u8) -> Name {
     Name::new("shop", format!("policy-{number}"))
@@ -119,4 +133,77 @@ fn of_two_streams_of_a_workload_the_newest_is_known() {
     // At the same time, the name decides.
     assert_eq!(table.elsewhere()[&1], (10, "c".to_owned()));
     assert!(!table.forget(peer(2)));
+}
+
+/// A replica without sidecars, and what keeps its model.
+fn replicas() -> (Arc<Replicas>, watch::Sender<Arc<Model>>) {
+    let domain = "mesh.test";
+    let state = tempfile::tempdir().unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    let authority = Authority::open(state.path(), domain, day, SystemTime::now()).unwrap();
+    let objects = Objects {
+        settings: MeshSettings {
+            trust_domain: domain.to_owned(),
+            networks: Vec::new(),
+            server_first_ports: Vec::new(),
+            minimum_mtls: None,
+        },
+        listeners: Vec::new(),
+        workloads: Vec::new(),
+        services: Vec::new(),
+        policies: Vec::new(),
+        broken: Vec::new(),
+        routes: Vec::new(),
+        grants: Vec::new(),
+        refusals: Vec::new(),
+    };
+    let (sender, models) = watch::channel(Arc::new(Model::build(objects, 1)));
+    let bundle = authority.bundle();
+    let metrics = Arc::new(Metrics::new());
+    let replicas = Replicas::new(
+        Arc::new(authority),
+        models.clone(),
+        Arc::new(Memo::new(models, bundle)),
+        Arc::new(Streams::new(metrics.clone())),
+        metrics,
+        TaskTracker::new(),
+        CancellationToken::new(),
+    );
+    (Arc::new(replicas), sender)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_silent_for_15_s_counts_no_more() {
+    let (replicas, _models) = replicas();
+    let adding = replicas.clone();
+    let adding = tokio::spawn(async move { adding.add_up().await });
+    let (say, said) = mpsc::channel(1);
+    let heeding = replicas.clone();
+    let heeding = tokio::spawn(async move {
+        let said = ReceiverStream::new(said);
+        link::heed(&heeding, peer(1), said).await
+    });
+    let total = || replicas.counts().borrow().get(&name(1)).map(|it| it.total);
+    let three = Count {
+        total: 3,
+        ..Count::default()
+    };
+    let update = wire::write("a", &counted([(name(1), three)].into()));
+    say.send(Ok(update)).await.unwrap();
+    // A word now and then is enough, and that it lives is one.
+    for _ in 0..12 {
+        sleep(SECOND * 14).await;
+        assert_eq!(total(), Some(3));
+        say.send(Ok(CountsUpdate::default())).await.unwrap();
+    }
+    sleep(SECOND * 14).await;
+    assert_eq!(total(), Some(3));
+    assert!(!heeding.is_finished());
+    sleep(SECOND * 2).await;
+    assert_eq!(total(), None);
+    assert_eq!(heeding.await.unwrap(), "it said nothing for 15 s");
+    let rendered = replicas.metrics.render();
+    assert!(rendered.contains("weft_control_plane_replicas_lost_total 1"));
+    assert!(rendered.contains("weft_control_plane_replicas_heard 0"));
+    adding.abort();
 }

@@ -16,10 +16,12 @@ mod background;
 mod objects;
 mod operate;
 mod relay;
+mod replicas;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequestSpec};
@@ -38,6 +40,7 @@ use crate::process::{Program, write_atomically};
 use background::Background;
 use objects::Desired;
 use relay::Relay;
+use replicas::Replicas;
 use writer::{Known, Manifest, Writer};
 
 /// Namespace and name.
@@ -69,6 +72,8 @@ pub(super) struct Cluster {
     roles: Vec<Manifest>,
     known: Mutex<Known>,
     manifests: Mutex<BTreeMap<String, Vec<Manifest>>>,
+    /// Where there are several.
+    replicas: OnceLock<Replicas>,
 }
 
 /// What the control plane is told.
@@ -139,6 +144,7 @@ impl Cluster {
             namespaces,
             known: Mutex::default(),
             manifests: Mutex::default(),
+            replicas: OnceLock::new(),
         })
     }
 

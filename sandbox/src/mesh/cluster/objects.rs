@@ -14,14 +14,14 @@ use crate::mesh::source::{Behind, RunningService, State};
 use crate::mesh::spec::Workload;
 
 /// Who schedules the pods: nobody.
-const SCHEDULER: &str = "weft-sandbox";
+pub(super) const SCHEDULER: &str = "weft-sandbox";
 /// Who manages the slices.
-const MANAGER: &str = "sandbox.weft.dev";
+pub(super) const MANAGER: &str = "sandbox.weft.dev";
 /// Keeps a pod that was told to end until its processes have, as its kubelet would: an API server
 /// removes a pod without a node at once otherwise.
 pub(super) const FINALIZER: &str = "weft.dev/sandbox";
 /// Nothing pulls it.
-const IMAGE: &str = "registry.invalid/weft-sandbox:none";
+pub(super) const IMAGE: &str = "registry.invalid/weft-sandbox:none";
 /// Kinds of probes that a container has room for.
 const PROBES: [&str; 3] = ["readinessProbe", "livenessProbe", "startupProbe"];
 

@@ -70,6 +70,18 @@ impl Relay {
         Ok((relay, inside))
     }
 
+    /// Another one to the same API server, from another pod.
+    pub(super) fn beside(&self, pod: &Pod) -> anyhow::Result<Self> {
+        let relay = Self {
+            pod: pod.clone(),
+            to: self.to.clone(),
+            runtime: self.runtime.clone(),
+            running: Mutex::new(None),
+        };
+        relay.mend()?;
+        Ok(relay)
+    }
+
     /// Ends all connections and waits for that; new ones are refused.
     pub(super) fn cut(&self) {
         let Some(Running { end, tasks }) = self.running.lock().take() else {

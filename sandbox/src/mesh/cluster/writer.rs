@@ -187,7 +187,7 @@ impl Writer {
     }
 
     /// Creates a pod and says of it what a kubelet would: its uid.
-    async fn make_pod(&self, key: &Key, pod: &objects::Pod) -> anyhow::Result<String> {
+    pub(super) async fn make_pod(&self, key: &Key, pod: &objects::Pod) -> anyhow::Result<String> {
         let made: core::Pod = self.create(key, pod.manifest.clone()).await?;
         let api: Api<core::Pod> = Api::namespaced(self.client.clone(), &key.0);
         let status = Patch::Merge(json!({"status": pod.status}));
@@ -253,7 +253,11 @@ impl Writer {
         anyhow::bail!("{name} changes all the time")
     }
 
-    async fn create<K>(&self, (namespace, name): &Key, manifest: Value) -> anyhow::Result<K>
+    pub(super) async fn create<K>(
+        &self,
+        (namespace, name): &Key,
+        manifest: Value,
+    ) -> anyhow::Result<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Serialize
@@ -267,7 +271,11 @@ impl Writer {
     }
 
     /// Makes an object of ours exactly this.
-    async fn replace<K>(&self, (namespace, name): &Key, manifest: &Value) -> anyhow::Result<()>
+    pub(super) async fn replace<K>(
+        &self,
+        (namespace, name): &Key,
+        manifest: &Value,
+    ) -> anyhow::Result<()>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Serialize
@@ -284,7 +292,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn delete<K>(&self, (namespace, name): &Key) -> anyhow::Result<()>
+    pub(super) async fn delete<K>(&self, (namespace, name): &Key) -> anyhow::Result<()>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + DeserializeOwned
