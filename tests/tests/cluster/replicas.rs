@@ -271,7 +271,8 @@ async fn one_comes_late(cx: Cx) -> anyhow::Result<()> {
         })
         .await?;
         let seen = scene.end_noticed(&cx).await?;
-        assert_eq!((seen.fewest, seen.most), (Some(2), 3));
+        // The first look may have come after the third one was there.
+        assert!(seen.fewest >= Some(2) && seen.most == 3, "{seen:?}");
         let patience = synced + CHANGE;
         assert!(seen.age <= patience.as_secs_f64(), "{} s", seen.age);
         cx.measured(format!(

@@ -3,9 +3,12 @@
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use kube::core::DynamicObject;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::DefaultBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -23,6 +26,10 @@ use crate::source::progress::Progress;
 const WATCH_SECONDS: u32 = 60;
 /// Objects that are asked for at once in a list: pods are big before they are trimmed.
 const PAGE: u32 = 200;
+
+/// Between two tries. Short: an API server that is back has all that was missed while it was away, and a
+/// replica has eight watches only.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A watch that goes on until nobody wants its changes.
 pub(super) type Watching = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -82,7 +89,7 @@ pub(super) async fn follow_defined<T>(
 }
 
 /// Lists, watches, and begins anew where that is needed. What fails is tried again, later and later
-/// up to half a minute.
+/// up to [`LONGEST_PAUSE`].
 async fn attend<K, T>(
     api: &Api<K>,
     kind: Kind,
@@ -101,7 +108,7 @@ where
     let config = watcher::Config::default()
         .timeout(WATCH_SECONDS)
         .page_size(PAGE);
-    let events = watcher(api.clone(), config).default_backoff();
+    let events = watcher(api.clone(), config).backoff(Pauses::default());
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         let event = match event {
@@ -166,5 +173,25 @@ fn described(error: &watcher::Error, kind: Kind) -> String {
         ),
         403 => format!("{error}: its service account may not list and watch this kind"),
         _ => error.to_string(),
+    }
+}
+
+/// kube's pauses up to a bound of ours, with up to a quarter less by chance there, so that watches do not
+/// come back all at once.
+#[derive(Default)]
+struct Pauses(DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let bound = LONGEST_PAUSE.mul_f64(1.0 - fastrand::f64() / 4.0);
+        self.0.next().map(|pause| pause.min(bound))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
     }
 }
