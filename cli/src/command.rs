@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{check, demo, explain, proxy_status};
+use crate::{check, demo, explain, inject, proxy_status};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -36,6 +36,8 @@ enum Command {
     Check(check::Options),
     /// Explains what is in force for a service, who said so, and what happens to a request.
     Explain(explain::Options),
+    /// Adds the sidecar to the pods of manifests, and prints them.
+    Inject(inject::Options),
     /// Asks the control plane about its sidecars.
     #[command(subcommand)]
     Proxy(proxy_status::ProxyCommand),
@@ -84,7 +86,7 @@ impl Rest {
 }
 
 /// Runs what `args` ask for, the program's name first. Exit codes: 0 when it is done, 64 for a bad
-/// command line; those of `demo`, `check`, `explain` and `proxy status` are in their help.
+/// command line; those of `demo`, `check`, `explain`, `inject` and `proxy status` are in their help.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let weft = match Weft::try_parse_from(args) {
         Ok(weft) => weft,
@@ -98,6 +100,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Inject(options) => inject::run(&options),
         Command::Proxy(command) => proxy_status::run(&command),
         Command::Version => {
             println!("weft {}", env!("CARGO_PKG_VERSION"));
@@ -150,6 +153,8 @@ mod tests {
             &["weft", "check", "--pre", "-f", "x"],
             &["weft", "check", "--context", "c", "-f", "x"],
             &["weft", "check", "-f", "x", "-o", "yaml"],
+            &["weft", "inject"],
+            &["weft", "inject", "-f", "x", "--image", "No Image"],
         ] {
             assert!(Weft::try_parse_from(args).is_err(), "{args:?}");
         }

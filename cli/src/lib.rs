@@ -10,6 +10,7 @@
 //! * `check_cluster`: the latter: what was fetched, and what is wrong with it.
 //! * [`explain`]: what is in force for a service, who said so, and what happens to a request.
 //! * [`proxy_status`]: which sidecars run what, and who is behind.
+//! * [`inject`]: manifests with the sidecar in their pods.
 //! * [`demo`]: a meshed application on this machine, a story told on it, and what was measured.
 //! * `cluster`: which cluster somebody means, and a client of it.
 //! * `words`: words in lines.
@@ -22,6 +23,7 @@ mod cluster;
 pub mod command;
 pub mod demo;
 pub mod explain;
+pub mod inject;
 mod paint;
 pub mod proxy_status;
 mod words;

@@ -17,6 +17,12 @@ pub const CONFIG_ANNOTATION_PREFIX: &str = "config.weft.dev/";
 
 /// The sidecar's container in a pod: where it is, the pod belongs to the mesh.
 pub const PROXY_CONTAINER: &str = "weft-proxy";
+/// The init container that redirects a pod's connections to its sidecar.
+pub const INIT_CONTAINER: &str = "weft-init";
+/// Annotation on a pod with the version of Weft that added its sidecar.
+pub const INJECTED_ANNOTATION: &str = "weft.dev/injected";
+/// Image of the sidecar and its init container, where none is given; its tag is Weft's version.
+pub const PROXY_IMAGE: &str = "weft-proxy";
 /// uid that the sidecar runs as in a pod; the redirect exempts it.
 pub const PROXY_UID: u32 = 2140;
 /// Packet mark on the sidecar's own connections where redirection is exempt by mark.
@@ -187,6 +193,10 @@ pub mod cluster {
     pub const AUTHORITY_SECRET: &str = "weft-authority";
     /// Its key: root and issuer with their keys, PEM.
     pub const AUTHORITY_KEY: &str = "authority.pem";
+    /// Volume of a sidecar's pod with its token.
+    pub const TOKEN_VOLUME: &str = "weft-token";
+    /// Volume of a sidecar's pod with the trust bundle.
+    pub const TRUST_BUNDLE_VOLUME: &str = "weft-trust-bundle";
     /// ConfigMap with the trust bundle, in the control plane's namespace and in every one with sidecars.
     pub const TRUST_BUNDLE: &str = "weft-trust-bundle";
     /// Its key: the roots, PEM.

@@ -1,0 +1,152 @@
+//! The two containers.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use weft_proto::names::{INIT_CONTAINER, PROXY_CONTAINER, PROXY_UID, cluster, env, ports};
+
+use super::{TOKEN_DIR, TOKEN_FILE, TRUST_BUNDLE_DIR};
+use crate::annotations::Config;
+use crate::settings::{Resources, Settings};
+use crate::values::{Quantity, time_text};
+
+/// The program in the image.
+const PROGRAM: &str = "weft-proxy";
+/// Seconds until a sidecar that has not become ready is started again: it tries everything again
+/// by itself, so that this is for what nobody thought of.
+const STARTUP_SECONDS: u32 = 120;
+
+/// The init container: redirects the pod's connections, as root and with `NET_ADMIN` only. A process
+/// of another user would get no capability from Kubernetes.
+pub(super) fn init(config: &Config) -> Value {
+    let mut command = vec![PROGRAM.to_owned(), "init".to_owned()];
+    let lists = [
+        ("--skip-inbound-ports", joined(&config.skip_inbound_ports)),
+        ("--skip-outbound-ports", joined(&config.skip_outbound_ports)),
+        ("--skip-subnets", joined(&config.skip_subnets)),
+    ];
+    for (flag, list) in lists {
+        if !list.is_empty() {
+            command.push(format!("{flag}={list}"));
+        }
+    }
+    json!({
+        "name": INIT_CONTAINER,
+        "image": config.image,
+        "command": command,
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "10Mi"},
+            "limits": {"memory": "64Mi"},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": 0,
+            "runAsNonRoot": false,
+            "runAsUser": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    })
+}
+
+/// The sidecar: what Kubernetes' Pod Security Standard `restricted` asks for.
+pub(super) fn sidecar(
+    settings: &Settings,
+    config: &Config,
+    declared: &[u16],
+    drain: Duration,
+) -> Value {
+    let mut variables = vec![
+        field(env::WORKLOAD, "metadata.name"),
+        field(env::NAMESPACE, "metadata.namespace"),
+        field(env::WORKLOAD_ADDRESSES, "status.podIPs"),
+        variable(env::CONTROL_PLANE_ADDR, &settings.control_plane_addr),
+        variable(env::CONTROL_PLANE_ID, settings.control_plane_id.as_str()),
+        variable(env::TOKEN_FILE, &format!("{TOKEN_DIR}/{TOKEN_FILE}")),
+        variable(
+            env::TRUST_BUNDLE_FILE,
+            &format!("{TRUST_BUNDLE_DIR}/{}", cluster::TRUST_BUNDLE_KEY),
+        ),
+    ];
+    if !declared.is_empty() {
+        variables.push(variable(env::INBOUND_PORTS, &joined(declared)));
+    }
+    variables.extend([
+        variable(env::DRAIN_TIMEOUT, &time_text(drain)),
+        variable(env::LOG_LEVEL, &config.log_level),
+    ]);
+    json!({
+        "name": PROXY_CONTAINER,
+        "image": config.image,
+        "command": [PROGRAM],
+        "restartPolicy": "Always",
+        "env": variables,
+        "ports": [{"containerPort": ports::ADMIN, "name": "weft-admin", "protocol": "TCP"}],
+        "startupProbe": {
+            "httpGet": {"path": "/ready", "port": ports::ADMIN},
+            "periodSeconds": 1,
+            "failureThreshold": STARTUP_SECONDS,
+        },
+        "resources": resources(&config.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": PROXY_UID,
+            "runAsNonRoot": true,
+            "runAsUser": PROXY_UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"mountPath": TOKEN_DIR, "name": cluster::TOKEN_VOLUME, "readOnly": true},
+            {"mountPath": TRUST_BUNDLE_DIR, "name": cluster::TRUST_BUNDLE_VOLUME, "readOnly": true},
+        ],
+    })
+}
+
+fn resources(resources: &Resources) -> Value {
+    let amounts = |cpu: &Option<Quantity>, memory: &Option<Quantity>| {
+        let named = [("cpu", cpu), ("memory", memory)];
+        let said = named.into_iter().filter_map(|(name, amount)| {
+            amount
+                .as_ref()
+                .map(|amount| (name.to_owned(), json!(amount)))
+        });
+        Value::Object(said.collect())
+    };
+    let parts = [
+        (
+            "limits",
+            amounts(&resources.cpu_limit, &resources.memory_limit),
+        ),
+        (
+            "requests",
+            amounts(&resources.cpu_request, &resources.memory_request),
+        ),
+    ];
+    let said = parts
+        .into_iter()
+        .filter(|(_, amounts)| amounts.as_object().is_some_and(|map| !map.is_empty()));
+    Value::Object(Map::from_iter(
+        said.map(|(name, amounts)| (name.to_owned(), amounts)),
+    ))
+}
+
+fn variable(name: &str, value: &str) -> Value {
+    json!({"name": name, "value": value})
+}
+
+fn field(name: &str, path: &str) -> Value {
+    json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
+}
+
+fn joined<T: Display>(items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(T::to_string).collect();
+    items.join(",")
+}

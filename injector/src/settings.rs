@@ -1,0 +1,133 @@
+//! What holds for all pods, until a namespace's or a pod's annotations say otherwise.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use weft_proto::names::{self, cluster, ports};
+use weft_proto::spiffe::SpiffeId;
+
+use crate::Refusal;
+use crate::values::{Image, Quantity, is_label};
+
+/// Namespaces of Kubernetes itself, whose pods never get a sidecar.
+pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];
+
+/// What holds for all pods.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Image of the sidecar and the init container.
+    pub image: Image,
+    /// `host:port` of the control plane.
+    pub control_plane_addr: String,
+    /// Who the control plane must prove to be.
+    pub control_plane_id: SpiffeId,
+    /// What a sidecar asks for and may use.
+    pub resources: Resources,
+    /// How much a sidecar logs.
+    pub log_level: String,
+    /// Where applications connect to directly, everywhere.
+    pub skip_subnets: Vec<IpNet>,
+    /// Namespaces whose pods never get a sidecar.
+    pub system_namespaces: BTreeSet<String>,
+}
+
+/// What a container asks for and may use; `None` where nothing is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// CPU that is always there for it.
+    pub cpu_request: Option<Quantity>,
+    /// CPU beyond which it is slowed down; the sidecar has as many workers, or one without.
+    pub cpu_limit: Option<Quantity>,
+    /// Memory that is always there for it.
+    pub memory_request: Option<Quantity>,
+    /// Memory beyond which it is killed.
+    pub memory_limit: Option<Quantity>,
+}
+
+impl Settings {
+    /// Defaults with a control plane in `namespace`, of `trust_domain`. Both are checked.
+    pub fn new(namespace: &str, trust_domain: &str, image: Image) -> Result<Self, Refusal> {
+        if !is_label(namespace) {
+            return Err(Refusal::new(
+                format!("the control plane's namespace is {namespace:?}"),
+                "give lower-case letters, digits and dashes, at most 63",
+            ));
+        }
+        let control_plane_id = SpiffeId::new(
+            trust_domain,
+            namespace,
+            names::CONTROL_PLANE_SERVICE_ACCOUNT,
+        )
+        .map_err(|error| {
+            Refusal::new(
+                format!("the trust domain is {trust_domain:?}: {error}"),
+                "give a name such as cluster.local",
+            )
+        })?;
+        let control_plane_addr = format!(
+            "{}.{namespace}.svc:{}",
+            cluster::CONTROL_PLANE_SERVICE,
+            ports::CONTROL_PLANE
+        );
+        let system = SYSTEM_NAMESPACES.into_iter().chain([namespace]);
+        Ok(Self {
+            image,
+            control_plane_addr,
+            control_plane_id,
+            resources: Resources::default(),
+            log_level: "info".to_owned(),
+            skip_subnets: Vec::new(),
+            system_namespaces: system.map(str::to_owned).collect(),
+        })
+    }
+
+    /// The image where none is given: that of this version.
+    pub fn default_image() -> Image {
+        let reference = format!("{}:{}", names::PROXY_IMAGE, env!("CARGO_PKG_VERSION"));
+        Image::parse(&reference).expect("the name and the version make a reference")
+    }
+}
+
+/// No CPU limit: a sidecar that is slowed down slows every request down.
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            cpu_request: Quantity::parse("100m"),
+            cpu_limit: None,
+            memory_request: Quantity::parse("32Mi"),
+            memory_limit: Quantity::parse("256Mi"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_control_plane_is_found_and_known_by_its_namespace() {
+        let settings =
+            Settings::new("mesh", "example.org", Settings::default_image()).expect("good settings");
+        assert_eq!(
+            settings.control_plane_addr,
+            "weft-control-plane.mesh.svc:15180"
+        );
+        assert_eq!(
+            settings.control_plane_id.as_str(),
+            "spiffe://example.org/ns/mesh/sa/control-plane"
+        );
+        assert!(settings.system_namespaces.contains("mesh"));
+        assert!(settings.resources.memory_limit.is_some());
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        for (namespace, trust_domain, named) in
+            [("Mesh", "cluster.local", "Mesh"), ("mesh", "a b", "a b")]
+        {
+            let error = Settings::new(namespace, trust_domain, Settings::default_image())
+                .expect_err("bad settings");
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+}
