@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use weft_proto::names::{INIT_CONTAINER, PROXY_CONTAINER, PROXY_UID, cluster, env, ports};
 
 use super::{TOKEN_DIR, TOKEN_FILE, TRUST_BUNDLE_DIR};
@@ -133,9 +133,10 @@ fn resources(resources: &Resources) -> Value {
     let said = parts
         .into_iter()
         .filter(|(_, amounts)| amounts.as_object().is_some_and(|map| !map.is_empty()));
-    Value::Object(Map::from_iter(
-        said.map(|(name, amounts)| (name.to_owned(), amounts)),
-    ))
+    Value::Object(
+        said.map(|(name, amounts)| (name.to_owned(), amounts))
+            .collect(),
+    )
 }
 
 fn variable(name: &str, value: &str) -> Value {
