@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const SHOP: &str = "\
@@ -121,4 +123,18 @@ fn refusals_say_where_and_what_to_do() {
 fn what_is_no_yaml_is_an_error() {
     assert!(documents("a: [").is_err());
     assert_eq!(documents("---\n---\n").expect("nothing"), []);
+}
+
+proptest! {
+    /// Scripts, numbers in quotes, words of other YAML versions: what is no pod means what it meant.
+    #[test]
+    fn text_is_read_as_it_was_written(
+        texts in prop::collection::vec("[ -~\n\té]{0,120}|on|0x1f|1_000|0o17|.5|=|<<|y|2026-11-21|1:30", 1..4)
+    ) {
+        let map = Tree::Map(texts.into_iter().enumerate().map(|(at, text)| {
+            (format!("key{at}"), Tree::List(vec![Tree::Text(text)]))
+        }).collect());
+        let yaml = inject_all(&settings(), vec![map.clone()]).expect("no pod").yaml;
+        prop_assert_eq!(documents(&yaml).expect("YAML"), vec![map], "{}", yaml);
+    }
 }
