@@ -23,6 +23,8 @@ pub const INIT_CONTAINER: &str = "weft-init";
 pub const INJECTED_ANNOTATION: &str = "weft.dev/injected";
 /// Image of the sidecar and its init container, where none is given; its tag is Weft's version.
 pub const PROXY_IMAGE: &str = "weft-proxy";
+/// Image of the control plane, the webhook and the `weft` command; its tag is Weft's version.
+pub const CONTROL_PLANE_IMAGE: &str = "weft";
 /// uid that the sidecar runs as in a pod; the redirect exempts it.
 pub const PROXY_UID: u32 = 2140;
 /// Packet mark on the sidecar's own connections where redirection is exempt by mark.
@@ -138,7 +140,8 @@ pub mod env {
     pub const WORKERS: &str = "WEFT_WORKERS";
     /// Sidecar: how long closing may take, as `30s`.
     pub const DRAIN_TIMEOUT: &str = "WEFT_DRAIN_TIMEOUT";
-    /// Sidecar: `native` (the application ends first) or `legacy` (both are told at once).
+    /// Sidecar: `native` (the application ends first) or `legacy` (both are told at once). Webhook: which
+    /// of the two it makes.
     pub const SIDECAR_MODE: &str = "WEFT_SIDECAR_MODE";
     /// Sidecar: addresses of its listeners, where the default ports are not wanted.
     pub const OUTBOUND_ADDR: &str = "WEFT_OUTBOUND_ADDR";
@@ -162,10 +165,29 @@ pub mod env {
     pub const LEASE_DURATION: &str = "WEFT_LEASE_DURATION";
     /// Control plane: directory of the authority's state.
     pub const STATE_DIR: &str = "WEFT_STATE_DIR";
-    /// Control plane: address of its gRPC listener.
+    /// Control plane: address of its gRPC listener. Webhook: address of its HTTPS listener.
     pub const LISTEN_ADDR: &str = "WEFT_LISTEN_ADDR";
     /// Control plane: how long workload certificates live, as `24h`.
     pub const LEAF_LIFETIME: &str = "WEFT_LEAF_LIFETIME";
+    /// Webhook: image of the sidecar and its init container.
+    pub const PROXY_IMAGE: &str = "WEFT_PROXY_IMAGE";
+    /// Webhook: when the image is pulled, as Kubernetes spells it; the cluster's default where unset.
+    pub const PROXY_IMAGE_PULL_POLICY: &str = "WEFT_PROXY_IMAGE_PULL_POLICY";
+    /// Webhook: CPU that is always there for a sidecar, as `100m`.
+    pub const PROXY_CPU_REQUEST: &str = "WEFT_PROXY_CPU_REQUEST";
+    /// Webhook: CPU beyond which a sidecar is slowed down; none where empty.
+    pub const PROXY_CPU_LIMIT: &str = "WEFT_PROXY_CPU_LIMIT";
+    /// Webhook: memory that is always there for a sidecar, as `32Mi`.
+    pub const PROXY_MEMORY_REQUEST: &str = "WEFT_PROXY_MEMORY_REQUEST";
+    /// Webhook: memory beyond which a sidecar is killed; none where empty.
+    pub const PROXY_MEMORY_LIMIT: &str = "WEFT_PROXY_MEMORY_LIMIT";
+    /// Webhook: how much sidecars log.
+    pub const PROXY_LOG_LEVEL: &str = "WEFT_PROXY_LOG_LEVEL";
+    /// Webhook: comma-separated subnets where applications connect to directly, beside the API server.
+    pub const SKIP_SUBNETS: &str = "WEFT_SKIP_SUBNETS";
+    /// Webhook: comma-separated namespaces whose pods never get a sidecar, beside Kubernetes' own and the
+    /// mesh's.
+    pub const SYSTEM_NAMESPACES: &str = "WEFT_SYSTEM_NAMESPACES";
     /// Any process: address of its admin listener.
     pub const ADMIN_ADDR: &str = "WEFT_ADMIN_ADDR";
     /// Any process: `error`, `warn`, `info`, `debug` or `trace`.
@@ -180,6 +202,9 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub const CONTROL_PLANE_NAMESPACE: &str = "weft";
 /// See [`CONTROL_PLANE_NAMESPACE`].
 pub const CONTROL_PLANE_SERVICE_ACCOUNT: &str = "control-plane";
+
+/// Service account of the webhook, in the control plane's namespace.
+pub const INJECTOR_SERVICE_ACCOUNT: &str = "injector";
 
 /// What is in a cluster under these names.
 pub mod cluster {
@@ -214,6 +239,12 @@ pub mod cluster {
     /// Secret of type `kubernetes.io/tls` with the webhook's certificate, in the control plane's
     /// namespace.
     pub const WEBHOOK_SECRET: &str = "weft-injector-certificate";
+    /// Path that the API server posts to.
+    pub const WEBHOOK_PATH: &str = "/inject";
+    /// Webhook of the configuration for pods of namespaces that are labelled.
+    pub const WEBHOOK_BY_NAMESPACE: &str = "namespace.injector.weft.dev";
+    /// Webhook of the configuration for pods that are labelled themselves, elsewhere.
+    pub const WEBHOOK_BY_POD: &str = "pod.injector.weft.dev";
     /// The MutatingWebhookConfiguration.
     pub const WEBHOOK_CONFIGURATION: &str = "weft-injector";
 }
