@@ -278,20 +278,20 @@ impl Sidecar {
     async fn live(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let is_legacy = self.settings.sidecar_mode == SidecarMode::Legacy;
         let settle = tokio::select! {
             () = self.follow_workload() => Duration::ZERO,
             () = told_to_end(&mut terminate, &mut interrupt) => self.settle(),
             () = self.drain.notified() => self.settle(),
         };
-        let was_ready = self.readiness.missing().is_empty();
+        let never_ready = self.settings.sidecar_mode == SidecarMode::Legacy
+            && !self.readiness.missing().is_empty();
         tokio::select! {
             () = self.end(settle) => {}
             () = told_to_end(&mut terminate, &mut interrupt) => {
                 tracing::warn!("told to end again: what is in flight is cut");
             }
         }
-        if is_legacy && !was_ready {
+        if never_ready {
             return Err(io::Error::other(NEVER_READY));
         }
         Ok(())
