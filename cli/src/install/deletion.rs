@@ -95,12 +95,13 @@ fn made_by_the_control_plane(namespace: &str) -> impl Iterator<Item = Identity> 
         ("v1", "Secret", cluster::AUTHORITY_SECRET),
         ("v1", "ConfigMap", cluster::TRUST_BUNDLE),
     ];
-    made.into_iter().map(move |(api_version, kind, name)| Identity {
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-        name: name.to_owned(),
-        namespace: Some(namespace.to_owned()),
-    })
+    made.into_iter()
+        .map(move |(api_version, kind, name)| Identity {
+            api_version: api_version.to_owned(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            namespace: Some(namespace.to_owned()),
+        })
 }
 
 /// The objects of a manifest of ours.

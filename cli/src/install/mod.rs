@@ -120,7 +120,11 @@ fn print(command: &str, printed: Result<Printed, SetTwice>) -> ExitCode {
     }
     eprint!("{said}");
     if out.is_terminal() {
-        let verb = if command == "weft uninstall" { "delete" } else { "apply" };
+        let verb = if command == "weft uninstall" {
+            "delete"
+        } else {
+            "apply"
+        };
         eprintln!("\nNothing is done yet: that is for {command} | kubectl {verb} -f -");
     }
     ExitCode::SUCCESS
