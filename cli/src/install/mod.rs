@@ -23,8 +23,10 @@ use values::{SetTwice, Setting, Values};
 /// What is installed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The manifest is the chart charts/weft as Helm renders it, after the namespace that it goes into. It is
-the same for weft install and weft upgrade. For every other value of the chart, use helm.
+  weft install | kubectl apply -f -
+
+The manifest is the chart charts/weft as Helm renders it, after the namespace that it goes into. weft
+install and weft upgrade print the same. What can be set; for every other value of the chart, use helm:
 
   namespace=NAME      where the control plane is [default: weft]
   image=PREFIX        what the images weft and weft-proxy are under, such as
@@ -38,7 +40,7 @@ pub struct Options {
     /// For a cluster that is relied on: the chart's values-ha.yaml.
     #[arg(long)]
     ha: bool,
-    /// One of the values below; may be repeated for others.
+    /// One of the values below. May be repeated, and hold several with commas between them.
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = Setting::parse)]
     set: Vec<Setting>,
 }
