@@ -26,7 +26,8 @@ use values::{SetTwice, Setting, Values};
   weft install | kubectl apply -f -
 
 The manifest is the chart charts/weft as Helm renders it, after the namespace that it goes into. weft
-install and weft upgrade print the same. What can be set; for every other value of the chart, use helm:
+install and weft upgrade print the same. Give an upgrade what the installation was given: no cluster is
+asked. What can be set, for every other value of the chart use helm:
 
   namespace=NAME      where the control plane is [default: weft]
   image=PREFIX        what the images weft and weft-proxy are under, such as
@@ -53,6 +54,7 @@ itself makes in its namespace. Some of it may not be there:
 
   weft uninstall | kubectl delete --ignore-not-found -f -
 
+The namespace is deleted with everything in it: say which one it is where weft install was told.
 The definition of TrafficPolicy is kept, and every policy with it. What else is left, and how to remove
 it, is said on stderr.
 
