@@ -11,14 +11,12 @@ cli/src/install prove that replacing comes to the same, byte for byte.
 import hashlib
 import json
 import sys
-from pathlib import Path
 
 import yaml
-from helm_python import Chart
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "charts" / "weft"
-RENDERINGS = ROOT / "charts" / "renderings"
+import render
+
+RENDERINGS = render.ROOT / "charts" / "renderings"
 # Here and in cli/src/install/rendering.rs.
 STAND_INS = {
     "namespace": "weft-stand-in-namespace",
@@ -35,73 +33,33 @@ CASES = [
     {"namespace": "5-meshes-" + 54 * "n", "image": "localhost:5000", "trustDomain": "a_b-" + 251 * "t"},
     {"namespace": "weft-system", "image": "registry.example/a/b/c", "trustDomain": "weft.local"},
 ]
-# The order in which Helm installs kinds, as far as the chart has them. What is missing here is refused.
-ORDER = [
-    "NetworkPolicy",
-    "PodDisruptionBudget",
-    "ServiceAccount",
-    "ConfigMap",
-    "CustomResourceDefinition",
-    "ClusterRole",
-    "ClusterRoleBinding",
-    "Role",
-    "RoleBinding",
-    "Service",
-    "Deployment",
-    "HorizontalPodAutoscaler",
-    "MutatingWebhookConfiguration",
-]
-HOOK = "helm.sh/hook"
 
 
-def helm_values(settings, ha):
-    """The chart's values for what `--set` and `--ha` of `weft install` say."""
-    values = yaml.safe_load((CHART / "values-ha.yaml").read_text()) if ha else {}
+def rendered(settings, ha):
+    """What Helm renders for what `--set` and `--ha` of `weft install` say."""
+    values = yaml.safe_load((render.CHART / "values-ha.yaml").read_text()) if ha else {}
     if "image" in settings:
-        values.setdefault("image", {})["registry"] = settings["image"]
+        values = render.merge(values, {"image": {"registry": settings["image"]}})
     if "trustDomain" in settings:
-        values.setdefault("mesh", {})["trustDomain"] = settings["trustDomain"]
-    return values
-
-
-def rendered(chart, settings, ha):
-    """What Helm renders, in the order in which it installs, without hooks, notes and what is empty."""
-    values = helm_values(settings, ha)
-    chart.validate_schema(values)
-    files = chart.render(values, name="weft", namespace=settings.get("namespace", "weft"))
-    documents = []
-    for path, text in sorted(files.items()):
-        if not path.endswith(".yaml"):
-            continue
-        for document in ("\n" + text).split("\n---"):
-            objects = yaml.safe_load(document)
-            if objects is None:
-                continue
-            metadata = objects["metadata"]
-            if HOOK in metadata.get("annotations", {}):
-                continue
-            place = (ORDER.index(objects["kind"]), path, metadata["name"])
-            documents.append((place, f"---\n# Source: {path}\n{document.strip()}\n"))
-    return "".join(document for _, document in sorted(documents))
+        values = render.merge(values, {"mesh": {"trustDomain": settings["trustDomain"]}})
+    return render.stream(values, settings.get("namespace", "weft"))
 
 
 def renderings():
     """Every file of charts/renderings by its name."""
-    with Chart.load(CHART) as chart:
-        digests = []
-        for ha in (False, True):
-            for settings in CASES:
-                text = rendered(chart, settings, ha)
-                digests.append({
-                    "set": [f"{key}={value}" for key, value in settings.items()],
-                    "ha": ha,
-                    "sha256": hashlib.sha256(text.encode()).hexdigest(),
-                })
-        return {
-            "weft.yaml": rendered(chart, STAND_INS, False),
-            "weft-ha.yaml": rendered(chart, STAND_INS, True),
-            "digests.json": json.dumps(digests, indent=2) + "\n",
-        }
+    digests = []
+    for ha in (False, True):
+        for settings in CASES:
+            digests.append({
+                "set": [f"{key}={value}" for key, value in settings.items()],
+                "ha": ha,
+                "sha256": hashlib.sha256(rendered(settings, ha).encode()).hexdigest(),
+            })
+    return {
+        "weft.yaml": rendered(STAND_INS, False),
+        "weft-ha.yaml": rendered(STAND_INS, True),
+        "digests.json": json.dumps(digests, indent=2) + "\n",
+    }
 
 
 def stale():
@@ -115,7 +73,7 @@ def main(arguments):
     if arguments == ["--check"]:
         wrong = stale()
         for name in wrong:
-            print(f"charts/renderings/{name} is not what the chart renders to: run {Path(__file__).name}")
+            print(f"charts/renderings/{name} is not what the chart renders to: run tests/chart/renderings.py")
         return 1 if wrong else 0
     if arguments:
         print(__doc__)

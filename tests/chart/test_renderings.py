@@ -2,6 +2,7 @@
 
 import unittest
 
+import render
 import renderings
 
 
@@ -10,7 +11,7 @@ class Renderings(unittest.TestCase):
         self.assertEqual(renderings.stale(), [], "run tests/chart/renderings.py")
 
     def test_the_program_knows_the_same_stand_ins(self):
-        program = (renderings.ROOT / "cli/src/install/rendering.rs").read_text()
+        program = (render.ROOT / "cli/src/install/rendering.rs").read_text()
         for value in renderings.STAND_INS.values():
             self.assertIn(f'"{value}"', program)
 

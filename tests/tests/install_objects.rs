@@ -212,9 +212,18 @@ async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
 #[tokio::test]
 async fn what_is_not_understood_prints_no_manifest() {
     for (line, why) in [
-        ("install --set injector.replicas=3", "use helm with charts/weft"),
-        ("install --set namespace=kube-system", "a namespace of its own"),
-        ("upgrade --set image=a --set image=b", "--set image is there twice"),
+        (
+            "install --set injector.replicas=3",
+            "use helm with charts/weft",
+        ),
+        (
+            "install --set namespace=kube-system",
+            "a namespace of its own",
+        ),
+        (
+            "upgrade --set image=a --set image=b",
+            "--set image is there twice",
+        ),
         ("upgrade --set trustDomain=Prod", "a trust domain is"),
         ("uninstall --set image=a", "nothing but namespace"),
         ("uninstall --ha", "unexpected argument"),

@@ -170,8 +170,8 @@ fn what_others_need_comes_first() {
         let at = |kind: &str| at(kind).unwrap_or_else(|| panic!("no {kind}"));
         let rank = [
             "Namespace",
-            "ServiceAccount",
             "CustomResourceDefinition",
+            "ServiceAccount",
             "ClusterRole",
             "ClusterRoleBinding",
             "Role",
