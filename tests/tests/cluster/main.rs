@@ -14,6 +14,7 @@ mod canary;
 mod common;
 mod life;
 mod objects;
+mod recipes;
 mod replicas;
 mod shapes;
 mod statuses;
@@ -42,6 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
     arguments.test_threads.get_or_insert(threads);
     objects::register(&mut suite);
     canary::register(&mut suite);
+    recipes::register(&mut suite);
     life::register(&mut suite);
     replicas::register(&mut suite);
     shapes::register(&mut suite);
