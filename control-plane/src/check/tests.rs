@@ -211,6 +211,23 @@ fn without_a_mesh_only_what_can_be_said() {
 
 /// Places are named up to three; the rest is counted.
 #[test]
+fn stickiness_acts_on_the_weights_of_a_route() {
+    let sticky = policy("p", "{name: one}", "split: {sticky: {}}");
+    let route = |parent: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+             metadata: {{name: r, namespace: shop}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: {parent}, port: 80}}], \
+             rules: [{{backendRefs: [{{name: one, port: 80}}, {{name: a, port: 80}}]}}]}}\n"
+        )
+    };
+    let attached = findings(MESH, &(sticky.clone() + &route("one")));
+    assert_eq!(brief(&attached), NONE, "{attached:#?}");
+    let elsewhere = findings(MESH, &(sticky + &route("a")));
+    assert_eq!(brief(&elsewhere), ["warning sticky-without-weights"]);
+}
+
+#[test]
 fn many_places_are_one_finding() {
     let mesh = MESH.replace("appProtocol: grpc}", "appProtocol: grpc}, {name: b, port: 82, appProtocol: grpc}, {name: c, port: 83, appProtocol: h2c}");
     let namespace = "{kind: Namespace, name: shop}";
