@@ -339,8 +339,13 @@ fn every_query_asks_for_series_that_sidecars_have() {
     assert!(checked >= LEAST_SELECTORS, "only {checked} selectors");
     // The table of the page above them has exactly what there is.
     let table = read(&canary().join("README.md"));
-    for name in ["weft_requests_total", "weft_request_duration_seconds_bucket"] {
-        let row = table.lines().find(|line| line.starts_with(&format!("| `{name}`")));
+    for name in [
+        "weft_requests_total",
+        "weft_request_duration_seconds_bucket",
+    ] {
+        let row = table
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}`")));
         let named = row.expect("a row").rsplit('|').nth(1).expect("a cell");
         let named: BTreeSet<_> = named.split('`').skip(1).step_by(2).collect();
         let sample = page.matching(name, &[]).next().expect("a sample");
@@ -352,7 +357,8 @@ fn every_query_asks_for_series_that_sidecars_have() {
 
 #[test]
 fn what_does_not_exist_is_found_out() {
-    let wrong = "sum(rate(weft_requests_total{direktion=\"outbound\", a!~\"b,}\"}[1m])) / weft_nothing";
+    let wrong =
+        "sum(rate(weft_requests_total{direktion=\"outbound\", a!~\"b,}\"}[1m])) / weft_nothing";
     let found = selectors(wrong);
     let labels: Vec<_> = found[0].matchers.iter().map(|it| &*it.label).collect();
     assert_eq!(labels, ["direktion", "a"]);
