@@ -24,6 +24,8 @@ const RECIPES: [(&str, &str); 3] = [
     ("flagger", "canary-flagger"),
     ("argo-rollouts", "canary-argo"),
 ];
+/// What Prometheus adds to every series, as `prometheus.yaml` and the chart's PodMonitor tell it.
+const SCRAPED: &str = "pod";
 /// Fewer selectors than this are not all of them.
 const LEAST_SELECTORS: usize = 12;
 
@@ -323,7 +325,7 @@ fn every_query_asks_for_series_that_sidecars_have() {
         for selector in selectors(&read(&path)) {
             let carries = |label: &str| {
                 let mut samples = page.matching(&selector.name, &[]);
-                samples.any(|sample| sample.label(label).is_some())
+                label == SCRAPED || samples.any(|sample| sample.label(label).is_some())
             };
             let place = path.display();
             assert!(carries("direction"), "{place}: no series {selector:?}");
@@ -337,6 +339,8 @@ fn every_query_asks_for_series_that_sidecars_have() {
         }
     }
     assert!(checked >= LEAST_SELECTORS, "only {checked} selectors");
+    let scrapes = read(&canary().join("prometheus.yaml"));
+    assert!(scrapes.contains(&format!("target_label: {SCRAPED}}}")));
     // The table of the page above them has exactly what there is.
     let table = read(&canary().join("README.md"));
     for name in [
