@@ -200,6 +200,30 @@ fn without_a_mesh_only_what_can_be_said() {
         alone(&unsound),
         ["warning per-try", "error refused", "warning not-idempotent"]
     );
+    // What a route is attached to and leads to is there as well.
+    let routed = |rule: &str| {
+        policy(
+            "p",
+            "{name: x}",
+            "timeouts: {request: 1s}, split: {sticky: {}}",
+        ) + &format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+                 metadata: {{name: r, namespace: shop}}\n\
+                 spec: {{parentRefs: [{{group: '', kind: Service, name: x, port: 80}}], rules: [{{{rule}}}]}}\n"
+        )
+    };
+    let backends = "backendRefs: [{name: a, port: 80}, {name: b, port: 81}]";
+    let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: c, port: 82}}}";
+    assert_eq!(
+        alone(&routed(&format!("{backends}, filters: [{mirror}]"))),
+        NONE
+    );
+    let foreign = "backendRefs: [{name: a, namespace: other, port: 80}]";
+    assert_eq!(
+        alone(&routed(foreign)),
+        ["error refused"],
+        "there is no ReferenceGrant"
+    );
     // A mesh file that cannot be read says nothing about what there is.
     let found = findings("services: [", &sound);
     assert_eq!(brief(&found), ["error refused"]);
@@ -209,7 +233,6 @@ fn without_a_mesh_only_what_can_be_said() {
     );
 }
 
-/// Places are named up to three; the rest is counted.
 #[test]
 fn stickiness_acts_on_the_weights_of_a_route() {
     let sticky = policy("p", "{name: one}", "split: {sticky: {}}");
@@ -227,6 +250,7 @@ fn stickiness_acts_on_the_weights_of_a_route() {
     assert_eq!(brief(&elsewhere), ["warning sticky-without-weights"]);
 }
 
+/// Places are named up to three; the rest is counted.
 #[test]
 fn many_places_are_one_finding() {
     let mesh = MESH.replace("appProtocol: grpc}", "appProtocol: grpc}, {name: b, port: 82, appProtocol: grpc}, {name: c, port: 83, appProtocol: h2c}");
