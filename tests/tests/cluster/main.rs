@@ -43,10 +43,10 @@ fn main() -> anyhow::Result<ExitCode> {
     arguments.test_threads.get_or_insert(threads);
     objects::register(&mut suite);
     canary::register(&mut suite);
-    recipes::register(&mut suite);
     life::register(&mut suite);
     replicas::register(&mut suite);
     shapes::register(&mut suite);
+    recipes::register(&mut suite);
     statuses::register(&mut suite);
     watches::register(&mut suite);
     if !arguments.list {
