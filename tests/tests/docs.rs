@@ -1,13 +1,15 @@
 //! What the pages name is there: links, metrics and their labels, annotations, environment variables,
-//! outcomes and admin paths.
+//! outcomes, admin paths, commands and the chart's values.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use serde_json::Value;
 use weft_proto::names;
 use weft_proxy::outcome::{Origin, Outcome};
 use weft_proxy::telemetry::{ProcessLabels, ScopeLabels, TcpLabels, Telemetry, Tls, families};
@@ -21,6 +23,7 @@ const LEAST_PAGES: usize = 20;
 const LEAST_LINKS: usize = 60;
 const LEAST_NAMES: usize = 20;
 const LEAST_MATCHERS: usize = 12;
+const LEAST_VALUES: usize = 6;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -290,4 +293,98 @@ fn every_admin_path_is_there() {
         }
     }
     assert!(checked >= 5, "only {checked}");
+}
+
+/// What `weft` with these arguments and `--help` prints.
+fn help(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_weft-under-test"))
+        .args(arguments)
+        .arg("--help")
+        .output()
+        .expect("weft starts");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The commands in a help text.
+fn commands(help: &str) -> BTreeSet<&str> {
+    let (_, list) = help.split_once("Commands:\n").unwrap_or_default();
+    let lines = list.lines().take_while(|line| line.starts_with("  "));
+    lines
+        .filter_map(|line| line.split_whitespace().next())
+        .collect()
+}
+
+/// Lines of a page's blocks for a shell, continued ones as one.
+fn shell(page: &str) -> Vec<String> {
+    let blocks = page.split("```sh\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("```").next().unwrap_or_default());
+    let lines = blocks
+        .map(|block| block.replace("\\\n", " "))
+        .collect::<String>();
+    lines.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn every_command_and_flag_is_there() {
+    let all = help(&[]);
+    let all = commands(&all);
+    assert!(all.contains("check"), "{all:?}");
+    let mut checked = 0;
+    for (path, text) in pages() {
+        for line in shell(&text) {
+            let Some(call) = line.strip_prefix("weft ") else {
+                continue;
+            };
+            let call = call.split(['|', '#', '>', '&']).next().unwrap_or_default();
+            let words: Vec<_> = call.split_whitespace().collect();
+            let place = format!("{}: {line}", path.display());
+            assert!(all.contains(words[0]), "{place}");
+            let within = help(&words[..1]);
+            let within = commands(&within);
+            let deep = words.get(1).is_some_and(|word| within.contains(word));
+            assert!(deep || within.is_empty(), "{place}");
+            // Programs that `internal` starts say themselves what they take.
+            if words[0] == "internal" {
+                continue;
+            }
+            let options = help(&words[..1 + usize::from(deep)]);
+            for flag in words.iter().filter(|word| word.starts_with("--")) {
+                let flag = flag.split('=').next().unwrap_or_default();
+                assert!(options.contains(flag), "{place}: no {flag}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= LEAST_NAMES, "only {checked} commands");
+}
+
+#[test]
+fn every_value_of_the_chart_is_there() {
+    let values = read(&root().join("charts/weft/values.yaml"));
+    let values: Value = serde_saphyr::from_str(&values).expect("values");
+    let keys: BTreeSet<_> = values.as_object().expect("an object").keys().collect();
+    let mut named = BTreeSet::new();
+    for (path, text) in pages() {
+        let quoted = prose(&text);
+        let quoted = quoted.split('`').skip(1).step_by(2);
+        let quoted = quoted.map(|word| word.split(':').next().unwrap_or_default());
+        let shell = shell(&text);
+        let helm = shell.iter().filter(|line| line.contains("charts/weft"));
+        let set = helm.flat_map(|line| line.split("--set ").skip(1));
+        let set = set.map(|rest| rest.split('=').next().unwrap_or_default());
+        for word in quoted.chain(set) {
+            let is_plain = word.chars().all(|c| c.is_ascii_alphanumeric() || c == '.');
+            let is_value = word.split_once('.').is_some_and(|(key, rest)| {
+                is_plain && rest != "yaml" && keys.iter().any(|it| *it == key)
+            });
+            if !is_value {
+                continue;
+            }
+            let pointer = format!("/{}", word.replace('.', "/"));
+            let is_there = values.pointer(&pointer).is_some();
+            assert!(is_there, "{}: no value {word}", path.display());
+            named.insert(word.to_owned());
+        }
+    }
+    assert!(named.len() >= LEAST_VALUES, "only {named:?}");
 }
