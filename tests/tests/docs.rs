@@ -347,7 +347,7 @@ fn every_command_and_flag_is_there() {
             if words[0] == "internal" {
                 continue;
             }
-            let options = help(&words[..1 + usize::from(deep)]);
+            let options = help(&words[..=usize::from(deep)]);
             for flag in words.iter().filter(|word| word.starts_with("--")) {
                 let flag = flag.split('=').next().unwrap_or_default();
                 assert!(options.contains(flag), "{place}: no {flag}");
