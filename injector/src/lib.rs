@@ -14,6 +14,7 @@
 //! * [`annotations`]: what a namespace and a pod say about their sidecars.
 //! * [`settings`]: what holds for all pods.
 //! * [`values`]: images, quantities, times and ports as text.
+//! * [`rbac`]: what the webhook may do in a cluster.
 //! * [`json`]: looking into pods.
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod decide;
 pub mod inject;
 mod json;
 pub mod patch;
+pub mod rbac;
 pub mod settings;
 pub mod values;
 pub mod workload;
