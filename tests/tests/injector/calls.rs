@@ -17,7 +17,7 @@ async fn what_is_no_review_is_refused_in_words() {
     let roots = scene.roots().await;
     for http in [Http::One, Http::Two] {
         // A server that refuses a request before it came whole may end the connection.
-        let mut send = async |request| {
+        let send = async |request| {
             let (mut caller, _) = Caller::connect(injector.webhook, &roots, http)
                 .await
                 .unwrap();
@@ -105,7 +105,8 @@ async fn silent_callers_are_in_nobodys_way() {
     );
     let mut closed = 0;
     for stream in &mut silent {
-        let reading = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 64]));
+        let mut some = [0; 64];
+        let reading = tokio::time::timeout(PATIENCE, stream.read(&mut some));
         closed += u32::from(!matches!(reading.await, Ok(Ok(1..))));
     }
     assert_eq!(closed, 300);

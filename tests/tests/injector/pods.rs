@@ -214,7 +214,7 @@ async fn wrong_ones_are_refused_and_their_owner_is_told_once() {
     assert_eq!(told.len(), 1, "once for five tries: {told:?}");
     assert_eq!(told[0].0, "InjectionRefused");
     assert!(
-        told[0].1.starts_with("pod web-: ") && told[0].1.contains("much"),
+        told[0].1.starts_with("pod web-") && told[0].1.contains("much"),
         "{told:?}"
     );
     assert_eq!(events(&scene, "shop", "dry").await, []);
