@@ -118,10 +118,8 @@ impl Server {
             return request.leave_alone(reason);
         }
         let name = &request.namespace;
-        let watched = match self.namespaces.watched(name).await {
-            Some(namespace) => Some(request.judge(&self.settings, &namespace)),
-            None => None,
-        };
+        let watched = self.namespaces.watched(name).await;
+        let watched = watched.map(|namespace| request.judge(&self.settings, &namespace));
         // The API server knows better: a label that was set a moment ago, or a namespace just made.
         let asked = match watched {
             Some(answer) if !answer.is_doubtful => return answer,
