@@ -6,6 +6,8 @@
 mod hearing;
 pub mod namespaces;
 mod progress;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fmt::Debug;
 use std::time::Duration;
