@@ -9,7 +9,9 @@ mod progress;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::error::Error;
 use std::fmt::Debug;
+use std::iter::successors;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -151,7 +153,17 @@ fn described(error: &watcher::Error) -> String {
                 status.code, status.message
             )
         }
-        other => other.to_string(),
+        other => with_cause(other),
+    }
+}
+
+/// The error, and what is at the bottom of it where it does not say so itself.
+fn with_cause(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let cause = successors(error.source(), |error| (*error).source()).last();
+    match cause.map(ToString::to_string) {
+        Some(cause) if !text.contains(&cause) => format!("{text}: {cause}"),
+        _ => text,
     }
 }
 

@@ -82,7 +82,7 @@ impl Namespaces {
                 "the API server says {}: {}",
                 status.code, status.message
             )),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(super::with_cause(&error)),
             Err(_) => Err(format!(
                 "the API server did not answer within {} s",
                 ASK_PATIENCE.as_secs()
