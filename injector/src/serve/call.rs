@@ -155,7 +155,7 @@ mod tests {
     use crate::watch::namespaces::Namespaces;
     use crate::watch::testing::answering;
 
-    fn namespace(labels: Value) -> Value {
+    fn namespace(labels: &Value) -> Value {
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}})
     }
 
@@ -196,9 +196,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_is_doubted_where_nobody_should_have_asked() {
-        let enabled = || namespace(json!({"weft.dev/inject": "enabled"}));
-        let none = || namespace(json!({}));
-        let disabled = || namespace(json!({"weft.dev/inject": "disabled"}));
+        let enabled = || namespace(&json!({"weft.dev/inject": "enabled"}));
+        let none = || namespace(&json!({}));
+        let disabled = || namespace(&json!({"weft.dev/inject": "disabled"}));
         let failing = || {
             (
                 500,

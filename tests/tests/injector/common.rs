@@ -141,6 +141,7 @@ impl Injector {
             .env(env::LISTEN_ADDR, "127.0.0.1:0")
             .env(env::ADMIN_ADDR, "127.0.0.1:0")
             .env(env::PROXY_IMAGE, "registry.example/weft-proxy:1.2.3")
+            .env(env::PROXY_IMAGE_PULL_POLICY, "IfNotPresent")
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

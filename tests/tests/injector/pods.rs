@@ -103,6 +103,7 @@ async fn labelled_ones_get_a_sidecar_and_others_are_left_alone() {
     assert_eq!(containers(&made), PATCHED);
     let sidecar = &made["spec"]["initContainers"][1];
     assert_eq!(sidecar["image"], "registry.example/weft-proxy:1.2.3");
+    assert_eq!(sidecar["imagePullPolicy"], "IfNotPresent");
     let init = made["spec"]["initContainers"][0]["command"].to_string();
     assert!(init.contains("--skip-subnets=10.96.0.1/32"), "{init}");
     let labelled = |word: &str| {
