@@ -1,8 +1,10 @@
 //! What holds for all pods, until a namespace's or a pod's annotations say otherwise.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use ipnet::IpNet;
+use serde::Serialize;
 use weft_proto::names::{self, cluster, ports};
 use weft_proto::spiffe::SpiffeId;
 
@@ -17,6 +19,8 @@ pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-node-lease", "kube-public", "kub
 pub struct Settings {
     /// Image of the sidecar and the init container.
     pub image: Image,
+    /// When that image is pulled; the cluster's default where nothing is said.
+    pub image_pull_policy: Option<PullPolicy>,
     /// `host:port` of the control plane.
     pub control_plane_addr: String,
     /// Who the control plane must prove to be.
@@ -29,6 +33,17 @@ pub struct Settings {
     pub skip_subnets: Vec<IpNet>,
     /// Namespaces whose pods never get a sidecar.
     pub system_namespaces: BTreeSet<String>,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum PullPolicy {
+    /// Whenever a container starts.
+    Always,
+    /// Where the node does not have it.
+    IfNotPresent,
+    /// Never: it is on every node.
+    Never,
 }
 
 /// What a container asks for and may use; `None` where nothing is said.
@@ -72,6 +87,7 @@ impl Settings {
         let system = SYSTEM_NAMESPACES.into_iter().chain([namespace]);
         Ok(Self {
             image,
+            image_pull_policy: None,
             control_plane_addr,
             control_plane_id,
             resources: Resources::default(),
@@ -85,6 +101,20 @@ impl Settings {
     pub fn default_image() -> Image {
         let reference = format!("{}:{}", names::PROXY_IMAGE, env!("CARGO_PKG_VERSION"));
         Image::parse(&reference).expect("the name and the version make a reference")
+    }
+}
+
+impl FromStr for PullPolicy {
+    type Err = &'static str;
+
+    /// Reads what Kubernetes calls it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "Always" => Ok(Self::Always),
+            "IfNotPresent" => Ok(Self::IfNotPresent),
+            "Never" => Ok(Self::Never),
+            _ => Err("Always, IfNotPresent or Never"),
+        }
     }
 }
 
