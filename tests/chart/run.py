@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Runs the tests of the chart: --list prints their names; otherwise a JSON object of name to what became
-of each goes to stdout: `ok`, `skipped: WHY` or the text of a failure."""
+"""Runs the tests of the chart, and prints a JSON object of name to what became of each: `ok`, `skipped:
+WHY` or the text of a failure. --list prints their names, --processes what the programs of each case run
+with."""
 
 import collections
 import json
@@ -57,6 +58,12 @@ def main():
             if isinstance(test, unittest.loader._FailedTest):
                 raise test._exception
             print(name(test))
+        return
+    if sys.argv[1:] == ["--processes"]:
+        import common
+        import matrix
+
+        json.dump({case: common.processes(case) for case in matrix.CASES}, sys.stdout)
         return
     result = Result()
     suite.run(result)

@@ -446,8 +446,11 @@ class Safe(unittest.TestCase):
         self.assertEqual(accounts, {spec["serviceAccountName"] for _, _, spec in pods(case)})
 
     def test_roles_are_what_the_programs_print(self):
-        printed = json.loads(Path(environment("WEFT_CHART_RBAC")).read_text())
-        self.assertEqual({it["metadata"]["name"] for it in printed}, {"weft-control-plane"})
+        printed = list(yaml.safe_load_all(Path(environment("WEFT_CHART_RBAC")).read_text()))
+        self.assertEqual(
+            sorted((it["kind"], it["metadata"]["name"]) for it in printed),
+            sorted((kind, name) for name in PROGRAMS
+                   for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")))
         for wanted in printed:
             found = json.loads(json.dumps(one("defaults", wanted["kind"], wanted["metadata"]["name"])))
             del found["metadata"]["labels"]

@@ -9,9 +9,8 @@ use weft_proto::names::{INJECT_ENABLED, INJECT_LABEL};
 use weft_tests::apiserver::{ApiServer, User};
 use weft_tests::gateway_crds;
 
-use crate::python::Python;
+use crate::python::{Python, WEFT};
 
-const WEFT: &str = env!("CARGO_BIN_EXE_weft-under-test");
 const NAMESPACE: &str = "weft";
 const ACCOUNT: &str = "weft-check";
 

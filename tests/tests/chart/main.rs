@@ -1,6 +1,6 @@
 //! The chart, rendered by a real Helm engine, and what the injector makes of pods, judged by the schemas of
-//! Kubernetes: the tests in `tests/chart`, each under its name, and `weft check` with the role that the
-//! chart's own test has.
+//! Kubernetes: the tests in `tests/chart`, each under its name; the programs with the settings that the
+//! chart gives them; and `weft check` with the role that the chart's own test has.
 //!
 //! They need a Python with `tests/chart/requirements.txt`: that of `WEFT_CHART_PYTHON`, else
 //! `target/python/bin/python`, which `.ci/run` makes. Where there is none, everything is listed as ignored
@@ -9,6 +9,7 @@
 
 mod check;
 mod python;
+mod settings;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,15 +24,21 @@ fn main() -> ExitCode {
         Ok(python) => {
             let python = Arc::new(python);
             let mut trials = python.trials();
-            trials.push(Trial::test(
+            let mut add = |name: &str, test: fn(&Python)| {
+                let python = Arc::clone(&python);
+                trials.push(Trial::test(name, move || {
+                    test(&python);
+                    Ok(())
+                }));
+            };
+            add(
                 "check::the_charts_test_may_read_what_it_needs",
-                {
-                    move || {
-                        check::the_charts_test_may_read_what_it_needs(&python);
-                        Ok(())
-                    }
-                },
-            ));
+                check::the_charts_test_may_read_what_it_needs,
+            );
+            add(
+                "settings::programs_understand_what_the_chart_sets",
+                settings::programs_understand_what_the_chart_sets,
+            );
             trials
         }
         Err(why) => vec![Trial::ignorable_test("everything", move || {

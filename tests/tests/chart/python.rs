@@ -6,12 +6,13 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Completion, Failed, Trial};
-use serde_json::{Value, json};
-use weft_control_plane::cluster::rbac;
+use serde_json::Value;
 
 const PYTHON: &str = "WEFT_CHART_PYTHON";
 /// Where the suite finds the roles that programs print.
 const ROLES: &str = "WEFT_CHART_RBAC";
+/// Has every program of the mesh.
+pub(crate) const WEFT: &str = env!("CARGO_BIN_EXE_weft-under-test");
 /// The chart's namespace where nobody says another.
 const NAMESPACE: &str = "weft";
 
@@ -68,11 +69,17 @@ impl Python {
             .collect()
     }
 
+    /// Of each case of the matrix, by Deployment, its command and variables.
+    pub(crate) fn processes(&self) -> Value {
+        serde_json::from_str(&self.run("run.py", &["--processes"], &[])).unwrap()
+    }
+
     fn result(&self, name: &str) -> Result<Completion, Failed> {
         let results = self.results.get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
             let roles = dir.path().join("roles.json");
-            std::fs::write(&roles, json!(rbac::manifests(NAMESPACE)).to_string()).unwrap();
+            let printed = ["control-plane", "injector"].map(roles_of);
+            std::fs::write(&roles, printed.join("---\n")).unwrap();
             let printed = self.run("run.py", &[], &[(ROLES, &roles)]);
             serde_json::from_str(&printed).unwrap()
         });
@@ -98,6 +105,17 @@ impl Python {
         assert!(output.status.success(), "{script}: {errors}");
         String::from_utf8(output.stdout).unwrap()
     }
+}
+
+/// What a program prints as the roles that it needs.
+fn roles_of(program: &str) -> String {
+    let output = Command::new(WEFT)
+        .args(["internal", program, "--print-rbac"])
+        .args(["--namespace", NAMESPACE])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{program} --print-rbac");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn root() -> PathBuf {
