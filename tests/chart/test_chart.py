@@ -379,19 +379,19 @@ class Available(unittest.TestCase):
             for name in PROGRAMS:
                 self.assertEqual(one(case, "PodDisruptionBudget", name)["spec"]["maxUnavailable"], 1)
                 spec = one(case, "Deployment", name)["spec"]
-                self.assertEqual(spec["strategy"]["rollingUpdate"], {"maxUnavailable": 0, "maxSurge": 1})
                 spread = spec["template"]["spec"]["topologySpreadConstraints"]
                 self.assertEqual([it["topologyKey"] for it in spread],
                                  ["topology.kubernetes.io/zone", "kubernetes.io/hostname"])
                 self.assertEqual({it["whenUnsatisfiable"] for it in spread}, {"ScheduleAnyway"})
         self.assertEqual(of_kind("one-of-each", "PodDisruptionBudget"), [])
 
-    def test_high_availability_keeps_replicas_apart(self):
-        for name in PROGRAMS:
-            deployment = one("ha", "Deployment", name)["spec"]["template"]
-            affinity = deployment["spec"]["affinity"]["podAntiAffinity"]
-            for term in affinity["requiredDuringSchedulingIgnoredDuringExecution"]:
-                self.assertTrue(matches(term["labelSelector"], deployment["metadata"]["labels"]))
+    def test_updates_add_before_they_take_away_and_need_no_more_nodes(self):
+        for case in ("defaults", "ha"):
+            for name in PROGRAMS:
+                spec = one(case, "Deployment", name)["spec"]
+                self.assertEqual(spec["strategy"]["rollingUpdate"], {"maxUnavailable": 0, "maxSurge": 1})
+                self.assertNotIn("affinity", spec["template"]["spec"])
+                self.assertNotIn("priorityClassName", spec["template"]["spec"])
 
 
 class Safe(unittest.TestCase):
