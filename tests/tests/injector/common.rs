@@ -141,6 +141,7 @@ impl Injector {
             .env(env::LISTEN_ADDR, "127.0.0.1:0")
             .env(env::ADMIN_ADDR, "127.0.0.1:0")
             .env(env::PROXY_IMAGE, "registry.example/weft-proxy:1.2.3")
+            .env(env::PROXY_IMAGE_PULL_POLICY, "IfNotPresent")
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -189,16 +190,16 @@ impl Injector {
         }
     }
 
-    /// A metric's value, by its whole name with labels; 0 where there is none.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
+    /// A metric's value in whole numbers, by its whole name with labels; 0 where there is none.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let (_, page) = self.page("/metrics").await;
         let mut lines = page.lines().filter_map(|line| line.rsplit_once(' '));
         let line = lines.find(|(metric, _)| *metric == name);
-        line.map_or(0.0, |(_, value)| value.parse().unwrap())
+        line.map_or(0, |(_, value)| value.parse::<f64>().unwrap() as u64)
     }
 
     /// How many reviews came to this.
-    pub(crate) async fn count(&self, outcome: &str, reason: &str) -> f64 {
+    pub(crate) async fn count(&self, outcome: &str, reason: &str) -> u64 {
         let name =
             format!("weft_injector_requests_total{{outcome=\"{outcome}\",reason=\"{reason}\"}}");
         self.metric(&name).await

@@ -40,7 +40,7 @@ async fn a_first_start_waits_for_everything() {
         injector
             .metric("weft_injector_certificate_expiry_timestamp_seconds")
             .await
-            > 1.7e9
+            > 1_700_000_000
     );
     certificates.abort();
 
@@ -94,6 +94,29 @@ async fn a_first_start_waits_for_everything() {
     assert!(injector.child.try_wait().unwrap().is_none());
 }
 
+/// Roles that are not there (yet) end nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_may_not_do_is_named() {
+    let scene = Scene::new().await;
+    let role = "/apis/rbac.authorization.k8s.io/v1/namespaces/weft/roles/weft-injector";
+    let known = scene.at(role).await.unwrap();
+    scene.server.ask(Method::DELETE, role, None).await;
+    scene.server.put(&configuration()).await.unwrap();
+    scene.certificates(quick()).await;
+    let injector = scene.injector().await;
+    until("it says so", async || {
+        let (code, page) = injector.page("/ready").await;
+        code == 503
+            && page.contains("secrets are not known yet: the API server says 403")
+            && page.contains("--print-rbac")
+    })
+    .await;
+    let role = json!({"apiVersion": known["apiVersion"], "kind": "Role", "rules": known["rules"],
+        "metadata": {"name": "weft-injector", "namespace": "weft"}});
+    scene.server.put(&role).await.unwrap();
+    injector.until_ready().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_api_server_is_away_what_is_known_holds() {
     let scene = Scene::new().await;
@@ -106,7 +129,7 @@ async fn while_the_api_server_is_away_what_is_known_holds() {
     for outage in [Outage::Away, Outage::Failing(500)] {
         scene.server.set_outage(outage);
         scene.server.drop_watches();
-        until("it notices", async || injector.metric(UP).await == 0.0).await;
+        until("it notices", async || injector.metric(UP).await == 0).await;
         let since = Instant::now();
         for _ in 0..50 {
             let answer = caller
@@ -131,14 +154,33 @@ async fn while_the_api_server_is_away_what_is_known_holds() {
         );
         assert_eq!(injector.page("/ready").await.0, 200, "{outage:?}");
         scene.server.set_outage(Outage::None);
-        until("it is back", async || injector.metric(UP).await == 1.0).await;
+        until("it is back", async || injector.metric(UP).await == 1).await;
     }
     assert!(
         injector
             .metric(r#"weft_injector_watch_errors_total{kind="namespaces"}"#)
             .await
-            >= 2.0
+            >= 2
     );
+    // Nor does it matter that nothing is answered at all.
+    scene.server.set_outage(Outage::Hang);
+    let since = Instant::now();
+    let answer = caller
+        .review(&review("shop", &pod("web"), false))
+        .await
+        .unwrap();
+    assert_eq!(answer["patchType"], "JSONPatch");
+    let answer = caller
+        .review(&review("unknown", &pod("web"), false))
+        .await
+        .unwrap();
+    let message = answer["status"]["message"].as_str().unwrap();
+    assert!(message.contains("did not answer within 2 s"), "{message}");
+    assert!(
+        since.elapsed() < Duration::from_secs(4),
+        "before the API server gives up"
+    );
+    scene.server.set_outage(Outage::None);
     let later = "made-later";
     namespace(&scene.server, later, Some("enabled")).await;
     let answer = caller
@@ -211,11 +253,7 @@ async fn renewals_fail_no_call() {
     let stayed = calls.load(Ordering::Relaxed);
     assert!(came > 50 && stayed > 100, "{came} and {stayed}");
     let counted = injector.count("patched", "asked").await;
-    assert_eq!(
-        counted,
-        (stayed + came) as f64,
-        "as many as the webhook counted"
-    );
+    assert_eq!(counted, stayed + came, "as many as the webhook counted");
     certificates.abort();
 }
 

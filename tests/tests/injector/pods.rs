@@ -103,6 +103,7 @@ async fn labelled_ones_get_a_sidecar_and_others_are_left_alone() {
     assert_eq!(containers(&made), PATCHED);
     let sidecar = &made["spec"]["initContainers"][1];
     assert_eq!(sidecar["image"], "registry.example/weft-proxy:1.2.3");
+    assert_eq!(sidecar["imagePullPolicy"], "IfNotPresent");
     let init = made["spec"]["initContainers"][0]["command"].to_string();
     assert!(init.contains("--skip-subnets=10.96.0.1/32"), "{init}");
     let labelled = |word: &str| {
@@ -112,7 +113,7 @@ async fn labelled_ones_get_a_sidecar_and_others_are_left_alone() {
     };
     let made = make(&client, "plain", &labelled("enabled")).await.unwrap();
     assert_eq!(containers(&made), PATCHED, "labelled itself");
-    assert_eq!(injector.count("patched", "asked").await, 2.0);
+    assert_eq!(injector.count("patched", "asked").await, 2);
     for (namespace, pod) in [("shop", labelled("disabled")), ("plain", pod("web"))] {
         let made = make(&client, namespace, &pod).await.unwrap();
         assert_eq!(containers(&made), ["app"], "{namespace}");
@@ -129,7 +130,7 @@ async fn labelled_ones_get_a_sidecar_and_others_are_left_alone() {
         containers(&make(&client, "shop", &on_node).await.unwrap()),
         ["app"]
     );
-    assert_eq!(injector.count("skipped", "host_network").await, 1.0);
+    assert_eq!(injector.count("skipped", "host_network").await, 1);
     until("an event about it", async || {
         let events = events(&scene, "shop", "agent").await;
         events.len() == 1 && events[0].0 == "InjectionSkipped"
@@ -150,7 +151,7 @@ async fn labelled_ones_get_a_sidecar_and_others_are_left_alone() {
     );
     let message = answer["status"]["message"].as_str().unwrap();
     assert!(message.contains("\"nowhere\": there is none"), "{message}");
-    assert_eq!(injector.count("failed", "namespace_unknown").await, 1.0);
+    assert_eq!(injector.count("failed", "namespace_unknown").await, 1);
     assert_eq!(scene.server.forbidden(), Default::default());
     let asked = scene.asked();
     let roles = roles();
@@ -189,7 +190,7 @@ async fn wrong_ones_are_refused_and_their_owner_is_told_once() {
             assert!(message.contains(words), "{words}: {message}");
         }
     }
-    assert_eq!(injector.count("refused", "invalid").await, 5.0);
+    assert_eq!(injector.count("refused", "invalid").await, 5);
 
     // A dry run is answered alike, and leaves nothing behind.
     let (mut caller, _) = Caller::connect(injector.webhook, &scene.roots().await, Http::One)
@@ -243,7 +244,7 @@ async fn what_a_namespace_says_holds_at_once() {
         let made = make(&client, &name, &pod("web")).await.unwrap();
         assert_eq!(containers(&made), PATCHED, "{name}");
     }
-    assert_eq!(injector.count("patched", "asked").await, 40.0);
+    assert_eq!(injector.count("patched", "asked").await, 40);
 
     let annotate = json!({"metadata": {"annotations": {"config.weft.dev/log-level": "debug"}}});
     scene
