@@ -49,7 +49,7 @@ struct Case {
 }
 
 const CASES: [Case; 9] = [
-    case("HTTP/1.0", &["--http1.0"], "1.0", "GET", "HTTP/1.1"),
+    case("HTTP/1.0", &["--http1.0"], "1", "GET", "HTTP/1.1"),
     case("HTTP/1.1", &["--http1.1"], "1.1", "GET", "HTTP/1.1"),
     case(
         "HTTP/2 with prior knowledge",
@@ -156,6 +156,8 @@ async fn versions(cx: Cx) -> anyhow::Result<()> {
                 let said = succeed(mesh, curl.arg2(url(mesh, APP, "/case"))).await;
                 let said = said.context(case.name)?;
                 let (seen, words) = said.rsplit_once('\n').context(case.name)?;
+                // Some say 1 for 1.0.
+                let words = words.strip_suffix(".0").unwrap_or(words);
                 let seen: Seen = serde_json::from_str(seen).context(case.name)?;
                 assert_eq!(words, format!("200 {}", case.version), "{}", case.name);
                 assert_eq!(seen.method, case.method, "{}", case.name);
@@ -211,7 +213,11 @@ async fn nginx(cx: Cx) -> anyhow::Result<()> {
                     Some(&body[LENGTH - 7..]),
                 ),
                 (&["--range", &format!("{LENGTH}-")], 416, None),
-                (&["--time-cond", "2099-01-01"], 304, Some(&[])),
+                (
+                    &["--time-cond", "Tue, 01 Jan 2030 00:00:00 GMT"],
+                    304,
+                    Some(&[]),
+                ),
                 (&["--head"], 200, None),
             ] {
                 fs::write(&got, "")?;
@@ -312,13 +318,13 @@ async fn start_nginx(mesh: &Mesh, dir: &std::path::Path) -> anyhow::Result<Proce
     fs::write(
         &settings,
         format!(
-            "daemon off; master_process off; pid {place}/pid; error_log stderr;\n\
+            "user root root; daemon off; master_process off; pid {place}/pid; error_log stderr;\n\
              events {{ worker_connections 256; }}\n\
              http {{\n\
              log_format status '$status'; access_log {place}/access status;\n\
              client_body_temp_path {place}/t1; proxy_temp_path {place}/t2; fastcgi_temp_path {place}/t3;\n\
              uwsgi_temp_path {place}/t4; scgi_temp_path {place}/t5;\n\
-             keepalive_requests 2;\n\
+             keepalive_requests 2; if_modified_since before;\n\
              server {{ listen {OTHER}; root {place}; }}\n\
              }}\n"
         ),

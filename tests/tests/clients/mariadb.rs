@@ -207,7 +207,7 @@ impl Server {
         let first = mesh.dir().join("first.sql");
         fs::write(
             &first,
-            "create database weft; create user weft@'%' identified by 'secret';\n\
+            "create database weft;\ncreate user weft@'%' identified by 'secret';\n\
              grant all on *.* to weft@'%';\n",
         )?;
         let mut server = command("mariadbd", mesh.dir());

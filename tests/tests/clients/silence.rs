@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use weft_proto::names;
 use weft_sandbox::{AppSpec, Mesh, Pod, Workload};
 
 use crate::Suite;
@@ -54,6 +55,14 @@ async fn greetings(cx: Cx) -> anyhow::Result<()> {
             ),
             ("from an unmeshed client", &stranger, mesh.pod(SERVER).v4()),
         ];
+        // Neighbours find each other: no affair of a sidecar's, and seconds at times.
+        for port in PORTS {
+            greeting(&stranger, SocketAddr::from((mesh.pod(BARE).v4(), port))).await?;
+        }
+        let admin = SocketAddr::from((mesh.pod(SERVER).v4(), names::ports::ADMIN));
+        for pod in [&stranger, &client] {
+            pod.get(admin, "/live").await?;
+        }
         let mut took = [(); 4].map(|()| Vec::with_capacity(ROUNDS));
         for round in 0..ROUNDS {
             for ((_, pod, ip), took) in kinds.iter().zip(&mut took) {
