@@ -1,7 +1,7 @@
 //! What the tests share: a client's pod and a server's, real servers in the one and real clients in the
 //! other, and what the sidecars say of what went between them.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -22,6 +22,9 @@ use crate::programs;
 pub(crate) const CLIENT: &str = "client";
 /// The workload that servers run in; its service account has the same name.
 pub(crate) const SERVER: &str = "server";
+/// Lines of a table that is filled at once, and the length of each with its end.
+pub(crate) const LINES: usize = 100_000;
+pub(crate) const LINE: usize = 100;
 /// What a test may take, in both tiers: what hangs is named instead of waited for.
 const LIMIT: Duration = Duration::from_secs(120);
 const SOAK_LIMIT: Duration = Duration::from_secs(300);
@@ -218,6 +221,18 @@ pub(crate) async fn run_script(
     succeed(mesh, command).await
 }
 
+/// 10 MB of text that no compression makes much shorter: [`LINES`] of [`LINE`] bytes, in order.
+pub(crate) fn ten_megabytes() -> String {
+    let mut random = fastrand::Rng::with_seed(10);
+    let mut text = String::with_capacity(LINES * LINE);
+    for number in 0..LINES {
+        let _ = write!(text, "{number:08}");
+        text.extend(std::iter::repeat_with(|| random.alphanumeric()).take(LINE - 9));
+        text.push('\n');
+    }
+    text
+}
+
 /// A sidecar's metrics.
 pub(crate) async fn metrics(mesh: &Mesh, workload: &str) -> anyhow::Result<Metrics> {
     Ok(Metrics::parse(&mesh.metrics(workload).await?))
@@ -299,7 +314,7 @@ fn server_log_tails(mesh: &Mesh) -> String {
         let name = file.file_name().to_string_lossy().into_owned();
         if name.starts_with(LOG_PREFIX) {
             let tail = weft_sandbox::process::log_tail(&file.path(), TAIL_LINES);
-            text.push_str(&format!("--- {name}\n{tail}\n"));
+            let _ = writeln!(text, "--- {name}\n{tail}");
         }
     }
     text

@@ -13,16 +13,14 @@ use weft_tests::counts::wait_for;
 
 use crate::Suite;
 use crate::common::{
-    CLIENT, Cx, SERVER, assert_relayed, client_and_server, host, serve, start, succeed, succeed_in,
+    CLIENT, Cx, LINE, LINES, SERVER, assert_relayed, client_and_server, host, serve, start,
+    succeed, succeed_in, ten_megabytes,
 };
 use crate::programs::{Needs, command, find};
 
 const PORT: u16 = 3306;
 /// How long a sidecar waits for a client that is silent, where it does not know better.
 const SILENCE: Duration = Duration::from_millis(100);
-/// Lines of a table that is loaded, and the length of each.
-const LINES: usize = 100_000;
-const LINE: usize = 100;
 
 pub(crate) fn register(suite: &mut Suite) {
     let needs = Needs::programs(&["mariadbd", "mariadb-install-db", "mariadb", "mariadb-slap"]);
@@ -39,10 +37,12 @@ async fn mariadb_and_slap(cx: Cx) -> anyhow::Result<()> {
         cx.measured(sql(mesh, "select version()").await?.trim());
         greetings(&cx, mesh).await?;
         transactions(mesh).await?;
-        load(mesh).await?;
-        many(&cx, mesh).await?;
-        idle(&cx, mesh).await?;
-        killed(mesh).await?;
+        let busy = async {
+            load(mesh).await?;
+            many(&cx, mesh).await?;
+            killed(mesh).await
+        };
+        tokio::try_join!(idle(&cx, mesh), busy)?;
         // The look itself is one.
         let seen = server.connections(mesh).await? - before - 1;
         assert_relayed(mesh, seen).await
@@ -88,15 +88,7 @@ async fn transactions(mesh: &Mesh) -> anyhow::Result<()> {
 /// 10 MB out of a file of the client's.
 async fn load(mesh: &Mesh) -> anyhow::Result<()> {
     let file = mesh.dir().join("load");
-    let mut random = fastrand::Rng::with_seed(3306);
-    let lines: String = (0..LINES)
-        .map(|number| {
-            let filling = std::iter::repeat_with(|| random.alphanumeric());
-            let filling: String = filling.take(LINE - 9).collect();
-            format!("{number:08}{filling}\n")
-        })
-        .collect();
-    assert_eq!(lines.len(), LINES * LINE);
+    let lines = ten_megabytes();
     fs::write(&file, &lines)?;
     let statements = format!(
         "create table bulk (line varchar({LINE})); load data local infile '{}' into table bulk;

@@ -14,15 +14,12 @@ use weft_tests::counts::wait_for;
 
 use crate::Suite;
 use crate::common::{
-    CLIENT, Cx, SERVER, assert_relayed, client_and_server, host, run, serve, start, succeed,
-    succeed_in,
+    CLIENT, Cx, LINE, LINES, SERVER, assert_relayed, client_and_server, host, run, serve, start,
+    succeed, succeed_in, ten_megabytes,
 };
 use crate::programs::{Needs, command};
 
 const PORT: u16 = 5432;
-/// Lines of a table that is copied, and the length of each.
-const LINES: usize = 100_000;
-const LINE: usize = 100;
 /// The server refuses to be root, also where root is the only user there is.
 const AS_SOMEBODY: [&str; 4] = ["--user", "--map-user=1000", "--map-group=1000", "--ipc"];
 /// Somebody else, where users are real ones.
@@ -44,10 +41,12 @@ async fn psql_and_pgbench(cx: Cx) -> anyhow::Result<()> {
         let version = psql(mesh, "select version()").await?;
         cx.measured(version.trim());
         transactions(mesh).await?;
-        copies(mesh).await?;
-        many(&cx, mesh).await?;
-        idle(&cx, mesh).await?;
-        cancelled(mesh).await?;
+        let busy = async {
+            copies(mesh).await?;
+            many(&cx, mesh).await?;
+            cancelled(mesh).await
+        };
+        tokio::try_join!(idle(&cx, mesh), busy)?;
         let own_tls = psql_with(
             mesh,
             "require",
@@ -78,15 +77,7 @@ async fn transactions(mesh: &Mesh) -> anyhow::Result<()> {
 /// 10 MB into a table and out of it.
 async fn copies(mesh: &Mesh) -> anyhow::Result<()> {
     let (from, to) = (mesh.dir().join("copy-in"), mesh.dir().join("copy-out"));
-    let mut random = fastrand::Rng::with_seed(5432);
-    let lines: String = (0..LINES)
-        .map(|number| {
-            let filling = std::iter::repeat_with(|| random.alphanumeric());
-            let filling: String = filling.take(LINE - 9).collect();
-            format!("{number:08}{filling}\n")
-        })
-        .collect();
-    assert_eq!(lines.len(), LINES * LINE);
+    let lines = ten_megabytes();
     fs::write(&from, &lines)?;
     psql(mesh, "create table lines (line text)").await?;
     psql(mesh, &format!("\\copy lines from '{}'", from.display())).await?;

@@ -100,56 +100,71 @@ async fn greetings(cx: Cx) -> anyhow::Result<()> {
 /// on another connection while the silent one is there and after it has left, and the silent one too when
 /// it speaks at last.
 async fn next(cx: Cx) -> anyhow::Result<()> {
-    cx.on(
-        client_and_apps("silent", [(HTTP, AppSpec::http())]),
-        async |mesh| {
-            let stranger = mesh.stranger("stranger")?;
-            let to_pod = SocketAddr::from((mesh.pod(SERVER).v4(), HTTP));
-            let mut all = 0;
-            for (name, pod, to, workload, tls) in [
-                (
-                    "meshed",
-                    mesh.pod(CLIENT),
-                    mesh.addr(SERVER, HTTP),
-                    CLIENT,
-                    "mutual",
-                ),
-                ("unmeshed", stranger, to_pod, SERVER, "none"),
-            ] {
-                let leaves = pod.connect(to).await?;
-                let mut silent = pod.connect(to).await?;
-                tokio::time::sleep(cx.idle()).await;
-                let mut asked = 0;
-                for then in ["beside a silent one", "after a silent one"] {
-                    let answer = pod.get(to, "/next").await.context(then)?;
-                    assert_eq!(answer.status, 200, "{name} {then}");
-                    asked += 1;
-                    assert_http(mesh, workload, tls, asked)
-                        .await
-                        .context(then)?;
-                    if then.starts_with("beside") {
-                        assert!(
-                            speak(&mut silent).await?.starts_with("HTTP/1.1 200"),
-                            "{name}"
-                        );
-                        asked += 1;
-                        assert_http(mesh, workload, tls, asked)
-                            .await
-                            .context("at last")?;
-                    }
-                }
-                drop(leaves);
-                let answer = pod.get(to, "/later").await?;
-                assert_eq!(answer.status, 200, "{name} after one that has left");
-                asked += 1;
-                assert_http(mesh, workload, tls, asked).await?;
-                all += asked;
-            }
-            assert_eq!(mesh.app(SERVER).stats().await?.requests, all);
-            Ok(())
-        },
-    )
+    let builder = client_and_apps("silent", [(HTTP, AppSpec::http())]);
+    cx.on(builder, async |mesh| {
+        let meshed = Caller {
+            pod: mesh.pod(CLIENT),
+            to: mesh.addr(SERVER, HTTP),
+            workload: CLIENT,
+            tls: "mutual",
+        };
+        let unmeshed = Caller {
+            pod: mesh.stranger("stranger")?,
+            to: SocketAddr::from((mesh.pod(SERVER).v4(), HTTP)),
+            workload: SERVER,
+            tls: "none",
+        };
+        tokio::try_join!(meshed.be_silent(&cx, mesh), unmeshed.be_silent(&cx, mesh))?;
+        let seen = mesh.app(SERVER).stats().await?.requests;
+        assert_eq!(seen, 2 * Caller::REQUESTS);
+        Ok(())
+    })
     .await
+}
+
+/// Who is silent, and the sidecar that has to bear it.
+struct Caller {
+    pod: Pod,
+    to: SocketAddr,
+    workload: &'static str,
+    tls: &'static str,
+}
+
+impl Caller {
+    /// What it asks in the end.
+    const REQUESTS: u64 = 3;
+
+    async fn be_silent(&self, cx: &Cx, mesh: &Mesh) -> anyhow::Result<()> {
+        let leaves = self.pod.connect(self.to).await?;
+        let mut speaks = self.pod.connect(self.to).await?;
+        tokio::time::sleep(cx.idle()).await;
+        let answer = self.pod.get(self.to, "/beside-silent-ones").await?;
+        assert_eq!(answer.status, 200);
+        self.assert_http(mesh, 1)
+            .await
+            .context("beside silent ones")?;
+        let answer = speak(&mut speaks).await?;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        self.assert_http(mesh, 2).await.context("at last")?;
+        drop(leaves);
+        let answer = self.pod.get(self.to, "/after-them").await?;
+        assert_eq!(answer.status, 200);
+        self.assert_http(mesh, 3)
+            .await
+            .context("after one that has left")
+    }
+
+    /// The sidecar has treated so many requests as what they are.
+    async fn assert_http(&self, mesh: &Mesh, wanted: u64) -> anyhow::Result<()> {
+        let labels = [("tls", self.tls), ("status", "200")];
+        let metrics = metrics(mesh, self.workload).await?;
+        let counted = metrics.sum("weft_requests_total", &labels);
+        anyhow::ensure!(
+            counted == wanted as f64,
+            "{counted} of {wanted} requests, {labels:?}"
+        );
+        Ok(())
+    }
 }
 
 /// How long a client waits that says nothing.
@@ -171,14 +186,4 @@ async fn speak(silent: &mut TcpStream) -> anyhow::Result<String> {
     let mut answer = String::new();
     silent.read_to_string(&mut answer).await?;
     Ok(answer)
-}
-
-/// A sidecar has treated so many requests as what they are.
-async fn assert_http(mesh: &Mesh, workload: &str, tls: &str, wanted: u64) -> anyhow::Result<()> {
-    let labels = [("tls", tls), ("status", "200")];
-    let counted = metrics(mesh, workload)
-        .await?
-        .sum("weft_requests_total", &labels);
-    anyhow::ensure!(counted == wanted as f64, "{counted} of {wanted} requests");
-    Ok(())
 }
