@@ -1,5 +1,5 @@
-"""A gRPC server without generated code, whose messages are bytes: PORT. It counts what it sees, and
-`/test.Echo/Seen` tells."""
+"""A gRPC server without generated code, whose messages are bytes: PORT [AGE]. It counts what it sees, and
+`/test.Echo/Seen` tells. It ends connections of that age in milliseconds, as soon as their calls have ended."""
 
 import collections
 import json
@@ -89,10 +89,10 @@ handlers = {
     "ClientStream": grpc.stream_unary_rpc_method_handler(client_stream),
     "Bidi": grpc.stream_stream_rpc_method_handler(bidi),
 }
-server = grpc.server(
-    futures.ThreadPoolExecutor(max_workers=64),
-    options=[("grpc.max_receive_message_length", LIMIT), ("grpc.max_send_message_length", LIMIT)],
-)
+options = [("grpc.max_receive_message_length", LIMIT), ("grpc.max_send_message_length", LIMIT)]
+if sys.argv[2:]:
+    options.append(("grpc.max_connection_age_ms", int(sys.argv[2])))
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=64), options=options)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
 server.add_insecure_port(f"0.0.0.0:{sys.argv[1]}")
 server.start()

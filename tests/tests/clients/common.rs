@@ -69,7 +69,7 @@ impl Cx {
         let bounded = tokio::time::timeout(limit, test(&mesh));
         let result = AssertUnwindSafe(bounded).catch_unwind().await;
         if !matches!(result, Ok(Ok(Ok(())))) {
-            self.keep_logs(&mesh);
+            self.keep_logs(&mesh).await;
         }
         match result {
             Ok(Ok(Ok(()))) => Ok(()),
@@ -83,7 +83,8 @@ impl Cx {
         }
     }
 
-    fn keep_logs(&self, mesh: &Mesh) {
+    /// Keeps logs and the sidecars' metrics, where that is asked for.
+    async fn keep_logs(&self, mesh: &Mesh) {
         let Some(place) = std::env::var_os(KEEP_LOGS) else {
             return;
         };
@@ -96,7 +97,14 @@ impl Cx {
             }
             Ok(())
         };
-        if let Err(error) = copy() {
+        let copied = copy();
+        for workload in [CLIENT, SERVER] {
+            // A sidecar that is gone has none.
+            if let Ok(page) = mesh.metrics(workload).await {
+                let _ = std::fs::write(place.join(format!("{workload}.metrics")), page);
+            }
+        }
+        if let Err(error) = copied {
             eprintln!("the logs could not be kept in {}: {error}", place.display());
         }
     }

@@ -1,4 +1,4 @@
-//! `curl` in all that it can do with HTTP, against the stand-in service, which says what it saw, and nginx.
+//! `curl` in all that it can do with HTTP, against the stand-in service, which says what it saw.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +6,6 @@ use std::process::Command;
 use anyhow::Context as _;
 use weft_sandbox::app::body_hash;
 use weft_sandbox::app::http::Seen;
-use weft_sandbox::process::Process;
 use weft_sandbox::{AppSpec, Mesh};
 
 use crate::Suite;
@@ -17,8 +16,8 @@ use crate::programs::{Needs, command, script};
 const APP: u16 = 8080;
 /// Another server.
 const OTHER: u16 = 8081;
-/// What is uploaded, and what nginx has.
-const LENGTH: usize = 3 * 1024 * 1024;
+/// What is uploaded and downloaded.
+pub(crate) const LENGTH: usize = 3 * 1024 * 1024;
 /// Events of a stream, and what their server leaves between them.
 const EVENTS: usize = 6;
 
@@ -28,7 +27,6 @@ pub(crate) fn register(suite: &mut Suite) {
         Needs::programs(&["curl"]),
         versions,
     );
-    suite.add("curl::nginx", Needs::programs(&["curl", "nginx"]), nginx);
     let needs = Needs {
         programs: &["curl", "sh"],
         modules: &["http.server"],
@@ -190,66 +188,6 @@ async fn versions(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-/// Parts of a file, conditions, HTTP/1.0, HEAD, and a server that closes after every second request; its
-/// own log has the answers.
-async fn nginx(cx: Cx) -> anyhow::Result<()> {
-    cx.on(
-        client_and_apps("nginx", [(OTHER, AppSpec::none())]),
-        async |mesh| {
-            let (dir, body) = (mesh.dir().join("nginx"), random_body());
-            fs::create_dir_all(dir.join("logs"))?;
-            fs::write(dir.join("file"), &body)?;
-            let _server = start_nginx(mesh, &dir).await?;
-            let got = mesh.dir().join("got");
-            let mut wanted = Vec::new();
-            for (options, status, part) in [
-                (&["--http1.1"][..], 200, Some(&body[..])),
-                (&["--http1.0"], 200, Some(&body)),
-                (&["--range", "100-199"], 206, Some(&body[100..200])),
-                (&["--range", "-10"], 206, Some(&body[LENGTH - 10..])),
-                (
-                    &["--range", &format!("{}-", LENGTH - 7)],
-                    206,
-                    Some(&body[LENGTH - 7..]),
-                ),
-                (&["--range", &format!("{LENGTH}-")], 416, None),
-                (
-                    &["--time-cond", "Tue, 01 Jan 2030 00:00:00 GMT"],
-                    304,
-                    Some(&[]),
-                ),
-                (&["--head"], 200, None),
-            ] {
-                fs::write(&got, "")?;
-                let mut curl = curl(mesh);
-                curl.args(options).arg("--output").arg(&got);
-                curl.args(["--write-out", "%{http_code}"]);
-                let said = succeed(mesh, curl.arg2(url(mesh, OTHER, "/file"))).await;
-                assert_eq!(said?, status.to_string(), "{options:?}");
-                if let Some(part) = part {
-                    assert!(fs::read(&got)? == part, "{options:?}: another body");
-                }
-                wanted.push(status.to_string());
-            }
-            // One curl and one connection of its own: what the server closes is not its affair.
-            let mut many = curl(mesh);
-            many.args(["--write-out", "%{http_code}\n", "--range", "0-9"]);
-            for _ in 0..7 {
-                many.arg(url(mesh, OTHER, "/file"))
-                    .args(["--output", "/dev/null"]);
-            }
-            assert_eq!(succeed(mesh, many).await?, "206\n".repeat(7));
-            wanted.extend(std::iter::repeat_n("206".to_owned(), 7));
-            assert_requests(mesh, wanted.len() as u64).await?;
-            let log = fs::read_to_string(dir.join("access"))?;
-            let seen: Vec<_> = log.lines().map(str::to_owned).collect();
-            assert_eq!(seen, wanted, "statuses in the server's log");
-            Ok(())
-        },
-    )
-    .await
-}
-
 /// `curl -N` prints each event before the next one is sent; a poll is answered when there is something to
 /// tell, after a time in which nothing was said.
 async fn events(cx: Cx) -> anyhow::Result<()> {
@@ -311,47 +249,24 @@ async fn events(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-async fn start_nginx(mesh: &Mesh, dir: &std::path::Path) -> anyhow::Result<Process> {
-    let place = dir.display();
-    let settings = dir.join("nginx.conf");
-    // One process: another would be another user.
-    fs::write(
-        &settings,
-        format!(
-            "user root root; daemon off; master_process off; pid {place}/pid; error_log stderr;\n\
-             events {{ worker_connections 256; }}\n\
-             http {{\n\
-             log_format status '$status'; access_log {place}/access status;\n\
-             client_body_temp_path {place}/t1; proxy_temp_path {place}/t2; fastcgi_temp_path {place}/t3;\n\
-             uwsgi_temp_path {place}/t4; scgi_temp_path {place}/t5;\n\
-             keepalive_requests 2; if_modified_since before;\n\
-             server {{ listen {OTHER}; root {place}; }}\n\
-             }}\n"
-        ),
-    )?;
-    let mut nginx = command("nginx", mesh.dir());
-    nginx.arg("-p").arg(dir).arg("-c").arg(settings);
-    serve(mesh, "nginx", nginx, OTHER).await
-}
-
-fn random_body() -> Vec<u8> {
+pub(crate) fn random_body() -> Vec<u8> {
     let mut body = vec![0; LENGTH];
     fastrand::Rng::with_seed(80).fill(&mut body);
     body
 }
 
-fn curl(mesh: &Mesh) -> Command {
+pub(crate) fn curl(mesh: &Mesh) -> Command {
     let mut command = command("curl", mesh.dir());
     command.args(["--silent", "--show-error", "--max-time", "100"]);
     command
 }
 
-fn url(mesh: &Mesh, port: u16, path: &str) -> String {
+pub(crate) fn url(mesh: &Mesh, port: u16, path: &str) -> String {
     format!("http://{}:{port}{path}", host(mesh))
 }
 
 /// [`Command`]'s own give a reference back.
-trait With: Sized {
+pub(crate) trait With: Sized {
     fn arg2(self, arg: String) -> Self;
     fn args2(self, args: &[&str]) -> Self;
 }

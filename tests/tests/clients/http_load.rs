@@ -40,8 +40,10 @@ async fn nghttp_and_h2load(cx: Cx) -> anyhow::Result<()> {
             assert!(said.contains("\"bodyLength\":300000"), "{said}");
 
             let h2 = ["-n", "5000", "-c", "10", "-m", "20"];
-            h2load(&cx, mesh, 5000, &h2).await?;
-            h2load(&cx, mesh, 2000, &["-n", "2000", "-c", "10", "--h1"]).await?;
+            let small = url(mesh, "/small");
+            h2load(&cx, mesh, 5000, &h2, &small).await?;
+            let h1 = ["-n", "2000", "-c", "10", "--h1"];
+            h2load(&cx, mesh, 2000, &h1, &small).await?;
             let sent = 20 + 1 + 5000 + 2000;
             let seen = mesh.app(SERVER).stats().await?;
             assert_eq!((seen.requests, seen.cancelled), (sent, 0));
@@ -51,9 +53,16 @@ async fn nghttp_and_h2load(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-async fn h2load(cx: &Cx, mesh: &Mesh, wanted: u64, args: &[&str]) -> anyhow::Result<()> {
+/// Every request of `h2load` succeeds.
+pub(crate) async fn h2load(
+    cx: &Cx,
+    mesh: &Mesh,
+    wanted: u64,
+    args: &[&str],
+    url: &str,
+) -> anyhow::Result<()> {
     let mut h2load = command("h2load", mesh.dir());
-    h2load.args(args).arg(url(mesh, "/small"));
+    h2load.args(args).arg(url);
     let said = succeed(mesh, h2load).await?;
     let all = format!(
         "requests: {wanted} total, {wanted} started, {wanted} done, {wanted} succeeded, 0 failed, \

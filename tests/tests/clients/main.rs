@@ -16,6 +16,7 @@ mod curl;
 mod http_load;
 mod mariadb;
 mod messages;
+mod nginx;
 mod postgres;
 mod programs;
 mod python;
@@ -43,6 +44,7 @@ fn main() -> anyhow::Result<ExitCode> {
     mariadb::register(&mut suite);
     redis::register(&mut suite);
     curl::register(&mut suite);
+    nginx::register(&mut suite);
     http_load::register(&mut suite);
     python::register(&mut suite);
     silence::register(&mut suite);
