@@ -20,7 +20,8 @@ use super::APP_CONNECT_LIMIT;
 use crate::http::Version;
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::client::{
-    BoxFuture, Connect, H1Pool, H2Pool, PoolOptions, SendOptions, TryError, tcp_peer_has_closed,
+    BoxFuture, Connect, H1Pool, H2Pool, MAX_REPLACEMENTS, PoolOptions, SendOptions, TryError,
+    tcp_peer_has_closed,
 };
 use crate::net::{Dialer, Io, Stream};
 use crate::outcome::{Failure, Outcome};
@@ -83,7 +84,9 @@ impl Apps {
     /// Sends a request to the application.
     ///
     /// What may be sent twice, and has no body, is sent once more where a connection that was kept
-    /// open broke under it: the application closed it as idle, or it would break again.
+    /// open broke under it: the application closed it as idle, or it would break again. What an
+    /// application leaves out when it ends an HTTP/2 connection, as some do after so many requests, goes
+    /// over another one, unless it has a body, of which a part may be gone.
     pub(crate) async fn send(
         &self,
         address: SocketAddr,
@@ -91,14 +94,17 @@ impl Apps {
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let pool = self.pool(address, version);
-        let repeatable = request.body().is_end_stream() && is_idempotent(request.method());
-        if !repeatable || version == Version::Http2 {
+        let has_body = !request.body().is_end_stream();
+        if has_body || version == Version::Http2 || !is_idempotent(request.method()) {
             let options = SendOptions {
                 max_idle_age: Some(FRESH_ENOUGH),
                 probe_before_write: true,
                 ..SendOptions::default()
             };
-            return pool.send(request, options).await;
+            if has_body || version == Version::Http1 {
+                return pool.send(request, options).await;
+            }
+            return send_until_taken(&pool, request, &options).await;
         }
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head.clone(), body);
@@ -138,6 +144,23 @@ impl Apps {
         });
         pool.clone()
     }
+}
+
+/// Sends a request without a body, more than once only while it is [left out](TryError::left_out).
+async fn send_until_taken(
+    pool: &AppPool,
+    request: Request<RequestBody>,
+    options: &SendOptions,
+) -> Result<Response<UpstreamBody>, TryError> {
+    let (head, _) = request.into_parts();
+    let request = || Request::from_parts(head.clone(), RequestBody::Empty);
+    for _ in 0..MAX_REPLACEMENTS {
+        match pool.send(request(), options.clone()).await {
+            Err(error) if error.left_out() => {}
+            result => return result,
+        }
+    }
+    pool.send(request(), options.clone()).await
 }
 
 impl AppPool {

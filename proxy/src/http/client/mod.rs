@@ -23,8 +23,8 @@ use http::Request;
 use hyper::client::conn::TrySendError;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::{Progress, RequestBody};
-use crate::outcome::{Failure, Outcome};
+use super::body::{Progress, RequestBody, h2_error};
+use crate::outcome::{Failure, Outcome, Processed};
 
 pub use h1::H1Pool;
 pub use h2::H2Pool;
@@ -175,6 +175,16 @@ pub struct TryError {
 }
 
 impl TryError {
+    /// The peer ended the connection and said that it had not begun this request: an HTTP/2 GOAWAY
+    /// (RFC 9113, section 6.8). Over another connection it may well be taken.
+    pub fn left_out(&self) -> bool {
+        let source = self.failure.source.as_deref();
+        self.failure.processed == Processed::Never
+            && source
+                .and_then(|source| h2_error(source))
+                .is_some_and(|error| error.is_go_away() && error.is_remote())
+    }
+
     /// `request` got no connection.
     fn unconnected(unconnected: Unconnected, request: Request<RequestBody>) -> Self {
         Self {

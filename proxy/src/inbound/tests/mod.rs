@@ -1,6 +1,7 @@
 //! The whole inbound direction between clients and applications of the test's own.
 
 mod bytes;
+mod leaving;
 mod limits;
 mod mesh;
 mod plaintext;
