@@ -98,6 +98,8 @@ fn clean(command: &mut Command, home: &Path) {
         .env("HOME", home)
         .env("TMPDIR", home)
         .env("LC_ALL", "C.UTF-8")
+        // What they leave behind, such as dumps, goes with everything else.
+        .current_dir(home)
         .stdin(Stdio::null());
 }
 
