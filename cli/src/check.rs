@@ -176,9 +176,9 @@ fn text(report: &Report, paint: Paint) -> String {
         counted(errors, "error", "errors"),
         counted(warnings, "warning", "warnings")
     );
-    let verdict = match code(report) {
-        0 => paint.good("nothing found"),
-        WARNINGS => paint.doubtful(&verdict),
+    let verdict = match (errors, warnings) {
+        (0, 0) => paint.good("nothing found"),
+        (0, _) => paint.doubtful(&verdict),
         _ => paint.bad(&verdict),
     };
     text + &format!("{checked}: {verdict}.\n")
