@@ -27,8 +27,9 @@ mod volumes;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -239,6 +240,16 @@ impl Kubelet {
     pub fn log(&self, namespace: &str, name: &str, container: &str) -> String {
         let log = self.shared.log(&key(namespace, name), container);
         String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
+    }
+
+    /// Copies all logs into a directory.
+    pub fn keep_logs(&self, to: &Path) -> io::Result<()> {
+        fs::create_dir_all(to)?;
+        for file in fs::read_dir(self.shared.dir.join("logs"))? {
+            let file = file?;
+            fs::copy(file.path(), to.join(file.file_name()))?;
+        }
+        Ok(())
     }
 
     /// The ends of all logs.
