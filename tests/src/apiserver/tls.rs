@@ -17,7 +17,9 @@ const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 pub(super) fn acceptor(address: IpAddr) -> anyhow::Result<(TlsAcceptor, String)> {
     let names = ["localhost", "kubernetes", "kubernetes.default.svc"];
     let mut params = CertificateParams::new(names.map(str::to_owned))?;
-    params.subject_alt_names.extend([address, INSIDE].map(SanType::IpAddress));
+    params
+        .subject_alt_names
+        .extend([address, INSIDE].map(SanType::IpAddress));
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());

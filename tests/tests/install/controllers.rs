@@ -47,7 +47,10 @@ pub(crate) fn is_ending(pod: &Value) -> bool {
 
 async fn list(server: &ApiServer, path: &str) -> Vec<Value> {
     let (_, mut list) = server.ask(Method::GET, path, None).await;
-    list["items"].as_array_mut().map(std::mem::take).unwrap_or_default()
+    list["items"]
+        .as_array_mut()
+        .map(std::mem::take)
+        .unwrap_or_default()
 }
 
 fn text(value: &Value) -> &str {
@@ -61,7 +64,10 @@ fn has_ended(pod: &Value) -> bool {
 fn owned<'a>(pods: &'a [Value], owner: &Value) -> Vec<&'a Value> {
     let uid = &owner["metadata"]["uid"];
     let owned = pods.iter().filter(|pod| {
-        let mut owners = pod["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        let mut owners = pod["metadata"]["ownerReferences"]
+            .as_array()
+            .into_iter()
+            .flatten();
         owners.any(|owner| owner["uid"] == *uid)
     });
     owned.collect()
@@ -141,11 +147,16 @@ async fn lead(
     let Some(selector) = service["spec"]["selector"].as_object() else {
         return;
     };
-    let (namespace, name) = (&service["metadata"]["namespace"], &service["metadata"]["name"]);
+    let (namespace, name) = (
+        &service["metadata"]["namespace"],
+        &service["metadata"]["name"],
+    );
     let behind = pods.iter().filter(|pod| {
         let labels = &pod["metadata"]["labels"];
         pod["metadata"]["namespace"] == *namespace
-            && selector.iter().all(|(label, value)| labels[label] == *value)
+            && selector
+                .iter()
+                .all(|(label, value)| labels[label] == *value)
             && pod["status"]["podIP"].is_string()
             && !has_ended(pod)
     });
@@ -169,7 +180,9 @@ async fn lead(
     let ports = ports.map(|port| {
         let number = match port["targetPort"].as_str() {
             None => port["targetPort"].clone(),
-            Some(name) => behind.first().map_or(Value::Null, |pod| named_port(pod, name)),
+            Some(name) => behind
+                .first()
+                .map_or(Value::Null, |pod| named_port(pod, name)),
         };
         json!({
             "name": text(&port["name"]), "port": number, "protocol": port["protocol"],
@@ -193,9 +206,11 @@ async fn lead(
 
 fn named_port(pod: &Value, name: &str) -> Value {
     let containers = ["containers", "initContainers"].map(|part| pod["spec"][part].as_array());
-    let mut ports = containers.into_iter().flatten().flatten().flat_map(|container| {
-        container["ports"].as_array().into_iter().flatten()
-    });
+    let mut ports = containers
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flat_map(|container| container["ports"].as_array().into_iter().flatten());
     let found = ports.find(|port| port["name"] == name);
     found.map_or(Value::Null, |port| port["containerPort"].clone())
 }
@@ -224,7 +239,10 @@ async fn create(server: &ApiServer, pod: &Value) -> Value {
 }
 
 async fn delete(server: &ApiServer, pod: &Value) {
-    let (namespace, name) = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
+    let (namespace, name) = (
+        text(&pod["metadata"]["namespace"]),
+        text(&pod["metadata"]["name"]),
+    );
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
     server.ask(Method::DELETE, &path, None).await;
 }
@@ -240,7 +258,9 @@ async fn write_status(server: &ApiServer, api: &str, plural: &str, object: &Valu
         text(&object["metadata"]["name"]),
     );
     let path = format!("/apis/{api}/namespaces/{namespace}/{plural}/{name}/status");
-    server.ask(Method::PATCH, &path, Some(&json!({"status": status}))).await;
+    server
+        .ask(Method::PATCH, &path, Some(&json!({"status": status})))
+        .await;
 }
 
 fn hash(template: &Value) -> String {

@@ -13,9 +13,9 @@
 //! logs of failing tests.
 
 mod controllers;
-//mod {m};
-//mod {m};
-//mod {m};
+mod jobs;
+mod life;
+mod outages;
 mod patched;
 mod world;
 
@@ -89,9 +89,9 @@ fn main() -> anyhow::Result<ExitCode> {
         trials: Vec::new(),
     };
     patched::register(&mut suite);
-    //{m}::register(&mut suite);
-    //{m}::register(&mut suite);
-    //{m}::register(&mut suite);
+    jobs::register(&mut suite);
+    life::register(&mut suite);
+    outages::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

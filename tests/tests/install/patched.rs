@@ -32,7 +32,11 @@ async fn a_labelled_namespace(cx: Cx) -> anyhow::Result<()> {
         }
         world.install(&[world::pod("plain", "stranger")]).await?;
         let made = world.object(SHOP, "server").await.unwrap_or_default();
-        let names: Vec<_> = made["spec"]["initContainers"].as_array().into_iter().flatten().collect();
+        let names: Vec<_> = made["spec"]["initContainers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .collect();
         let names: Vec<_> = names.iter().map(|container| &container["name"]).collect();
         ensure!(names == [INIT_CONTAINER, PROXY_CONTAINER], "{made:#}");
         let client = world.ready(SHOP, "client").await?;
@@ -43,13 +47,12 @@ async fn a_labelled_namespace(cx: Cx) -> anyhow::Result<()> {
         in_order(world, "server")?;
 
         let to = world.service(SHOP, "server").await?;
-        let load = Load::new(to).shot(Shot::get("/x")).shot(Shot::post("/y", 900));
+        world.reaches(&client, to).await?;
+        let load = Load::new(to)
+            .shot(Shot::get("/x"))
+            .shot(Shot::post("/y", 900));
         let report = load.requests(REQUESTS).run(&client).await;
-        // What the kubelet asked has no id.
-        let mut seen = world.stats(SHOP, "server").await?;
-        let probes = seen.routes.remove("GET /healthy").unwrap_or(0);
-        ensure!(probes > 0, "{:?}", seen.routes);
-        seen.requests -= probes;
+        let seen = world.stats(SHOP, "server").await?;
         assert_all_served_once(&report, &seen);
         by_mutual_tls(world, &client).await?;
 
@@ -81,6 +84,7 @@ async fn a_labelled_pod(cx: Cx) -> anyhow::Result<()> {
         world.ready(SHOP, "server").await?;
         in_order(world, "client")?;
         let to = world.service(SHOP, "server").await?;
+        world.reaches(&client, to).await?;
         let report = Load::new(to).requests(REQUESTS).run(&client).await;
         ensure!(report.status(200) == REQUESTS, "{report:?}");
         let seen = world.stats(SHOP, "server").await?;
@@ -102,7 +106,10 @@ pub(crate) fn in_order(world: &World, pod: &str) -> anyhow::Result<()> {
     ];
     ensure!(order.is_sorted(), "{:#?}", world.kubelet.moments(SHOP, pod));
     let said = world.kubelet.log(SHOP, pod, INIT_CONTAINER);
-    ensure!(said.contains("interception applied (IPv4 and IPv6)"), "{said}");
+    ensure!(
+        said.contains("interception applied (IPv4 and IPv6)"),
+        "{said}"
+    );
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use http::Method;
+use http::{Method, StatusCode};
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -39,6 +39,10 @@ pub(crate) const APP: &str = "app";
 pub(crate) const WEFT: &str = CONTROL_PLANE_NAMESPACE;
 const WEFT_PROGRAM: &str = env!("CARGO_BIN_EXE_weft-under-test");
 const INJECTOR_PROGRAM: &str = env!("CARGO_BIN_EXE_weft-injector-under-test");
+/// Paths of requests that no test counts: the kubelet's, and the first ones.
+const HEALTHY: &str = "/healthy";
+const REACHED: &str = "/reached";
+const CALLER_PROGRAM: &str = env!("CARGO_BIN_EXE_weft-caller");
 /// Where the logs of failing tests are kept; nowhere without it.
 const KEEP_LOGS: &str = "WEFT_TEST_LOGS";
 
@@ -46,7 +50,7 @@ const KEEP_LOGS: &str = "WEFT_TEST_LOGS";
 pub(crate) struct World {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) kubelet: Kubelet,
-    webhook: (SocketAddr, Forward),
+    _webhook: Forward,
     _controllers: JoinSet<()>,
 }
 
@@ -120,6 +124,7 @@ impl World {
             .program("weft-control-plane", internal.clone().arg("control-plane"))
             .program("weft-injector", Program::new(INJECTOR_PROGRAM))
             .program("weft-app", internal.arg("app"))
+            .program("weft-caller", Program::new(CALLER_PROGRAM))
             .program("weft", weft);
         let settings = Settings {
             name: cx.name.replace("::", "-"),
@@ -129,21 +134,16 @@ impl World {
         };
         let kubelet = Kubelet::start(&cx.sandbox, settings).await?;
         // The API server is not in the cluster's network: it gets to the service through this.
-        let webhook = kubelet.expose(WEFT, cluster::WEBHOOK_SERVICE, 443).await?;
-        server.route_webhook((WEFT, cluster::WEBHOOK_SERVICE), webhook.0);
+        let (webhook, guard) = kubelet.expose(WEFT, cluster::WEBHOOK_SERVICE, 443).await?;
+        server.route_webhook((WEFT, cluster::WEBHOOK_SERVICE), webhook);
         let mut running = JoinSet::new();
         running.spawn(controllers::run(Arc::clone(&server)));
         Ok(Self {
             server,
             kubelet,
-            webhook,
+            _webhook: guard,
             _controllers: running,
         })
-    }
-
-    /// Where the API server calls the webhook.
-    pub(crate) fn webhook(&self) -> SocketAddr {
-        self.webhook.0
     }
 
     /// Creates objects, in their order.
@@ -200,22 +200,36 @@ impl World {
 
     /// Pods that carry the label `app: NAME`, ending ones too.
     pub(crate) async fn pods(&self, namespace: &str, app: &str) -> Vec<Value> {
-        let path = format!("/api/v1/namespaces/{namespace}/pods?labelSelector=app%3D{app}");
-        let list = self.get(&path).await.unwrap_or_default();
+        let mut pods = self.pods_of(namespace).await;
+        pods.retain(|pod| pod["metadata"]["labels"]["app"] == app);
+        pods
+    }
+
+    /// All pods of a namespace.
+    pub(crate) async fn pods_of(&self, namespace: &str) -> Vec<Value> {
+        let list = self
+            .get(&format!("/api/v1/namespaces/{namespace}/pods"))
+            .await;
+        let list = list.unwrap_or_default();
         list["items"].as_array().cloned().unwrap_or_default()
     }
 
     /// Waits until a deployment is all of its newest template and all ready.
     pub(crate) async fn rolled_out(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
         let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}");
-        wait_for(&format!("deployment {name} is rolled out"), PATIENCE, async || {
-            let deployment = self.get(&path).await.context("no such deployment")?;
-            let status = &deployment["status"];
-            let mut conditions = status["conditions"].as_array().into_iter().flatten();
-            let is_complete = conditions.any(|it| it["type"] == "Complete" && it["status"] == "True")
-                && status["observedGeneration"] == deployment["metadata"]["generation"];
-            Ok(is_complete.then_some(()))
-        })
+        wait_for(
+            &format!("deployment {name} is rolled out"),
+            PATIENCE,
+            async || {
+                let deployment = self.get(&path).await.context("no such deployment")?;
+                let status = &deployment["status"];
+                let mut conditions = status["conditions"].as_array().into_iter().flatten();
+                let is_complete = conditions
+                    .any(|it| it["type"] == "Complete" && it["status"] == "True")
+                    && status["observedGeneration"] == deployment["metadata"]["generation"];
+                Ok(is_complete.then_some(()))
+            },
+        )
         .await
     }
 
@@ -223,7 +237,9 @@ impl World {
     pub(crate) async fn ready(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
         wait_for(&format!("pod {name} is ready"), PATIENCE, async || {
             let pod = self.object(namespace, name).await.context("no such pod")?;
-            Ok(is_ready(&pod).then(|| self.kubelet.pod(namespace, name)).flatten())
+            Ok(is_ready(&pod)
+                .then(|| self.kubelet.pod(namespace, name))
+                .flatten())
         })
         .await
     }
@@ -243,11 +259,24 @@ impl World {
         Ok(SocketAddr::new(address.parse()?, PORT))
     }
 
-    /// What an application's pod has seen so far.
+    /// Waits until a client gets an answer of a service, whose endpoints may be on their way to it.
+    pub(crate) async fn reaches(&self, client: &Pod, to: SocketAddr) -> anyhow::Result<()> {
+        wait_for(
+            &format!("{} reaches {to}", client.name()),
+            PATIENCE,
+            async || {
+                let answer = client.get(to, REACHED).await?;
+                Ok((answer.status == StatusCode::OK).then_some(()))
+            },
+        )
+        .await
+    }
+
+    /// What an application's pod has seen so far, without what the kubelet and [`Self::reaches`] asked.
     pub(crate) async fn stats(&self, namespace: &str, name: &str) -> anyhow::Result<Stats> {
         let pod = self.kubelet.pod(namespace, name);
         let pod = pod.with_context(|| format!("pod {name} has no place"))?;
-        Control::new(pod, CONTROL_PORT).stats().await
+        Ok(asked(Control::new(pod, CONTROL_PORT).stats().await?))
     }
 
     /// What several pods of an application have seen, those that have ended by their last words.
@@ -259,8 +288,8 @@ impl World {
                 Err(_) => {
                     let log = self.kubelet.log(namespace, name, APP);
                     let line = log.lines().last().unwrap_or_default().to_owned();
-                    serde_json::from_str(&line)
-                        .with_context(|| format!("the last words of {name}: {line}"))?
+                    let read = serde_json::from_str(&line);
+                    asked(read.with_context(|| format!("the last words of {name}: {line}"))?)
                 }
             };
             counts::add(&mut all, &one);
@@ -312,8 +341,19 @@ impl World {
     }
 }
 
+/// Without requests that no test counts.
+fn asked(mut stats: Stats) -> Stats {
+    for path in [HEALTHY, REACHED] {
+        stats.requests -= stats.routes.remove(&format!("GET {path}")).unwrap_or(0);
+    }
+    stats
+}
+
 pub(crate) fn name_of(pod: &Value) -> String {
-    pod["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+    pod["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The template of an application's pods: it serves HTTP, and says in its answers which version it is.
@@ -331,7 +371,7 @@ pub(crate) fn template(app: &str, version: &str) -> Value {
                          "--serve", format!("http:{APP_PORT}")],
                 "ports": [{"name": "http", "containerPort": APP_PORT}],
                 "readinessProbe": {
-                    "httpGet": {"path": "/healthy", "port": "http"}, "periodSeconds": 1,
+                    "httpGet": {"path": HEALTHY, "port": "http"}, "periodSeconds": 1,
                 },
             }],
         },
