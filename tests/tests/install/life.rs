@@ -169,6 +169,7 @@ async fn settle<'a>(
     pods.sort();
     pods.dedup();
     let seen = world.seen(SHOP, &pods).await?;
+    ensure!(report.sent as f64 > RATE, "{}", report.sent);
     assert_all_served_once(&report, &seen);
     ensure!(report.served_by.len() >= 2, "{:?}", report.served_by);
     Ok(())

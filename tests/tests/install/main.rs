@@ -17,6 +17,7 @@ mod jobs;
 mod life;
 mod outages;
 mod patched;
+mod processes;
 mod world;
 
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use http::Method;
 use serde_json::{Value, json};
 use weft_proto::names::cluster;
@@ -56,8 +56,9 @@ async fn without_the_injector(cx: Cx) -> anyhow::Result<()> {
         world.ready("plain", "other").await?;
         // The mesh's own pods come about without it: a replica of the control plane, and its own.
         let own = world.pods_of(WEFT).await;
-        let own = own.iter().find(|pod| !has_sidecar(pod));
-        let killed = own.map(world::name_of).unwrap_or_default();
+        let mut own = own.iter();
+        let own = own.find(|pod| pod["spec"]["serviceAccountName"] == "control-plane");
+        let killed = own.map(world::name_of).context("the control plane runs")?;
         world
             .delete(&format!("/api/v1/namespaces/{WEFT}/pods/{killed}"))
             .await?;

@@ -388,6 +388,14 @@ pub(crate) fn pod(namespace: &str, name: &str) -> Value {
     pod
 }
 
+/// A service account.
+pub(crate) fn account(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": name, "namespace": namespace},
+    })
+}
+
 /// An application as a deployment.
 pub(crate) fn deployment(name: &str, replicas: usize, version: &str) -> Value {
     json!({
