@@ -82,7 +82,9 @@ pub(crate) async fn bare(
             let to = Path::new(&to).join(cx.name.replace("::", "."));
             world.kubelet.keep_logs(&to)?;
         }
-        return Err(error.context(format!("{pods}{}", world.kubelet.log_tails())));
+        let forbidden = world.server.forbidden();
+        let tails = world.kubelet.log_tails();
+        return Err(error.context(format!("{pods}what no role allows: {forbidden:?}\n{tails}")));
     }
     // Every permission that anybody needed, a role of the chart gave.
     let forbidden = world.server.forbidden();
