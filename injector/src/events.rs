@@ -273,11 +273,12 @@ mod tests {
         assert_eq!(gate.ask("a", "R", start + QUIET), Pass::Yes);
 
         let mut gate = Gate::new(start);
-        let mut given = 0;
+        let mut given = 0.0;
         for index in 0..200 {
-            given += u32::from(gate.ask(&index.to_string(), "R", start) == Pass::Yes);
+            let pass = gate.ask(&index.to_string(), "R", start);
+            given += f64::from(u8::from(pass == Pass::Yes));
         }
-        assert_eq!(f64::from(given), BURST);
+        assert!((given - BURST).abs() < 0.5, "{given}");
         for index in 0..2 * MAX_REMEMBERED {
             let now = start + Duration::from_secs(1) * (index as u32 / 5);
             gate.ask(&format!("more {index}"), "R", now);

@@ -261,4 +261,22 @@ mod tests {
         }
         assert!(page.contains("weft_build_info{"), "{page}");
     }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let documented = include_str!("../../docs/injector.md");
+        let metrics = Metrics::new();
+        metrics.observe(&Progress::of_one("namespaces"));
+        let page = metrics.render();
+        let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names: Vec<_> = types.filter_map(|line| line.split(' ').next()).collect();
+        assert!(names.len() >= 9, "{names:?}");
+        for name in names {
+            let begin = format!("| `{name}");
+            assert!(
+                documented.contains(&begin),
+                "{name} is not in docs/injector.md"
+            );
+        }
+    }
 }

@@ -372,7 +372,9 @@ async fn namespaces_with_a_pod_that_has_a_sidecar_are_known() {
     running.server.put(&pod).await.unwrap();
     let found = injected.wait_for(|names| names.contains("lone"));
     tokio::time::timeout(SECONDS, found).await.unwrap().unwrap();
-    running.delete("/api/v1/namespaces/lone/pods/asks").await;
+    running
+        .delete("/api/v1/namespaces/lone/pods/asks?gracePeriodSeconds=0")
+        .await;
     let gone = injected.wait_for(|names| names.is_empty());
     tokio::time::timeout(SECONDS, gone).await.unwrap().unwrap();
 }

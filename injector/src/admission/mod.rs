@@ -185,7 +185,7 @@ impl Request {
                 answer.is_doubtful = self.is_doubtful(&skip);
                 if skip.is_surprise() {
                     let note = format!("no sidecar: {skip}");
-                    answer.news = self.news(false, "InjectionSkipped", note);
+                    answer.news = self.news(false, "InjectionSkipped", &note);
                 }
                 answer
             }
@@ -198,7 +198,7 @@ impl Request {
                 let mut answer = self.deny(INVALID, &why);
                 answer.warn(&warnings);
                 (answer.fate, answer.reason) = (Fate::Refused, "invalid");
-                answer.news = self.news(true, "InjectionRefused", answer.note.clone());
+                answer.news = self.news(true, "InjectionRefused", &answer.note);
                 answer
             }
         }
@@ -220,7 +220,7 @@ impl Request {
         );
         let mut answer = self.deny(FORBIDDEN, &why);
         (answer.fate, answer.reason) = (Fate::Failed, "namespace_unknown");
-        answer.news = self.news(true, "InjectionFailed", answer.note.clone());
+        answer.news = self.news(true, "InjectionFailed", &answer.note);
         answer
     }
 
@@ -260,7 +260,7 @@ impl Request {
     }
 
     /// For whoever made the pod, which most people look at instead. Nothing comes of a dry run.
-    fn news(&self, warning: bool, reason: &'static str, note: String) -> Option<News> {
+    fn news(&self, warning: bool, reason: &'static str, note: &str) -> Option<News> {
         let regarding = Owner::of(&self.pod, &self.namespace).filter(|_| !self.dry_run)?;
         let note = format!("pod {}: {note}", self.name);
         Some(News {

@@ -252,7 +252,8 @@ fn what_is_no_review_is_an_error_that_says_so() {
     for (text, words) in [
         ("", "EOF"),
         ("{", "EOF"),
-        ("[]", "cannot be read"),
+        ("[]", "is \"\" of \"\""),
+        ("7", "cannot be read"),
         ("{}", "is \"\" of \"\""),
         (
             r#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{}}"#,

@@ -99,6 +99,12 @@ impl Environment {
             "Always, IfNotPresent or Never",
             || None,
         );
+        settings.sidecar_mode = reader.or(
+            env::SIDECAR_MODE,
+            |text| text.parse().ok(),
+            "native or legacy",
+            SidecarMode::default,
+        );
         settings.resources = reader.resources();
         settings.log_level = reader.or(
             env::PROXY_LOG_LEVEL,
@@ -332,6 +338,7 @@ mod tests {
         let settings = environment.settings;
         assert_eq!(settings.image, Settings::default_image());
         assert_eq!(settings.image_pull_policy, None);
+        assert_eq!(settings.sidecar_mode, SidecarMode::Native);
         assert_eq!(settings.resources, Resources::default());
         assert!(settings.skip_subnets.is_empty());
     }
@@ -343,6 +350,7 @@ mod tests {
             (env::TRUST_DOMAIN, "example.org"),
             (env::PROXY_IMAGE, "registry.example/weft-proxy:1"),
             (env::PROXY_IMAGE_PULL_POLICY, "IfNotPresent"),
+            (env::SIDECAR_MODE, "legacy"),
             (env::PROXY_CPU_REQUEST, "50m"),
             (env::PROXY_CPU_LIMIT, "2"),
             (env::PROXY_MEMORY_REQUEST, ""),
@@ -368,6 +376,7 @@ mod tests {
         );
         assert_eq!(settings.image.to_string(), "registry.example/weft-proxy:1");
         assert_eq!(settings.image_pull_policy, Some(PullPolicy::IfNotPresent));
+        assert_eq!(settings.sidecar_mode, SidecarMode::Legacy);
         let resources = Resources {
             cpu_request: Quantity::parse("50m"),
             cpu_limit: Quantity::parse("2"),
@@ -407,6 +416,7 @@ mod tests {
             (env::TRUST_DOMAIN, "a b"),
             (env::PROXY_IMAGE, "No Image"),
             (env::PROXY_IMAGE_PULL_POLICY, "always"),
+            (env::SIDECAR_MODE, "auto"),
             (env::PROXY_CPU_REQUEST, "much"),
             (env::PROXY_MEMORY_REQUEST, "1Gi"),
             (env::PROXY_LOG_LEVEL, "loud"),

@@ -118,10 +118,8 @@ impl Server {
             return request.leave_alone(reason);
         }
         let name = &request.namespace;
-        let watched = match self.namespaces.watched(name).await {
-            Some(namespace) => Some(request.judge(&self.settings, &namespace)),
-            None => None,
-        };
+        let watched = self.namespaces.watched(name).await;
+        let watched = watched.map(|namespace| request.judge(&self.settings, &namespace));
         // The API server knows better: a label that was set a moment ago, or a namespace just made.
         let asked = match watched {
             Some(answer) if !answer.is_doubtful => return answer,
@@ -140,4 +138,99 @@ fn text(code: StatusCode, words: String) -> Response<Full<Bytes>> {
         .header(CONTENT_TYPE, "text/plain; charset=utf-8")
         .body(Full::new(Bytes::from(words + "\n")))
         .expect("a content type of ours is a header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kube::runtime::watcher::Event;
+    use metrics::Counter;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::events::Events;
+    use crate::metrics::Metrics;
+    use crate::settings::Settings;
+    use crate::watch::namespaces::Namespaces;
+    use crate::watch::testing::answering;
+
+    fn namespace(labels: &Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}})
+    }
+
+    /// What becomes of a pod where the watch has told this of its namespace, if anything, and the API
+    /// server says that.
+    async fn judged(
+        watched: Option<Value>,
+        (code, asked): (u16, Value),
+        pod_label: &str,
+    ) -> Answer {
+        let client = answering(code, &asked);
+        let namespaces = Namespaces::new(client.clone());
+        if let Some(watched) = watched {
+            let watched = serde_json::from_value(watched).expect("a namespace");
+            namespaces.take(Event::Apply(watched));
+        }
+        let settings = Settings::new("weft", "cluster.local", Settings::default_image());
+        let events = Events::start(client, "injector-1".to_owned(), Counter::noop());
+        let metrics = Arc::new(Metrics::new());
+        let server = Server::new(
+            settings.expect("good"),
+            Arc::new(namespaces),
+            events,
+            metrics,
+        );
+        let pod = json!({
+            "metadata": {"name": "web", "labels": {"weft.dev/inject": pod_label}},
+            "spec": {"containers": [{"name": "app"}]},
+        });
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {"uid": "1", "kind": {"version": "v1", "kind": "Pod"}, "namespace": "shop",
+                "operation": "CREATE", "object": pod},
+        });
+        let request = admission::Request::read(review.to_string().as_bytes());
+        server.judge(&request.expect("a review")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_is_doubted_where_nobody_should_have_asked() {
+        let enabled = || namespace(&json!({"weft.dev/inject": "enabled"}));
+        let none = || namespace(&json!({}));
+        let disabled = || namespace(&json!({"weft.dev/inject": "disabled"}));
+        let failing = || {
+            (
+                500,
+                json!({"kind": "Status", "status": "Failure", "code": 500}),
+            )
+        };
+        let missing = || {
+            (
+                404,
+                json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"}),
+            )
+        };
+        for (watched, asked, pod_label, fate) in [
+            // What is known and fits is not asked for.
+            (Some(enabled()), failing(), "", Fate::Patched),
+            (Some(none()), failing(), "enabled", Fate::Patched),
+            (Some(none()), failing(), "disabled", Fate::Skipped),
+            // The label was set, or taken away, a moment ago.
+            (Some(none()), (200, enabled()), "", Fate::Patched),
+            (Some(disabled()), (200, enabled()), "", Fate::Patched),
+            (Some(none()), (200, none()), "", Fate::Skipped),
+            (Some(none()), failing(), "", Fate::Failed),
+            // It was made a moment ago, or not at all.
+            (None, (200, enabled()), "", Fate::Patched),
+            (None, (200, none()), "enabled", Fate::Patched),
+            (None, missing(), "", Fate::Failed),
+            (None, failing(), "enabled", Fate::Failed),
+        ] {
+            let answer = judged(watched.clone(), asked.clone(), pod_label).await;
+            let case = format!("{watched:?} {asked:?} {pod_label}");
+            assert_eq!(answer.fate, fate, "{case}: {}", answer.note);
+            assert_eq!(answer.is_allowed(), fate != Fate::Failed, "{case}");
+        }
+    }
 }

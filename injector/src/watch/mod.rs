@@ -6,8 +6,12 @@
 mod hearing;
 pub mod namespaces;
 mod progress;
+#[cfg(test)]
+pub(crate) mod testing;
 
+use std::error::Error;
 use std::fmt::Debug;
+use std::iter::successors;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -53,29 +57,25 @@ pub async fn follow_all(
 
     let all: Api<PartialObjectMeta<Namespace>> = Api::all(heard(NAMESPACES));
     let of_namespaces = follow(all, NAMESPACES, "", progress, |event| {
-        namespaces.take(event)
+        namespaces.take(event);
     });
 
     let secrets: Api<Secret> = Api::namespaced(heard(SECRETS), namespace);
     let mut secret = One::default();
     let of_secret = follow(secrets, SECRETS, WEBHOOK_SECRET, progress, |event| {
-        if let Some(now) = secret.now(event) {
-            serving.take_secret(now.as_ref());
-        }
+        secret.take(event, |secret| serving.take_secret(secret));
     });
 
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(heard(CONFIGURATIONS));
     let mut configuration = One::default();
     let name = WEBHOOK_CONFIGURATION;
     let of_configuration = follow(configurations, CONFIGURATIONS, name, progress, |event| {
-        if let Some(now) = configuration.now(event) {
-            serving.take_configuration(now.as_ref());
-        }
+        configuration.take(event, |now| serving.take_configuration(now));
     });
     tokio::join!(of_namespaces, of_secret, of_configuration);
 }
 
-/// The one object of a watch by name.
+/// The one object of a watch by name, while it is listed.
 struct One<K>(Option<K>);
 
 impl<K> Default for One<K> {
@@ -85,20 +85,14 @@ impl<K> Default for One<K> {
 }
 
 impl<K> One<K> {
-    /// What there is of it after the event, where that is known for sure.
-    fn now(&mut self, event: Event<K>) -> Option<Option<K>> {
+    /// Tells what there is of it after the event, where that is known for sure.
+    fn take(&mut self, event: Event<K>, tell: impl FnOnce(Option<&K>)) {
         match event {
-            Event::Init => {
-                self.0 = None;
-                None
-            }
-            Event::InitApply(object) => {
-                self.0 = Some(object);
-                None
-            }
-            Event::InitDone => Some(self.0.take()),
-            Event::Apply(object) => Some(Some(object)),
-            Event::Delete(_) => Some(None),
+            Event::Init => self.0 = None,
+            Event::InitApply(object) => self.0 = Some(object),
+            Event::InitDone => tell(self.0.take().as_ref()),
+            Event::Apply(object) => tell(Some(&object)),
+            Event::Delete(_) => tell(None),
         }
     }
 }
@@ -159,7 +153,17 @@ fn described(error: &watcher::Error) -> String {
                 status.code, status.message
             )
         }
-        other => other.to_string(),
+        other => with_cause(other),
+    }
+}
+
+/// The error, and what is at the bottom of it where it does not say so itself.
+fn with_cause(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let cause = successors(error.source(), |error| (*error).source()).last();
+    match cause.map(ToString::to_string) {
+        Some(cause) if !text.contains(&cause) => format!("{text}: {cause}"),
+        _ => text,
     }
 }
 

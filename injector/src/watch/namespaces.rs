@@ -82,7 +82,7 @@ impl Namespaces {
                 "the API server says {}: {}",
                 status.code, status.message
             )),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(super::with_cause(&error)),
             Err(_) => Err(format!(
                 "the API server did not answer within {} s",
                 ASK_PATIENCE.as_secs()
@@ -90,7 +90,7 @@ impl Namespaces {
         }
     }
 
-    pub(super) fn take(&self, event: Event<PartialObjectMeta<v1::Namespace>>) {
+    pub(crate) fn take(&self, event: Event<PartialObjectMeta<v1::Namespace>>) {
         {
             let mut known = self.known.lock();
             match event {
@@ -144,49 +144,15 @@ fn trimmed(metadata: ObjectMeta) -> (String, Arc<Namespace>) {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
-    use http::{Request, Response, StatusCode};
-    use kube::client::Body;
     use serde_json::json;
     use tokio::time::Instant;
 
     use super::*;
+    use crate::watch::testing::answering;
 
-    /// An API server that says this of every namespace.
+    /// With an API server that says this of every namespace.
     fn namespaces(code: u16, answer: &serde_json::Value) -> Namespaces {
-        let answer = answer.to_string().into_bytes();
-        let service = tower(move |_| {
-            let mut response = Response::new(Body::from(answer.clone()));
-            *response.status_mut() = StatusCode::from_u16(code).expect("a code");
-            response
-        });
-        Namespaces::new(service)
-    }
-
-    fn tower(answer: impl Fn(Request<Body>) -> Response<Body> + Clone + Send + 'static) -> Client {
-        #[derive(Clone)]
-        struct Service<F>(F);
-        impl<F> tower_service::Service<Request<Body>> for Service<F>
-        where
-            F: Fn(Request<Body>) -> Response<Body>,
-        {
-            type Response = Response<Body>;
-            type Error = Infallible;
-            type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
-
-            fn poll_ready(
-                &mut self,
-                _: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<Result<(), Infallible>> {
-                std::task::Poll::Ready(Ok(()))
-            }
-
-            fn call(&mut self, request: Request<Body>) -> Self::Future {
-                std::future::ready(Ok((self.0)(request)))
-            }
-        }
-        Client::new(Service(answer), "default")
+        Namespaces::new(answering(code, answer))
     }
 
     fn object(name: &str, word: &str) -> PartialObjectMeta<v1::Namespace> {

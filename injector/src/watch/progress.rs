@@ -39,6 +39,13 @@ impl Progress {
             .collect()
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_one(kind: &'static str) -> Self {
+        let this = Self::default();
+        this.begun(kind);
+        this
+    }
+
     pub(super) fn begun(&self, kind: &'static str) {
         self.0.lock().push(Watch {
             kind,

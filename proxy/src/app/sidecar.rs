@@ -278,13 +278,13 @@ impl Sidecar {
     async fn live(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let settle = tokio::select! {
-            () = self.follow_workload() => Duration::ZERO,
-            () = told_to_end(&mut terminate, &mut interrupt) => self.settle(),
-            () = self.drain.notified() => self.settle(),
+        let (settle, is_told) = tokio::select! {
+            () = self.follow_workload() => (Duration::ZERO, false),
+            () = told_to_end(&mut terminate, &mut interrupt) => (self.settle(), true),
+            () = self.drain.notified() => (self.settle(), true),
         };
-        let never_ready = self.settings.sidecar_mode == SidecarMode::Legacy
-            && !self.readiness.missing().is_empty();
+        let is_legacy = self.settings.sidecar_mode == SidecarMode::Legacy;
+        let never_ready = is_told && is_legacy && !self.readiness.missing().is_empty();
         tokio::select! {
             () = self.end(settle) => {}
             () = told_to_end(&mut terminate, &mut interrupt) => {
