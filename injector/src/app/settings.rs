@@ -112,12 +112,6 @@ impl Environment {
             "error, warn, info, debug or trace",
             || "info".to_owned(),
         );
-        settings.sidecar_mode = reader.or(
-            env::SIDECAR_MODE,
-            |text| text.parse::<SidecarMode>().ok(),
-            "native or legacy",
-            SidecarMode::default,
-        );
         settings.skip_subnets = reader.skip_subnets();
         let more = reader.or(
             env::SYSTEM_NAMESPACES,

@@ -38,7 +38,6 @@ pub(crate) const APP: &str = "app";
 /// The mesh's own namespace.
 pub(crate) const WEFT: &str = CONTROL_PLANE_NAMESPACE;
 const WEFT_PROGRAM: &str = env!("CARGO_BIN_EXE_weft-under-test");
-const INJECTOR_PROGRAM: &str = env!("CARGO_BIN_EXE_weft-injector-under-test");
 /// Paths of requests that no test counts: the kubelet's, and the first ones.
 const HEALTHY: &str = "/healthy";
 const REACHED: &str = "/reached";
@@ -124,7 +123,7 @@ impl World {
         let images = Images::new()
             .program("weft-proxy", internal.clone().arg("proxy"))
             .program("weft-control-plane", internal.clone().arg("control-plane"))
-            .program("weft-injector", Program::new(INJECTOR_PROGRAM))
+            .program("weft-injector", internal.clone().arg("injector"))
             .program("weft-app", internal.arg("app"))
             .program("weft-caller", Program::new(CALLER_PROGRAM))
             .program("weft", weft);
