@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde_json::{Value, json};
-use weft_proto::names::{PROXY_CONTAINER, env};
+use weft_proto::names::PROXY_CONTAINER;
 use weft_sandbox::kubelet::Event;
 use weft_tests::counts::wait_for;
 
@@ -43,22 +43,7 @@ async fn completes_natively(cx: Cx) -> anyhow::Result<()> {
 }
 
 async fn completes_in_legacy_mode(cx: Cx) -> anyhow::Result<()> {
-    world::bare(&cx, async |world| {
-        let mut manifest = world::manifest()?;
-        // As the chart does with `proxy.sidecarMode=legacy`.
-        let mut variables = manifest
-            .iter_mut()
-            .filter(|object| object["metadata"]["name"] == "weft-injector")
-            .filter_map(|object| {
-                object
-                    .pointer_mut("/spec/template/spec/containers/0/env")?
-                    .as_array_mut()
-            })
-            .flatten();
-        let mode = variables.find(|variable| variable["name"] == env::SIDECAR_MODE);
-        mode.context("the injector is told a mode")?["value"] = json!("legacy");
-        world.install(&manifest).await?;
-        world.all_ready().await?;
+    world::installed_legacy(&cx, async |world| {
         let job = complete(&cx, world).await?;
         let spec = &job["spec"];
         ensure!(spec["containers"][0]["name"] == PROXY_CONTAINER, "{spec:#}");

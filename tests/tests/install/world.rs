@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use weft_proto::names::{CONTROL_PLANE_NAMESPACE, PROXY_CONTAINER, cluster, ports};
+use weft_proto::names::{CONTROL_PLANE_NAMESPACE, PROXY_CONTAINER, cluster, env, ports};
 use weft_sandbox::Pod;
 use weft_sandbox::app::{CONTROL_PORT, Control, Stats};
 use weft_sandbox::kubelet::{Event, Images, Kubelet, Settings};
@@ -60,6 +60,31 @@ pub(crate) async fn installed(
 ) -> anyhow::Result<()> {
     bare(cx, async |world| {
         world.install(&manifest()?).await?;
+        world.all_ready().await?;
+        test(world).await
+    })
+    .await
+}
+
+/// As [`installed`], where sidecars are as for clusters before Kubernetes 1.29.
+pub(crate) async fn installed_legacy(
+    cx: &Cx,
+    test: impl AsyncFnOnce(&World) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    bare(cx, async |world| {
+        let mut manifest = manifest()?;
+        // As the chart does with `proxy.sidecarMode=legacy`.
+        let mut variables = manifest
+            .iter_mut()
+            .filter(|object| object["metadata"]["name"] == "weft-injector")
+            .filter_map(|object| {
+                let variables = object.pointer_mut("/spec/template/spec/containers/0/env");
+                variables?.as_array_mut()
+            })
+            .flatten();
+        let mode = variables.find(|variable| variable["name"] == env::SIDECAR_MODE);
+        mode.context("the injector is told a mode")?["value"] = json!("legacy");
+        world.install(&manifest).await?;
         world.all_ready().await?;
         test(world).await
     })
