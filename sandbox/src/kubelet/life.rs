@@ -74,7 +74,8 @@ struct Life {
 struct Live {
     target: Arc<Target>,
     process: Arc<Process>,
-    _tasks: Vec<AbortOnDropHandle<()>>,
+    /// They end with this.
+    tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 /// Something that happened to a container, by its number and how often it had been started again.
@@ -214,7 +215,7 @@ impl Life {
             Action::Stop(number) => {
                 if let Some(live) = &mut self.live[number] {
                     let (target, process) = (Arc::clone(&live.target), Arc::clone(&live.process));
-                    live._tasks.push(spawn(stop(target, process)));
+                    live.tasks.push(spawn(stop(target, process)));
                     self.happened(number, Event::Stopped);
                 }
             }
@@ -261,7 +262,7 @@ impl Life {
         self.live[number] = Some(Live {
             target,
             process: Arc::clone(&started),
-            _tasks: vec![spawn(attending), spawn(await_end(started, told))],
+            tasks: vec![spawn(attending), spawn(await_end(started, told))],
         });
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! A cluster that has nothing to do with a mesh yet, and what is done in it.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -309,14 +310,13 @@ impl World {
     pub(crate) async fn seen(&self, namespace: &str, names: &[String]) -> anyhow::Result<Stats> {
         let mut all = Stats::default();
         for name in names {
-            let one = match self.stats(namespace, name).await {
-                Ok(stats) => stats,
-                Err(_) => {
-                    let log = self.kubelet.log(namespace, name, APP);
-                    let line = log.lines().last().unwrap_or_default().to_owned();
-                    let read = serde_json::from_str(&line);
-                    asked(read.with_context(|| format!("the last words of {name}: {line}"))?)
-                }
+            let one = if let Ok(stats) = self.stats(namespace, name).await {
+                stats
+            } else {
+                let log = self.kubelet.log(namespace, name, APP);
+                let line = log.lines().last().unwrap_or_default().to_owned();
+                let read = serde_json::from_str(&line);
+                asked(read.with_context(|| format!("the last words of {name}: {line}"))?)
             };
             counts::add(&mut all, &one);
         }
@@ -355,10 +355,8 @@ impl World {
             );
             for part in ["initContainerStatuses", "containerStatuses"] {
                 for container in status[part].as_array().into_iter().flatten() {
-                    line += &format!(
-                        " [{} {} ready {}]",
-                        container["name"], container["state"], container["ready"]
-                    );
+                    let (name, state) = (&container["name"], &container["state"]);
+                    let _ = write!(line, " [{name} {state} ready {}]", container["ready"]);
                 }
             }
             line + "\n"

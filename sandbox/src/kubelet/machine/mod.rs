@@ -224,15 +224,11 @@ impl Machine {
     pub(super) fn phase(&self) -> Phase {
         let mut mains = self.containers.iter().filter(|it| it.role == Role::Main);
         if self.is_over() {
-            return match mains.all(|it| it.code() == Some(0)) {
-                true => Phase::Succeeded,
-                false => Phase::Failed,
-            };
+            let all_well = mains.all(|it| it.code() == Some(0));
+            return [Phase::Failed, Phase::Succeeded][usize::from(all_well)];
         }
-        match mains.any(|it| it.state != State::Waiting) {
-            true => Phase::Running,
-            false => Phase::Pending,
-        }
+        let has_begun = mains.any(|it| it.state != State::Waiting);
+        [Phase::Pending, Phase::Running][usize::from(has_begun)]
     }
 
     /// Whether every container that stays takes traffic.

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use super::{Action, Machine, Phase, Restart, Role, State};
+use super::{Action, Container, Machine, Phase, Restart, Role, State};
 use Action::{Kill, Start, Stop};
 use Role::{Init, Main, Sidecar};
 
@@ -161,7 +161,7 @@ fn any_history_keeps_the_order_and_comes_to_an_end() {
                     Start(at) => {
                         assert!(!running[at], "{roles:?}");
                         let before = &pod.containers()[..at];
-                        assert!(before.iter().all(|it| it.has_passed()), "{roles:?}");
+                        assert!(before.iter().all(Container::has_passed), "{roles:?}");
                         assert!(step < 40);
                         running[at] = true;
                     }
