@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1 as core;
-use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,6 +15,7 @@ use super::machine::{Action, Machine, Role};
 use super::plan::{Plan, Planned};
 use super::probes::Target;
 use super::volumes::{Filler, Volumes};
+use super::writer::{WRITE_PAUSE, Writer};
 use super::{Event, Key, Shared, images, key_of, status};
 use crate::Pod;
 use crate::enter::container::{self, Container, Mount};
@@ -24,8 +23,6 @@ use crate::process::Process;
 
 /// Events of a pod that wait for being heard.
 const MAX_EVENTS: usize = 64;
-/// Pause before a status is written again that could not be, or a pod's end.
-const WRITE_PAUSE: Duration = Duration::from_millis(200);
 /// How long one look for a process's end takes, after which there is another.
 const LOOK: Duration = Duration::from_secs(3600);
 /// The code of a container that could not be started.
@@ -443,62 +440,4 @@ async fn end(process: &Process, grace: Duration) {
 
 fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(task))
-}
-
-/// Writes to the pod's object.
-struct Writer {
-    api: Api<core::Pod>,
-    name: String,
-    uid: Option<String>,
-}
-
-impl Writer {
-    fn new(shared: &Shared, object: &core::Pod) -> Self {
-        let (namespace, name) = key_of(object);
-        Self {
-            api: Api::namespaced(shared.client.clone(), &namespace),
-            name,
-            uid: object.metadata.uid.clone(),
-        }
-    }
-
-    async fn write(&self, status: &Value) -> Result<(), kube::Error> {
-        let merge = Patch::Merge(json!({"metadata": {"uid": self.uid}, "status": status}));
-        let params = PatchParams::default();
-        let written = self.api.patch_status(&self.name, &params, &merge).await;
-        written.map(|_| ())
-    }
-
-    /// Until it is written, or there is nothing to write to.
-    async fn insist(&self, status: &Value) {
-        while let Err(error) = self.write(status).await {
-            if is_gone(&error) {
-                return;
-            }
-            tokio::time::sleep(WRITE_PAUSE).await;
-        }
-    }
-
-    /// Takes the pod away, which has ended.
-    async fn remove(&self) {
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions {
-                uid: self.uid.clone(),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
-        while let Err(error) = self.api.delete(&self.name, &params).await {
-            if is_gone(&error) {
-                return;
-            }
-            tokio::time::sleep(WRITE_PAUSE).await;
-        }
-    }
-}
-
-/// Whether the object is not there any more, or is another one of the same name.
-fn is_gone(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if [404, 409].contains(&status.code))
 }

@@ -24,6 +24,7 @@ mod probes;
 mod services;
 mod status;
 mod volumes;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::fs;
