@@ -27,8 +27,10 @@ pub(super) fn enter_user_namespace() -> io::Result<()> {
     let helper = may_map_all().then(start_helper).transpose()?;
     let (uid, gid) = (getuid(), getgid());
     super::unshare(UnshareFlags::NEWUSER)?;
-    if let Some(helper) = helper {
-        return let_it_write(helper);
+    if let Some(helper) = helper
+        && let_it_write(helper)?
+    {
+        return Ok(());
     }
     // Without this an unprivileged process may not write a gid map (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny")?;
@@ -61,20 +63,20 @@ fn may_map_all() -> bool {
 }
 
 fn start_helper() -> io::Result<Child> {
+    // As `/proc` calls it, which may be that of an outer process namespace.
     own_program()
-        .env(MAP_ENV, std::process::id().to_string())
+        .env(MAP_ENV, fs::read_link("/proc/self")?)
         .stdin(Stdio::piped())
         .spawn()
 }
 
-fn let_it_write(mut helper: Child) -> io::Result<()> {
+/// Whether it has: where it could not, there is still the map of one.
+fn let_it_write(mut helper: Child) -> io::Result<bool> {
     if let Some(mut stdin) = helper.stdin.take() {
-        stdin.write_all(b"!")?;
+        // One that has ended already says so below.
+        let _ = stdin.write_all(b"!");
     }
-    if helper.wait()?.success() {
-        return Ok(());
-    }
-    Err(io::Error::other("the maps of users could not be written"))
+    Ok(helper.wait()?.success())
 }
 
 /// Whether a map has an id, as the namespace's own processes know it.
