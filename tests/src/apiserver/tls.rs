@@ -1,6 +1,6 @@
 //! The server's certificate, which vouches for itself, and whom the server trusts.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair, SanType};
@@ -10,16 +10,17 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// Where a cluster's pods find the server, by custom: the first address of those that services get.
-const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
-
 /// Takes connections for an address: with the certificate, as PEM.
 pub(super) fn acceptor(address: IpAddr) -> anyhow::Result<(TlsAcceptor, String)> {
-    let names = ["localhost", "kubernetes", "kubernetes.default.svc"];
+    // The last is where a cluster's pods find it, by custom: the first address that a service gets.
+    let names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default.svc",
+        "10.96.0.1",
+    ];
     let mut params = CertificateParams::new(names.map(str::to_owned))?;
-    params
-        .subject_alt_names
-        .extend([address, INSIDE].map(SanType::IpAddress));
+    params.subject_alt_names.push(SanType::IpAddress(address));
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
