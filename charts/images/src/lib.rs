@@ -14,6 +14,7 @@
 //!
 //! Data flows downhill: a module uses only what stands below it in this list.
 //!
+//! * [`command`]: the command line.
 //! * [`assemble`](mod@assemble): from programs to an image.
 //! * [`archive`]: the image as one file.
 //! * [`layer`]: files as a compressed layer.
@@ -28,6 +29,7 @@
 
 pub mod archive;
 pub mod assemble;
+pub mod command;
 pub mod elf;
 pub mod layer;
 pub mod libraries;
