@@ -32,6 +32,8 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 /// Weft's own licence.
 const LICENCE_TEXT: &str = include_str!("../../../LICENSE");
 const LICENCE_PATH: &str = "/usr/share/doc/weft/LICENSE";
+/// Those of what its programs are made of.
+const NOTICES_PATH: &str = "/usr/share/doc/weft/NOTICES";
 /// Where systems keep the licences of the libraries that images take from them (Debian's packages, then
 /// Fedora's): files, or folders of them. What is there goes into the image.
 const LIBRARY_LICENCES: [&str; 4] = [
@@ -82,14 +84,19 @@ pub enum AssembleError {
     Layer(#[source] io::Error),
 }
 
-/// Makes an image from the files of its programs; all must be among `files`.
+/// Makes an image from the files of its programs, all of which must be among `files`, and from what is to
+/// be said of the licences of their parts.
 ///
 /// # Errors
 /// See [`AssembleError`].
 ///
 /// # Panics
 /// When a program of the image is not among the files.
-pub fn assemble(image: &'static Image, files: &Files) -> Result<Assembled, AssembleError> {
+pub fn assemble(
+    image: &'static Image,
+    files: &Files,
+    notices: &str,
+) -> Result<Assembled, AssembleError> {
     let mut contents = BTreeMap::new();
     for program in image.programs {
         let file = files.get(program.name).expect("every program has a file");
@@ -117,6 +124,7 @@ pub fn assemble(image: &'static Image, files: &Files) -> Result<Assembled, Assem
         own.add(&format!("{PROGRAM_DIR}/{name}"), PROGRAM_MODE, content);
     }
     own.add(LICENCE_PATH, FILE_MODE, LICENCE_TEXT);
+    own.add(NOTICES_PATH, FILE_MODE, notices);
 
     let layers = vec![
         Layer::new("libraries and users", &system).map_err(AssembleError::Layer)?,

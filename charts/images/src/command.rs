@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Parser;
 
+use crate::notices::Packages;
 use crate::programs::{self, Files};
 use crate::reference::Reference;
 use crate::spec::{IMAGES, Image, VERSION};
@@ -57,12 +58,14 @@ impl Arguments {
             .iter()
             .map(|image| Reference::new(image, self.prefix.as_deref(), &self.tag))
             .collect::<Result<Vec<_>, _>>()?;
+        let packages = Packages::read()?;
         let files = programs(self, &images)?;
         let mut table = vec![HEADINGS.map(str::to_owned)];
         for (image, reference) in images.into_iter().zip(references) {
             progress(&format!("{}: libraries and layers", image.name));
+            let notices = packages.notices(image)?;
             let assembled =
-                assemble(image, &files).with_context(|| format!("image {}", image.name))?;
+                assemble(image, &files, &notices).with_context(|| format!("image {}", image.name))?;
             let written = match &self.roots {
                 Some(folder) => write_root(&assembled, folder)?,
                 None => write_archive(&assembled, &reference, self.out.as_deref())?,

@@ -20,6 +20,7 @@
 //! * [`layer`]: files as a compressed layer.
 //! * [`root`]: the files of an image.
 //! * [`libraries`]: which shared libraries programs need, and where they are.
+//! * [`notices`]: licences of what the programs are made of.
 //! * [`programs`]: building and stripping the programs.
 //! * [`elf`]: what a program says about itself.
 //! * [`reference`]: what an image is called.
@@ -33,6 +34,7 @@ pub mod command;
 pub mod elf;
 pub mod layer;
 pub mod libraries;
+pub mod notices;
 pub mod programs;
 pub mod reference;
 pub mod root;

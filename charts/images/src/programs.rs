@@ -62,8 +62,7 @@ pub enum ProgramError {
 /// # Errors
 /// See [`ProgramError`].
 pub fn build(images: &[&Image], profile: &str) -> Result<Files, ProgramError> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut command = Command::new(cargo);
+    let mut command = Command::new(cargo());
     command.args(["build", "--locked", "--bins", "--profile", profile]);
     command.args(["--message-format", "json-render-diagnostics"]);
     for program in programs_of(images) {
@@ -126,6 +125,11 @@ pub fn stripped(path: &Path) -> Result<Vec<u8>, ProgramError> {
         return Err(refused(why.trim().to_owned()));
     }
     fs::read(&result).map_err(io)
+}
+
+/// The cargo that runs this, or else the one that there is.
+pub(crate) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 fn programs_of<'a>(images: &'a [&Image]) -> impl Iterator<Item = &'a Program> {

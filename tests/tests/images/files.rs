@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = tests![
     owners_modes_and_times,
     programs_are_stripped_and_executable,
     users_and_names_are_known,
+    licences_are_with_what_they_are_of,
 ];
 
 /// Where files may be beside [`the named ones`](nothing_but_what_is_needed): libraries, which the
@@ -37,7 +38,7 @@ fn nothing_but_what_is_needed() {
         for program in made.image.programs {
             named.insert(format!("usr/bin/{}", program.name));
         }
-        named.insert("usr/share/doc/weft/LICENSE".to_owned());
+        named.extend(["LICENSE", "NOTICES"].map(|it| format!("usr/share/doc/weft/{it}")));
         for name in &named {
             assert!(files.contains(name.as_str()), "{name} in {files:?}");
         }
@@ -117,6 +118,26 @@ fn users_and_names_are_known() {
         assert!(read("etc/group").lines().any(|it| it == "weft:x:2140:"));
         assert!(read("etc/nsswitch.conf").contains("hosts: files dns\n"));
         assert!(read("usr/share/doc/weft/LICENSE").contains("Apache License"));
+    }
+}
+
+fn licences_are_with_what_they_are_of() {
+    for made in images() {
+        let root = folder(&format!("licences-{}", made.image.name));
+        made.assembled.write_root(&root).expect("a root");
+        let notices = root.join("usr/share/doc/weft/NOTICES");
+        let notices = fs::read_to_string(notices).expect("notices");
+        let (packages, texts) = notices.split_once("\n----").expect("texts");
+        // In every program of ours; one that only tests use is in none.
+        for package in ["aws-lc-sys", "rustls", "tokio"] {
+            let line = format!("\n{package} ");
+            assert!(packages.contains(&line), "{package} in {packages}");
+            assert!(texts.contains(&format!("{package} ")), "{package}'s text");
+        }
+        assert!(!packages.contains("\nproptest "), "{packages}");
+        assert!(!packages.contains("\nweft"), "{packages}");
+        let kube = packages.contains("\nkube ");
+        assert_eq!(kube, made.image.name == "weft", "{packages}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, OnceLock};
 
+use weft_images::notices::Packages;
 use weft_images::programs::Files;
 use weft_images::spec::VERSION;
 use weft_images::{Assembled, IMAGES, Image, Reference, assemble};
@@ -19,6 +20,7 @@ const UNDER_TEST: &[(&str, &str)] = &[
 ];
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+static PACKAGES: LazyLock<Packages> = LazyLock::new(|| Packages::read().expect("cargo's answer"));
 static MADE: LazyLock<Vec<Made>> = LazyLock::new(|| IMAGES.iter().map(make).collect());
 
 /// An image with its archive.
@@ -63,8 +65,13 @@ pub(crate) fn reference(image: &Image) -> Reference {
     Reference::new(image, None, VERSION).expect("a good reference")
 }
 
+/// What is said of the licences of its programs' parts.
+pub(crate) fn notices(image: &Image) -> String {
+    PACKAGES.notices(image).expect("their texts")
+}
+
 fn make(image: &'static Image) -> Made {
-    let assembled = assemble(image, &under_test()).expect("an image");
+    let assembled = assemble(image, &under_test(), &notices(image)).expect("an image");
     let archive = folder(&format!("made-{}", image.name)).join("archive.tar");
     let file = File::create(&archive).expect("a file");
     let written = assembled.write_archive(&reference(image), file);

@@ -9,7 +9,7 @@ use weft_images::spec::{UID, VERSION};
 use weft_images::{IMAGES, Reference, assemble};
 
 use crate::layout::{Layout, blob_path, sha256_unpacked};
-use crate::made::{folder, images, under_test};
+use crate::made::{folder, images, notices, under_test};
 use crate::{Test, tests};
 
 pub(crate) const TESTS: &[Test] = tests![
@@ -161,7 +161,7 @@ fn the_same_programs_make_the_same_bytes() {
         *path = copy;
     }
     for made in images() {
-        let again = assemble(made.image, &copies).expect("an image");
+        let again = assemble(made.image, &copies, &notices(made.image)).expect("an image");
         let mut archive = Vec::new();
         let written = again.write_archive(&crate::made::reference(made.image), &mut archive);
         written.expect("an archive");
@@ -179,7 +179,7 @@ fn another_program_makes_another_digest() {
     for image in IMAGES {
         let made = images().iter().find(|made| made.image.name == image.name);
         let made = &made.expect("one of each").assembled;
-        let other = assemble(image, &files).expect("an image");
+        let other = assemble(image, &files, &notices(image)).expect("an image");
         let is_same = image.programs.iter().all(|it| it.name == "weft-proxy");
         assert_eq!(other.digest() == made.digest(), is_same, "{}", image.name);
         // What is no program of Weft's is fetched once.

@@ -4,7 +4,7 @@ use std::fs;
 
 use weft_images::{Assembled, IMAGES, assemble, programs};
 
-use crate::made::images;
+use crate::made::{images, notices};
 use crate::{Test, tests};
 
 pub(crate) const TESTS: &[Test] = tests![the_sidecar_s_image_is_small];
@@ -31,7 +31,7 @@ fn released_images_are_small() {
     let all: Vec<_> = IMAGES.iter().collect();
     let files = programs::build(&all, "dist").expect("programs");
     for image in all {
-        let assembled = assemble(image, &files).expect("an image");
+        let assembled = assemble(image, &files, &notices(image)).expect("an image");
         print("profile dist", &assembled);
         if image.name == "weft-proxy" {
             assert!(assembled.compressed() < MAX_PROXY);
