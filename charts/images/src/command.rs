@@ -64,8 +64,8 @@ impl Arguments {
         for (image, reference) in images.into_iter().zip(references) {
             progress(&format!("{}: libraries and layers", image.name));
             let notices = packages.notices(image)?;
-            let assembled =
-                assemble(image, &files, &notices).with_context(|| format!("image {}", image.name))?;
+            let assembled = assemble(image, &files, &notices)
+                .with_context(|| format!("image {}", image.name))?;
             let written = match &self.roots {
                 Some(folder) => write_root(&assembled, folder)?,
                 None => write_archive(&assembled, &reference, self.out.as_deref())?,

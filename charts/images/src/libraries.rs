@@ -157,9 +157,7 @@ pub fn needed_by(programs: &[(&str, &[u8])]) -> Result<Libraries, LibraryError> 
             });
         };
         let elf = parse(&library, &content)?;
-        if library == GLIBC && !contains(&content, GLIBC_WITH_NAMES) {
-            return Err(LibraryError::OldGlibc { path });
-        }
+        must_look_up_names(&library, &path, &content)?;
         wanted.extend(elf.needed.into_iter().map(|more| (library.clone(), more)));
         seen.push(library);
         if seen.len() > MAX_LIBRARIES {
@@ -206,17 +204,33 @@ fn find(
 }
 
 fn parse(file: &str, content: &[u8]) -> Result<Elf, LibraryError> {
-    let file = file.to_owned();
-    match Elf::parse(content) {
-        Err(source) => Err(LibraryError::Elf { file, source }),
-        Ok(elf) => match elf.search_paths.first() {
-            Some(path) => Err(LibraryError::SearchPath {
-                file,
-                path: path.clone(),
-            }),
-            None => Ok(elf),
-        },
+    let elf = Elf::parse(content).map_err(|source| LibraryError::Elf {
+        file: file.to_owned(),
+        source,
+    })?;
+    plain(file, elf)
+}
+
+/// The same, where it has no search path of its own.
+fn plain(file: &str, elf: Elf) -> Result<Elf, LibraryError> {
+    match elf.search_paths.first() {
+        None => Ok(elf),
+        Some(path) => Err(LibraryError::SearchPath {
+            file: file.to_owned(),
+            path: path.clone(),
+        }),
     }
+}
+
+/// A C library of the GNU kind must do so by itself.
+fn must_look_up_names(library: &str, path: &Path, content: &[u8]) -> Result<(), LibraryError> {
+    let mut windows = content.windows(GLIBC_WITH_NAMES.len());
+    if library != GLIBC || windows.any(|window| window == GLIBC_WITH_NAMES) {
+        return Ok(());
+    }
+    Err(LibraryError::OldGlibc {
+        path: path.to_owned(),
+    })
 }
 
 fn must_be_for(machine: Machine, file: &str, elf: &Elf) -> Result<(), LibraryError> {
@@ -237,6 +251,5 @@ fn read(path: &Path) -> Result<Vec<u8>, LibraryError> {
     })
 }
 
-fn contains(content: &[u8], part: &[u8]) -> bool {
-    content.windows(part.len()).any(|window| window == part)
-}
+#[cfg(test)]
+mod tests;

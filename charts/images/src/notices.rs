@@ -133,10 +133,11 @@ impl Packages {
             "What the programs of the image {} are made of, beside Weft's own code, and under which licences.\n\n",
             image.name
         );
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "Rust's standard library: MIT OR Apache-2.0");
         let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for package in &built_in {
             let named = format!("{} {}", package.name, package.version);
-            // Writing to a string cannot fail.
             let _ = writeln!(text, "{named}: {}", package.licence);
             for licence in licences_in(&package.folder)? {
                 texts.entry(licence).or_default().insert(named.clone());
@@ -211,3 +212,6 @@ fn said(what: &'static str, command: &mut Command) -> Result<String, NoticeError
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,3 +119,6 @@ fn is_tag(text: &str) -> bool {
         && text.starts_with(word)
         && text.chars().all(|it| word(it) || matches!(it, '.' | '-'))
 }
+
+#[cfg(test)]
+mod tests;

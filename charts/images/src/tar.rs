@@ -82,3 +82,6 @@ fn octal(field: &mut [u8], value: u64) -> io::Result<()> {
     field[..width].copy_from_slice(digits.as_bytes());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
