@@ -115,13 +115,13 @@ type Prepare = fn(&str, &str) -> (Rooted, Command, u16);
 
 fn by_dns(name: &'static str, prepare: Prepare) {
     in_namespace(move || {
-        let questions = name_server(&format!("{name}.cluster.local"));
         let (root, command, port) = prepare(&format!("dns-{name}"), name);
         let etc = root.folder().join("etc");
         let resolver =
             "nameserver 127.0.0.1\nsearch weft.svc.cluster.local cluster.local\noptions ndots:5\n";
         write(&etc, "resolv.conf", resolver);
         write(&etc, "hosts", "127.0.0.1 localhost\n");
+        let questions = name_server(&format!("{name}.cluster.local"));
         comes(command, port);
         let asked: Vec<String> = questions.try_iter().collect();
         assert!(
@@ -133,7 +133,6 @@ fn by_dns(name: &'static str, prepare: Prepare) {
 
 fn in_hosts(name: &'static str, prepare: Prepare) {
     in_namespace(move || {
-        let questions = name_server("nobody.test");
         let (root, command, port) = prepare(&format!("hosts-{name}"), name);
         let etc = root.folder().join("etc");
         write(&etc, "resolv.conf", "nameserver 127.0.0.1\n");
@@ -142,6 +141,7 @@ fn in_hosts(name: &'static str, prepare: Prepare) {
             "hosts",
             &format!("127.0.0.1 localhost\n127.0.0.1 {name}\n"),
         );
+        let questions = name_server("nobody.test");
         comes(command, port);
         assert_eq!(questions.try_iter().next(), None, "it is in the file");
     });
