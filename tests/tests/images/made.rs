@@ -1,13 +1,14 @@
 //! The images that the tests look at: made once, of the programs under test.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{LazyLock, OnceLock};
 
 use weft_images::notices::Packages;
 use weft_images::programs::Files;
 use weft_images::spec::VERSION;
 use weft_images::{Assembled, IMAGES, Image, Reference, assemble};
+use weft_sandbox::Sandbox;
 
 /// Where the program of each name is that this package builds.
 const UNDER_TEST: &[(&str, &str)] = &[
@@ -19,7 +20,7 @@ const UNDER_TEST: &[(&str, &str)] = &[
     ("weft-proxy", env!("CARGO_BIN_EXE_weft-proxy-under-test")),
 ];
 
-static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 static PACKAGES: LazyLock<Packages> = LazyLock::new(|| Packages::read().expect("cargo's answer"));
 static MADE: LazyLock<Vec<Made>> = LazyLock::new(|| IMAGES.iter().map(make).collect());
 
@@ -30,14 +31,19 @@ pub(crate) struct Made {
     pub(crate) archive: PathBuf,
 }
 
-/// Says where this run keeps its files.
-pub(crate) fn set_folder(folder: &Path) {
-    FOLDER.set(folder.to_owned()).expect("said once");
+/// Says where this run is, and keeps its files.
+pub(crate) fn set_sandbox(sandbox: Sandbox) {
+    SANDBOX.set(sandbox).expect("said once");
+}
+
+/// Where this run is.
+pub(crate) fn sandbox() -> &'static Sandbox {
+    SANDBOX.get().expect("said in main")
 }
 
 /// A folder of this name, for one test alone.
 pub(crate) fn folder(name: &str) -> PathBuf {
-    let folder = FOLDER.get().expect("said in main").join(name);
+    let folder = sandbox().dir().join(name);
     std::fs::create_dir(&folder).expect("a folder of its own");
     folder
 }

@@ -32,7 +32,7 @@ pub(crate) use tests;
 
 fn main() -> anyhow::Result<ExitCode> {
     let sandbox = Sandbox::enter()?;
-    made::set_folder(sandbox.dir());
+    made::set_sandbox(sandbox.clone());
     let arguments = Arguments::from_args();
     if !arguments.list {
         println!("{}", sandbox.mode());

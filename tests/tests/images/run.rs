@@ -6,10 +6,10 @@ use std::process::Command;
 
 use serde_json::Value;
 use weft_images::spec::{IMAGES, VERSION};
-use weft_sandbox::net;
+use weft_sandbox::{Mode, net};
 
 use crate::layout::{Layout, output};
-use crate::made::{folder, image, images};
+use crate::made::{self, folder, image, images};
 use crate::{Test, tests};
 
 pub(crate) const TESTS: &[Test] = tests![
@@ -77,21 +77,9 @@ impl Rooted {
         let (uid, gid) = images_user.split_once(':').expect("with a group");
         let mut command = match user {
             User::Root => Command::new(chroot()),
-            // A user namespace in which there is this user alone: it has no capability.
-            User::Images => {
-                let mut command = Command::new("unshare");
-                command
-                    .arg("--user")
-                    .arg(format!("--map-user={uid}"))
-                    .arg(format!("--map-group={gid}"))
-                    .arg("--root");
-                command
-            }
+            User::Images => as_user(uid, gid),
         };
         command.arg(&self.folder);
-        if user == User::Images {
-            command.arg("--");
-        }
         command.arg(program).env_clear();
         for variable in self.config["Env"].as_array().expect("an environment") {
             let variable = variable.as_str().expect("a text");
@@ -160,6 +148,23 @@ fn the_init_container_redirects() {
     if let Err(panic) = std::thread::spawn(test).join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// A command that takes a root's folder, a program and its arguments, and runs it as this user.
+fn as_user(uid: &str, gid: &str) -> Command {
+    if let Mode::Root { .. } = made::sandbox().mode() {
+        let mut command = Command::new(chroot());
+        command.arg(format!("--userspec={uid}:{gid}"));
+        return command;
+    }
+    // A user namespace in which there is this user alone: it has no capability.
+    let mut command = Command::new("unshare");
+    command
+        .arg("--user")
+        .arg(format!("--map-user={uid}"))
+        .arg(format!("--map-group={gid}"))
+        .arg("--root");
+    command
 }
 
 fn chroot() -> &'static str {
