@@ -41,7 +41,7 @@ are taken to be as the policies want them.
 
 Exit codes:
   0   nothing was found
-  1   warnings only
+  1   warnings only, without --allow-warnings
   2   at least one error, or a check that failed
   64  bad command line, a path that cannot be read, or no cluster that is known")]
 pub struct Options {
@@ -58,9 +58,23 @@ pub struct Options {
     namespace: String,
     #[command(flatten)]
     cluster: ClusterArgs,
+    /// Ends with 0 where there are warnings only.
+    #[arg(long)]
+    allow_warnings: bool,
     /// How findings are printed.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+impl Options {
+    /// The exit code where something failed, or where there are warnings.
+    fn code(&self, failed: bool, warned: bool) -> u8 {
+        match (failed, warned) {
+            (true, _) => ERRORS,
+            (false, true) if !self.allow_warnings => WARNINGS,
+            (false, _) => 0,
+        }
+    }
 }
 
 /// How findings are printed.
@@ -85,7 +99,7 @@ pub fn run(options: &Options) -> ExitCode {
             let _ = out
                 .lock()
                 .write_all(print(options, &report, paint).as_bytes());
-            code(&report)
+            code(options, &report)
         }
         Err(error) => {
             eprintln!("weft check: {error:#}");
@@ -103,9 +117,7 @@ fn run_on_cluster(options: &Options) -> ExitCode {
         json: options.output == Output::Json,
     };
     ExitCode::from(match check_cluster::run(&asked) {
-        Ok((true, _)) => ERRORS,
-        Ok((false, true)) => WARNINGS,
-        Ok((false, false)) => 0,
+        Ok((failed, warned)) => options.code(failed, warned),
         Err(error) => {
             eprintln!("weft check: {error:#}");
             USAGE
@@ -117,15 +129,9 @@ fn report(options: &Options) -> anyhow::Result<Report> {
     Ok(check(read_once(&options.file)?))
 }
 
-fn code(report: &Report) -> u8 {
-    match (
-        report.count(Severity::Error),
-        report.count(Severity::Warning),
-    ) {
-        (0, 0) => 0,
-        (0, _) => WARNINGS,
-        _ => ERRORS,
-    }
+fn code(options: &Options, report: &Report) -> u8 {
+    let any = |severity| report.count(severity) > 0;
+    options.code(any(Severity::Error), any(Severity::Warning))
 }
 
 fn print(options: &Options, report: &Report, paint: Paint) -> String {
@@ -170,9 +176,9 @@ fn text(report: &Report, paint: Paint) -> String {
         counted(errors, "error", "errors"),
         counted(warnings, "warning", "warnings")
     );
-    let verdict = match code(report) {
-        0 => paint.good("nothing found"),
-        WARNINGS => paint.doubtful(&verdict),
+    let verdict = match (errors, warnings) {
+        (0, 0) => paint.good("nothing found"),
+        (0, _) => paint.doubtful(&verdict),
         _ => paint.bad(&verdict),
     };
     text + &format!("{checked}: {verdict}.\n")

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{check, demo, explain, inject, proxy_status};
+use crate::{check, demo, explain, inject, install, proxy_status};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -38,6 +38,12 @@ enum Command {
     Explain(explain::Options),
     /// Adds the sidecar to the pods of manifests, and prints them.
     Inject(inject::Options),
+    /// Prints the manifest that installs a mesh into a cluster, for kubectl apply.
+    Install(install::Options),
+    /// Prints the manifest of this version for a mesh that is installed.
+    Upgrade(install::Options),
+    /// Prints what is to be deleted when a mesh goes, for kubectl delete.
+    Uninstall(install::UninstallOptions),
     /// Asks the control plane about its sidecars.
     #[command(subcommand)]
     Proxy(proxy_status::ProxyCommand),
@@ -86,7 +92,7 @@ impl Rest {
 }
 
 /// Runs what `args` ask for, the program's name first. Exit codes: 0 when it is done, 64 for a bad
-/// command line; those of `demo`, `check`, `explain`, `inject` and `proxy status` are in their help.
+/// command line; others that a command has are in its help.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let weft = match Weft::try_parse_from(args) {
         Ok(weft) => weft,
@@ -101,6 +107,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Inject(options) => inject::run(&options),
+        Command::Install(options) => install::install(&options),
+        Command::Upgrade(options) => install::upgrade(&options),
+        Command::Uninstall(options) => install::uninstall(&options),
         Command::Proxy(command) => proxy_status::run(&command),
         Command::Version => {
             println!("weft {}", env!("CARGO_PKG_VERSION"));
@@ -148,7 +157,11 @@ mod tests {
     fn what_is_no_command_is_refused() {
         for args in [
             &["weft"][..],
-            &["weft", "install"],
+            &["weft", "instal"],
+            &["weft", "install", "--set", "injector.replicas=3"],
+            &["weft", "upgrade", "--set", "namespace=Mesh"],
+            &["weft", "uninstall", "--set", "image=mesh"],
+            &["weft", "uninstall", "--ha"],
             &["weft", "demo", "--fast"],
             &["weft", "check", "--pre", "-f", "x"],
             &["weft", "check", "--context", "c", "-f", "x"],

@@ -11,6 +11,7 @@
 //! * [`explain`]: what is in force for a service, who said so, and what happens to a request.
 //! * [`proxy_status`]: which sidecars run what, and who is behind.
 //! * [`inject`]: manifests with the sidecar in their pods.
+//! * [`install`]: manifests that install a mesh into a cluster, and lists that remove it.
 //! * [`demo`]: a meshed application on this machine, a story told on it, and what was measured.
 //! * `cluster`: which cluster somebody means, and a client of it.
 //! * `words`: words in lines.
@@ -24,6 +25,7 @@ pub mod command;
 pub mod demo;
 pub mod explain;
 pub mod inject;
+pub mod install;
 mod paint;
 pub mod proxy_status;
 mod words;

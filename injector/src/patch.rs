@@ -4,9 +4,13 @@
 //! operations are in an order in which each one's path is right: probes are rewritten before the
 //! containers in front of them shift their places.
 //!
-//! The sidecar is a native one (an init container that restarts always): it is ready before the
-//! application's own init containers run, ends after the application, and does not keep a Job from
-//! completing.
+//! A native sidecar is an init container that restarts always: it is ready before the application's own
+//! init containers run, ends after the application, and does not keep a Job from completing.
+//!
+//! A legacy one is the pod's first container. A kubelet starts containers in their order, and the next
+//! one when the `postStart` hook of the one before has ended: so the application finds a sidecar that
+//! is ready. The pod's own init containers run while there is none, so that the redirect comes after
+//! them.
 
 mod containers;
 mod probes;
@@ -19,7 +23,7 @@ use weft_proto::names::{INJECTED_ANNOTATION, cluster};
 
 use crate::annotations::Config;
 use crate::json as look;
-use crate::settings::Settings;
+use crate::settings::{Settings, SidecarMode};
 use crate::values::{MAX_DRAIN, time_text};
 
 /// Where a token is in the sidecar's container.
@@ -28,6 +32,8 @@ const TOKEN_DIR: &str = "/var/run/secrets/weft.dev/token";
 const TOKEN_FILE: &str = "token";
 /// Where the trust bundle is in the sidecar's container.
 const TRUST_BUNDLE_DIR: &str = "/var/run/secrets/weft.dev/trust-bundle";
+/// The container that kubectl's `logs` and `exec` mean where none is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Seconds for which a token is good; the kubelet has a new one after 80 % of it.
 const TOKEN_SECONDS: u32 = 86_400;
 /// Kubernetes' own, where a pod does not say.
@@ -84,24 +90,12 @@ pub fn patch(settings: &Settings, config: &Config, pod: &Value) -> (Vec<Operatio
             grace(pod)
         ));
     }
-    let ours = vec![
-        containers::init(config),
-        containers::sidecar(
-            settings,
-            config,
-            &declared_ports(config, pod, &mut warnings),
-            drain,
-        ),
-    ];
-    if pod
-        .pointer("/spec/initContainers")
-        .is_some_and(Value::is_array)
-    {
-        for (at, container) in ours.into_iter().enumerate() {
-            operations.push(add(format!("/spec/initContainers/{at}"), container));
-        }
-    } else {
-        operations.push(add("/spec/initContainers", Value::Array(ours)));
+    let declared = declared_ports(config, pod, &mut warnings);
+    let init = containers::init(config);
+    let sidecar = containers::sidecar(settings, config, &declared, drain);
+    match settings.sidecar_mode {
+        SidecarMode::Native => operations.extend(native(pod, init, sidecar)),
+        SidecarMode::Legacy => operations.extend(legacy(pod, init, sidecar, &mut warnings)),
     }
     let volumes = volumes();
     if pod.pointer("/spec/volumes").is_some_and(Value::is_array) {
@@ -111,8 +105,46 @@ pub fn patch(settings: &Settings, config: &Config, pod: &Value) -> (Vec<Operatio
     } else {
         operations.push(add("/spec/volumes", Value::Array(volumes)));
     }
-    operations.push(annotation(pod));
+    operations.extend(annotate(settings, pod));
     (operations, warnings)
+}
+
+/// Both before all other init containers.
+fn native(pod: &Value, init: Value, sidecar: Value) -> Vec<Operation> {
+    let ours = vec![init, sidecar];
+    if !pod
+        .pointer("/spec/initContainers")
+        .is_some_and(Value::is_array)
+    {
+        return vec![add("/spec/initContainers", Value::Array(ours))];
+    }
+    let places = ours.into_iter().enumerate();
+    places
+        .map(|(at, container)| add(format!("/spec/initContainers/{at}"), container))
+        .collect()
+}
+
+/// The redirect after all init containers, the sidecar before all containers.
+fn legacy(pod: &Value, init: Value, sidecar: Value, warnings: &mut Vec<String>) -> Vec<Operation> {
+    let before: Vec<_> = look::places(pod, "/spec/initContainers")
+        .map(|(_, container)| look::name(container))
+        .collect();
+    if !before.is_empty() {
+        warnings.push(format!(
+            "init containers start before a legacy sidecar does, and are outside of the mesh until \
+             then: {}",
+            before.join(", ")
+        ));
+    }
+    let init = if pod
+        .pointer("/spec/initContainers")
+        .is_some_and(Value::is_array)
+    {
+        add("/spec/initContainers/-", init)
+    } else {
+        add("/spec/initContainers", json!([init]))
+    };
+    vec![init, add("/spec/containers/0", sidecar)]
 }
 
 /// The pod's grace period in seconds.
@@ -196,19 +228,36 @@ fn volumes() -> Vec<Value> {
     ]
 }
 
-fn annotation(pod: &Value) -> Operation {
-    let version = env!("CARGO_PKG_VERSION");
-    let annotations = json!({INJECTED_ANNOTATION: version});
-    if pod
-        .pointer("/metadata/annotations")
-        .is_some_and(Value::is_object)
+/// The version, and with a legacy sidecar which container kubectl means where none is named: without
+/// it, that would be the first.
+fn annotate(settings: &Settings, pod: &Value) -> Vec<Operation> {
+    let mut ours = vec![(INJECTED_ANNOTATION, env!("CARGO_PKG_VERSION"))];
+    let said = pod.pointer("/metadata/annotations");
+    let is_said = said.is_some_and(|said| look::is_there(said.get(DEFAULT_CONTAINER)));
+    let first = look::places(pod, "/spec/containers").next();
+    if settings.sidecar_mode == SidecarMode::Legacy
+        && !is_said
+        && let Some((_, first)) = first
     {
-        let key = INJECTED_ANNOTATION.replace('~', "~0").replace('/', "~1");
-        add(format!("/metadata/annotations/{key}"), json!(version))
-    } else if pod.get("metadata").is_some_and(Value::is_object) {
-        add("/metadata/annotations", annotations)
+        ours.push((DEFAULT_CONTAINER, look::name(first)));
+    }
+    if said.is_some_and(Value::is_object) {
+        return ours
+            .into_iter()
+            .map(|(key, value)| {
+                let key = key.replace('~', "~0").replace('/', "~1");
+                add(format!("/metadata/annotations/{key}"), json!(value))
+            })
+            .collect();
+    }
+    let annotations: serde_json::Map<_, _> = ours
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), json!(value)))
+        .collect();
+    if pod.get("metadata").is_some_and(Value::is_object) {
+        vec![add("/metadata/annotations", Value::Object(annotations))]
     } else {
-        add("/metadata", json!({"annotations": annotations}))
+        vec![add("/metadata", json!({"annotations": annotations}))]
     }
 }
 

@@ -1,6 +1,8 @@
 //! What holds for all pods, until a namespace's or a pod's annotations say otherwise.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use weft_proto::names::{self, cluster, ports};
@@ -29,6 +31,21 @@ pub struct Settings {
     pub skip_subnets: Vec<IpNet>,
     /// Namespaces whose pods never get a sidecar.
     pub system_namespaces: BTreeSet<String>,
+    /// What kind of container a sidecar is.
+    pub sidecar_mode: SidecarMode,
+}
+
+/// What kind of container a sidecar is. Neither is chosen by itself: a manifest does not say which
+/// version its cluster has, and nodes may be older than their API server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SidecarMode {
+    /// An init container that restarts always (Kubernetes 1.29): ready before the pod's own init
+    /// containers, ends after the application.
+    #[default]
+    Native,
+    /// The pod's first container, for older clusters: the others start when it is ready, and all are
+    /// told to end at once.
+    Legacy,
 }
 
 /// What a container asks for and may use; `None` where nothing is said.
@@ -78,6 +95,7 @@ impl Settings {
             log_level: "info".to_owned(),
             skip_subnets: Vec::new(),
             system_namespaces: system.map(str::to_owned).collect(),
+            sidecar_mode: SidecarMode::default(),
         })
     }
 
@@ -85,6 +103,32 @@ impl Settings {
     pub fn default_image() -> Image {
         let reference = format!("{}:{}", names::PROXY_IMAGE, env!("CARGO_PKG_VERSION"));
         Image::parse(&reference).expect("the name and the version make a reference")
+    }
+}
+
+impl SidecarMode {
+    /// The word for it, in settings and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Legacy => "legacy",
+        }
+    }
+}
+
+impl FromStr for SidecarMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let modes = [Self::Native, Self::Legacy];
+        let mode = modes.into_iter().find(|mode| mode.as_str() == text);
+        mode.ok_or_else(|| "native or legacy".to_owned())
+    }
+}
+
+impl fmt::Display for SidecarMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -118,6 +162,16 @@ mod tests {
         );
         assert!(settings.system_namespaces.contains("mesh"));
         assert!(settings.resources.memory_limit.is_some());
+    }
+
+    #[test]
+    fn a_mode_is_spelled_one_way() {
+        for mode in [SidecarMode::Native, SidecarMode::Legacy] {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+        for text in ["", "Native", "auto"] {
+            assert!(text.parse::<SidecarMode>().is_err(), "{text}");
+        }
     }
 
     #[test]

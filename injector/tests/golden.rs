@@ -1,4 +1,5 @@
-//! Pods in, patched pods out: `golden/NAME.yaml` and `golden/NAME.out.yaml`.
+//! Pods in, patched pods out: `golden/NAME.yaml`, and of it `golden/NAME.out.yaml` with a native sidecar
+//! and `golden/NAME.legacy.yaml` with a legacy one.
 //!
 //! An output begins with what was said, as comments. `WEFT_UPDATE_GOLDEN=1` writes the outputs anew
 //! and fails all the same, so that nobody forgets to read what has changed.
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use weft_injector::decide::{Namespace, Skip};
 use weft_injector::inject::{Verdict, inject};
 use weft_injector::patch::Operation;
-use weft_injector::settings::Settings;
+use weft_injector::settings::{Settings, SidecarMode};
 use weft_injector::values::Image;
 use weft_injector::workload;
 
@@ -21,10 +22,24 @@ const UPDATE: &str = "WEFT_UPDATE_GOLDEN";
 /// Fewer inputs would not be what the suite is for.
 const LEAST_INPUTS: usize = 30;
 
+const MODES: [SidecarMode; 2] = [SidecarMode::Native, SidecarMode::Legacy];
+
 /// An image of no version, so that a new one does not change every file.
-fn settings() -> Settings {
+fn settings(mode: SidecarMode) -> Settings {
     let image = Image::parse("registry.example/weft-proxy:1.2.3").expect("an image");
-    Settings::new("weft", "cluster.local", image).expect("good settings")
+    let settings = Settings::new("weft", "cluster.local", image).expect("good settings");
+    Settings {
+        sidecar_mode: mode,
+        ..settings
+    }
+}
+
+/// How the files of a mode's outputs end.
+fn suffix(mode: SidecarMode) -> &'static str {
+    match mode {
+        SidecarMode::Native => "out.yaml",
+        SidecarMode::Legacy => "legacy.yaml",
+    }
 }
 
 fn namespace(name: &str) -> Namespace {
@@ -42,14 +57,14 @@ fn apply(object: &mut Value, operations: &[Operation]) {
 }
 
 /// Injects into every pod of `object`; what was said, and whether anything was patched.
-fn injected(object: &mut Value) -> (String, bool) {
+fn injected(mode: SidecarMode, object: &mut Value) -> (String, bool) {
     let mut said = String::new();
     let mut is_patched = false;
     for place in workload::pods(object) {
         let pod = object
             .pointer(&place.pointer)
             .expect("a place that is there");
-        let outcome = inject(&settings(), &namespace(&place.namespace), pod);
+        let outcome = inject(&settings(mode), &namespace(&place.namespace), pod);
         for warning in &outcome.warnings {
             let _ = writeln!(said, "# warning: {warning}");
         }
@@ -81,7 +96,10 @@ fn inputs() -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(dir)
         .expect("the directory of this suite")
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| !path.to_string_lossy().ends_with(".out.yaml"))
+        .filter(|path| {
+            let name = path.to_string_lossy();
+            !MODES.iter().any(|mode| name.ends_with(suffix(*mode)))
+        })
         .collect();
     paths.sort();
     paths
@@ -98,16 +116,16 @@ fn pods_come_out_as_they_did() {
     assert!(inputs.len() >= LEAST_INPUTS, "{} inputs", inputs.len());
     let is_update = std::env::var_os(UPDATE).is_some();
     let mut differ = Vec::new();
-    for path in inputs {
-        let mut object = read(&path);
+    for (path, mode) in product(&inputs) {
+        let mut object = read(path);
         let before = object.clone();
-        let (said, is_patched) = injected(&mut object);
+        let (said, is_patched) = injected(mode, &mut object);
         assert!(!said.is_empty(), "{}: nothing was said", path.display());
         assert_eq!(is_patched, object != before, "{}", path.display());
         let yaml = serde_saphyr::to_string(&object).expect("plain values");
         let version = format!("weft.dev/injected: {:?}", env!("CARGO_PKG_VERSION"));
         let text = said + &yaml.replace(&version, "weft.dev/injected: VERSION");
-        let expected = path.with_extension("out.yaml");
+        let expected = path.with_extension(suffix(mode));
         if is_update {
             fs::write(&expected, text).expect("the directory of this suite");
         } else if fs::read_to_string(&expected).unwrap_or_default() != text {
@@ -124,19 +142,29 @@ fn pods_come_out_as_they_did() {
     );
 }
 
+/// Nor does one in the other mode.
 #[test]
 fn a_second_time_changes_nothing() {
-    let mut patched = 0;
-    for path in inputs() {
-        let mut object = read(&path);
-        let (_, is_patched) = injected(&mut object);
-        let once = object.clone();
-        let (said, again) = injected(&mut object);
-        assert!(!again, "{}: {said}", path.display());
-        assert_eq!(object, once, "{}", path.display());
-        patched += usize::from(is_patched);
+    for mode in MODES {
+        let mut patched = 0;
+        for path in inputs() {
+            let mut object = read(&path);
+            let (_, is_patched) = injected(mode, &mut object);
+            let once = object.clone();
+            for again in MODES {
+                let (said, is_again) = injected(again, &mut object);
+                assert!(!is_again, "{}: {said}", path.display());
+                assert_eq!(object, once, "{}", path.display());
+            }
+            patched += usize::from(is_patched);
+        }
+        assert!(patched >= 20, "only {patched} were patched");
     }
-    assert!(patched >= 20, "only {patched} were patched");
+}
+
+fn product(inputs: &[PathBuf]) -> impl Iterator<Item = (&Path, SidecarMode)> {
+    let inputs = inputs.iter().map(PathBuf::as_path);
+    inputs.flat_map(|path| MODES.into_iter().map(move |mode| (path, mode)))
 }
 
 fn container() -> impl Strategy<Value = Value> {
@@ -183,28 +211,41 @@ fn pod() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever the pod: a patch fits, adds our containers in front and our volumes behind, leaves
-    /// the rest, and is not wanted again.
+    /// Whatever the pod: a patch fits, adds our containers where they belong and our volumes behind,
+    /// leaves the rest, and is not wanted again.
     #[test]
-    fn a_patch_fits_every_pod(before in pod()) {
+    fn a_patch_fits_every_pod(before in pod(), mode in prop::sample::select(MODES.to_vec())) {
         let namespace = namespace("shop");
-        let Verdict::Patched(operations) = inject(&settings(), &namespace, &before).verdict else {
+        let Verdict::Patched(operations) = inject(&settings(mode), &namespace, &before).verdict else {
             // Our own ports, or a sleep longer than the grace period.
             return Ok(());
         };
         let mut after = before.clone();
         apply(&mut after, &operations);
-        let again = inject(&settings(), &namespace, &after);
-        prop_assert_eq!(again.verdict, Verdict::Skipped(Skip::AlreadyInjected));
-        let init = after["spec"]["initContainers"].as_array().expect("a list");
-        prop_assert_eq!(&init[0]["name"], "weft-init");
-        prop_assert_eq!(&init[1]["name"], "weft-proxy");
-        let init_before = before["spec"]["initContainers"].as_array().map_or(0, Vec::len);
-        prop_assert_eq!(init.len(), init_before + 2);
-        let containers = after["spec"]["containers"].as_array().expect("a list");
-        for (container, was) in containers.iter().zip(before["spec"]["containers"].as_array().expect("a list")) {
-            prop_assert_eq!(&container["fieldOfTomorrow"], &was["fieldOfTomorrow"]);
-            prop_assert_eq!(&container["ports"], &was["ports"]);
+        for again in MODES {
+            let again = inject(&settings(again), &namespace, &after);
+            prop_assert_eq!(again.verdict, Verdict::Skipped(Skip::AlreadyInjected));
+        }
+        let list = |of: &Value, name: &str| of["spec"][name].as_array().cloned().unwrap_or_default();
+        let (mut init, mut containers) = (list(&after, "initContainers"), list(&after, "containers"));
+        let sidecar = match mode {
+            SidecarMode::Native => {
+                prop_assert_eq!(&init.remove(0)["name"], "weft-init");
+                init.remove(0)
+            }
+            SidecarMode::Legacy => {
+                prop_assert_eq!(&init.pop().expect("the redirect")["name"], "weft-init");
+                containers.remove(0)
+            }
+        };
+        prop_assert_eq!(&sidecar["name"], "weft-proxy");
+        for (ours, was) in [(&init, list(&before, "initContainers")), (&containers, list(&before, "containers"))] {
+            prop_assert_eq!(ours.len(), was.len());
+            for (container, was) in ours.iter().zip(&was) {
+                prop_assert_eq!(&container["fieldOfTomorrow"], &was["fieldOfTomorrow"]);
+                prop_assert_eq!(&container["ports"], &was["ports"]);
+                prop_assert_eq!(&container["name"], &was["name"]);
+            }
         }
     }
 }

@@ -356,6 +356,30 @@ async fn routes_that_may_not_be_read_block_nothing() {
 }
 
 #[tokio::test]
+async fn namespaces_with_a_pod_that_has_a_sidecar_are_known() {
+    let running = Running::start(async |_| ()).await;
+    let mut injected = running.following.injected.clone();
+    let empty = namespace("lone", &json!({}));
+    running.server.put(&empty).await.unwrap();
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "asks", "namespace": "lone"},
+        "spec": {"containers": [{"name": "app", "image": "app:1"}],
+                 "initContainers": [{"name": "weft-proxy", "image": "weft-proxy:1",
+                                     "restartPolicy": "Always"}]},
+    });
+    // No kubelet ever says anything of it: its sidecar's volume waits for the bundle.
+    running.server.put(&pod).await.unwrap();
+    let found = injected.wait_for(|names| names.contains("lone"));
+    tokio::time::timeout(SECONDS, found).await.unwrap().unwrap();
+    running
+        .delete("/api/v1/namespaces/lone/pods/asks?gracePeriodSeconds=0")
+        .await;
+    let gone = injected.wait_for(|names| names.is_empty());
+    tokio::time::timeout(SECONDS, gone).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn namespaces_that_want_sidecars_are_known() {
     let running = Running::start(async |_| ()).await;
     let mut injected = running.following.injected.clone();

@@ -13,7 +13,7 @@ fn run_with(args: &[&str]) -> (u8, String) {
     let line = Line::try_parse_from([&["check"], args].concat()).expect("a good command line");
     let report = report(&line.options).expect("paths that can be read");
     let printed = print(&line.options, &report, Paint::plain());
-    (code(&report), printed)
+    (code(&line.options, &report), printed)
 }
 
 #[test]
@@ -84,9 +84,16 @@ fn warnings_alone_are_one() {
         findings: severities.iter().copied().map(finding).collect(),
         ..Report::default()
     };
-    assert_eq!(code(&with(&[])), 0);
-    assert_eq!(code(&with(&[Severity::Warning])), 1);
-    assert_eq!(code(&with(&[Severity::Warning, Severity::Error])), 2);
+    let both = [Severity::Warning, Severity::Error];
+    for (args, codes) in [
+        (&["check"][..], [0, 1, 2]),
+        (&["check", "--allow-warnings"], [0, 0, 2]),
+    ] {
+        let line = Line::try_parse_from(args).expect("a good command line");
+        for (severities, wanted) in [&both[..0], &both[..1], &both].into_iter().zip(codes) {
+            assert_eq!(code(&line.options, &with(severities)), wanted, "{args:?}");
+        }
+    }
     let printed = text(&with(&[Severity::Warning]), Paint::plain());
     assert!(
         printed.starts_with("warning f\n        o [c]\n        what  w\n\n0 policies"),

@@ -20,7 +20,7 @@ use clap::Args;
 use serde_json::Value;
 use weft_injector::decide::Namespace;
 use weft_injector::inject::{Verdict, inject};
-use weft_injector::settings::Settings;
+use weft_injector::settings::{Settings, SidecarMode};
 use weft_injector::values::Image;
 use weft_injector::workload;
 use weft_proto::names::{self, INJECT_ENABLED, INJECT_LABEL};
@@ -59,6 +59,10 @@ pub struct Options {
     /// Image of the sidecar, with tag or digest [default: weft-proxy of this version].
     #[arg(long, value_name = "IMAGE", value_parser = image)]
     image: Option<Image>,
+    /// What the sidecar is: native, an init container that restarts always (Kubernetes 1.29), or
+    /// legacy, the pod's first container.
+    #[arg(long, value_name = "native|legacy", default_value_t = SidecarMode::Native)]
+    sidecar_mode: SidecarMode,
 }
 
 /// Manifests with sidecars, and what was said.
@@ -97,11 +101,12 @@ pub fn run(options: &Options) -> ExitCode {
 
 fn read_and_inject(options: &Options) -> anyhow::Result<Injected> {
     let image = options.image.clone();
-    let settings = Settings::new(
+    let mut settings = Settings::new(
         &options.namespace,
         &options.trust_domain,
         image.unwrap_or_else(Settings::default_image),
     )?;
+    settings.sidecar_mode = options.sidecar_mode;
     let mut trees = Vec::new();
     for path in &options.file {
         let text = read(path).with_context(|| format!("{} cannot be read", path.display()))?;

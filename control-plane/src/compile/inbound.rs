@@ -42,6 +42,7 @@ pub(super) fn compile(model: &Model, client: &Client, port: u16) -> Option<Inbou
             })
             .collect(),
         terminating: workload.draining,
+        application_ended: workload.ended,
         services: refs,
         rate_limits: limits.plain,
         ruled_rate_limits: limits.ruled,

@@ -70,6 +70,8 @@ pub struct Workload {
     pub weight: u32,
     /// Whether it is being removed: no new traffic goes there.
     pub draining: bool,
+    /// Whether everything of it but its sidecar has ended, for good.
+    pub ended: bool,
     /// The ports that it declares.
     pub ports: Vec<WorkloadPort>,
 }

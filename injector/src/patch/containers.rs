@@ -8,7 +8,7 @@ use weft_proto::names::{INIT_CONTAINER, PROXY_CONTAINER, PROXY_UID, cluster, env
 
 use super::{TOKEN_DIR, TOKEN_FILE, TRUST_BUNDLE_DIR};
 use crate::annotations::Config;
-use crate::settings::{Resources, Settings};
+use crate::settings::{Resources, Settings, SidecarMode};
 use crate::values::{Quantity, time_text};
 
 /// The program in the image.
@@ -79,13 +79,17 @@ pub(super) fn sidecar(
         variable(env::DRAIN_TIMEOUT, &time_text(drain)),
         variable(env::LOG_LEVEL, &config.log_level),
     ]);
-    json!({
+    if settings.sidecar_mode == SidecarMode::Legacy {
+        variables.push(variable(env::SIDECAR_MODE, settings.sidecar_mode.as_str()));
+    }
+    let mut sidecar = json!({
         "name": PROXY_CONTAINER,
         "image": config.image,
         "command": [PROGRAM],
-        "restartPolicy": "Always",
         "env": variables,
         "ports": [{"containerPort": ports::ADMIN, "name": "weft-admin", "protocol": "TCP"}],
+        // And no readinessProbe in either mode: what was ready once stays it until the container
+        // ends, so that one could only take the pod out of its services for a late answer.
         "startupProbe": {
             "httpGet": {"path": "/ready", "port": ports::ADMIN},
             "periodSeconds": 1,
@@ -107,7 +111,22 @@ pub(super) fn sidecar(
             {"mountPath": TOKEN_DIR, "name": cluster::TOKEN_VOLUME, "readOnly": true},
             {"mountPath": TRUST_BUNDLE_DIR, "name": cluster::TRUST_BUNDLE_VOLUME, "readOnly": true},
         ],
-    })
+    });
+    match settings.sidecar_mode {
+        SidecarMode::Native => sidecar["restartPolicy"] = json!("Always"),
+        SidecarMode::Legacy => sidecar["lifecycle"] = lifecycle(config),
+    }
+    sidecar
+}
+
+/// What makes the pod's first container one that the others begin after. A `pre-stop-sleep` is the
+/// sidecar's as well, as it is told to end together with the others.
+fn lifecycle(config: &Config) -> Value {
+    let mut lifecycle = json!({"postStart": {"exec": {"command": [PROGRAM, "await"]}}});
+    if let Some(sleep) = config.pre_stop_sleep {
+        lifecycle["preStop"] = json!({"sleep": {"seconds": sleep.as_secs()}});
+    }
+    lifecycle
 }
 
 fn resources(resources: &Resources) -> Value {

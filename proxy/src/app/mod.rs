@@ -10,6 +10,7 @@
 //! * [`listen`]: accept loops.
 //! * [`threads`]: the data workers and the control thread.
 //! * [`settings`]: what the environment says.
+//! * [`wait`]: `weft-proxy await`.
 
 mod explicit;
 pub mod listen;
@@ -18,6 +19,7 @@ pub mod settings;
 pub mod sidecar;
 pub mod state;
 pub mod threads;
+pub mod wait;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -40,6 +42,8 @@ struct Arguments {
 enum Command {
     /// Redirects the connections of this network namespace to the sidecar, then ends.
     Init(interception::InitArgs),
+    /// Waits until the sidecar beside it is ready.
+    Await(wait::AwaitArgs),
 }
 
 /// The program `weft-proxy`. `args` begins with the program's name.
@@ -61,6 +65,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     match arguments.command {
         Some(Command::Init(init)) => interception::run(&init),
+        Some(Command::Await(args)) => wait::run(&args),
         None => run(),
     }
 }

@@ -5,6 +5,9 @@
 //! in flight is finished and the process ends; a legacy sidecar hears it together with its
 //! application, and first serves on for a settle time. One deadline bounds it all; SIGTERM works at
 //! every stage, and a second one ends at once.
+//!
+//! A legacy sidecar has a third: *application ended*, from the control plane too. Kubernetes ends it only
+//! with its pod, and a Job's pod ends only with its containers; so it ends itself, as a native one would.
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,6 +46,11 @@ const SETTLE_DIVISOR: u32 = 4;
 const MAX_SETTLE: Duration = Duration::from_secs(5);
 /// What is left for cutting what did not end in time, and for the threads to end.
 const CUT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a legacy sidecar fails that was told to end before it was ready. A kubelet does so after a
+/// `postStart` hook that waited in vain, and starts it again only after a failure where the pod's
+/// `restartPolicy` is `OnFailure`: the application would be without a sidecar for good.
+const NEVER_READY: &str = "told to end before it was ready";
 
 /// How often idle connections are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -270,23 +278,28 @@ impl Sidecar {
     async fn live(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let (settle, is_told) = tokio::select! {
+            () = self.follow_workload() => (Duration::ZERO, false),
+            () = told_to_end(&mut terminate, &mut interrupt) => (self.settle(), true),
+            () = self.drain.notified() => (self.settle(), true),
+        };
+        let is_legacy = self.settings.sidecar_mode == SidecarMode::Legacy;
+        let never_ready = is_told && is_legacy && !self.readiness.missing().is_empty();
         tokio::select! {
-            () = self.announce_termination() => {}
-            () = told_to_end(&mut terminate, &mut interrupt) => {}
-            () = self.drain.notified() => {}
-        }
-        tokio::select! {
-            () = self.end() => {}
+            () = self.end(settle) => {}
             () = told_to_end(&mut terminate, &mut interrupt) => {
                 tracing::warn!("told to end again: what is in flight is cut");
             }
         }
+        if never_ready {
+            return Err(io::Error::other(NEVER_READY));
+        }
         Ok(())
     }
 
-    /// Begins closing when the control plane says that the workload is being removed. Never ends:
-    /// what ends a sidecar is a signal.
-    async fn announce_termination(&self) {
+    /// Begins closing when the control plane says that the workload is being removed. Ends when it says
+    /// that the application has ended, and this sidecar is one that nobody else ends then.
+    async fn follow_workload(&self) {
         let ports = self
             .readiness
             .ports()
@@ -306,17 +319,29 @@ impl Sidecar {
                 tracing::info!("the workload is being removed: peers are told to leave");
                 self.closing.advance(Phase::Announcing);
             }
+            if policy.application_ended && self.settings.sidecar_mode == SidecarMode::Legacy {
+                tracing::info!("the application has ended");
+                return;
+            }
             seen[index] = Some(policy);
         }
     }
 
-    /// Finishes what is in flight, within the drain time.
-    async fn end(&self) {
+    /// How long everything is served on after a signal that the application heard as well.
+    fn settle(&self) -> Duration {
+        match self.settings.sidecar_mode {
+            SidecarMode::Native => Duration::ZERO,
+            SidecarMode::Legacy => (self.settings.drain_timeout / SETTLE_DIVISOR).min(MAX_SETTLE),
+        }
+    }
+
+    /// Finishes what is in flight, within the drain time, of which `settle` is a part.
+    async fn end(&self, settle: Duration) {
         let begun = Instant::now();
         let deadline = self.settings.drain_timeout;
         self.closing.advance(Phase::Announcing);
-        if self.settings.sidecar_mode == SidecarMode::Legacy {
-            sleep((deadline / SETTLE_DIVISOR).min(MAX_SETTLE)).await;
+        if !settle.is_zero() {
+            sleep(settle).await;
         }
         self.closing.advance(Phase::Draining);
         tracing::info!(connections = self.connections.len(), "draining");

@@ -464,6 +464,8 @@ pub struct InboundPolicy {
     pub probes: Vec<Probe>,
     /// The workload is being removed: announce closing, still serve.
     pub terminating: bool,
+    /// The application has ended for good: only a legacy sidecar still runs then, and ends itself.
+    pub application_ended: bool,
     /// The services that lead here; the first is the metrics label.
     pub services: Vec<ServiceRef>,
 }

@@ -141,6 +141,7 @@ pub(crate) fn inbound(mtls: MtlsMode) -> InboundPolicy {
         ruled_rate_limits: Vec::new(),
         probes: Vec::new(),
         terminating: false,
+        application_ended: false,
         services: vec![service("api")],
     }
 }

@@ -93,6 +93,7 @@ pub struct Workload {
     pub(super) meshed: bool,
     pub(super) workers: Option<u32>,
     pub(super) drain_timeout: Option<Duration>,
+    pub(super) restart_policy: Option<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) ports: Vec<(u16, AppSpec)>,
     pub(super) probes: Vec<(u16, String)>,
@@ -112,6 +113,7 @@ impl Workload {
             meshed: true,
             workers: None,
             drain_timeout: None,
+            restart_policy: None,
             env: Vec::new(),
             ports: Vec::new(),
             probes: Vec::new(),
@@ -171,6 +173,12 @@ impl Workload {
     /// How long its sidecar may take to end.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = Some(timeout);
+        self
+    }
+
+    /// The `restartPolicy` of its pod in a cluster, as a Job's pods have `Never`; `Always` without.
+    pub fn restart_policy(mut self, policy: &str) -> Self {
+        self.restart_policy = Some(policy.to_owned());
         self
     }
 

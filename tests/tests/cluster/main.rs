@@ -12,6 +12,7 @@
 
 mod canary;
 mod common;
+mod legacy;
 mod life;
 mod objects;
 mod replicas;
@@ -42,6 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
     arguments.test_threads.get_or_insert(threads);
     objects::register(&mut suite);
     canary::register(&mut suite);
+    legacy::register(&mut suite);
     life::register(&mut suite);
     replicas::register(&mut suite);
     shapes::register(&mut suite);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::*;
 use crate::webhook::{ca_bundle, webhooks};
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_tests::apiserver::ApiServer;
 
 /// A control plane as a process of its own. Killed when dropped.
@@ -95,6 +95,29 @@ async fn replicas_share_an_authority_and_one_leads() {
     .await;
     let own = at(&server, &format!("{MAPS}/weft-trust-bundle")).await;
     assert!(own.is_some(), "its own namespace has one too");
+    // Where only a pod has a sidecar, which waits for it.
+    namespace(&server, "lone", false).await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks", "namespace": "lone"},
+        "spec": {"containers": [{"name": "weft-proxy", "image": "a:1"}, {"name": "b", "image": "b:1"}]},
+    });
+    server.put(&pod).await.unwrap();
+    let in_lone = "/api/v1/namespaces/lone/configmaps/weft-trust-bundle";
+    until("the trust bundle for a pod", async || {
+        at(&server, in_lone).await.is_some()
+    })
+    .await;
+    server
+        .ask(
+            Method::DELETE,
+            "/api/v1/namespaces/lone/pods/asks?gracePeriodSeconds=0",
+            None,
+        )
+        .await;
+    until("it is gone with the pod", async || {
+        at(&server, in_lone).await.is_none()
+    })
+    .await;
 
     // The one that leads is killed: the other one takes over, and corrects what is wrong.
     let (leader, other, leader_pod) = if led_by().await.starts_with("cp-1_") {

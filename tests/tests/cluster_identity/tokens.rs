@@ -29,6 +29,7 @@ fn model(workloads: &[(&str, &str, &str)]) -> Objects {
             zone: String::new(),
             weight: 1,
             draining: false,
+            ended: false,
             ports: Vec::new(),
         },
     };

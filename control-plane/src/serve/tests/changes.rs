@@ -65,6 +65,7 @@ struct WorkloadSpec {
     ip: u8,
     meshed: bool,
     draining: bool,
+    ended: bool,
     account: bool,
     zone: bool,
 }
@@ -100,14 +101,23 @@ fn service() -> impl Strategy<Value = ServiceSpec> {
 }
 
 fn workload() -> impl Strategy<Value = WorkloadSpec> {
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (0..ADDRESSES, flags).prop_map(|(ip, (meshed, draining, account, zone))| WorkloadSpec {
-        ip,
-        meshed,
-        draining,
-        account,
-        zone,
-    })
+    let flags = (
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    (0..ADDRESSES, flags).prop_map(
+        |(ip, (meshed, draining, ended, account, zone))| WorkloadSpec {
+            ip,
+            meshed,
+            draining,
+            ended,
+            account,
+            zone,
+        },
+    )
 }
 
 fn edit() -> impl Strategy<Value = Edit> {
@@ -334,6 +344,7 @@ impl WorkloadSpec {
             zone: if self.zone { "z" } else { "" }.to_owned(),
             weight: 1,
             draining: self.draining,
+            ended: self.ended,
             ports: Vec::new(),
         }
     }
@@ -555,6 +566,7 @@ fn world() -> World {
                 ip,
                 meshed: true,
                 draining: false,
+                ended: false,
                 account: true,
                 zone: false,
             };
@@ -599,6 +611,8 @@ fn a_change_is_looked_at_where_it_matters_and_nowhere_else() {
     );
     let own = touched(|world| world.workloads.get_mut(&(0, 0)).unwrap().draining = true);
     assert!(own.contains(&"own port 8080".to_owned()), "{own:?}");
+    let ended = touched(|world| world.workloads.get_mut(&(0, 0)).unwrap().ended = true);
+    assert!(ended.contains(&"own port 0".to_owned()), "{ended:?}");
     let policy = touched(|world| world.take(Edit::Policy(1, 3, true)));
     assert!(policy.contains(&"s0.b.svc:81".to_owned()), "{policy:?}");
     assert!(

@@ -503,6 +503,7 @@ pub(super) fn workload(name: &str, account: &str, last: u8) -> Sourced<Workload>
         zone: "a".to_owned(),
         weight: 1,
         draining: false,
+        ended: false,
         ports: Vec::new(),
     })
 }

@@ -66,6 +66,8 @@ pub(super) fn workload(entry: WorkloadEntry) -> Result<Workload, String> {
         zone: entry.zone,
         weight: entry.weight,
         draining: entry.draining,
+        // A process of no cluster ends its sidecar itself.
+        ended: false,
         ports: entry
             .ports
             .into_iter()

@@ -72,6 +72,7 @@ pub(super) fn objects(cluster: &Cluster, settings: &MeshSettings) -> Objects {
             zone: zone.to_owned(),
             weight: WEIGHT,
             draining: pod.terminating,
+            ended: pod.ended,
             ports: pod.ports.clone(),
         };
         objects.workloads.push(Sourced {

@@ -58,7 +58,7 @@ use event::{Event, Urgency};
 use hearing::hearing;
 use kind::Kind;
 use manifest::{Grant, HeldRoute, Policy};
-use namespace::Injected;
+use namespace::Namespace;
 use observed::{Observed, Readings};
 pub use once::{OnceError, list_once, settings_of};
 use pod::Pod;
@@ -84,7 +84,8 @@ pub struct Following {
     /// Which versions of these objects the newest model was made of, and why others were not. Sent
     /// after the model, by whose revision it is told apart.
     pub readings: latest::Receiver<Arc<Readings>>,
-    /// The namespaces whose pods get sidecars by a label of theirs, and that are not ending.
+    /// The namespaces whose pods get sidecars by a label of theirs, and those with a pod that has one and
+    /// has not ended; but none that is ending.
     pub injected: latest::Receiver<Arc<BTreeSet<String>>>,
 }
 
@@ -143,6 +144,7 @@ pub async fn watch_cluster(
         let change = source.changes.recv().await;
         source.take(change.ok_or(SourceError::Interrupted)?);
     }
+    source.tell_injected();
     let objects = source.cluster.objects(&source.settings);
     let (publisher, models) = Publisher::start(objects);
     let model = Arc::clone(&models.borrow());
@@ -164,7 +166,7 @@ fn watching(kind: Kind, client: Client, told: Told) -> Watching {
         Kind::Service => built_in(kind, client, Service::trim, Change::Service, told),
         Kind::EndpointSlice => built_in(kind, client, Slice::trim, Change::Slice, told),
         Kind::Pod => built_in(kind, client, Pod::trim, Change::Pod, told),
-        Kind::Namespace => built_in(kind, client, Injected::trim, Change::Namespace, told),
+        Kind::Namespace => built_in(kind, client, Namespace::trim, Change::Namespace, told),
         Kind::TrafficPolicy => defined(kind, client, Policy::trim, Change::Policy, told),
         Kind::HttpRoute => defined(kind, client, HeldRoute::trim_http, Change::HttpRoute, told),
         Kind::GrpcRoute => defined(kind, client, HeldRoute::trim_grpc, Change::GrpcRoute, told),
@@ -216,6 +218,7 @@ impl Source {
         mut model: Arc<Model>,
     ) {
         while let Some(since) = self.gather().await {
+            self.tell_injected();
             // Building takes milliseconds in a big mesh: nothing else of this thread waits for it.
             let built = tokio::task::spawn_blocking(move || {
                 let objects = self.cluster.objects(&self.settings);
@@ -272,13 +275,19 @@ impl Source {
             return urgency;
         }
         // No part of the model.
-        let names = self.cluster.namespaces.held.keys();
-        let names: BTreeSet<String> = names.map(|name| name.name.clone()).collect();
+        if urgency != Urgency::Nothing {
+            self.tell_injected();
+        }
+        Urgency::Nothing
+    }
+
+    /// Pods say so too: done once for all changes that one model takes over.
+    fn tell_injected(&self) {
+        let names = self.cluster.injected();
         self.injected.send_if_modified(|known| {
             let news = **known != names;
             *known = Arc::new(names);
             news
         });
-        Urgency::Nothing
     }
 }

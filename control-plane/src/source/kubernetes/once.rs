@@ -14,7 +14,7 @@ use super::defined::{self, Unknown, version};
 use super::event::Event;
 use super::kind::{Defined, Kind};
 use super::manifest::{Grant, HeldRoute, Policy};
-use super::namespace::Injected;
+use super::namespace::Namespace;
 use super::pod::Pod;
 use super::service::Service;
 use super::slice::Slice;
@@ -71,7 +71,7 @@ pub async fn list_once(client: Client, settings: &MeshSettings) -> Result<Object
             Kind::EndpointSlice => once.built_in(kind, Slice::trim, Change::Slice).await?,
             Kind::Pod => once.built_in(kind, Pod::trim, Change::Pod).await?,
             Kind::Namespace => {
-                once.built_in(kind, Injected::trim, Change::Namespace)
+                once.built_in(kind, Namespace::trim, Change::Namespace)
                     .await?;
             }
             Kind::TrafficPolicy => once.defined(kind, Policy::trim, Change::Policy).await?,

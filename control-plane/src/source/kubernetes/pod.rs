@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Probe as KubeProbe};
+use k8s_openapi::api::core::v1::{Container, PodSpec, PodStatus, Probe as KubeProbe};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_proto::names::PROXY_CONTAINER;
@@ -32,8 +32,12 @@ pub(super) struct Pod {
     pub(super) host_network: bool,
     /// Whether a sidecar was injected.
     pub(super) meshed: bool,
+    /// Whether a sidecar of it boots, or may yet: it has one and has not ended.
+    pub(super) boots_sidecar: bool,
     /// Whether it has been told to end.
     pub(super) terminating: bool,
+    /// Whether all its containers but a sidecar among them have ended, and none starts again.
+    pub(super) ended: bool,
     pub(super) ports: Vec<WorkloadPort>,
 }
 
@@ -43,13 +47,13 @@ impl Pod {
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         // Somebody else may have its addresses by now.
-        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let host_network = spec.host_network == Some(true);
 
         let mut addresses = Vec::new();
-        if !ended && !host_network {
-            let listed = status.pod_ips.into_iter().flatten().map(|ip| ip.ip);
-            for ip in listed.chain(status.pod_ip) {
+        if !is_over && !host_network {
+            let listed = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+            for ip in listed.chain(&status.pod_ip) {
                 let Ok(ip) = ip.parse::<IpAddr>() else {
                     continue;
                 };
@@ -59,6 +63,7 @@ impl Pod {
                 }
             }
         }
+        let meshed = running(&spec).any(|container| container.name == PROXY_CONTAINER);
         let trimmed = Self {
             created: pod
                 .metadata
@@ -73,8 +78,10 @@ impl Pod {
                 .unwrap_or_else(|| "default".to_owned()),
             addresses,
             host_network,
-            meshed: running(&spec).any(|container| container.name == PROXY_CONTAINER),
+            meshed,
+            boots_sidecar: meshed && !is_over,
             terminating: pod.metadata.deletion_timestamp.is_some(),
+            ended: only_sidecar_left(&spec, &status),
             ports: ports(&spec),
         };
         (name, Some(trimmed))
@@ -85,6 +92,7 @@ impl Trimmed for Pod {
     fn change(&self, next: &Self) -> Urgency {
         let same_place = self.addresses == next.addresses
             && self.terminating == next.terminating
+            && self.ended == next.ended
             && self.meshed == next.meshed;
         if same_place {
             Urgency::Soon
@@ -129,6 +137,31 @@ fn running(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|init| init.restart_policy.as_deref() == Some("Always"));
     spec.containers.iter().chain(sidecars)
+}
+
+/// Whether a sidecar that is one of the pod's containers is the last of them: each other one has ended
+/// and does not start again. Native sidecars are no such containers, and Kubernetes ends them itself.
+fn only_sidecar_left(spec: &PodSpec, status: &PodStatus) -> bool {
+    let is_ours = |container: &&Container| container.name == PROXY_CONTAINER;
+    let (ours, others): (Vec<_>, Vec<_>) = spec.containers.iter().partition(is_ours);
+    let has_ended = |container: &&Container| {
+        let mut statuses = status.container_statuses.iter().flatten();
+        let said = statuses.find(|said| said.name == container.name);
+        let state = said.and_then(|said| said.state.as_ref());
+        let Some(ended) = state.and_then(|state| state.terminated.as_ref()) else {
+            return false;
+        };
+        // One that says so itself (Kubernetes 1.34) may have rules that start it again.
+        if container.restart_policy.is_some() {
+            return false;
+        }
+        match spec.restart_policy.as_deref() {
+            Some("Never") => true,
+            Some("OnFailure") => ended.exit_code == 0,
+            _ => false,
+        }
+    };
+    !ours.is_empty() && !others.is_empty() && others.iter().all(has_ended)
 }
 
 /// The application's TCP ports, and those that are only probed.

@@ -1,12 +1,12 @@
 //! What is known of the cluster: a pure state machine over what the watches say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::assemble;
 use super::event::{Event, Trimmed, Urgency};
 use super::kind::Kind;
 use super::manifest::{Grant, HeldRoute, Policy};
-use super::namespace::Injected;
+use super::namespace::Namespace;
 use super::observed::{Readings, StatusKind};
 use super::pod::Pod;
 use super::service::Service;
@@ -20,7 +20,7 @@ pub(super) struct Cluster {
     pub(super) services: Table<Service>,
     pub(super) slices: Table<Slice>,
     pub(super) pods: Table<Pod>,
-    pub(super) namespaces: Table<Injected>,
+    pub(super) namespaces: Table<Namespace>,
     pub(super) policies: Table<Policy>,
     pub(super) http_routes: Table<HeldRoute>,
     pub(super) grpc_routes: Table<HeldRoute>,
@@ -33,7 +33,7 @@ pub(super) enum Change {
     Service(Event<Service>),
     Slice(Event<Slice>),
     Pod(Event<Pod>),
-    Namespace(Event<Injected>),
+    Namespace(Event<Namespace>),
     Policy(Event<Policy>),
     HttpRoute(Event<HeldRoute>),
     GrpcRoute(Event<HeldRoute>),
@@ -94,6 +94,24 @@ impl Cluster {
                 .map(|(kind, name, reading)| ((kind, name.clone()), reading))
                 .collect(),
         }
+    }
+
+    /// The namespaces where sidecars boot: those that are labelled, and those with a pod that has one,
+    /// by a label of its own or of a time when the namespace had one; unless nothing can be created there
+    /// any more.
+    pub(super) fn injected(&self) -> BTreeSet<String> {
+        let namespaces = self.namespaces.held.iter();
+        let labelled = namespaces.filter(|(_, kind)| **kind == Namespace::Labelled);
+        let labelled = labelled.map(|(name, _)| name.name.as_str());
+        let pods = self.pods.held.iter().filter(|(_, pod)| pod.boots_sidecar);
+        let pods = pods.map(|(name, _)| name.namespace.as_str());
+        let mut injected: BTreeSet<&str> = labelled.chain(pods).collect();
+        for (name, kind) in &self.namespaces.held {
+            if *kind == Namespace::Ending {
+                injected.remove(name.name.as_str());
+            }
+        }
+        injected.into_iter().map(str::to_owned).collect()
     }
 
     /// Everything that is in force.

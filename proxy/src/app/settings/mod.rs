@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(super) use parse::drain_timeout as time;
 use weft_proto::names::{env, ports};
 use weft_proto::spiffe::SpiffeId;
 

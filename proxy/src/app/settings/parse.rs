@@ -216,7 +216,7 @@ pub(super) fn mark(text: &str) -> Option<u32> {
 }
 
 /// A whole number with `ms`, `s`, `m` or `h`, up to the longest drain.
-pub(super) fn drain_timeout(text: &str) -> Option<Duration> {
+pub(in crate::app) fn drain_timeout(text: &str) -> Option<Duration> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;

@@ -2,7 +2,7 @@ use std::sync::mpsc::channel;
 
 use proptest::prelude::*;
 
-use super::quota::workers_of;
+use super::quota::{workers_of, workers_under};
 use super::*;
 use crate::telemetry::ProcessLabels;
 use crate::worker::current as current_worker;
@@ -141,6 +141,21 @@ fn quotas_are_rounded_up() {
         assert_eq!(workers_of(text), workers, "{text:?}");
     }
     assert!(default_workers() >= 1);
+}
+
+#[test]
+fn both_versions_of_control_groups_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(workers_under(dir.path()), 1, "no limit is known");
+    std::fs::create_dir(dir.path().join("cpu")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("cpu/cpu.cfs_quota_us", "-1\n");
+    write("cpu/cpu.cfs_period_us", "100000\n");
+    assert_eq!(workers_under(dir.path()), 1, "no limit");
+    write("cpu/cpu.cfs_quota_us", "250000\n");
+    assert_eq!(workers_under(dir.path()), 3);
+    write("cpu.max", "150000 100000\n");
+    assert_eq!(workers_under(dir.path()), 2);
 }
 
 proptest! {

@@ -39,6 +39,7 @@ pub(super) fn decode(message: &wire::Inbound) -> Decoded<InboundPolicy> {
             })
         })?,
         terminating: message.terminating,
+        application_ended: message.application_ended,
         services: each("services", &message.services, service_ref)?,
     })
 }

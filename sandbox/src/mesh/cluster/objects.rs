@@ -100,6 +100,7 @@ impl Pod {
                     "serviceAccountName": spec.service_account,
                     "automountServiceAccountToken": false,
                     "schedulerName": SCHEDULER,
+                    "restartPolicy": spec.restart_policy.as_deref().unwrap_or("Always"),
                     "containers": containers(spec),
                 },
             }),

@@ -105,6 +105,68 @@ fn what_is_trimmed_away_is_no_change() {
 }
 
 #[test]
+fn a_pod_has_ended_where_only_a_legacy_sidecar_is_left() {
+    let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+    let running = json!({"running": {}});
+    let jobs = |policy: &str, app: &Value, helper: &Value| {
+        let containers = json!([{"name": "weft-proxy"}, {"name": "app"}, {"name": "helper"}]);
+        let statuses = json!([{"name": "weft-proxy", "state": running},
+                              {"name": "app", "state": app}, {"name": "helper", "state": helper}]);
+        json!({
+            "spec": {"restartPolicy": policy, "containers": containers, "initContainers": null},
+            "status": {"containerStatuses": statuses},
+        })
+    };
+    let of = |patch: &Value| {
+        let pod = pod(with(pod_json("p", "10.0.0.1"), patch)).1.unwrap();
+        assert!(!pod.addresses.is_empty() && pod.boots_sidecar);
+        pod.ended
+    };
+    for (policy, app, helper, expected) in [
+        ("Never", ended(0), ended(0), true),
+        ("Never", ended(0), ended(1), true),
+        ("Never", ended(0), running.clone(), false),
+        ("Never", json!({"waiting": {}}), ended(0), false),
+        ("Never", Value::Null, ended(0), false),
+        ("OnFailure", ended(0), ended(0), true),
+        ("OnFailure", ended(0), ended(1), false),
+        ("Always", ended(0), ended(0), false),
+    ] {
+        let patch = jobs(policy, &app, &helper);
+        assert_eq!(of(&patch), expected, "{patch}");
+    }
+    let never = jobs("Never", &ended(0), &ended(0));
+
+    // Nobody has said anything of one of them, or of any.
+    let mut silent = never.clone();
+    silent["status"]["containerStatuses"]
+        .as_array_mut()
+        .unwrap()
+        .remove(1);
+    assert!(!of(&silent));
+    assert!(!of(&with(
+        never.clone(),
+        &json!({"status": {"containerStatuses": null}})
+    )));
+
+    // A native sidecar is nothing that a pod's end waits for, and alone it is no application's.
+    let mut native = never.clone();
+    native["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .remove(0);
+    native["spec"]["initContainers"] = json!([{"name": "weft-proxy", "restartPolicy": "Always"}]);
+    assert!(!of(&native));
+    let alone = json!({"spec": {"containers": [{"name": "weft-proxy"}]}});
+    assert!(!of(&with(never.clone(), &alone)));
+
+    // It may be started again by rules of its own.
+    let mut own = never;
+    own["spec"]["containers"][1]["restartPolicy"] = json!("Never");
+    assert!(!of(&own));
+}
+
+#[test]
 fn declared_ports_and_plaintext_probes_are_kept() {
     let containers = json!([{
         "name": "app",

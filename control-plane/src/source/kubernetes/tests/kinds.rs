@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::observed::StatusKind;
 use super::server::{
-    GRANTS, GRPC_ROUTES, HTTP_ROUTES, LONG, NAMESPACES, POLICIES, Running, Server, scraped,
+    GRANTS, GRPC_ROUTES, HTTP_ROUTES, LONG, NAMESPACES, PODS, POLICIES, Running, Server, scraped,
 };
-use super::{policy_json, route_json, sent};
+use super::{pod_json, policy_json, route_json, sent};
 use crate::index::{Model, Name};
 use crate::route::status::{RouteStatus, of_refused};
 
@@ -282,4 +282,57 @@ async fn namespaces_that_want_sidecars_are_known() {
     sleep(LONG).await;
     assert!(!injected.has_changed().unwrap());
     assert_eq!(running.revision(), before, "no part of the model");
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespaces_where_a_pod_has_a_sidecar_are_told() {
+    let in_ = |mut pod: Value, namespace: &str| {
+        pod["metadata"]["namespace"] = json!(namespace);
+        pod
+    };
+    let mut waiting = in_(pod_json("waiting", "10.0.0.8"), "lone");
+    waiting["status"] = json!({"phase": "Pending"});
+    let mut plain = in_(pod_json("plain", "10.0.0.9"), "plain");
+    plain["spec"]["initContainers"] = json!([]);
+    let ending =
+        json!({"metadata": {"name": "ending", "deletionTimestamp": "2026-11-21T10:00:00Z"}});
+    let server = Server::with_web();
+    for pod in [
+        waiting.clone(),
+        plain,
+        in_(pod_json("late", "10.0.1.1"), "ending"),
+    ] {
+        server.put(PODS, pod);
+    }
+    server.put(NAMESPACES, ending);
+    let running = Running::start(server.clone()).await;
+    let mut injected = running.following.injected.clone();
+    let names = |known: &BTreeSet<String>| known.iter().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(names(&injected.borrow_and_update()), "lone shop");
+
+    // As long as there is any: it runs, another one comes, the first one goes.
+    waiting["status"] = json!({"phase": "Running"});
+    server.put(PODS, waiting.clone());
+    let mut second = in_(pod_json("second", "10.0.0.10"), "lone");
+    server.put(PODS, second.clone());
+    server.delete(PODS, "waiting");
+    sleep(LONG).await;
+    assert!(!injected.has_changed().unwrap());
+
+    // Until the last one has ended, or gone; and a label keeps it.
+    second["status"]["phase"] = json!("Succeeded");
+    server.put(PODS, second);
+    timeout(LONG, injected.changed()).await.unwrap().unwrap();
+    assert_eq!(names(&injected.borrow_and_update()), "shop");
+    server.put(PODS, waiting);
+    timeout(LONG, injected.changed()).await.unwrap().unwrap();
+    assert_eq!(names(&injected.borrow_and_update()), "lone shop");
+    let label = json!({"weft.dev/inject": "enabled"});
+    server.put(
+        NAMESPACES,
+        json!({"metadata": {"name": "lone", "labels": label}}),
+    );
+    server.delete(PODS, "waiting");
+    sleep(LONG).await;
+    assert!(!injected.has_changed().unwrap());
 }

@@ -278,6 +278,27 @@ fn ports_say_what_is_spoken() {
 }
 
 #[test]
+fn a_pod_whose_application_has_ended_tells_its_sidecar() {
+    let mut job = pod_json("job-1", "10.0.0.7");
+    job["spec"] = json!({"serviceAccountName": "cart", "restartPolicy": "Never",
+                         "containers": [{"name": "weft-proxy"}, {"name": "app"}]});
+    let mut known = cluster(web().into_iter().chain([job.clone()]));
+    // The job declares no port: the namespace's default is what its sidecar has.
+    let ended = |known: &Cluster| {
+        let key = Kind::Inbound(InboundKey { port: 0 });
+        match ask(&model(known), key, "job-1") {
+            Resource::Inbound(inbound) => (inbound.application_ended, inbound.terminating),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ended(&known), (false, false));
+    job["status"]["containerStatuses"] =
+        json!([{"name": "app", "state": {"terminated": {"exitCode": 3}}}]);
+    assert_eq!(known.take(applied(job)), Urgency::Now);
+    assert_eq!(ended(&known), (true, false));
+}
+
+#[test]
 fn a_pod_that_is_told_to_end_tells_its_sidecar() {
     let slice = slice_json("a", "web", 8080, &[("web-1", "10.0.0.1", true)]);
     let mut known = cluster(web().into_iter().chain([slice]));

@@ -35,6 +35,11 @@ fn inbound() {
     );
 
     assert_eq!(policy.rate_limits, []);
+    // What a control plane of before does not say is not so.
+    assert!(!policy.application_ended && !policy.terminating);
+    message.application_ended = true;
+    let policy = decode::inbound(&message).unwrap();
+    assert!(policy.application_ended && !policy.terminating);
 
     message.authorization.as_mut().unwrap().lists.clear();
     let error = decode::inbound(&message).unwrap_err().to_string();
