@@ -62,6 +62,9 @@ enum Internal {
     /// The control plane.
     #[command(disable_help_flag = true)]
     ControlPlane(Rest),
+    /// The admission webhook; its settings are environment variables.
+    #[command(disable_help_flag = true)]
+    Injector(Rest),
     /// A stand-in service.
     #[command(disable_help_flag = true)]
     App(Rest),
@@ -118,6 +121,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Internal(Internal::Proxy(rest)) => weft_proxy::app::main(rest.of("weft-proxy")),
         Command::Internal(Internal::ControlPlane(rest)) => {
             weft_control_plane::app::main(rest.of("weft-control-plane"))
+        }
+        Command::Internal(Internal::Injector(rest)) => {
+            weft_injector::app::main(rest.of("weft-injector"))
         }
         Command::Internal(Internal::App(rest)) => weft_sandbox::app::main(rest.of("weft-app")),
         Command::Internal(Internal::Init(args)) => interception::run(&args),

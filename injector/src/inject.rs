@@ -1,12 +1,16 @@
 //! One pod in, a patch or a reason out.
 
+use std::slice;
+
 use serde_json::Value;
+use weft_proto::names::{INIT_CONTAINER, PROXY_CONTAINER};
 
 use crate::Refusal;
 use crate::annotations;
 use crate::decide::{Decision, Namespace, Skip, decide};
+use crate::json;
 use crate::patch::{self, Operation, patch};
-use crate::settings::Settings;
+use crate::settings::{PullPolicy, Settings};
 
 /// What becomes of a pod, and warnings for who made it.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,8 +56,11 @@ pub fn inject(settings: &Settings, namespace: &Namespace, pod: &Value) -> Outcom
             warnings.extend(unknown);
             wrong.extend(too_long(&config, pod));
             if wrong.is_empty() {
-                let (operations, about) = patch(settings, &config, pod);
+                let (mut operations, about) = patch(settings, &config, pod);
                 warnings.extend(about);
+                if let Some(policy) = settings.image_pull_policy {
+                    pull(&mut operations, policy);
+                }
                 Verdict::Patched(operations)
             } else {
                 Verdict::Refused(wrong)
@@ -65,6 +72,25 @@ pub fn inject(settings: &Settings, namespace: &Namespace, pod: &Value) -> Outcom
         }
     };
     Outcome { verdict, warnings }
+}
+
+/// Says of the containers that are added when their image is pulled.
+fn pull(operations: &mut [Operation], policy: PullPolicy) {
+    for operation in operations {
+        let Operation::Add { value, .. } = operation else {
+            continue;
+        };
+        let added = match value {
+            Value::Array(all) => &mut all[..],
+            one => slice::from_mut(one),
+        };
+        let is_ours = |container: &&mut Value| {
+            [INIT_CONTAINER, PROXY_CONTAINER].contains(&json::name(container))
+        };
+        for container in added.iter_mut().filter(is_ours) {
+            container["imagePullPolicy"] = serde_json::json!(policy);
+        }
+    }
 }
 
 /// The API server refuses a sleep that the grace period cuts short.
@@ -79,4 +105,51 @@ fn too_long(config: &annotations::Config, pod: &Value) -> Option<Refusal> {
             "shorten it, or raise terminationGracePeriodSeconds",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::settings::SidecarMode;
+
+    #[test]
+    fn the_pull_policy_is_of_the_containers_that_are_added_and_of_no_other() {
+        let mut settings = Settings::new("weft", "cluster.local", Settings::default_image())
+            .expect("good settings");
+        settings.image_pull_policy = Some(PullPolicy::IfNotPresent);
+        let namespace = Namespace {
+            name: "shop".to_owned(),
+            labels: BTreeMap::from([("weft.dev/inject".to_owned(), "enabled".to_owned())]),
+            ..Namespace::default()
+        };
+        let bare = json!({"spec": {"containers": [{"name": "app"}]}});
+        let own =
+            json!({"spec": {"containers": [{"name": "app"}], "initContainers": [{"name": "own"}]}});
+        for mode in [SidecarMode::Native, SidecarMode::Legacy] {
+            settings.sidecar_mode = mode;
+            for pod in [&bare, &own] {
+                let Verdict::Patched(operations) = inject(&settings, &namespace, pod).verdict
+                else {
+                    panic!("it is asked for");
+                };
+                let patch = serde_json::to_value(operations).expect("plain values");
+                let patch: json_patch::Patch = serde_json::from_value(patch).expect("operations");
+                let mut patched = pod.clone();
+                json_patch::patch(&mut patched, &patch).expect("it applies");
+                let mut ours = 0;
+                for (_, container) in json::containers(&patched) {
+                    let name = json::name(container);
+                    let is_ours = name.starts_with("weft-");
+                    ours += u32::from(is_ours);
+                    let policy = json::text(container, "/imagePullPolicy");
+                    assert_eq!(policy, is_ours.then_some("IfNotPresent"), "{mode}: {name}");
+                }
+                assert_eq!(ours, 2, "{mode}: {patched}");
+            }
+        }
+    }
 }

@@ -1,12 +1,18 @@
-//! Which pods get a sidecar, and what is added to them.
+//! Which pods get a sidecar, what is added to them, and the admission webhook that does it.
 //!
-//! Everything here is pure: pods are JSON as it came, of which nothing is read that does not matter
-//! and nothing changed that is not ours, so that fields of newer Kubernetes versions survive. The
-//! admission webhook that will answer an API server with it is not there yet; `weft inject` uses it
-//! on manifests.
+//! What becomes of a pod is pure: pods are JSON as it came, of which nothing is read that does not matter
+//! and nothing changed that is not ours, so that fields of newer Kubernetes versions survive. The webhook
+//! answers an API server with it, and `weft inject` uses the same on manifests.
 //!
 //! Data flows downhill: a module uses only what stands below it in this list.
 //!
+//! * [`app`]: the program `weft-injector`.
+//! * [`serve`]: HTTPS, and [`admin`]: health and metrics.
+//! * [`watch`]: what the cluster says.
+//! * [`certificate`]: what is served with, and whether the API server trusts it.
+//! * [`admission`]: a review in, an answer out.
+//! * [`events`]: what the owners of pods are told.
+//! * [`metrics`]: what is counted.
 //! * [`inject`]: one pod in, a patch or a reason out.
 //! * [`workload`]: where in an object its pods are.
 //! * [`patch`]: what is added.
@@ -14,16 +20,26 @@
 //! * [`annotations`]: what a namespace and a pod say about their sidecars.
 //! * [`settings`]: what holds for all pods.
 //! * [`values`]: images, quantities, times and ports as text.
+//! * [`rbac`]: what the webhook may do in a cluster.
 //! * [`json`]: looking into pods.
 #![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod admission;
 pub mod annotations;
+pub mod app;
+pub mod certificate;
 pub mod decide;
+pub mod events;
 pub mod inject;
 mod json;
+pub mod metrics;
 pub mod patch;
+pub mod rbac;
+pub mod serve;
 pub mod settings;
 pub mod values;
+pub mod watch;
 pub mod workload;
 
 use std::fmt;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use serde::Serialize;
 use weft_proto::names::{self, cluster, ports};
 use weft_proto::spiffe::SpiffeId;
 
@@ -19,6 +20,8 @@ pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-node-lease", "kube-public", "kub
 pub struct Settings {
     /// Image of the sidecar and the init container.
     pub image: Image,
+    /// When that image is pulled; the cluster's default where nothing is said.
+    pub image_pull_policy: Option<PullPolicy>,
     /// `host:port` of the control plane.
     pub control_plane_addr: String,
     /// Who the control plane must prove to be.
@@ -46,6 +49,17 @@ pub enum SidecarMode {
     /// The pod's first container, for older clusters: the others start when it is ready, and all are
     /// told to end at once.
     Legacy,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum PullPolicy {
+    /// Whenever a container starts.
+    Always,
+    /// Where the node does not have it.
+    IfNotPresent,
+    /// Never: it is on every node.
+    Never,
 }
 
 /// What a container asks for and may use; `None` where nothing is said.
@@ -89,6 +103,7 @@ impl Settings {
         let system = SYSTEM_NAMESPACES.into_iter().chain([namespace]);
         Ok(Self {
             image,
+            image_pull_policy: None,
             control_plane_addr,
             control_plane_id,
             resources: Resources::default(),
@@ -129,6 +144,20 @@ impl FromStr for SidecarMode {
 impl fmt::Display for SidecarMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for PullPolicy {
+    type Err = &'static str;
+
+    /// Reads what Kubernetes calls it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "Always" => Ok(Self::Always),
+            "IfNotPresent" => Ok(Self::IfNotPresent),
+            "Never" => Ok(Self::Never),
+            _ => Err("Always, IfNotPresent or Never"),
+        }
     }
 }
 
