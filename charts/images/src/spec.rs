@@ -60,6 +60,10 @@ pub const IMAGES: &[Image] = &[
                 name: "weft-control-plane",
                 package: "weft-control-plane",
             },
+            Program {
+                name: "weft-injector",
+                package: "weft-injector",
+            },
         ],
     },
 ];

@@ -17,6 +17,10 @@ const UNDER_TEST: &[(&str, &str)] = &[
         "weft-control-plane",
         env!("CARGO_BIN_EXE_weft-control-plane-under-test"),
     ),
+    (
+        "weft-injector",
+        env!("CARGO_BIN_EXE_weft-injector-under-test"),
+    ),
     ("weft-proxy", env!("CARGO_BIN_EXE_weft-proxy-under-test")),
 ];
 

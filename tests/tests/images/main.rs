@@ -7,6 +7,7 @@
 //! listed as ignored with the reason, and fail with `CI=true`. With `WEFT_SOAK=1` the programs of the
 //! profile `dist` are built too, and their images measured.
 
+mod commands;
 mod dockerfile;
 mod files;
 mod layout;
@@ -38,6 +39,7 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("{}", sandbox.mode());
     }
     let everywhere = [
+        ("commands", commands::TESTS),
         ("dockerfile", dockerfile::TESTS),
         ("files", files::TESTS),
         ("shape", shape::TESTS),

@@ -32,6 +32,7 @@ const QUESTIONS: &[(&str, &[&str], &str)] = &[
         &["--help"],
         "Usage: weft-control-plane",
     ),
+    ("weft-injector", &["--help"], "Usage: weft-injector"),
 ];
 
 /// An image unpacked as a program's root.
