@@ -72,7 +72,7 @@ pub enum AssembleError {
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// A file of this machine cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -80,7 +80,7 @@ pub enum AssembleError {
         source: io::Error,
     },
     /// A layer cannot hold its files.
-    #[error("a layer: {0}")]
+    #[error("a layer")]
     Layer(#[source] io::Error),
 }
 

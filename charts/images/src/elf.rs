@@ -37,7 +37,7 @@ pub enum Machine {
 #[derive(Debug, thiserror::Error)]
 pub enum ElfError {
     /// It is no 64-bit ELF file, or a broken one.
-    #[error("not a readable 64-bit program: {0}")]
+    #[error("not a readable 64-bit program")]
     Unreadable(#[from] read::Error),
     /// It is for a processor that no image is made for.
     #[error("for a processor that no image is made for (ELF machine {0})")]

@@ -36,7 +36,7 @@ pub struct Libraries {
 #[derive(Debug, thiserror::Error)]
 pub enum LibraryError {
     /// A program or library is not what it should be.
-    #[error("{file}: {source}")]
+    #[error("{file}")]
     Elf {
         /// Which.
         file: String,
@@ -44,7 +44,7 @@ pub enum LibraryError {
         source: ElfError,
     },
     /// A file is there but cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Read {
         /// Which.
         path: PathBuf,

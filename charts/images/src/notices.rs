@@ -45,7 +45,7 @@ struct Package {
 #[derive(Debug, thiserror::Error)]
 pub enum NoticeError {
     /// A command could not be started.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Start {
         /// Which.
         what: &'static str,
@@ -64,7 +64,7 @@ pub enum NoticeError {
     #[error("cargo metadata does not answer as this version of Weft knows it: {0}")]
     Unreadable(&'static str),
     /// A file with a licence cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Read {
         /// Which.
         path: PathBuf,

@@ -23,7 +23,7 @@ pub type Files = BTreeMap<&'static str, PathBuf>;
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// A command could not be started, or a file not be read.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// The command or file.
         what: String,
@@ -37,7 +37,7 @@ pub enum ProgramError {
     #[error("cargo built no program {0}")]
     NotBuilt(&'static str),
     /// The file is no program.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Elf {
         /// Which.
         path: PathBuf,
