@@ -107,3 +107,19 @@ def environment(name):
     if not value:
         raise unittest.SkipTest(f"{name} is not set; `cargo test -p weft-tests --test chart` sets it")
     return value
+
+
+def processes(case):
+    """What a case's programs run with: by Deployment, the command and the variables, with values for
+    those that Kubernetes fills in."""
+    fields = {"metadata.namespace": matrix.CASES[case][1], "metadata.name": "pod-1", "status.podIP": "192.0.2.1",
+              "spec.nodeName": "node-1"}
+    found = {}
+    for deployment in of_kind(case, "Deployment"):
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        variables = {
+            it["name"]: it["value"] if "value" in it else fields[it["valueFrom"]["fieldRef"]["fieldPath"]]
+            for it in container["env"]
+        }
+        found[deployment["metadata"]["name"]] = {"command": container["command"], "variables": variables}
+    return found

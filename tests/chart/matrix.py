@@ -24,7 +24,8 @@ EVERYTHING = {
         "autoscaling": {"enabled": True},
         "podDisruptionBudget": {"enabled": True, "maxUnavailable": "25%"},
         "failurePolicy": "Ignore", "timeoutSeconds": 10, "systemNamespaces": ["cert-manager", "velero"],
-        "podLabels": {"example.org/pod": "n"},
+        # Also one of commonLabels.
+        "podLabels": {"example.org/pod": "n", "example.org/team": "off"},
         "extraEnv": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
     },
     "proxy": {
@@ -92,6 +93,8 @@ REFUSED = {
     "port": ({"mesh": {"serverFirstPorts": [70000]}}, "at '/mesh/serverFirstPorts/0'"),
     "trust-domain": ({"mesh": {"trustDomain": "Example.org"}}, "at '/mesh/trustDomain'"),
     "label": ({"commonLabels": {"a": "not a label"}}, "at '/commonLabels/a'"),
+    "label-of-the-chart": ({"controlPlane": {"podLabels": {"app.kubernetes.io/component": "x"}}},
+                           "invalid propertyName 'app.kubernetes.io/component'"),
     "label-as-boolean": ({"commonLabels": {"a": True}}, "at '/commonLabels/a'"),
     "timeout": ({"injector": {"timeoutSeconds": 31}}, "at '/injector/timeoutSeconds'"),
     "root": ({"runAsUser": 0}, "at '/runAsUser'"),

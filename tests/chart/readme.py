@@ -25,14 +25,16 @@ kubectl label namespace shop weft.dev/inject=enabled
 helm test weft --namespace weft
 ```
 
-- **Kubernetes** {kube_version} or newer, with or without a vendor's suffix. `proxy.sidecarMode: legacy` is for platforms of
-  these versions that do not run native sidecars.
+- **Kubernetes** {kube_version} or newer, with or without a vendor's suffix: what the webhook's `matchConditions` and native
+  sidecars need. `proxy.sidecarMode: legacy` is for platforms of these versions that do not run native sidecars.
 - **Images** are not published anywhere: build them, and name your registry with `image.registry`.
 - **One mesh per cluster**: names of objects are fixed, whatever the release is called.
 - **For production** begin with `-f charts/weft/values-ha.yaml`.
 - **TrafficPolicies stay** when the release is uninstalled, and so does their definition. Upgrades change it with the
   release. Where somebody else installs it (`crds.install: false`), this applies it:
   `weft internal crd | kubectl apply --server-side -f -`.
+- **From `weft install` to Helm**: what is there already is taken over by `helm install --take-ownership`. The same holds
+  for the definition where a release of another name is installed after one that was uninstalled.
 - **The webhook's certificate** is made and renewed by the control plane, which writes `caBundle` too. It is not in the
   chart, so that no upgrade and no GitOps tool sees a difference.
 - **Values** that are misspelled, of the wrong kind or out of bounds are refused, with the place.

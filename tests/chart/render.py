@@ -31,6 +31,16 @@ ORDER = [
 HOOK = "helm.sh/hook"
 
 
+class Strict(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):
+    """Refuses a key that is there twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        if len(keys) != len(set(keys)):
+            raise ValueError(f"a key is there twice: {sorted(keys)}")
+        return super().construct_mapping(node, deep)
+
+
 @functools.lru_cache(maxsize=None)
 def chart():
     """The chart, read once."""
@@ -50,7 +60,7 @@ def documents(values=None, namespace="weft", release="weft", tests=False):
             continue
         for part in text.split("\n---\n"):
             part = part.removeprefix("---\n").strip("\n")
-            parsed = yaml.safe_load(part)
+            parsed = yaml.load(part, Loader=Strict)
             if parsed is None:
                 continue
             if HOOK in parsed["metadata"].get("annotations", {}) and not tests:

@@ -1,5 +1,6 @@
 """What the chart renders: accepted by Kubernetes, consistent in itself, and no more allowed than needed."""
 
+import json
 import re
 import tempfile
 import unittest
@@ -9,13 +10,12 @@ import yaml
 from helm_python import Chart, lint
 from helm_python.errors import HelmError
 
+import matrix
 import render
 from common import (
     OPERATOR, ROOT, VERSIONS, environment, every_case, matches, names, objects, of_kind, one, pods,
     refusal, values_of,
 )
-import json
-import matrix
 
 CLUSTER_WIDE = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration"}
 #: What a Deployment runs, by its name: component, program, service account.
@@ -50,6 +50,12 @@ class Accepted(unittest.TestCase):
         item = json.loads(json.dumps(one("defaults", "Deployment", "weft-injector")))
         item["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
         self.assertIn("'readinesProbe' was unexpected", refusal(item, VERSIONS[0]))
+
+    def test_an_archive_has_all_of_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            packed = Chart.load_archive(Path(render.chart().save(folder)).read_bytes())
+        values = matrix.EVERYTHING
+        self.assertEqual(packed.render(values, name="weft", namespace="weft"), render.templates(values))
 
     def test_versions_with_a_vendors_suffix_pass(self):
         wanted = yaml.safe_load((render.CHART / "Chart.yaml").read_text())["kubeVersion"]
@@ -151,6 +157,10 @@ class Consistent(unittest.TestCase):
             self.assertIn("app.kubernetes.io/component", labels)
             common = values_of(case).get("commonLabels", {})
             self.assertLessEqual(common.items(), labels.items(), meta["name"])
+        for name, labels, _ in pods(case):
+            component = "controlPlane" if name == "weft-control-plane" else "injector"
+            more = values_of(case).get(component, {}).get("podLabels", {}) if name in PROGRAMS else {}
+            self.assertLessEqual(more.items(), labels.items(), name)
 
     @every_case
     def test_selectors_match_pods_and_nothing_else(self, case):
@@ -369,19 +379,19 @@ class Available(unittest.TestCase):
             for name in PROGRAMS:
                 self.assertEqual(one(case, "PodDisruptionBudget", name)["spec"]["maxUnavailable"], 1)
                 spec = one(case, "Deployment", name)["spec"]
-                self.assertEqual(spec["strategy"]["rollingUpdate"], {"maxUnavailable": 0, "maxSurge": 1})
                 spread = spec["template"]["spec"]["topologySpreadConstraints"]
                 self.assertEqual([it["topologyKey"] for it in spread],
                                  ["topology.kubernetes.io/zone", "kubernetes.io/hostname"])
                 self.assertEqual({it["whenUnsatisfiable"] for it in spread}, {"ScheduleAnyway"})
         self.assertEqual(of_kind("one-of-each", "PodDisruptionBudget"), [])
 
-    def test_high_availability_keeps_replicas_apart(self):
-        for name in PROGRAMS:
-            deployment = one("ha", "Deployment", name)["spec"]["template"]
-            affinity = deployment["spec"]["affinity"]["podAntiAffinity"]
-            for term in affinity["requiredDuringSchedulingIgnoredDuringExecution"]:
-                self.assertTrue(matches(term["labelSelector"], deployment["metadata"]["labels"]))
+    def test_updates_add_before_they_take_away_and_need_no_more_nodes(self):
+        for case in ("defaults", "ha"):
+            for name in PROGRAMS:
+                spec = one(case, "Deployment", name)["spec"]
+                self.assertEqual(spec["strategy"]["rollingUpdate"], {"maxUnavailable": 0, "maxSurge": 1})
+                self.assertNotIn("affinity", spec["template"]["spec"])
+                self.assertNotIn("priorityClassName", spec["template"]["spec"])
 
 
 class Safe(unittest.TestCase):
@@ -436,8 +446,11 @@ class Safe(unittest.TestCase):
         self.assertEqual(accounts, {spec["serviceAccountName"] for _, _, spec in pods(case)})
 
     def test_roles_are_what_the_programs_print(self):
-        printed = json.loads(Path(environment("WEFT_CHART_RBAC")).read_text())
-        self.assertEqual({it["metadata"]["name"] for it in printed}, set(PROGRAMS))
+        printed = list(yaml.safe_load_all(Path(environment("WEFT_CHART_RBAC")).read_text()))
+        self.assertEqual(
+            sorted((it["kind"], it["metadata"]["name"]) for it in printed),
+            sorted((kind, name) for name in PROGRAMS
+                   for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")))
         for wanted in printed:
             found = json.loads(json.dumps(one("defaults", wanted["kind"], wanted["metadata"]["name"])))
             del found["metadata"]["labels"]

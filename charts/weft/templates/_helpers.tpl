@@ -17,6 +17,11 @@ helm.sh/chart: {{ printf "%s-%s" .ctx.Chart.Name .ctx.Chart.Version | replace "+
 {{- end }}
 {{- end }}
 
+{{/* The same with more, which goes over commonLabels. Takes ctx, component and more. */}}
+{{- define "weft.labelsAnd" -}}
+{{- toYaml (merge (dict) (.more | default dict) (include "weft.labels" . | fromYaml)) }}
+{{- end }}
+
 {{/* An image's reference: the digest holds where both it and a tag are given. Takes ctx and image. */}}
 {{- define "weft.image" -}}
 {{- $registry := .image.registry | default .ctx.Values.image.registry -}}
