@@ -18,7 +18,7 @@ const ALL: &str = "all";
 
 /// Assembles container images of Weft from programs that it builds, without a registry or a daemon.
 #[derive(Debug, Parser)]
-#[command(name = "cargo image", version)]
+#[command(name = "cargo image", bin_name = "cargo image", version)]
 pub struct Arguments {
     /// Which image: weft-proxy, weft or all.
     #[arg(long, default_value = ALL, value_parser = image_names())]
