@@ -8,9 +8,10 @@
 //! deletion stops applications before their sidecars, within the grace period.
 //!
 //! What it has not: images (a command's name says which program of [`Images`] runs, and its files are the
-//! host's), limits of resources, seccomp, host networks, gRPC and HTTPS probes, volumes that change after
-//! they were filled, IPv6 addresses of services, and long pauses before restarts. What a Pod asks for
-//! beyond that is refused in its status, and never left out in silence.
+//! host's), limits of resources, seccomp, modes and groups of volumes' files (everybody reads them), volumes
+//! that change after they were filled, and long pauses before restarts. What else a Pod asks for and it
+//! cannot do, such as host networks, gRPC and HTTPS probes or other kinds of volumes, is refused in the
+//! Pod's status by name. Services have IPv4 addresses only.
 //!
 //! Where this machine lets it have one user only, sidecars are told by a packet mark instead of by their
 //! uid; that is printed.

@@ -32,10 +32,10 @@ pub(super) struct Planned {
 impl Plan {
     pub(super) fn read(pod: &core::Pod) -> anyhow::Result<Self> {
         let spec = pod.spec.as_ref().context("a pod without spec")?;
-        ensure!(
-            spec.host_network != Some(true),
-            "no network of the host's here"
-        );
+        let of_host = [spec.host_network, spec.host_pid, spec.host_ipc];
+        ensure!(!of_host.contains(&Some(true)), "nothing of the host's here");
+        let shared = spec.share_process_namespace;
+        ensure!(shared != Some(true), "no shareProcessNamespace here");
         let before = spec.init_containers.iter().flatten().map(|container| {
             match container.restart_policy.as_deref() {
                 Some("Always") => (Role::Sidecar, container),
@@ -61,7 +61,7 @@ impl Plan {
 
 impl Planned {
     fn read(role: Role, spec: &core::Container, pod: &core::PodSpec) -> anyhow::Result<Self> {
-        ensure!(spec.env_from.is_none(), "no envFrom here");
+        can_be_run(spec)?;
         let own = spec.security_context.as_ref();
         let all = pod.security_context.as_ref();
         let user = own
@@ -110,6 +110,51 @@ impl Planned {
             .any(|name| name == "ALL")
             .then(|| added.cloned().collect())
     }
+}
+
+/// Names what this kubelet would have to leave out.
+fn can_be_run(spec: &core::Container) -> anyhow::Result<()> {
+    ensure!(spec.env_from.is_none(), "no envFrom here");
+    ensure!(spec.working_dir.is_none(), "no workingDir here");
+    ensure!(spec.volume_devices.is_none(), "no volumeDevices here");
+    let mut mounts = spec.volume_mounts.iter().flatten();
+    ensure!(
+        mounts.all(|mount| mount.sub_path_expr.is_none()),
+        "no subPathExpr here"
+    );
+    let context = spec.security_context.as_ref();
+    let privileged = context.and_then(|context| context.privileged);
+    ensure!(privileged != Some(true), "no privileged containers here");
+    if let Some(capabilities) = context.and_then(|context| context.capabilities.as_ref()) {
+        let mut dropped = capabilities.drop.iter().flatten();
+        let is_known = dropped.any(|name| name == "ALL");
+        ensure!(is_known, "capabilities only with `drop: [ALL]` here");
+    }
+    for probe in [
+        &spec.startup_probe,
+        &spec.readiness_probe,
+        &spec.liveness_probe,
+    ] {
+        let Some(probe) = probe else { continue };
+        ensure!(probe.grpc.is_none(), "no gRPC probes here");
+        probe.http_get.as_ref().map_or(Ok(()), is_plain)?;
+    }
+    let hooks = spec.lifecycle.as_ref();
+    let hooks = hooks.map(|hooks| [&hooks.post_start, &hooks.pre_stop]);
+    for hook in hooks.into_iter().flatten().flatten() {
+        hook.http_get.as_ref().map_or(Ok(()), is_plain)?;
+    }
+    Ok(())
+}
+
+fn is_plain(http: &core::HTTPGetAction) -> anyhow::Result<()> {
+    let is_plain = http.scheme.as_deref().unwrap_or("HTTP") == "HTTP";
+    ensure!(
+        is_plain && http.host.is_none(),
+        "only plain HTTP to the pod here"
+    );
+    ensure!(http.http_headers.is_none(), "no headers of probes here");
+    Ok(())
 }
 
 /// What the API says in whole seconds.
@@ -173,7 +218,28 @@ mod tests {
         };
         let root = one(json!({"securityContext": {"runAsNonRoot": true}}));
         assert!(format!("{root:#}").contains("runAsNonRoot"), "{root:#}");
-        let from = one(json!({"envFrom": []}));
-        assert!(format!("{from:#}").contains("envFrom"), "{from:#}");
+        for (more, named) in [
+            (json!({"envFrom": []}), "envFrom"),
+            (
+                json!({"securityContext": {"privileged": true}}),
+                "privileged",
+            ),
+            (
+                json!({"securityContext": {"capabilities": {"drop": ["CHOWN"]}}}),
+                "drop: [ALL]",
+            ),
+            (json!({"livenessProbe": {"grpc": {"port": 1}}}), "gRPC"),
+            (
+                json!({"startupProbe": {"httpGet": {"port": 1, "scheme": "HTTPS"}}}),
+                "plain HTTP",
+            ),
+            (
+                json!({"lifecycle": {"preStop": {"httpGet": {"port": 1, "host": "x"}}}}),
+                "plain HTTP",
+            ),
+        ] {
+            let error = format!("{:#}", one(more));
+            assert!(error.contains(named), "{error}");
+        }
     }
 }

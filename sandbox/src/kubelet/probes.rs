@@ -98,11 +98,6 @@ impl Target {
     }
 
     async fn get(&self, http: &core::HTTPGetAction) -> anyhow::Result<()> {
-        let is_plain = http.scheme.as_deref().unwrap_or("HTTP") == "HTTP";
-        ensure!(
-            is_plain && http.host.is_none(),
-            "only plain HTTP to the pod here"
-        );
         let to = self.address(self.planned.port(&http.port)?);
         let answer = self
             .node

@@ -71,3 +71,57 @@ fn phase(phase: Phase) -> &'static str {
         Phase::Failed => "Failed",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::kubelet::machine::Restart;
+
+    #[test]
+    fn a_status_says_what_whoever_watches_it_waits_for() {
+        let pod = json!({"metadata": {}, "spec": {
+            "restartPolicy": "Never",
+            "initContainers": [{"name": "sidecar", "image": "s", "restartPolicy": "Always"}],
+            "containers": [{"name": "app", "image": "a"}],
+        }});
+        let plan = Plan::read(&serde_json::from_value(pod).unwrap()).unwrap();
+        let roles = plan.containers.iter().map(|it| it.role);
+        let mut machine = Machine::new(roles, Restart::Never, Duration::from_secs(1));
+        let place = Place {
+            addresses: vec!["10.42.0.2".to_owned(), "fd42::2".to_owned()],
+            ..Place::default()
+        };
+        let now = Instant::now();
+        let first = status(&plan, &machine, &place, "it waits");
+        assert_eq!(
+            (&first["phase"], &first["podIP"]),
+            (&"Pending".into(), &"10.42.0.2".into())
+        );
+        assert_eq!(first["podIPs"][1]["ip"], "fd42::2");
+        let waiting = &first["containerStatuses"][0]["state"]["waiting"];
+        assert_eq!(waiting["message"], "it waits");
+        machine.next(now);
+        machine.passed(0);
+        machine.next(now);
+        for number in 0..2 {
+            machine.ready(number, true);
+        }
+        let ready = status(&plan, &machine, &place, "");
+        assert_eq!(ready["phase"], "Running");
+        assert_eq!(
+            ready["conditions"][3],
+            json!({"type": "Ready", "status": "True"})
+        );
+        assert_eq!(ready["initContainerStatuses"][0]["started"], true);
+        machine.ended(1, 3, now);
+        let ended = status(&plan, &machine, &place, "");
+        let terminated = &ended["containerStatuses"][0]["state"]["terminated"];
+        assert_eq!(terminated["exitCode"], 3);
+        assert_eq!(ended["conditions"][3]["status"], "False");
+        machine.next(now);
+        machine.ended(0, 0, now);
+        assert_eq!(status(&plan, &machine, &place, "")["phase"], "Failed");
+    }
+}

@@ -20,6 +20,8 @@ const RATE: f64 = 120.0;
 const CLIENTS: usize = 32;
 /// Every second request takes so long that some are under way whenever a pod is told to end.
 const SLOW: &str = "/?delay_ms=150";
+/// What no request may take: two seconds are what a sidecar waits for a connection, which it makes again.
+const SLOWEST: Duration = Duration::from_secs(5);
 /// How long the load runs before and after what is looked at.
 const AROUND: Duration = Duration::from_millis(700);
 
@@ -198,6 +200,9 @@ async fn settle<'a>(
     pods.dedup();
     let seen = world.seen(SHOP, &pods).await?;
     ensure!(report.sent as f64 > RATE, "{}", report.sent);
+    let slowest = report.records.iter().map(|record| record.took).max();
+    let slowest = slowest.unwrap_or_default();
+    ensure!(slowest < SLOWEST, "a request took {slowest:?}");
     assert_all_served_once(&report, &seen);
     ensure!(report.served_by.len() >= 2, "{:?}", report.served_by);
     Ok(())

@@ -176,6 +176,14 @@ fn runs_as_it_says(world: &World, pod: &Value) -> anyhow::Result<()> {
         &port,
     ];
     ensure!(app.command == said, "{app:?}");
+    for place in [
+        "/",
+        "/run/secrets/weft.dev/token",
+        "/run/secrets/weft.dev/trust-bundle",
+    ] {
+        ensure!(sidecar.sees_read_only(place), "{place}: {sidecar:?}");
+        ensure!(!app.sees_read_only(place), "{place}: {app:?}");
+    }
     if !world.kubelet.has_users() {
         return Ok(());
     }

@@ -13,6 +13,8 @@ pub(crate) struct Kernel {
     status: String,
     /// What it was started with, the program's name first.
     pub(crate) command: Vec<String>,
+    /// `/proc/ID/mountinfo`.
+    mounts: String,
 }
 
 impl Kernel {
@@ -44,7 +46,12 @@ impl Kernel {
         let mut command: Vec<_> = words.map(std::borrow::Cow::into_owned).collect();
         // The last one ends with a zero too.
         command.pop();
-        Self { status, command }
+        let mounts = fs::read_to_string(place.join("mountinfo")).unwrap_or_default();
+        Self {
+            status,
+            command,
+            mounts,
+        }
     }
 
     /// Real, effective, saved and file-system user, where all are the same one.
@@ -65,6 +72,18 @@ impl Kernel {
     /// Whether nothing that it starts may have more than it has itself.
     pub(crate) fn has_no_new_privileges(&self) -> bool {
         self.word("NoNewPrivs:") == "1"
+    }
+
+    /// Whether what is at this place of its own is there, and cannot be written to.
+    pub(crate) fn sees_read_only(&self, place: &str) -> bool {
+        let words = self
+            .mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>());
+        let at_place = words.filter(|words| words.get(4) == Some(&place));
+        // What is mounted last is on top.
+        let last = at_place.last();
+        last.is_some_and(|words| words.get(5).is_some_and(|flags| flags.starts_with("ro")))
     }
 
     fn line(&self, name: &str) -> &str {

@@ -60,8 +60,13 @@ pub(crate) async fn installed(
     test: impl AsyncFnOnce(&World) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     bare(cx, async |world| {
+        let begin = Instant::now();
         world.install(&manifest()?).await?;
         world.all_ready().await?;
+        cx.measured(format!(
+            "all of Weft was ready after {:.1?}",
+            begin.elapsed()
+        ));
         test(world).await
     })
     .await
