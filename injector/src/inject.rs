@@ -1,16 +1,12 @@
 //! One pod in, a patch or a reason out.
 
-use std::slice;
-
 use serde_json::Value;
-use weft_proto::names::{INIT_CONTAINER, PROXY_CONTAINER};
 
 use crate::Refusal;
 use crate::annotations;
 use crate::decide::{Decision, Namespace, Skip, decide};
-use crate::json;
 use crate::patch::{self, Operation, patch};
-use crate::settings::{PullPolicy, Settings};
+use crate::settings::Settings;
 
 /// What becomes of a pod, and warnings for who made it.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,11 +52,8 @@ pub fn inject(settings: &Settings, namespace: &Namespace, pod: &Value) -> Outcom
             warnings.extend(unknown);
             wrong.extend(too_long(&config, pod));
             if wrong.is_empty() {
-                let (mut operations, about) = patch(settings, &config, pod);
+                let (operations, about) = patch(settings, &config, pod);
                 warnings.extend(about);
-                if let Some(policy) = settings.image_pull_policy {
-                    pull(&mut operations, policy);
-                }
                 Verdict::Patched(operations)
             } else {
                 Verdict::Refused(wrong)
@@ -72,25 +65,6 @@ pub fn inject(settings: &Settings, namespace: &Namespace, pod: &Value) -> Outcom
         }
     };
     Outcome { verdict, warnings }
-}
-
-/// Says of the containers that are added when their image is pulled.
-fn pull(operations: &mut [Operation], policy: PullPolicy) {
-    for operation in operations {
-        let Operation::Add { value, .. } = operation else {
-            continue;
-        };
-        let added = match value {
-            Value::Array(all) => &mut all[..],
-            one => slice::from_mut(one),
-        };
-        let is_ours = |container: &&mut Value| {
-            [INIT_CONTAINER, PROXY_CONTAINER].contains(&json::name(container))
-        };
-        for container in added.iter_mut().filter(is_ours) {
-            container["imagePullPolicy"] = serde_json::json!(policy);
-        }
-    }
 }
 
 /// The API server refuses a sleep that the grace period cuts short.
@@ -114,7 +88,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::settings::SidecarMode;
+    use crate::json;
+    use crate::settings::{PullPolicy, SidecarMode};
 
     #[test]
     fn the_pull_policy_is_of_the_containers_that_are_added_and_of_no_other() {

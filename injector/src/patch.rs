@@ -91,8 +91,13 @@ pub fn patch(settings: &Settings, config: &Config, pod: &Value) -> (Vec<Operatio
         ));
     }
     let declared = declared_ports(config, pod, &mut warnings);
-    let init = containers::init(config);
-    let sidecar = containers::sidecar(settings, config, &declared, drain);
+    let mut init = containers::init(config);
+    let mut sidecar = containers::sidecar(settings, config, &declared, drain);
+    if let Some(policy) = settings.image_pull_policy {
+        for container in [&mut init, &mut sidecar] {
+            container["imagePullPolicy"] = json!(policy);
+        }
+    }
     match settings.sidecar_mode {
         SidecarMode::Native => operations.extend(native(pod, init, sidecar)),
         SidecarMode::Legacy => operations.extend(legacy(pod, init, sidecar, &mut warnings)),

@@ -67,7 +67,31 @@ def expressions():
                 yield f"{path.name}: ${variable['name']}", re.fullmatch(r"label_values\((.*), \w+\)", query)[1]
 
 
+# Fields of the operator's kinds, as far as they are used here: what is misspelled is none of them.
+RELABELING = {"action", "sourceLabels", "regex", "targetLabel", "replacement"}
+ENDPOINT = {"port", "path", "interval", "scrapeTimeout", "relabelings", "metricRelabelings"}
+MONITOR = {"namespaceSelector", "selector"}
+FIELDS = {
+    "PodMonitor": MONITOR | {"podMetricsEndpoints"},
+    "ServiceMonitor": MONITOR | {"endpoints"},
+    "PrometheusRule": {"groups"},
+}
+
+
 class Monitors(unittest.TestCase):
+    @every_case
+    def test_fields_are_those_of_the_operator(self, case):
+        for item in of_kind(case, *FIELDS):
+            self.assertEqual(set(item["spec"]), FIELDS[item["kind"]])
+            for endpoint in item["spec"].get("podMetricsEndpoints", item["spec"].get("endpoints", [])):
+                self.assertLessEqual({"port", "path", "interval", "scrapeTimeout"}, set(endpoint))
+                self.assertLessEqual(set(endpoint), ENDPOINT)
+                for rule in endpoint["relabelings"] + endpoint.get("metricRelabelings", []):
+                    self.assertLessEqual(set(rule), RELABELING)
+                    self.assertIn(rule["action"], ["replace", "labeldrop"])
+            for group in item["spec"].get("groups", []):
+                self.assertEqual(set(group), {"name", "rules"})
+
     def test_they_are_asked_for(self):
         self.assertEqual([it for it in objects("defaults") if it["apiVersion"] == OPERATOR], [])
         monitors = {(it["kind"], it["metadata"]["name"]) for it in objects("everything") if it["apiVersion"] == OPERATOR}

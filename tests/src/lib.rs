@@ -6,4 +6,5 @@ pub mod apiserver;
 pub mod canary;
 pub mod counts;
 pub mod gateway_crds;
+pub mod promql;
 pub mod tls;

@@ -4,7 +4,7 @@
 //! put together by the same code. On top come warnings about what is accepted and does not do what
 //! its author may think: what can never act, and what is risky.
 //!
-//! Pure. Without a `mesh.yaml`, every service and port that a policy names is taken to be there, and
+//! Pure. Without a `mesh.yaml`, every service and port that a policy or route names is taken to be there, and
 //! nothing is said about endpoints and protocols.
 
 mod alone;
@@ -95,7 +95,7 @@ pub fn check(read: Once) -> Report {
     };
     let policies = objects.policies.clone();
     if !has_mesh {
-        objects.services = assume::services(&policies);
+        objects.services = assume::services(&policies, &objects.routes);
     }
     let model = Model::build(objects, 0);
     let view = View::new(&model, &policies, has_mesh);

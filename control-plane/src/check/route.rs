@@ -191,7 +191,8 @@ impl Addressed<'_> {
         let Some((split, owner)) = self.split_and_owner(rule) else {
             return;
         };
-        if split.sticky.is_some() && split.backends.is_empty() {
+        let mut routes = self.view.model.routes_of_anybody(self.service, self.port);
+        if split.sticky.is_some() && split.backends.is_empty() && routes.next().is_none() {
             found.add_at(
                 owner,
                 self.place(rule),

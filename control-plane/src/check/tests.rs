@@ -200,6 +200,30 @@ fn without_a_mesh_only_what_can_be_said() {
         alone(&unsound),
         ["warning per-try", "error refused", "warning not-idempotent"]
     );
+    // What a route is attached to and leads to is there as well.
+    let routed = |rule: &str| {
+        policy(
+            "p",
+            "{name: x}",
+            "timeouts: {request: 1s}, split: {sticky: {}}",
+        ) + &format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+                 metadata: {{name: r, namespace: shop}}\n\
+                 spec: {{parentRefs: [{{group: '', kind: Service, name: x, port: 80}}], rules: [{{{rule}}}]}}\n"
+        )
+    };
+    let backends = "backendRefs: [{name: a, port: 80}, {name: b, port: 81}]";
+    let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: c, port: 82}}}";
+    assert_eq!(
+        alone(&routed(&format!("{backends}, filters: [{mirror}]"))),
+        NONE
+    );
+    let foreign = "backendRefs: [{name: a, namespace: other, port: 80}]";
+    assert_eq!(
+        alone(&routed(foreign)),
+        ["error refused"],
+        "there is no ReferenceGrant"
+    );
     // A mesh file that cannot be read says nothing about what there is.
     let found = findings("services: [", &sound);
     assert_eq!(brief(&found), ["error refused"]);
@@ -207,6 +231,23 @@ fn without_a_mesh_only_what_can_be_said() {
         (found[0].file.as_str(), found[0].object.as_str()),
         ("mesh.yaml", "YAML document")
     );
+}
+
+#[test]
+fn stickiness_acts_on_the_weights_of_a_route() {
+    let sticky = policy("p", "{name: one}", "split: {sticky: {}}");
+    let route = |parent: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+             metadata: {{name: r, namespace: shop}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: {parent}, port: 80}}], \
+             rules: [{{backendRefs: [{{name: one, port: 80}}, {{name: a, port: 80}}]}}]}}\n"
+        )
+    };
+    let attached = findings(MESH, &(sticky.clone() + &route("one")));
+    assert_eq!(brief(&attached), NONE, "{attached:#?}");
+    let elsewhere = findings(MESH, &(sticky + &route("a")));
+    assert_eq!(brief(&elsewhere), ["warning sticky-without-weights"]);
 }
 
 /// Places are named up to three; the rest is counted.

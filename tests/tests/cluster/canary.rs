@@ -18,11 +18,11 @@ use weft_tests::counts::{assert_all_served_once, assert_no_failure, wait_for};
 use weft_tests::gateway_crds;
 
 use crate::common::{CHANGE, Cluster, Cx, PORT, http_app, mesh, service, stats};
-use crate::{Needs, Suite};
+use crate::{Needs, Suite, recipes};
 
 /// Old and new version of the application, and the new one once it is promoted.
-const OLD: &str = "app-1";
-const NEW: &str = "app-2";
+pub(crate) const OLD: &str = "app-1";
+pub(crate) const NEW: &str = "app-2";
 const PROMOTED: &str = "app-3";
 /// Requests per second, and those that a step is judged by.
 const RATE: f64 = 100.0;
@@ -73,7 +73,7 @@ async fn on(
     .await
 }
 
-fn start_load(mesh: &Mesh) -> Running {
+pub(crate) fn start_load(mesh: &Mesh) -> Running {
     let load = Load::new(mesh.addr("app", PORT)).clients(4).rate(RATE);
     load.id_prefix("user")
         .shot(Shot::get("/"))
@@ -130,7 +130,7 @@ async fn sample(
 }
 
 /// Waits until the servers see about this share at the canary: the success rate there.
-async fn until_share(
+pub(crate) async fn until_share(
     mesh: &Mesh,
     [stable, canary]: [&'static str; 2],
     wanted: u64,
@@ -152,7 +152,7 @@ async fn until_share(
 }
 
 /// One request of a client of its own.
-async fn ask(mesh: &Mesh, headers: &[(&str, &str)], id: &str) -> anyhow::Result<Answer> {
+pub(crate) async fn ask(mesh: &Mesh, headers: &[(&str, &str)], id: &str) -> anyhow::Result<Answer> {
     let mut request = http::Request::builder()
         .method(Method::GET)
         .uri("/")
@@ -207,6 +207,11 @@ async fn flagger_promotes(cx: Cx) -> anyhow::Result<()> {
             let success = until_share(mesh, [OLD, NEW], weight).await?;
             assert!(success >= ENOUGH, "{success:.1} % at {weight} %");
         }
+        let placeholders = [
+            ("{{ namespace }}", mesh.namespace()),
+            ("{{ target }}", "app"),
+        ];
+        recipes::assert_selected(mesh, "flagger/metrics.yaml", &placeholders).await?;
         // The new version becomes the primary; then the canary gets nothing any more.
         mesh.set_endpoints("app-primary", [PROMOTED])?;
         until_share(mesh, [PROMOTED, NEW], 50).await?;
@@ -436,6 +441,12 @@ async fn argo_promotes(cx: Cx) -> anyhow::Result<()> {
             ask(mesh, &header, &id).await?;
             assert_eq!(mesh.app(NEW).stats().await?.ids.get(&id), Some(&1), "{id}");
         }
+        let placeholders = [
+            ("{{args.namespace}}", mesh.namespace()),
+            ("{{args.service}}", "app"),
+            ("{{args.canary}}", ARGOS[1]),
+        ];
+        recipes::assert_selected(mesh, "argo-rollouts/analysis.yaml", &placeholders).await?;
         rollout.remove_managed_routes().await?;
         rollout.set_weight(100).await?;
         accepted(cx, &rollout.route, "100 %").await?;

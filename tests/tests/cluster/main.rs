@@ -15,6 +15,7 @@ mod common;
 mod legacy;
 mod life;
 mod objects;
+mod recipes;
 mod replicas;
 mod shapes;
 mod statuses;
@@ -47,6 +48,7 @@ fn main() -> anyhow::Result<ExitCode> {
     life::register(&mut suite);
     replicas::register(&mut suite);
     shapes::register(&mut suite);
+    recipes::register(&mut suite);
     statuses::register(&mut suite);
     watches::register(&mut suite);
     if !arguments.list {

@@ -197,8 +197,8 @@ async fn renewals_fail_no_call() {
     namespace(&scene.server, "shop", Some("enabled")).await;
     scene.server.put(&configuration()).await.unwrap();
     let timing = Timing {
-        life: Duration::from_secs(12),
-        settle: Duration::from_secs(1),
+        life: Duration::from_secs(15),
+        settle: Duration::from_secs(2),
         period: Duration::from_millis(100),
     };
     let certificates = scene.certificates(timing).await;
