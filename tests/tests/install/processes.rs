@@ -80,9 +80,9 @@ impl Kernel {
             .mounts
             .lines()
             .map(|line| line.split(' ').collect::<Vec<_>>());
-        let at_place = words.filter(|words| words.get(4) == Some(&place));
+        let mut at_place = words.filter(|words| words.get(4) == Some(&place));
         // What is mounted last is on top.
-        let last = at_place.last();
+        let last = at_place.next_back();
         last.is_some_and(|words| words.get(5).is_some_and(|flags| flags.starts_with("ro")))
     }
 
