@@ -117,10 +117,17 @@ fn request_id(random: u128) -> HeaderValue {
     HeaderValue::from_bytes(&id).expect("hex digits are a header value")
 }
 
-/// Whether an HTTP/1.1 request asks to change to another protocol.
+/// Whether an HTTP/1.1 request asks to change to another protocol. A wish for HTTP/2 (`h2c`) is none:
+/// every request in it would pass by what is decided per request (RFC 9110, 7.8 lets it be ignored).
 pub fn upgrade_wanted<B>(request: &Request<B>) -> bool {
+    let is_http2 = |token: &str| {
+        ["h2c", "h2", "http/2", "http/2.0"]
+            .iter()
+            .any(|name| token.eq_ignore_ascii_case(name))
+    };
     request.version() == Version::HTTP_11
         && request.headers().contains_key(header::UPGRADE)
+        && !tokens(request.headers(), &header::UPGRADE).any(is_http2)
         && tokens(request.headers(), &header::CONNECTION)
             .any(|token| token.eq_ignore_ascii_case("upgrade"))
 }

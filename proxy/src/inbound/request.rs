@@ -258,6 +258,12 @@ impl Handler for Requests {
         let this = Arc::clone(self);
         Box::pin(async move { this.request(request).await })
     }
+
+    fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
+        Exchange::refused(self.account.clone(), &failure);
+        let response = answer::answer(&failure, Origin::Inbound, false);
+        Box::pin(std::future::ready(response))
+    }
 }
 
 /// A response, and what of its request still matters.

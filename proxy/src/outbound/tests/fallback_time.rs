@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::outcome::Failure;
 use crate::http::body::ResponseBody;
 use crate::http::client::BoxFuture;
 use crate::http::server::Handler;
@@ -39,6 +40,10 @@ impl Handler for Timed {
             this.took.lock().push(started.elapsed());
             response
         })
+    }
+
+    fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
+        self.inner.refuse(failure)
     }
 }
 
