@@ -27,7 +27,7 @@ mod head;
 mod violation;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Bytes of one request head, its last line end included.
 pub(super) const MAX_HEAD: usize = 64 * 1024;

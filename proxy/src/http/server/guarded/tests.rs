@@ -35,7 +35,7 @@ fn recording() -> (Arc<impl Handler>, Seen) {
                 let upgrade = hyper::upgrade::on(&mut request);
                 let body = request.into_body().collect().await;
                 let body = body.map(http_body_util::Collected::to_bytes);
-                let body = body.map_err(|error| format!("{:?}", crate::testing::root_of(&error)));
+                let body = body.map_err(|error| format!("{error:?}"));
                 seen.lock().push((target.clone(), body));
                 if !target.ends_with("/up") {
                     return Response::new(ResponseBody::full(target));
@@ -81,13 +81,13 @@ async fn a_refusal_comes_in_its_turn_and_is_the_last_answer() {
     )
     .await;
     let all = to_the_end(&mut peer).await;
-    let statuses: Vec<_> = all.matches("HTTP/1.1 ").map(|_| ()).collect();
-    assert_eq!(statuses.len(), 3, "{all}");
-    let (first, rest) = all.split_once("/1").unwrap();
-    assert!(first.starts_with("HTTP/1.1 200"), "{all}");
-    let (second, third) = rest.split_once("/2").unwrap();
-    assert!(second.starts_with("HTTP/1.1 200"), "{all}");
-    assert!(third.starts_with("HTTP/1.1 400"), "{all}");
+    let answers: Vec<_> = all.split("HTTP/1.1 ").skip(1).collect();
+    let [first, second, third] = answers[..] else {
+        panic!("{all}");
+    };
+    assert!(first.starts_with("200") && first.ends_with("/1"), "{all}");
+    assert!(second.starts_with("200") && second.ends_with("/2"), "{all}");
+    assert!(third.starts_with("400"), "{all}");
     assert!(third.contains("x-weft-outcome: bad_request\r\n"), "{all}");
     assert!(third.contains("connection: close\r\n"), "{all}");
     assert_eq!(targets(&seen), ["/1", "/2"]);
@@ -273,17 +273,18 @@ proptest! {
             let mut rest = &bytes[..];
             for cut in cuts {
                 let (now, later) = rest.split_at(cut.min(rest.len()));
-                peer.0.write_all(now).await.unwrap();
+                let _ = peer.0.write_all(now).await;
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 rest = later;
             }
-            peer.0.write_all(rest).await.unwrap();
+            // A CONNECT that was granted, and then dropped, may have ended it.
+            let _ = peer.0.write_all(rest).await;
             if !half_close {
                 tokio::time::sleep(SECOND).await;
             }
-            peer.0.shutdown().await.unwrap();
+            let _ = peer.0.shutdown().await;
             let mut all = Vec::new();
-            peer.0.read_to_end(&mut all).await.unwrap();
+            let _ = peer.0.read_to_end(&mut all).await;
             tokio::time::timeout(60 * SECOND, task).await.expect("it ends").unwrap();
             (String::from_utf8_lossy(&all).into_owned(), targets(&seen).len())
         });
