@@ -132,6 +132,18 @@ pub fn upgrade_wanted<B>(request: &Request<B>) -> bool {
             .any(|token| token.eq_ignore_ascii_case("upgrade"))
 }
 
+/// Whether an HTTP/1 response says in one way only how long it is: chunked and nothing else, or not
+/// coded at all (RFC 9112, 6.3).
+pub fn is_framed_once(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return true;
+    };
+    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        && codings.next().is_none()
+        && !headers.contains_key(header::CONTENT_LENGTH)
+}
+
 /// The authority that a request names: that of its target, else `Host`. None where an HTTP/1.0
 /// request names none.
 ///
@@ -189,6 +201,7 @@ pub fn prepare<B>(request: &mut Request<B>) -> Result<(), Failure> {
 /// Where HTTP/1 comes in and goes out nothing is to be done but for absolute forms.
 pub fn prepare_h1<B>(request: &mut Request<B>) {
     let from_http2 = request.version() == Version::HTTP_2;
+    let from_http10 = request.version() == Version::HTTP_10;
     *request.version_mut() = Version::HTTP_11;
     if from_http2 {
         join_cookies(request.headers_mut());
@@ -198,6 +211,11 @@ pub fn prepare_h1<B>(request: &mut Request<B>) {
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
         request.headers_mut().insert(header::HOST, host);
+    }
+    // HTTP/1.1 has to name one; it is empty where nobody knows it (RFC 9112, 3.2).
+    if from_http10 && !request.headers().contains_key(header::HOST) {
+        let nobody = HeaderValue::from_static("");
+        request.headers_mut().insert(header::HOST, nobody);
     }
     let absolute = request.uri().scheme().is_some();
     if *request.method() == Method::CONNECT || !absolute {

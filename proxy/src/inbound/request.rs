@@ -141,6 +141,9 @@ impl Requests {
                 ));
             }
         };
+        if Wanted::is_unasked(wanted.as_ref(), &response) {
+            return Err(upgrade::unasked());
+        }
         let until = if streams { Deadline::NONE } else { deadline };
         Ok(Answered {
             response,
@@ -162,6 +165,7 @@ impl Requests {
         headers::strip_ours(response.headers_mut());
 
         if let Some(granted) = granted {
+            upgrade::without_length(&mut response);
             let upstream = hyper::upgrade::on(&mut response);
             let downstream = granted.into_downstream();
             let closing = self.closing.clone();

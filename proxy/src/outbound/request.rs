@@ -171,6 +171,9 @@ impl Requests {
                     .await?
             }
         };
+        if Wanted::is_unasked(wanted.as_ref(), &answered.reply.response) {
+            return Err(upgrade::unasked().into());
+        }
         Ok(Finished {
             answered,
             route,
@@ -297,6 +300,7 @@ impl Requests {
             deadline
         };
         if let Some(granted) = granted {
+            upgrade::without_length(&mut response);
             let upstream = hyper::upgrade::on(&mut response);
             let downstream = granted.into_downstream();
             let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), until);

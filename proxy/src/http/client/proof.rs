@@ -20,7 +20,10 @@ pub(super) struct Evidence {
 pub(super) fn failure(error: hyper::Error, whole: bool, evidence: Evidence) -> Failure {
     let never = whole || evidence.wrote_nothing || evidence.closed_cleanly || peer_refused(&error);
     let (outcome, detail) = if broke_the_protocol(&error) {
-        (Outcome::BadRequest, "the body of the request breaks its framing")
+        (
+            Outcome::BadRequest,
+            "the body of the request breaks its framing",
+        )
     } else if request_broke(&error) {
         (Outcome::ClientGone, "the request broke off")
     } else if error.is_parse() {

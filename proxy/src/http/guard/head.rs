@@ -182,7 +182,11 @@ impl Head {
 /// Where the first control character is: a line end, or what no head may have.
 fn control(bytes: &[u8]) -> Option<usize> {
     let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
-    let is_clean = |block: &&[u8]| !block.iter().fold(false, |any, byte| any | is_control(*byte));
+    let is_clean = |block: &&[u8]| {
+        !block
+            .iter()
+            .fold(false, |any, byte| any | is_control(*byte))
+    };
     let clean = bytes.chunks_exact(BLOCK).take_while(is_clean).count() * BLOCK;
     let at = bytes[clean..].iter().position(|byte| is_control(*byte))?;
     Some(clean + at)
@@ -230,7 +234,9 @@ fn number(digits: &[u8]) -> Option<u64> {
         if !digit.is_ascii_digit() {
             return None;
         }
-        number = number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        number = number
+            .checked_mul(10)?
+            .checked_add(u64::from(digit - b'0'))?;
     }
     (number <= u64::MAX - RESERVED - 1).then_some(number)
 }
@@ -238,7 +244,8 @@ fn number(digits: &[u8]) -> Option<u64> {
 /// Whether `target` is one that a request with this method may have (RFC 9112, 3.2).
 fn target_fits(method: &[u8], target: &[u8]) -> bool {
     if method == b"CONNECT" {
-        return Authority::try_from(target).is_ok_and(|authority| !authority.as_str().contains('@'));
+        return Authority::try_from(target)
+            .is_ok_and(|authority| !authority.as_str().contains('@'));
     }
     match target {
         [b'/', ..] => is_path_and_query(target),

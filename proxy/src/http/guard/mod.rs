@@ -93,7 +93,8 @@ impl Guard {
                     Err(violation) => return (cleared, Verdict::Refused(violation)),
                 },
                 Place::Length { left, wait } => {
-                    let len = usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
+                    let len =
+                        usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
                     cleared += len;
                     *left -= len as u64;
                     if *left == 0 {

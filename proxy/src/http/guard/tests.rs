@@ -114,22 +114,52 @@ fn each_violation_by_name() {
         (with("content-length: 0x2"), V::ContentLength),
         (with("content-length: 2, 2"), V::ContentLength),
         (with("content-length: 2 2"), V::ContentLength),
-        (with("content-length: 18446744073709551616"), V::ContentLength),
-        (with("content-length: 18446744073709551615"), V::ContentLength),
-        (with("content-length: 2\r\nContent-Length: 2"), V::RepeatedContentLength),
-        (with("content-length: 2\r\ncontent-length: 3"), V::RepeatedContentLength),
-        (with("content-length: 2\r\ntransfer-encoding: chunked"), V::LengthAndCoding),
-        (with("Transfer-Encoding: chunked\r\ncontent-length: 0"), V::LengthAndCoding),
+        (
+            with("content-length: 18446744073709551616"),
+            V::ContentLength,
+        ),
+        (
+            with("content-length: 18446744073709551615"),
+            V::ContentLength,
+        ),
+        (
+            with("content-length: 2\r\nContent-Length: 2"),
+            V::RepeatedContentLength,
+        ),
+        (
+            with("content-length: 2\r\ncontent-length: 3"),
+            V::RepeatedContentLength,
+        ),
+        (
+            with("content-length: 2\r\ntransfer-encoding: chunked"),
+            V::LengthAndCoding,
+        ),
+        (
+            with("Transfer-Encoding: chunked\r\ncontent-length: 0"),
+            V::LengthAndCoding,
+        ),
         (
             "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n".into(),
             V::CodingInHttp10,
         ),
-        (with("transfer-encoding: chunked\r\ntransfer-encoding: chunked"), V::RepeatedCoding),
+        (
+            with("transfer-encoding: chunked\r\ntransfer-encoding: chunked"),
+            V::RepeatedCoding,
+        ),
         (with("transfer-encoding: xchunked"), V::UnknownCoding),
-        (with("transfer-encoding: chunked, identity"), V::UnknownCoding),
+        (
+            with("transfer-encoding: chunked, identity"),
+            V::UnknownCoding,
+        ),
         (with("transfer-encoding: gzip, chunked"), V::UnknownCoding),
-        (with("transfer-encoding: chunked, chunked"), V::UnknownCoding),
-        (with("transfer-encoding: identity\r\ntransfer-encoding: chunked"), V::UnknownCoding),
+        (
+            with("transfer-encoding: chunked, chunked"),
+            V::UnknownCoding,
+        ),
+        (
+            with("transfer-encoding: identity\r\ntransfer-encoding: chunked"),
+            V::UnknownCoding,
+        ),
         (with("transfer-encoding: \"chunked\""), V::UnknownCoding),
         (with("transfer-encoding: chunked;a=b"), V::UnknownCoding),
         (with("transfer-encoding:"), V::UnknownCoding),
@@ -220,14 +250,22 @@ fn chunks_that_are_none() {
         ("0\r\n\rx", 4, Violation::Chunk),
         ("0\r\n\nGET", 3, Violation::Chunk),
         ("fffffffffffffffff\r\n", 16, Violation::ChunkSize),
-        ("00000000000000000010000000000000000", 34, Violation::ChunkSize),
+        (
+            "00000000000000000010000000000000000",
+            34,
+            Violation::ChunkSize,
+        ),
     ];
     for (chunks, good, violation) in cases {
         let text = format!("{head}{chunks}");
         let end = whole(&text);
         assert_eq!(end.verdict, Verdict::Broken(violation), "{chunks:?}");
         assert_eq!(end.cleared, head.len() + good, "{chunks:?}");
-        assert_eq!(scan(text.as_bytes(), std::iter::repeat(1)), end, "{chunks:?}");
+        assert_eq!(
+            scan(text.as_bytes(), std::iter::repeat(1)),
+            end,
+            "{chunks:?}"
+        );
     }
 }
 
@@ -237,8 +275,14 @@ fn nothing_is_cleared_behind_a_wish_to_leave() {
         ("CONNECT a:1 HTTP/1.1\r\n\r\n", true),
         ("GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n", true),
         ("GET / HTTP/1.0\r\nupgrade: websocket\r\n\r\n", false),
-        ("POST / HTTP/1.1\r\nupgrade: x\r\ncontent-length: 2\r\n\r\nab", true),
-        ("POST / HTTP/1.1\r\nupgrade: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", true),
+        (
+            "POST / HTTP/1.1\r\nupgrade: x\r\ncontent-length: 2\r\n\r\nab",
+            true,
+        ),
+        (
+            "POST / HTTP/1.1\r\nupgrade: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            true,
+        ),
     ] {
         let mut guard = Guard::default();
         let text = format!("{head}GET /next HTTP/1.1\r\n\r\n");

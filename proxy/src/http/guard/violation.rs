@@ -103,9 +103,7 @@ impl Violation {
     pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
-            Self::TooManyFields | Self::HeadTooLarge => {
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-            }
+            Self::TooManyFields | Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             _ => StatusCode::BAD_REQUEST,
         }
     }

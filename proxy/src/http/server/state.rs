@@ -1,7 +1,7 @@
 //! What a connection's driver, its service and its transport know of each other.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::http::Version;
 use crate::http::guard::Violation;

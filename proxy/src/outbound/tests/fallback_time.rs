@@ -8,12 +8,12 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::outcome::Failure;
 use crate::http::body::ResponseBody;
 use crate::http::client::BoxFuture;
 use crate::http::server::Handler;
 use crate::http::{Version, server};
 use crate::outbound::request::Requests;
+use crate::outcome::Failure;
 use crate::policy::{
     BreakerScope, FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse,
 };

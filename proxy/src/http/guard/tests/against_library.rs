@@ -68,8 +68,14 @@ fn targets_as_the_library_takes_them() {
         }
     }
     assert!(differ.is_empty(), "{differ:?}");
-    for broken in [&b"GET /\xff HTTP/1.1\r\n\r\n"[..], b"GET /?\x80 HTTP/1.1\r\n\r\n"] {
-        assert_eq!(scan(broken, []).verdict, Verdict::Refused(Violation::Target));
+    for broken in [
+        &b"GET /\xff HTTP/1.1\r\n\r\n"[..],
+        b"GET /?\x80 HTTP/1.1\r\n\r\n",
+    ] {
+        assert_eq!(
+            scan(broken, []).verdict,
+            Verdict::Refused(Violation::Target)
+        );
     }
 }
 

@@ -60,7 +60,10 @@ fn recording() -> (Arc<impl Handler>, Seen) {
 }
 
 fn targets(seen: &Seen) -> Vec<String> {
-    seen.lock().iter().map(|(target, _)| target.clone()).collect()
+    seen.lock()
+        .iter()
+        .map(|(target, _)| target.clone())
+        .collect()
 }
 
 async fn to_the_end(peer: &mut Peer) -> String {
@@ -120,7 +123,8 @@ async fn statuses_are_those_of_the_violation() {
         let (handler, seen) = recording();
         let (mut peer, _closing, _task) =
             serve_one(Version::Http1, handler, ServerOptions::default());
-        peer.write(&format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n")).await;
+        peer.write(&format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n"))
+            .await;
         let all = to_the_end(&mut peer).await;
         assert!(all.starts_with(&format!("HTTP/1.1 {status} ")), "{all}");
         assert!(all.contains("x-weft-outcome: bad_request\r\n"), "{all}");
@@ -155,7 +159,10 @@ async fn what_comes_before_an_upgrade_is_granted_is_no_request() {
     peer.read_head().await;
     peer.write("and \r\n\0 more").await;
     peer.0.shutdown().await.unwrap();
-    assert_eq!(to_the_end(&mut peer).await, format!("{behind}and \r\n\0 more"));
+    assert_eq!(
+        to_the_end(&mut peer).await,
+        format!("{behind}and \r\n\0 more")
+    );
     assert_eq!(targets(&seen), ["/up"]);
 }
 
@@ -194,7 +201,9 @@ async fn a_slow_answer_to_a_wish_to_upgrade_holds_the_rest_back() {
         peer.write(NO).await;
         tokio::time::sleep(SECOND).await;
         peer.write("GET /next HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        tokio::time::timeout(30 * SECOND, peer.read_until("/next")).await.unwrap();
+        tokio::time::timeout(30 * SECOND, peer.read_until("/next"))
+            .await
+            .unwrap();
     }
 }
 
@@ -206,7 +215,8 @@ async fn a_peer_that_leaves_is_noticed_while_a_wish_is_undecided() {
         ..ServerOptions::default()
     };
     let (mut peer, _closing, task) = serve_one(Version::Http1, never, options);
-    peer.write("GET / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\n\r\nand more").await;
+    peer.write("GET / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\n\r\nand more")
+        .await;
     tokio::time::sleep(SECOND).await;
     assert!(!task.is_finished());
     peer.0.shutdown().await.unwrap();
@@ -223,7 +233,9 @@ async fn whole_heads_are_not_copied() {
     let mut far = std::pin::pin!(far);
     let mut space = [0; 500];
     let mut buf = ReadBuf::new(&mut space);
-    poll_fn(|cx| guarded.poll_read(far.as_mut(), &state, cx, &mut buf)).await.unwrap();
+    poll_fn(|cx| guarded.poll_read(far.as_mut(), &state, cx, &mut buf))
+        .await
+        .unwrap();
     assert_eq!(buf.filled(), text.as_bytes());
     assert_eq!(guarded.held.capacity(), 0);
 }
@@ -241,7 +253,9 @@ async fn a_small_reader_gets_everything() {
     loop {
         let mut space = [0; 7];
         let mut buf = ReadBuf::new(&mut space);
-        poll_fn(|cx| guarded.poll_read(far.as_mut(), &state, cx, &mut buf)).await.unwrap();
+        poll_fn(|cx| guarded.poll_read(far.as_mut(), &state, cx, &mut buf))
+            .await
+            .unwrap();
         if buf.filled().is_empty() {
             break;
         }
