@@ -9,8 +9,10 @@ use super::{MAX_HEAD, Violation};
 const MAX_FIELDS: u8 = 100;
 /// Empty lines before a request line: some clients end a body with one more line end (RFC 9112, 2.2).
 const MAX_EMPTY_LINES: u8 = 2;
-/// Bytes looked at in one go: what the compiler makes one vector of.
-const BLOCK: usize = 16;
+/// Where the last line end of the longest head begins.
+const LAST_CR: usize = MAX_HEAD - 2;
+/// Bytes looked at in one go.
+const WORD: usize = 8;
 
 /// What is known of a head so far.
 #[derive(Debug, Default)]
@@ -55,27 +57,35 @@ impl Head {
         loop {
             let Some(at) = control(&bytes[self.searched..]) else {
                 self.searched = bytes.len();
-                return self.more();
+                // Not even a line end would fit any more.
+                return if bytes.len() > LAST_CR {
+                    Err(Violation::HeadTooLarge)
+                } else {
+                    Ok(Found::More)
+                };
             };
             let at = self.searched + at;
-            self.searched = at;
-            self.more()?;
-            match bytes[at..] {
-                [b'\t', ..] => {
+            if at > LAST_CR {
+                return Err(Violation::HeadTooLarge);
+            }
+            match (bytes[at], bytes.get(at + 1)) {
+                (b'\r', Some(b'\n')) => {}
+                (b'\t', _) => {
                     self.searched = at + 1;
                     continue;
                 }
-                [b'\r', b'\n', ..] => {}
-                [b'\r'] => return Ok(Found::More),
-                [b'\r', ..] => return Err(Violation::BareCarriageReturn),
-                [b'\n', ..] => return Err(Violation::BareLineFeed),
+                (b'\r', None) => {
+                    self.searched = at;
+                    return Ok(Found::More);
+                }
+                (b'\r', Some(_)) => return Err(Violation::BareCarriageReturn),
+                (b'\n', _) => return Err(Violation::BareLineFeed),
                 _ => return Err(Violation::ControlCharacter),
             }
             let line = &bytes[self.line..at];
             let len = at + 2;
             self.line = len;
             self.searched = len;
-            self.more()?;
             if !line.is_empty() {
                 self.line(line)?;
             } else if self.began {
@@ -87,13 +97,6 @@ impl Head {
                 }
             }
         }
-    }
-
-    fn more(&self) -> Result<Found, Violation> {
-        if self.searched > MAX_HEAD {
-            return Err(Violation::HeadTooLarge);
-        }
-        Ok(Found::More)
     }
 
     fn line(&mut self, line: &[u8]) -> Result<(), Violation> {
@@ -114,8 +117,8 @@ impl Head {
         let Some((b' ', rest)) = rest.split_first() else {
             return Err(Violation::RequestLine);
         };
-        let target_len = rest.iter().position(|byte| *byte <= b' ');
-        let (target, version) = rest.split_at(target_len.ok_or(Violation::RequestLine)?);
+        let (target_len, is_path) = target_len(rest);
+        let (target, version) = rest.split_at(target_len);
         if method.is_empty() || target.is_empty() {
             return Err(Violation::RequestLine);
         }
@@ -124,10 +127,11 @@ impl Head {
             b" HTTP/1.0" => true,
             // A space more is in the target, or nobody knows where.
             [b' ', rest @ ..] if rest.contains(&b' ') => return Err(Violation::RequestLine),
+            [] => return Err(Violation::RequestLine),
             _ => return Err(Violation::Version),
         };
         self.connect = method == b"CONNECT";
-        if target_fits(method, target) {
+        if (is_path && !self.connect) || target_fits(method, target) {
             Ok(())
         } else {
             Err(Violation::Target)
@@ -180,16 +184,28 @@ impl Head {
 }
 
 /// Where the first control character is: a line end, or what no head may have.
+///
+/// A word at a time: heads are most of what a guard has to look at.
 fn control(bytes: &[u8]) -> Option<usize> {
-    let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
-    let is_clean = |block: &&[u8]| {
-        !block
-            .iter()
-            .fold(false, |any, byte| any | is_control(*byte))
-    };
-    let clean = bytes.chunks_exact(BLOCK).take_while(is_clean).count() * BLOCK;
-    let at = bytes[clean..].iter().position(|byte| is_control(*byte))?;
-    Some(clean + at)
+    let (words, rest) = bytes.as_chunks::<WORD>();
+    for (index, word) in words.iter().enumerate() {
+        let found = controls(u64::from_le_bytes(*word));
+        if found != 0 {
+            return Some(index * WORD + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|byte| *byte < b' ' || *byte == 0x7f)?;
+    Some(words.len() * WORD + at)
+}
+
+/// The highest bit of each byte that is a control character.
+fn controls(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; WORD]);
+    const LOW: u64 = ONES * 0x7f;
+    // One more, and in seven bits: DEL becomes 0 and so the least of them. Nothing carries over.
+    let turned = ((word & LOW) + ONES) & LOW;
+    let is_above = turned + ONES * (0x80 - 0x21);
+    !(is_above | word) & !LOW
 }
 
 /// How many of the first bytes make a token (RFC 9110, 5.6.2).
@@ -241,39 +257,43 @@ fn number(digits: &[u8]) -> Option<u64> {
     (number <= u64::MAX - RESERVED - 1).then_some(number)
 }
 
-/// Whether `target` is one that a request with this method may have (RFC 9112, 3.2).
-fn target_fits(method: &[u8], target: &[u8]) -> bool {
-    if method == b"CONNECT" {
-        return Authority::try_from(target)
-            .is_ok_and(|authority| !authority.as_str().contains('@'));
-    }
-    match target {
-        [b'/', ..] => is_path_and_query(target),
-        b"*" => method == b"OPTIONS",
-        _ => {
-            !target.contains(&b'#')
-                && Uri::try_from(target)
-                    .is_ok_and(|uri| uri.scheme().is_some() && uri.authority().is_some())
-        }
-    }
-}
-
-/// What the library takes for a path and query, but for fragments: they never go over the wire, and
-/// the library would cut them off.
-fn is_path_and_query(target: &[u8]) -> bool {
+/// How long the target is that `rest` of a request line begins with, and whether it is a path and query
+/// as the library takes them. Fragments are none: they never go over the wire, and the library would cut
+/// them off.
+fn target_len(rest: &[u8]) -> (usize, bool) {
     let mut place = IN_PATH;
     let mut all = 0;
-    for byte in target {
+    let mut fits = rest.first() == Some(&b'/');
+    for (len, byte) in rest.iter().enumerate() {
         let class = TARGET[usize::from(*byte)];
         if class & place == 0 {
-            return false;
+            if *byte <= b' ' {
+                let is_text = all & HIGH == 0 || std::str::from_utf8(&rest[..len]).is_ok();
+                return (len, fits && is_text);
+            }
+            fits = false;
         }
         if *byte == b'?' {
             place = IN_QUERY;
         }
         all |= class;
     }
-    all & HIGH == 0 || std::str::from_utf8(target).is_ok()
+    // Nothing follows it: no version.
+    (rest.len(), fits)
+}
+
+/// Whether `target`, which is no path, is one that a request with this method may have (RFC 9112, 3.2).
+fn target_fits(method: &[u8], target: &[u8]) -> bool {
+    if method == b"CONNECT" {
+        let authority = Authority::try_from(target);
+        return authority.is_ok_and(|authority| !authority.as_str().contains('@'));
+    }
+    if target == b"*" {
+        return method == b"OPTIONS";
+    }
+    !target.contains(&b'#')
+        && Uri::try_from(target)
+            .is_ok_and(|uri| uri.scheme().is_some() && uri.authority().is_some())
 }
 
 const IN_PATH: u8 = 1;

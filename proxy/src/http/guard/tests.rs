@@ -210,6 +210,44 @@ fn what_is_unusual_and_clear() {
 }
 
 #[test]
+fn a_head_may_be_as_long_as_it_may() {
+    let around = with("x: ").len();
+    let of = |len: usize| with(&format!("x: {}", "y".repeat(len - around)));
+    assert_eq!(refused(&of(MAX_HEAD)), None);
+    for len in [MAX_HEAD + 1, MAX_HEAD + 2] {
+        assert_eq!(refused(&of(len)), Some(Violation::HeadTooLarge), "{len}");
+    }
+    for cut in MAX_HEAD - 4..=MAX_HEAD + 2 {
+        for len in [MAX_HEAD, MAX_HEAD + 1] {
+            let text = of(len);
+            assert_eq!(
+                scan(text.as_bytes(), [cut.min(len)]),
+                whole(&text),
+                "{cut} of {len}"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_byte_at_each_place_of_a_word() {
+    for byte in 0..=255_u8 {
+        for before in 0..20 {
+            let mut text = with(&"x".repeat(before + 1)).into_bytes();
+            let at = text.len() - 4;
+            text.splice(at..at, [b':', byte]);
+            let good = byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+            let verdict = scan(&text, []).verdict;
+            assert_eq!(
+                verdict == Verdict::More,
+                good,
+                "{byte} after {before}: {verdict:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn requests_follow_one_another() {
     let text = "GET /1 HTTP/1.1\r\n\r\n\
                 POST /2 HTTP/1.1\r\ncontent-length: 22\r\n\r\nGET /no HTTP/1.1\r\n\r\n\0\0\

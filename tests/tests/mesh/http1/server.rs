@@ -111,7 +111,7 @@ impl Connection {
             if request.header("expect").next().is_some() && act == "refuse" {
                 self.answer("417 Expectation Failed", "content-length: 0\r\n", "")
                     .await?;
-                continue;
+                return Ok(());
             }
             self.body(index, &request).await?;
             match &*act {

@@ -1,65 +1,6 @@
-//! What is sent, what is answered, what the application sees.
+//! The rows: what is sent, what is answered, what the application sees.
 
-/// One connection of a client.
-pub(super) struct Case {
-    pub(super) name: &'static str,
-    /// `{many}`: 101 headers; `{long}`: a header of 70 KB.
-    pub(super) sent: &'static str,
-    /// Statuses, in order.
-    pub(super) answers: &'static [u16],
-    /// Whether the connection is good for one more request after them.
-    pub(super) open: bool,
-    /// `METHOD target body` of each request. One that begins with `?` may come, but not whole.
-    pub(super) seen: &'static [&'static str],
-    /// What the reference proxy answers; empty where nobody measured it.
-    pub(super) envoy: &'static str,
-    /// The reason where Weft differs, or what is to be said.
-    pub(super) why: &'static str,
-}
-
-const fn refused(name: &'static str, sent: &'static str, envoy: &'static str) -> Case {
-    answered(name, sent, &[400], envoy)
-}
-
-/// Answered without the application, and closed.
-const fn answered(
-    name: &'static str,
-    sent: &'static str,
-    answers: &'static [u16],
-    envoy: &'static str,
-) -> Case {
-    Case {
-        name,
-        sent,
-        answers,
-        open: false,
-        seen: &[],
-        envoy,
-        why: "",
-    }
-}
-
-/// A request that the application gets, on a connection that stays.
-const fn served(
-    name: &'static str,
-    sent: &'static str,
-    seen: &'static [&'static str],
-    envoy: &'static str,
-) -> Case {
-    Case {
-        name,
-        sent,
-        answers: &[200],
-        open: true,
-        seen,
-        envoy,
-        why: "",
-    }
-}
-
-const fn but(case: Case, why: &'static str) -> Case {
-    Case { why, ..case }
-}
+use super::case::{Case, answered, but, cut, misdirected, refused, served};
 
 /// The rows of the reference, its names first, and what smuggles elsewhere.
 pub(super) const CASES: &[Case] = &[
@@ -223,7 +164,7 @@ pub(super) const CASES: &[Case] = &[
         "GET /a b HTTP/1.1\r\nhost: h\r\n\r\n",
         "400",
     ),
-    refused("no host", "GET /a HTTP/1.1\r\n\r\n", "400"),
+    misdirected("no host", "GET /a HTTP/1.1\r\n\r\n", "400"),
     answered(
         "more than 100 headers",
         "GET /a HTTP/1.1\r\nhost: h\r\n{many}\r\n",
@@ -237,7 +178,7 @@ pub(super) const CASES: &[Case] = &[
         "431",
     ),
     but(
-        refused(
+        misdirected(
             "two hosts",
             "GET /a HTTP/1.1\r\nhost: h\r\nhost: i\r\n\r\n",
             "200, `host: h,i`",
@@ -245,7 +186,7 @@ pub(super) const CASES: &[Case] = &[
         "which of the two is meant, the application would guess",
     ),
     but(
-        refused(
+        misdirected(
             "the same host twice",
             "GET /a HTTP/1.1\r\nhost: h\r\nhost: h\r\n\r\n",
             "",
@@ -253,7 +194,7 @@ pub(super) const CASES: &[Case] = &[
         "RFC 9112, 3.2",
     ),
     but(
-        refused(
+        misdirected(
             "a target and a host that differ",
             "GET http://i/a HTTP/1.1\r\nhost: h\r\n\r\n",
             "200, the target's",
@@ -333,7 +274,7 @@ pub(super) const CASES: &[Case] = &[
         "GET a HTTP/1.1\r\nhost: h\r\n\r\n",
         "",
     ),
-    refused(
+    misdirected(
         "a host that is none",
         "GET /a HTTP/1.1\r\nhost: a b\r\n\r\n",
         "",
@@ -437,7 +378,7 @@ pub(super) const CASES: &[Case] = &[
             &[],
             "200, ignored",
         ),
-        "ignored: the application never sees the wish",
+        "the application never sees the wish",
     ),
     // Versions and forms of old.
     Case {
@@ -495,53 +436,3 @@ pub(super) const CASES: &[Case] = &[
         why: "",
     },
 ];
-
-/// A body that breaks off: the head may have reached the application, the end never does.
-const fn cut(name: &'static str, sent: &'static str, envoy: &'static str) -> Case {
-    Case {
-        seen: &["?POST /cut"],
-        ..refused(name, sent, envoy)
-    }
-}
-
-impl Case {
-    /// The bytes.
-    pub(super) fn bytes(&self) -> String {
-        let many = || {
-            (0..101)
-                .map(|n| format!("x-{n}: y\r\n"))
-                .collect::<String>()
-        };
-        let long = || format!("x: {}\r\n", "y".repeat(70_000));
-        self.sent
-            .replace("{many}", &many())
-            .replace("{long}", &long())
-    }
-
-    /// As a row of the page.
-    pub(super) fn row(&self) -> String {
-        let statuses: Vec<_> = self.answers.iter().map(u16::to_string).collect();
-        let end = if self.open { "" } else { ", closes" };
-        let seen = match self.seen {
-            [] if self.answers == [200] => "the request without the wish".to_owned(),
-            [] => "nothing".to_owned(),
-            [cut] if cut.starts_with('?') => "nothing, or a request that breaks off".to_owned(),
-            all => all
-                .iter()
-                .map(|one| format!("`{one}`"))
-                .collect::<Vec<_>>()
-                .join(", "),
-        };
-        let envoy = if self.envoy.is_empty() {
-            "–"
-        } else {
-            self.envoy
-        };
-        format!(
-            "| {} | {envoy} | {}{end} | {seen} | {} |",
-            self.name,
-            statuses.join(", "),
-            self.why
-        )
-    }
-}
