@@ -54,6 +54,12 @@ impl Exchange {
         exchange
     }
 
+    /// An exchange whose request was not read at all, so that not even its method is known.
+    pub fn refused(account: Account, failure: &Failure) {
+        let method = Method::from_bytes(b"UNREAD").expect("letters make a method");
+        Self::begin(account, method).fail(failure, false);
+    }
+
     /// When the request head came.
     pub fn started(&self) -> Instant {
         self.started

@@ -117,12 +117,31 @@ fn request_id(random: u128) -> HeaderValue {
     HeaderValue::from_bytes(&id).expect("hex digits are a header value")
 }
 
-/// Whether an HTTP/1.1 request asks to change to another protocol.
+/// Whether an HTTP/1.1 request asks to change to another protocol. A wish for HTTP/2 (`h2c`) is none:
+/// every request in it would pass by what is decided per request (RFC 9110, 7.8 lets it be ignored).
 pub fn upgrade_wanted<B>(request: &Request<B>) -> bool {
+    let is_http2 = |token: &str| {
+        ["h2c", "h2", "http/2", "http/2.0"]
+            .iter()
+            .any(|name| token.eq_ignore_ascii_case(name))
+    };
     request.version() == Version::HTTP_11
         && request.headers().contains_key(header::UPGRADE)
+        && !tokens(request.headers(), &header::UPGRADE).any(is_http2)
         && tokens(request.headers(), &header::CONNECTION)
             .any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Whether an HTTP/1 response says in one way only how long it is: chunked and nothing else, or not
+/// coded at all (RFC 9112, 6.3).
+pub fn is_framed_once(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return true;
+    };
+    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        && codings.next().is_none()
+        && !headers.contains_key(header::CONTENT_LENGTH)
 }
 
 /// The authority that a request names: that of its target, else `Host`. None where an HTTP/1.0
@@ -182,6 +201,7 @@ pub fn prepare<B>(request: &mut Request<B>) -> Result<(), Failure> {
 /// Where HTTP/1 comes in and goes out nothing is to be done but for absolute forms.
 pub fn prepare_h1<B>(request: &mut Request<B>) {
     let from_http2 = request.version() == Version::HTTP_2;
+    let from_http10 = request.version() == Version::HTTP_10;
     *request.version_mut() = Version::HTTP_11;
     if from_http2 {
         join_cookies(request.headers_mut());
@@ -191,6 +211,11 @@ pub fn prepare_h1<B>(request: &mut Request<B>) {
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
         request.headers_mut().insert(header::HOST, host);
+    }
+    // HTTP/1.1 has to name one; it is empty where nobody knows it (RFC 9112, 3.2).
+    if from_http10 && !request.headers().contains_key(header::HOST) {
+        let nobody = HeaderValue::from_static("");
+        request.headers_mut().insert(header::HOST, nobody);
     }
     let absolute = request.uri().scheme().is_some();
     if *request.method() == Method::CONNECT || !absolute {

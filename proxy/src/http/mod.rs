@@ -6,6 +6,7 @@
 //!
 //! * [`server`]: one downstream connection.
 //! * [`client`]: pools of upstream connections.
+//! * `guard`: where one HTTP/1 request ends and the next begins.
 //! * [`upgrade`]: what follows a `101` or a CONNECT.
 //! * [`answer`]: responses that a sidecar makes itself.
 //! * [`headers`]: hop-by-hop headers, authorities, request ids, streaming detection.
@@ -18,6 +19,7 @@ pub mod answer;
 pub mod body;
 pub mod client;
 pub mod deadline;
+mod guard;
 pub mod headers;
 pub mod replay;
 pub mod server;

@@ -10,7 +10,9 @@
 //!   reset destroys the clean end.
 //! * No default of hyper's closes or refuses anything; idle keep-alive has its own, long limit.
 //!
-//! hyper itself answers heads that it cannot parse (400, 431) and ends the connection. While a
+//! A request whose framing could be read in two ways never comes to hyper, nor to the handler but as
+//! [`Handler::refuse`]: `guarded` and the guard see to it. hyper itself answers what it alone cannot
+//! parse (400) and ends the connection. While a
 //! response is being made an HTTP/1 client that goes away is noticed only when it is written to:
 //! that is the price of letting clients half-close.
 
@@ -39,16 +41,17 @@ use self::state::{InFlight, State};
 use super::body::{BodyError, ResponseBody};
 use super::client::BoxFuture;
 use super::deadline::Alarm;
+use super::guard::MAX_HEAD;
 use super::{Version, settings};
 use crate::net::closing::{Closing, Phase};
+use crate::outcome::Failure;
 
+mod guarded;
 mod io;
 mod state;
 
 /// Bytes that one HTTP/1 connection buffers either way.
 const MAX_BUFFER: usize = 128 * 1024;
-/// Bytes of one HTTP/1 request head.
-const MAX_HEAD: usize = 64 * 1024;
 /// Between HTTP/2 pings; a peer that answers none is given up.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long an HTTP/2 ping may take.
@@ -62,6 +65,9 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request. The future is dropped when the client gives the request up.
     fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>>;
+
+    /// Answers a request that breaks the protocol and so was not read; the connection ends with it.
+    fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>>;
 }
 
 /// Times of one connection.
@@ -257,6 +263,9 @@ impl Driver {
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
+            if self.state.may_let_go() {
+                continue;
+            }
             let (at, end) = match (self.shut_down, self.ends_at()) {
                 (Some(shut_down), _) => (shut_down + SHUTDOWN_LIMIT, End::Cut),
                 (None, Some(end)) => end,
@@ -343,8 +352,12 @@ impl<H: Handler> Service<Request<Incoming>> for Serving<H> {
     fn call(&self, request: Request<Incoming>) -> Answering {
         let in_flight = State::take_request(&self.state);
         let connect = *request.method() == Method::CONNECT;
+        let response = match self.state.refuses() {
+            None => self.handler.handle(request),
+            Some(violation) => self.handler.refuse(violation.failure()),
+        };
         Answering {
-            response: self.handler.handle(request),
+            response,
             in_flight: Some(in_flight),
             http1: self.http1,
             connect,

@@ -12,11 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 
 use super::Version;
+use super::answer::answer;
 use super::body::{RequestBody, ResponseBody, UpstreamBody};
 use super::client::{BoxFuture, Connect, H1Pool, H2Pool, PoolOptions};
 use super::server::{Handler, ServerOptions, serve};
 use crate::net::closing::{self, Closing, ClosingSender};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Origin, Outcome};
 
 /// Bytes under way in one direction.
 const PIPE: usize = 64 * 1024;
@@ -132,6 +133,10 @@ where
 {
     fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
         Box::pin((self.0)(request))
+    }
+
+    fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
+        Box::pin(std::future::ready(answer(&failure, Origin::Inbound, false)))
     }
 }
 

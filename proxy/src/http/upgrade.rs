@@ -8,6 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
+use ::http::header::CONTENT_LENGTH;
 use ::http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -16,7 +17,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 use super::deadline::before;
 use super::headers;
 use crate::net::closing::{Closing, Phase};
-use crate::outcome::Outcome;
+use crate::outcome::{Failure, Outcome};
 use crate::resilience::deadline::Deadline;
 
 /// Bytes in hand, each way.
@@ -46,6 +47,13 @@ impl Wanted {
     pub fn is_granted<B>(&self, response: &Response<B>) -> bool {
         let status = response.status();
         status == StatusCode::SWITCHING_PROTOCOLS || (self.connect && status.is_success())
+    }
+
+    /// Whether a response changes over though nobody asked for it, or not so: what follows such a one is
+    /// nothing that a client understands.
+    pub fn is_unasked<B>(wanted: Option<&Self>, response: &Response<B>) -> bool {
+        let changes = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        changes && wanted.is_none_or(|wanted| wanted.connect)
     }
 
     /// The client's side.
@@ -82,6 +90,20 @@ impl Bridged {
             Self::Over => Outcome::Shed,
         }
     }
+}
+
+/// Makes a response that grants a wish fit to be one: it has no body, whatever it says (RFC 9110, 9.3.6
+/// and 15.2.2).
+pub fn without_length<B>(response: &mut Response<B>) {
+    response.headers_mut().remove(CONTENT_LENGTH);
+}
+
+/// What an unasked 101 is taken for.
+pub fn unasked() -> Failure {
+    Failure::maybe(
+        Outcome::Reset,
+        "the answer changes to another protocol, which was not asked for",
+    )
 }
 
 /// Copies both ways until both sides have ended, `deadline` passed or phase Over came. To be spawned

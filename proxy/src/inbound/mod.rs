@@ -449,8 +449,13 @@ fn open_plain(io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> 
     let strict = policy
         .as_ref()
         .is_none_or(|policy| policy.mtls == MtlsMode::Strict);
-    let opaque = policy.is_some_and(|policy| policy.protocol == Protocol::Opaque);
+    let protocol = policy.map_or(Protocol::Detect, |policy| policy.protocol);
+    let opaque = protocol == Protocol::Opaque;
     match verdict {
+        // What is said to be HTTP is refused as HTTP where it is not.
+        Verdict::Opaque if !strict && protocol == Protocol::Http1 => {
+            Ok(Opened::Http(io, Version::Http1, Peer::unknown()))
+        }
         // Under Strict, HTTP clients are told so, and probes pass: per request.
         Verdict::Http1 if strict || !opaque => {
             Ok(Opened::Http(io, Version::Http1, Peer::unknown()))

@@ -141,6 +141,9 @@ impl Requests {
                 ));
             }
         };
+        if Wanted::is_unasked(wanted.as_ref(), &response) {
+            return Err(upgrade::unasked());
+        }
         let until = if streams { Deadline::NONE } else { deadline };
         Ok(Answered {
             response,
@@ -162,6 +165,7 @@ impl Requests {
         headers::strip_ours(response.headers_mut());
 
         if let Some(granted) = granted {
+            upgrade::without_length(&mut response);
             let upstream = hyper::upgrade::on(&mut response);
             let downstream = granted.into_downstream();
             let closing = self.closing.clone();
@@ -257,6 +261,12 @@ impl Handler for Requests {
     fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
         let this = Arc::clone(self);
         Box::pin(async move { this.request(request).await })
+    }
+
+    fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
+        Exchange::refused(self.account.clone(), &failure);
+        let response = answer::answer(&failure, Origin::Inbound, false);
+        Box::pin(std::future::ready(response))
     }
 }
 

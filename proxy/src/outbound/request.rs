@@ -171,6 +171,9 @@ impl Requests {
                     .await?
             }
         };
+        if Wanted::is_unasked(wanted.as_ref(), &answered.reply.response) {
+            return Err(upgrade::unasked().into());
+        }
         Ok(Finished {
             answered,
             route,
@@ -297,6 +300,7 @@ impl Requests {
             deadline
         };
         if let Some(granted) = granted {
+            upgrade::without_length(&mut response);
             let upstream = hyper::upgrade::on(&mut response);
             let downstream = granted.into_downstream();
             let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), until);
@@ -415,6 +419,16 @@ impl Handler for Requests {
         let this = Arc::clone(self);
         Box::pin(async move { this.request(request).await })
     }
+
+    fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
+        let account = match self.destination.target().as_deref() {
+            Some(Target::Service(service) | Target::Endpoint { service, .. }) => service.account(),
+            Some(Target::NotFound) | None => Refusal::account(self.outbound.shared()),
+        };
+        Exchange::refused(account, &failure);
+        let response = answer::answer(&failure, Origin::Outbound, false);
+        Box::pin(std::future::ready(response))
+    }
 }
 
 impl Refusal {
@@ -447,6 +461,12 @@ impl Handler for Refusal {
         Exchange::begin(self.account.clone(), request.method().clone())
             .fail(&self.failure, is_grpc);
         let response = answer::answer(&self.failure, Origin::Outbound, is_grpc);
+        Box::pin(std::future::ready(response))
+    }
+
+    fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
+        Exchange::refused(self.account.clone(), &failure);
+        let response = answer::answer(&failure, Origin::Outbound, false);
         Box::pin(std::future::ready(response))
     }
 }

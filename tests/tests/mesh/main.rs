@@ -22,6 +22,7 @@ mod edges;
 mod fallback;
 mod faults;
 mod gateway;
+mod http1;
 mod lifecycle;
 mod limits;
 mod mirror;
@@ -79,6 +80,7 @@ fn main() -> anyhow::Result<ExitCode> {
     conditions::register(&mut suite);
     rules::register(&mut suite);
     gateway::register(&mut suite);
+    http1::register(&mut suite);
     proxy_status::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());

@@ -22,6 +22,7 @@ use super::{
     UPLOAD_GRACE, Unconnected, proof, take_room,
 };
 use crate::http::body::{RequestBody, UpstreamBody};
+use crate::http::headers;
 use crate::outcome::{Failure, Outcome};
 
 /// Bytes that one connection buffers either way.
@@ -207,6 +208,15 @@ impl<C: Connect> H1Pool<C> {
         connection.used_before = true;
         let request = request.map(|body| SentBody::new(body, options.progress.clone()));
         match connection.sender.try_send_request(request).await {
+            Ok(response) if !headers::is_framed_once(response.headers()) => Err(TryError {
+                failure: Failure::maybe(
+                    Outcome::Reset,
+                    "the answer could be read in two ways: its length and its transfer-encoding",
+                ),
+                request: None,
+                reused,
+                full: None,
+            }),
             Ok(response) => {
                 if let Some(announced) = announced_idle(response.headers()) {
                     connection.idle_limit = announced;

@@ -1,6 +1,7 @@
 //! Whether a request that got no response may have been processed.
 
 use std::error::Error;
+use std::io::{self, ErrorKind};
 
 use super::super::body::{BodyError, h2_error};
 use crate::outcome::{Failure, Outcome, Processed};
@@ -18,7 +19,12 @@ pub(super) struct Evidence {
 /// request back `whole`, it was never begun.
 pub(super) fn failure(error: hyper::Error, whole: bool, evidence: Evidence) -> Failure {
     let never = whole || evidence.wrote_nothing || evidence.closed_cleanly || peer_refused(&error);
-    let (outcome, detail) = if request_broke(&error) {
+    let (outcome, detail) = if broke_the_protocol(&error) {
+        (
+            Outcome::BadRequest,
+            "the body of the request breaks its framing",
+        )
+    } else if request_broke(&error) {
         (Outcome::ClientGone, "the request broke off")
     } else if error.is_parse() {
         (Outcome::Reset, "the answer was not HTTP")
@@ -59,6 +65,22 @@ fn peer_refused(error: &hyper::Error) -> bool {
 /// The peer wants the HTTP/2 connection to end, or it is broken.
 pub(super) fn connection_is_ending(error: &hyper::Error) -> bool {
     h2_error(error).is_none_or(|error| error.is_go_away() || error.is_io())
+}
+
+/// The body that should have gone upstream is none: that is how its connection's framing, and the
+/// guard before it, say so.
+fn broke_the_protocol(error: &hyper::Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    let mut is_request = false;
+    while let Some(error) = cause {
+        is_request |= error.is::<BodyError>();
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let kind = error.kind();
+            return is_request && matches!(kind, ErrorKind::InvalidData | ErrorKind::InvalidInput);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The body that should have gone upstream failed.

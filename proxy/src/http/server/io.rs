@@ -1,4 +1,5 @@
-//! The transport of a downstream connection: counts, and ends as the contract says.
+//! The transport of a downstream connection: counts, lets through what the guard has cleared, and ends
+//! as the contract says.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::guarded::Guarded;
 use super::state::State;
 use crate::http::deadline::Alarm;
 
@@ -22,6 +24,8 @@ const DISCARD_BUFFER: usize = 4 * 1024;
 pub(super) struct ServerIo<I> {
     io: I,
     state: Arc<State>,
+    /// What stands between an HTTP/1 client and the library.
+    guarded: Option<Guarded>,
     lingering: Option<Lingering>,
 }
 
@@ -37,6 +41,7 @@ impl<I> ServerIo<I> {
     pub(super) fn new(io: I, state: Arc<State>) -> Self {
         Self {
             io,
+            guarded: state.is_http1().then(Guarded::default),
             state,
             lingering: None,
         }
@@ -90,8 +95,12 @@ impl<I: AsyncRead + Unpin> AsyncRead for ServerIo<I> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let io = Pin::new(&mut this.io);
+        if let Some(guarded) = &mut this.guarded {
+            return guarded.poll_read(io, &this.state, cx, buf);
+        }
         let before = buf.filled().len();
-        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        let polled = io.poll_read(cx, buf);
         this.state.add_read(buf.filled().len() - before);
         polled
     }

@@ -1,9 +1,10 @@
 //! What a connection's driver, its service and its transport know of each other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::http::Version;
+use crate::http::guard::Violation;
 
 /// Shared by the parts of one connection, which run in one task (HTTP/1) or are woken by messages
 /// (HTTP/2): relaxed order is enough.
@@ -18,6 +19,10 @@ pub(super) struct State {
     written_when_taken: AtomicU64,
     announce_close: AtomicBool,
     upgraded: AtomicBool,
+    /// After how many requests one came that is not to be seen, and why.
+    refused: OnceLock<(u64, Violation)>,
+    /// The transport holds bytes back until so many requests are over; 0 where it does not.
+    held_for: AtomicU64,
 }
 
 impl State {
@@ -31,7 +36,13 @@ impl State {
             written_when_taken: AtomicU64::new(0),
             announce_close: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
+            refused: OnceLock::new(),
+            held_for: AtomicU64::new(0),
         }
+    }
+
+    pub(super) fn is_http1(&self) -> bool {
+        self.version == Version::Http1
     }
 
     /// A request is handed to the handler.
@@ -66,7 +77,7 @@ impl State {
     /// A clean close now would say that a request was never taken which was: HTTP/2 says by GOAWAY
     /// what it took.
     pub(super) fn owes_an_answer(&self) -> bool {
-        self.version == Version::Http1
+        self.is_http1()
             && self.requests() > 0
             && self.written.load(Ordering::Relaxed)
                 == self.written_when_taken.load(Ordering::Relaxed)
@@ -88,6 +99,34 @@ impl State {
 
     pub(super) fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed)
+    }
+
+    /// Behind `requests` that may be seen comes one that may not.
+    pub(super) fn refuse_after(&self, requests: u64, violation: Violation) {
+        // The first one ends the connection.
+        let _ = self.refused.set((requests, violation));
+    }
+
+    /// Why the request that was taken last stands for one that is refused, if it does.
+    pub(super) fn refuses(&self) -> Option<Violation> {
+        let (requests, violation) = self.refused.get()?;
+        (self.requests() > *requests).then_some(*violation)
+    }
+
+    /// The transport holds bytes back until so many requests are over.
+    pub(super) fn hold_for(&self, requests: u64) {
+        self.held_for.store(requests, Ordering::Relaxed);
+    }
+
+    /// What bytes were held back for is over: the connection is to read again, and nobody else wakes
+    /// it. Said once.
+    pub(super) fn may_let_go(&self) -> bool {
+        let held_for = self.held_for.load(Ordering::Relaxed);
+        if held_for == 0 || held_for != self.requests() || self.in_flight() > 0 {
+            return false;
+        }
+        self.held_for.store(0, Ordering::Relaxed);
+        true
     }
 }
 

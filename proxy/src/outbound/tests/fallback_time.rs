@@ -13,6 +13,7 @@ use crate::http::client::BoxFuture;
 use crate::http::server::Handler;
 use crate::http::{Version, server};
 use crate::outbound::request::Requests;
+use crate::outcome::Failure;
 use crate::policy::{
     BreakerScope, FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse,
 };
@@ -39,6 +40,10 @@ impl Handler for Timed {
             this.took.lock().push(started.elapsed());
             response
         })
+    }
+
+    fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
+        self.inner.refuse(failure)
     }
 }
 
