@@ -14,8 +14,19 @@ pub(super) const MAX_SEND_BUFFER: usize = 256 * 1024;
 pub(super) const MAX_STREAMS: u32 = 1_000;
 /// Streams that were reset and are still remembered, for frames under way.
 pub(super) const MAX_RESET_STREAMS: usize = 200;
-/// Streams that a peer may reset before they were accepted: passing on a client's cancellations
-/// makes many.
-pub(super) const MAX_PENDING_ACCEPT_RESETS: usize = 200;
+/// Streams that an application may reset before they were accepted.
+const MAX_PENDING_ACCEPT_RESETS: usize = 200;
+/// The same of a sidecar: all streams that it may have, given up at once, and as many again.
+const MAX_PENDING_ACCEPT_RESETS_OF_SIDECARS: usize = 2 * MAX_STREAMS as usize;
 /// Streams reset for a peer's errors, before its connection is ended.
 pub(super) const MAX_ERROR_RESETS: usize = 1_024;
+
+/// Streams that a peer may reset before they were accepted: passing on many clients' cancellations
+/// makes many.
+pub(super) fn max_pending_accept_resets(of_sidecar: bool) -> usize {
+    if of_sidecar {
+        MAX_PENDING_ACCEPT_RESETS_OF_SIDECARS
+    } else {
+        MAX_PENDING_ACCEPT_RESETS
+    }
+}

@@ -21,6 +21,7 @@ mod deadlines;
 mod edges;
 mod fallback;
 mod faults;
+mod frames;
 mod gateway;
 mod lifecycle;
 mod limits;
@@ -55,6 +56,7 @@ fn main() -> anyhow::Result<ExitCode> {
     arguments.test_threads.get_or_insert(TEST_THREADS);
     let mut suite = Suite::new(sandbox);
     transparent::register(&mut suite);
+    frames::register(&mut suite);
     split::register(&mut suite);
     stickiness::register(&mut suite);
     mirror::register(&mut suite);
