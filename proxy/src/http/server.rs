@@ -37,7 +37,7 @@ use tokio::time::Instant;
 
 use self::io::{Floods, ServerIo};
 use self::state::{InFlight, State};
-use super::body::{BodyError, ResponseBody};
+use super::body::{BodyError, ResponseBody, h2_error};
 use super::client::BoxFuture;
 use super::deadline::Alarm;
 use super::guard::FloodLimits;
@@ -161,7 +161,7 @@ pub async fn serve<I, H>(
 }
 
 /// A connection of either version.
-trait Connection: Future {
+trait Connection: Future<Output = hyper::Result<()>> {
     fn graceful_shutdown(self: Pin<&mut Self>);
 }
 
@@ -268,7 +268,8 @@ impl Driver {
             }
         }
         loop {
-            if connection.as_mut().poll(cx).is_ready() {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                self.count_flood(ended.err().as_ref());
                 return Poll::Ready(());
             }
             let (at, end) = match (self.shut_down, self.ends_at()) {
@@ -282,6 +283,20 @@ impl Driver {
             }
             self.shut_down = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
+        }
+    }
+
+    /// Floods that the library ended: streams reset before they were taken, heads in endless pieces,
+    /// the smallest DATA.
+    fn count_flood(&self, error: Option<&hyper::Error>) {
+        let calmed = error
+            .and_then(|error| h2_error(error))
+            .is_some_and(|error| {
+                error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+            });
+        if calmed {
+            self.options.flooded.increment(1);
+            tracing::warn!("a flood of HTTP/2 frames, connection ended");
         }
     }
 

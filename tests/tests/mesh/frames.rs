@@ -143,7 +143,9 @@ async fn malformed(cx: Cx, way: Way) -> anyhow::Result<()> {
             let end = end.unwrap_or_else(|| "no end".to_owned());
             place.serve_the_bystander().await.context(case.name)?;
             let seen = place.seen().await? - before;
-            if (end.as_str(), seen) != (case.end, case.seen) {
+            // What is answered with 200 was seen; of the rest the application may see a head at most.
+            let counts = seen == case.seen || (seen < case.seen && end != "200");
+            if end != case.end || !counts {
                 wrong.push(format!(
                     "{}: {end}, {seen} requests seen; expected {}, {}",
                     case.name, case.end, case.seen

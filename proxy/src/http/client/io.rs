@@ -18,6 +18,8 @@ pub(super) struct Link {
     clean_eof: AtomicBool,
     /// HTTP/2: streams that the peer allows at once.
     max_streams: AtomicUsize,
+    /// HTTP/2: the peer takes extended CONNECT.
+    extended_connect: AtomicBool,
 }
 
 /// How far a connection was when a request was handed to it.
@@ -34,6 +36,7 @@ impl Link {
             read: AtomicU64::new(0),
             clean_eof: AtomicBool::new(false),
             max_streams: AtomicUsize::new(usize::MAX),
+            extended_connect: AtomicBool::new(false),
         }
     }
 
@@ -60,6 +63,15 @@ impl Link {
 
     pub(super) fn publish_max_streams(&self, streams: usize) {
         self.max_streams.store(streams, Ordering::Relaxed);
+    }
+
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        self.extended_connect.load(Ordering::Relaxed)
+    }
+
+    /// The peer has said so. It may not take it back (RFC 8441, 3).
+    pub(super) fn take_extended_connect(&self) {
+        self.extended_connect.store(true, Ordering::Relaxed);
     }
 }
 

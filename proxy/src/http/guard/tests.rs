@@ -46,9 +46,10 @@ impl Turned {
 
     /// How many of `frame` are borne at once, up to `most`.
     fn borne(&mut self, frame: &[u8], most: u32) -> u32 {
-        (0..most)
-            .find(|_| self.read(frame).is_err())
-            .unwrap_or(most)
+        let refused = (0..most).find(|_| self.read(frame).is_err());
+        // A connection ends there. One that goes on begins with the next frame.
+        self.guard.skip = 0;
+        refused.unwrap_or(most)
     }
 
     fn pass(&self, time: Duration) {
