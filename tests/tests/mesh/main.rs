@@ -35,6 +35,7 @@ mod rules;
 mod security;
 mod split;
 mod stickiness;
+mod streams;
 mod targets;
 mod transparent;
 mod triggers;
@@ -57,6 +58,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut suite = Suite::new(sandbox);
     transparent::register(&mut suite);
     frames::register(&mut suite);
+    streams::register(&mut suite);
     split::register(&mut suite);
     stickiness::register(&mut suite);
     mirror::register(&mut suite);
