@@ -29,7 +29,7 @@ use crate::outcome::{Failure, Outcome};
 /// Between pings; a connection that answers none is given up.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// How long the settings of a fresh connection are waited for, where a request depends on them.
-const SETTINGS_WAIT: Duration = Duration::from_millis(500);
+const SETTINGS_WAIT: Duration = Duration::from_millis(250);
 /// How often they are looked for: nobody tells when they come.
 const SETTINGS_POLL: Duration = Duration::from_millis(5);
 /// How long a ping may take.
@@ -177,7 +177,7 @@ impl<C: Connect> H2Pool<C> {
                     .with_status(StatusCode::NOT_IMPLEMENTED);
             return Err(TryError::unconnected(failure.into(), request));
         }
-        let request = request.map(|body| SentBody::new(body, options.progress.clone()));
+        let request = request.map(|body| SentBody::of_http2(body, options.progress.clone()));
         match stream.sender.try_send_request(request).await {
             Ok(response) => {
                 stream.lease.0.answered.store(true, Ordering::Relaxed);
@@ -257,18 +257,18 @@ struct Stream {
 }
 
 impl Stream {
-    /// Whether the peer takes extended CONNECT (RFC 8441, 3). A fresh connection may not know yet:
-    /// its settings are waited for.
+    /// Whether the peer takes extended CONNECT (RFC 8441, 3). Its settings may not be here, or nobody
+    /// may have looked at them, yet.
     async fn takes_extended_connect(&self) -> bool {
         let until = Instant::now() + SETTINGS_WAIT;
         loop {
             if self.lease.0.link.takes_extended_connect() {
                 return true;
             }
-            let greeted = self.lease.0.answered.load(Ordering::Relaxed);
-            if greeted || Instant::now() >= until {
+            if Instant::now() >= until {
                 return false;
             }
+            self.lease.0.link.look_again();
             tokio::time::sleep(SETTINGS_POLL).await;
         }
     }
@@ -428,6 +428,7 @@ async fn open<C: Connect>(connect: &C, token: Option<Token>) -> Result<Entry, Fa
     link.publish_max_streams(driver.current_max_send_streams());
     let (published, room) = (Arc::clone(&link), connect.room());
     tokio::spawn(std::future::poll_fn(move |cx| {
+        published.publish_from(cx.waker());
         let polled = Pin::new(&mut driver).poll(cx);
         let before = published.max_streams();
         published.publish_max_streams(driver.current_max_send_streams());
