@@ -38,6 +38,8 @@ const MAX_EARNED_RESETS: u32 = 1_000;
 const RESET_COST: u32 = 2;
 /// Settings are applied to each stream.
 const SETTINGS_COST: u32 = 8;
+/// Microseconds of a second.
+const MICROS: u128 = 1_000_000;
 /// Length of the answers to PING and to SETTINGS, which explain nothing.
 const PONG: usize = FRAME_HEADER + 8;
 const SETTINGS_ACK: usize = FRAME_HEADER;
@@ -281,20 +283,20 @@ impl Pot {
     }
 
     fn refill(&mut self, now: Instant) {
-        let passed = self
-            .counted
-            .map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
-        let more = passed.as_micros() * u128::from(self.rate) / 1_000_000;
-        // Parts of a frame are not lost by asking often.
-        if more == 0 {
+        let Some(counted) = self.counted else {
             return;
-        }
+        };
+        let rate = u128::from(self.rate);
+        let passed = now.saturating_duration_since(counted);
+        let more = passed.as_micros() * rate / MICROS;
+        // The rest of the time counts the next time: asking often loses nothing.
+        let used = u64::try_from(more * MICROS / rate.max(1)).unwrap_or(u64::MAX);
+        self.counted = counted
+            .checked_add(Duration::from_micros(used))
+            .or(Some(now));
         let more = u64::try_from(more).unwrap_or(u64::MAX);
-        self.allowed = self
-            .allowed
-            .saturating_add(more)
-            .min(Self::most_allowed(self.rate));
-        self.counted = Some(now);
+        let most = Self::most_allowed(self.rate);
+        self.allowed = self.allowed.saturating_add(more).min(most);
     }
 }
 

@@ -1,8 +1,20 @@
 use std::cell::Cell;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use metrics::Counter;
+use parking_lot::Mutex;
 use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::http::Version;
+use crate::http::body::ResponseBody;
+use crate::http::server::{ServerOptions, serve};
+use crate::http::testing::answers;
+use crate::net::closing;
 
 const LIMITS: FloodLimits = FloodLimits {
     frames: 100,
@@ -176,6 +188,103 @@ fn half_of_the_requests_may_be_given_up() {
 fn a_sidecar_may_pass_on_many_cancellations() {
     let limits = LIMITS.of_sidecars();
     assert_eq!((limits.frames, limits.resets), (100, 1_000));
+}
+
+/// Requests of the conversation below.
+const REQUESTS: usize = 600;
+/// Bytes of each of its answers: more than the client's first window.
+const ANSWER: usize = 100_000;
+
+/// A client that measures the path with PING all the time, acknowledges what it reads and gives up a
+/// third of its requests needs next to no allowance; and looking at its frames costs next to nothing
+/// beside serving them.
+#[tokio::test]
+async fn a_real_client_is_no_flood_and_costs_little() {
+    let limits = FloodLimits {
+        frames: 5,
+        resets: 1,
+    };
+    let (client_end, near) = duplex(64 * 1024);
+    let (far, server_end) = duplex(64 * 1024);
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    tokio::spawn(pump(near, far, Arc::clone(&sent)));
+    let handler = answers(|_| async { Response::new(ResponseBody::full(vec![b'a'; ANSWER])) });
+    let options = ServerOptions {
+        floods: limits,
+        flooded: Counter::noop(),
+        ..ServerOptions::default()
+    };
+    let (_closing, leaving) = closing::channel();
+    tokio::spawn(serve(server_end, Version::Http2, handler, leaving, options));
+
+    let begin = std::time::Instant::now();
+    let (client, mut connection) = h2::client::handshake(client_end).await.unwrap();
+    let mut ping_pong = connection.ping_pong().unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    for number in 0..REQUESTS {
+        let request = Request::post("http://a/").body(()).unwrap();
+        let (response, mut body) = client.send_request(request, false).unwrap();
+        body.send_data(Bytes::from_static(&[b'b'; 300]), true)
+            .unwrap();
+        let mut body = response.await.unwrap().into_body();
+        ping_pong.ping(h2::Ping::opaque()).await.unwrap();
+        if number % 3 == 0 {
+            continue;
+        }
+        let mut length = 0;
+        while let Some(data) = body.data().await {
+            let data = data.unwrap();
+            length += data.len();
+            body.flow_control().release_capacity(data.len()).unwrap();
+        }
+        assert_eq!(length, ANSWER);
+    }
+    let served = begin.elapsed();
+
+    let sent = std::mem::take(&mut *sent.lock());
+    let kinds = kinds(&sent);
+    assert!(kinds[usize::from(Frame::PING)] >= REQUESTS, "{kinds:?}");
+    assert!(kinds[usize::from(Frame::RST_STREAM)] > 100, "{kinds:?}");
+    let mut guard = Guard::of_client(FloodLimits::default());
+    let begin = std::time::Instant::now();
+    for part in sent.chunks(8 * 1024) {
+        guard.wrote(100_000);
+        guard.read(part, Instant::now).unwrap();
+    }
+    let guarded = begin.elapsed();
+    let percent = guarded.as_secs_f64() * 100.0 / served.as_secs_f64();
+    println!(
+        "{} frames: {guarded:?} of {served:?}, {percent:.3} %",
+        kinds.iter().sum::<usize>()
+    );
+    assert!(percent < 5.0, "{percent} % of serving");
+}
+
+/// Both ways; what comes from `near` is kept.
+async fn pump(near: DuplexStream, far: DuplexStream, sent: Arc<Mutex<Vec<u8>>>) {
+    let (mut from_client, mut to_client) = tokio::io::split(near);
+    let (mut from_server, mut to_server) = tokio::io::split(far);
+    tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+    let mut bytes = vec![0; 8 * 1024];
+    while let Ok(read @ 1..) = from_client.read(&mut bytes).await {
+        sent.lock().extend(&bytes[..read]);
+        if to_server.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Frames by their kind.
+fn kinds(mut sent: &[u8]) -> [usize; 10] {
+    let mut kinds = [0; 10];
+    sent = &sent[PREFACE..];
+    while sent.len() >= FRAME_HEADER {
+        let length = u32::from_be_bytes([0, sent[0], sent[1], sent[2]]) as usize;
+        kinds[usize::from(sent[3])] += 1;
+        sent = sent.get(FRAME_HEADER + length..).unwrap_or_default();
+    }
+    kinds
 }
 
 /// A frame of any kind, length and flags.
