@@ -99,7 +99,7 @@ async fn thousand(cx: Cx) -> anyhow::Result<()> {
             assert_eq!(floods, 0.0, "{workload} took it for a flood");
             cx.measured(format!(
                 "the sidecar of {workload} grew by {:.0} MiB",
-                grown / (1 << 20) as f64
+                grown / f64::from(1 << 20)
             ));
         }
         cx.measured(format!(
