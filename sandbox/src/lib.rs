@@ -9,6 +9,7 @@
 //!
 //! Data flows downhill: a module uses only what stands below it in this list.
 //!
+//! * [`kubelet`]: the Pods of an API server as processes: a node of a cluster.
 //! * [`mesh`]: control plane, pods, sidecars and applications of one mesh: the builder.
 //! * [`load`]: a load generator that hides nothing: no silent retry, no silent reconnect.
 //! * [`client`]: single requests and connections out of a pod.
@@ -23,6 +24,7 @@
 pub mod app;
 pub mod client;
 pub mod enter;
+pub mod kubelet;
 pub mod load;
 pub mod mesh;
 pub mod metrics;

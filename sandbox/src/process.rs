@@ -43,6 +43,12 @@ impl Program {
         self
     }
 
+    /// The file and its arguments.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &OsStr> {
+        let args = self.args.iter().map(OsString::as_os_str);
+        std::iter::once(self.path.as_os_str()).chain(args)
+    }
+
     /// A command to add to. Its environment is empty but for `PATH`, `TMPDIR` and `RUST_BACKTRACE`.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);

@@ -12,7 +12,7 @@ const LEAST_CHECKS: usize = 20;
 fn every_test_and_file_that_the_table_names_is_there() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = fs::read_to_string(here.join("README.md")).expect("the table");
-    let suites = ["tests/mesh", "tests/cluster"];
+    let suites = ["tests/mesh", "tests/cluster", "tests/install"];
     let code = suites.map(|suite| texts_under(&here.join(suite))).concat();
     let named: Vec<_> = table.split('`').skip(1).step_by(2).collect();
     let tests = named.iter().filter(|name| name.contains("::"));

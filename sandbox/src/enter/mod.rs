@@ -14,7 +14,9 @@
 //! reap them, because a general `wait` would steal the status of its own children; they stay
 //! zombies until the end of the run.
 
+pub(crate) mod container;
 pub(crate) mod follow;
+mod ids;
 mod probe;
 mod rundir;
 
@@ -118,6 +120,13 @@ impl Sandbox {
         if let Some(meant) = std::env::var_os(follow::BECOME_ENV) {
             return Err(follow::obey(&meant));
         }
+        if let Ok(meant) = std::env::var(container::CONTAINER_ENV) {
+            return Err(container::obey(&meant));
+        }
+        if let Ok(process) = std::env::var(ids::MAP_ENV) {
+            ids::write_maps(&process)?;
+            std::process::exit(0);
+        }
         if let Ok(rung) = std::env::var(probe::PROBE_ENV) {
             probe::answer(rung.parse()?);
         }
@@ -148,6 +157,11 @@ impl Sandbox {
     /// How pods are isolated.
     pub fn mode(&self) -> &Mode {
         &self.mode
+    }
+
+    /// Whether processes can run as any user, and not only as this one.
+    pub fn has_users(&self) -> bool {
+        ids::has_all()
     }
 
     /// Directory of this run; it is removed when the run ends, however it ends, at the latest by
@@ -193,12 +207,7 @@ impl Rung {
     /// process namespace.
     fn climb(self) -> io::Result<()> {
         if self == Self::User {
-            let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
-            unshare(UnshareFlags::NEWUSER)?;
-            // Without this an unprivileged process may not write a gid map (user_namespaces(7)).
-            fs::write("/proc/self/setgroups", "deny")?;
-            fs::write("/proc/self/uid_map", format!("0 {} 1", uid.as_raw()))?;
-            fs::write("/proc/self/gid_map", format!("0 {} 1", gid.as_raw()))?;
+            ids::enter_user_namespace()?;
         }
         unshare(UnshareFlags::NEWPID)
     }

@@ -50,7 +50,7 @@ use crate::Pod;
 use crate::pod::Node;
 use crate::process::Process;
 use member::{Member, admin_address};
-use slots::Slot;
+pub(crate) use slots::Slot;
 use source::{Source, State};
 
 pub use builder::Builder;

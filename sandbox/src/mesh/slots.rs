@@ -16,14 +16,14 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Held as long as a mesh lives.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     number: u8,
     _locked: File,
 }
 
 impl Slot {
     /// Waits for a free one.
-    pub(super) async fn take() -> io::Result<Self> {
+    pub(crate) async fn take() -> io::Result<Self> {
         let files = (0..SLOTS).map(open).collect::<io::Result<Vec<_>>>()?;
         loop {
             for (number, file) in (0..).zip(&files) {

@@ -29,6 +29,7 @@ mod kind {
 
 /// Attribute types (linux/if_link.h, veth.h, if_addr.h, rtnetlink.h).
 mod attribute {
+    pub(super) const IFLA_ADDRESS: u16 = 1;
     pub(super) const IFLA_IFNAME: u16 = 3;
     pub(super) const IFLA_MASTER: u16 = 10;
     pub(super) const IFLA_LINKINFO: u16 = 18;
@@ -43,6 +44,10 @@ mod attribute {
     pub(super) const RTA_GATEWAY: u16 = 5;
 }
 
+/// Of every bridge: locally administered. One that nobody sets is the lowest of the ports', and another
+/// one as soon as that port is gone: until its neighbours ask again, seconds later, nothing they send
+/// to the bridge itself arrives.
+const BRIDGE_ADDRESS: [u8; 6] = [0x02, 0x57, 0x45, 0x46, 0x54, 0x01];
 const IFF_UP: u32 = 1;
 /// No duplicate address detection: an IPv6 address is usable at once, not a second later.
 const IFA_F_NODAD: u32 = 2;
@@ -100,6 +105,7 @@ impl<'a> From<&'a str> for NextHop<'a> {
 /// Makes a bridge, which is down and has no ports. Link names have at most 15 bytes.
 pub fn create_bridge(name: &str) -> Result<(), NetError> {
     let mut message = new_link(name);
+    message.attribute(attribute::IFLA_ADDRESS, &BRIDGE_ADDRESS);
     message.nested(attribute::IFLA_LINKINFO, |info| {
         info.string(attribute::IFLA_INFO_KIND, "bridge");
     });

@@ -1,4 +1,4 @@
-//! From a listener outside to an address that a pod can reach.
+//! From a listener outside to an address that a pod can reach, or from one in a pod to wherever.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,13 @@ pub struct Forward {
     _end: DropGuard,
 }
 
-pub(super) fn start(pod: Pod, listener: TcpListener, to: SocketAddr) -> Forward {
+/// `from`: the pod whose connections are made, or `None` for those of the host. `to` is asked for every
+/// connection; one that leads nowhere is closed.
+pub(super) fn start(
+    from: Option<Pod>,
+    listener: TcpListener,
+    to: impl Fn() -> Option<SocketAddr> + Send + Sync + 'static,
+) -> Forward {
     let end = CancellationToken::new();
     let ended = end.clone();
     tokio::spawn(async move {
@@ -35,11 +41,14 @@ pub(super) fn start(pod: Pod, listener: TcpListener, to: SocketAddr) -> Forward 
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 };
-                let (pod, ended) = (pod.clone(), ended.clone());
+                let Some(to) = to() else { continue };
+                let (from, ended) = (from.clone(), ended.clone());
                 tokio::spawn(async move {
                     let _permit = permit;
                     // How it ends is told by the ends of the connections themselves.
-                    let _ = ended.run_until_cancelled(carry(&pod, stream, to)).await;
+                    let _ = ended
+                        .run_until_cancelled(carry(from.as_ref(), stream, to))
+                        .await;
                 });
             }
         };
@@ -50,9 +59,12 @@ pub(super) fn start(pod: Pod, listener: TcpListener, to: SocketAddr) -> Forward 
     }
 }
 
-async fn carry(pod: &Pod, mut stream: TcpStream, to: SocketAddr) -> std::io::Result<()> {
+async fn carry(from: Option<&Pod>, mut stream: TcpStream, to: SocketAddr) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut other = pod.connect(to).await?;
+    let mut other = match from {
+        Some(pod) => pod.connect(to).await?,
+        None => TcpStream::connect(to).await?,
+    };
     tokio::io::copy_bidirectional(&mut stream, &mut other).await?;
     Ok(())
 }

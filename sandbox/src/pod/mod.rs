@@ -36,7 +36,7 @@ use loopback::Place;
 
 pub use forward::Forward;
 pub use node::Node;
-pub(crate) use worker::Worker;
+use worker::Worker;
 
 /// The device of every pod.
 const DEVICE: &str = "eth0";
@@ -198,7 +198,21 @@ impl Pod {
     /// Hands connections of a listener of the caller's, such as one on the host's loopback, on to
     /// `to` as seen from the pod. Ends with the returned guard. The caller's runtime carries it.
     pub fn forward(&self, listener: TcpListener, to: SocketAddr) -> Forward {
-        forward::start(self.clone(), listener, to)
+        forward::start(Some(self.clone()), listener, move || Some(to))
+    }
+
+    /// As [`Self::forward`], to what `to` says for every connection; `None` closes it.
+    pub(crate) fn forward_to(
+        &self,
+        listener: TcpListener,
+        to: impl Fn() -> Option<SocketAddr> + Send + Sync + 'static,
+    ) -> Forward {
+        forward::start(Some(self.clone()), listener, to)
+    }
+
+    /// Hands connections of a listener of the pod on to an address of the host.
+    pub(crate) fn forward_out(&self, on: SocketAddr, to: SocketAddr) -> io::Result<Forward> {
+        Ok(forward::start(None, self.listen(on)?, move || Some(to)))
     }
 
     /// A command for [`Self::start`] whose process ends with this one, however this one ends. Takes

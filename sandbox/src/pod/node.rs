@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::loopback::{Block, Place, ServicePorts};
-use super::{DEVICE, Pod, Worker};
+use super::{DEVICE, Pod};
 use crate::net;
 
 const BRIDGE: &str = "weft0";
@@ -31,23 +31,23 @@ pub struct Node {
 
 #[derive(Debug)]
 enum Kind {
-    Bridge(Worker),
+    /// The node's own place.
+    Bridge(Pod),
     Loopback(Block, ServicePorts),
 }
 
 impl Node {
     /// Makes the namespace and the bridge.
     pub fn new(name: &str) -> io::Result<Self> {
-        let worker = Worker::start(&format!("{name}-node"))?;
-        worker.run(|| {
-            net::set_loopback_up()?;
+        let node = Pod::new(&format!("{name}-node"), GATEWAY_V4, GATEWAY_V6)?;
+        node.run(|| {
             net::create_bridge(BRIDGE)?;
             net::add_address(BRIDGE, IpAddr::V4(GATEWAY_V4), PREFIX_V4)?;
             net::add_address(BRIDGE, IpAddr::V6(GATEWAY_V6), PREFIX_V6)?;
             net::set_up(BRIDGE)
         })?;
         Ok(Self {
-            kind: Kind::Bridge(worker),
+            kind: Kind::Bridge(node),
             pods: AtomicU16::new(0),
         })
     }
@@ -70,6 +70,15 @@ impl Node {
         self.make(name, true)
     }
 
+    /// The node's own place on the bridge, at which what pods send to no pod arrives: where a kubelet
+    /// asks its probes and addresses of services can be made. `None` without namespaces.
+    pub fn place(&self) -> Option<&Pod> {
+        match &self.kind {
+            Kind::Bridge(node) => Some(node),
+            Kind::Loopback(..) => None,
+        }
+    }
+
     fn make(&self, name: &str, has_sidecar: bool) -> io::Result<Pod> {
         let number = self.pods.fetch_add(1, Ordering::Relaxed);
         if number >= MAX_PODS {
@@ -79,9 +88,9 @@ impl Node {
         let [high, low] = host.to_be_bytes();
         let v6 = Ipv6Addr::new(0xfd42, 0, 0, 0, 0, 0, 0, host);
         match &self.kind {
-            Kind::Bridge(worker) => {
+            Kind::Bridge(node) => {
                 let pod = Pod::new(name, Ipv4Addr::new(10, 42, high, low), v6)?;
-                attach(worker, &pod, &format!("weft{host}"))?;
+                attach(node, &pod, &format!("weft{host}"))?;
                 Ok(pod)
             }
             Kind::Loopback(block, services) => {
@@ -93,7 +102,7 @@ impl Node {
 }
 
 /// Plugs the pod into the bridge.
-fn attach(node: &Worker, pod: &Pod, port: &str) -> io::Result<()> {
+fn attach(node: &Pod, pod: &Pod, port: &str) -> io::Result<()> {
     let namespace = pod.namespace()?;
     let port = port.to_owned();
     node.run(move || {

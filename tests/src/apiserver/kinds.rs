@@ -227,6 +227,7 @@ discovery.k8s.io/v1 EndpointSlice endpointslices - n
 coordination.k8s.io/v1 Lease leases - n
 apps/v1 Deployment deployments deploy nsg
 apps/v1 ReplicaSet replicasets rs nsg
+batch/v1 Job jobs - nsg
 policy/v1 PodDisruptionBudget poddisruptionbudgets pdb nsg
 admissionregistration.k8s.io/v1 MutatingWebhookConfiguration mutatingwebhookconfigurations - g
 apiextensions.k8s.io/v1 CustomResourceDefinition customresourcedefinitions crd,crds sg

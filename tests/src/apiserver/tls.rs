@@ -12,8 +12,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Takes connections for an address: with the certificate, as PEM.
 pub(super) fn acceptor(address: IpAddr) -> anyhow::Result<(TlsAcceptor, String)> {
-    let names = ["localhost", "kubernetes", "kubernetes.default.svc"];
-    let mut params = CertificateParams::new(names.map(str::to_owned))?;
+    // The last is where a cluster's pods find it, by custom: the first address that a service gets.
+    let names = "localhost kubernetes kubernetes.default.svc 10.96.0.1".split(' ');
+    let mut params = CertificateParams::new(names.map(str::to_owned).collect::<Vec<_>>())?;
     params.subject_alt_names.push(SanType::IpAddress(address));
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
