@@ -13,13 +13,13 @@
 //! * [`body`]: the body types of both directions.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
 //! * `settings`: the HTTP/2 settings of both ends.
-//! * [`guard`]: ends what floods an HTTP/2 connection.
+//! * [`floods`]: ends what floods an HTTP/2 connection.
 
 pub mod answer;
 pub mod body;
 pub mod client;
 pub mod deadline;
-pub mod guard;
+pub mod floods;
 pub mod headers;
 pub mod replay;
 pub mod server;

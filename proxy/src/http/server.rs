@@ -40,7 +40,7 @@ use self::state::{InFlight, State};
 use super::body::{BodyError, ResponseBody, h2_error};
 use super::client::BoxFuture;
 use super::deadline::Alarm;
-use super::guard::FloodLimits;
+use super::floods::FloodLimits;
 use super::{Version, settings};
 use crate::net::closing::{Closing, Phase};
 

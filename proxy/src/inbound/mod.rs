@@ -34,7 +34,7 @@ use weft_proto::spiffe::SpiffeId;
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
-use crate::http::guard::FloodLimits;
+use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::closing::{Closing, Phase};

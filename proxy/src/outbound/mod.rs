@@ -41,7 +41,7 @@ use weft_proto::names::sentinel;
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::Discovery;
 use crate::http::Version;
-use crate::http::guard::FloodLimits;
+use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::Identity;
 use crate::net::closing::{self, Closing, Phase};

@@ -18,7 +18,7 @@ pub(super) use parse::drain_timeout as time;
 use weft_proto::names::{env, ports};
 use weft_proto::spiffe::SpiffeId;
 
-use crate::http::guard::FloodLimits;
+use crate::http::floods::FloodLimits;
 use crate::telemetry::logs::{LogFormat, LogLevel};
 
 /// Data workers that can be asked for.

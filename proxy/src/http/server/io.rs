@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::ServerOptions;
 use super::state::State;
 use crate::http::deadline::Alarm;
-use crate::http::guard::Guard;
+use crate::http::floods::Guard;
 
 /// How long a connection that was ended cleanly waits for its peer to end it too.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);

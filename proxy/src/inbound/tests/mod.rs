@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Inbound, InboundParts};
 use crate::discovery::Discovery;
-use crate::http::guard::FloodLimits;
+use crate::http::floods::FloodLimits;
 use crate::identity::Alpn;
 use crate::identity::testing::{Ca, spiffe};
 use crate::net::closing::{self, ClosingSender};

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Outbound, OutboundParts};
 use crate::discovery::Discovery;
-use crate::http::guard::FloodLimits;
+use crate::http::floods::FloodLimits;
 use crate::identity::Identity;
 use crate::identity::testing::{Ca, spiffe};
 use crate::net::closing::{self, ClosingSender};
