@@ -138,6 +138,10 @@ pub mod env {
     pub const MARK: &str = "WEFT_MARK";
     /// Sidecar: data-path worker threads.
     pub const WORKERS: &str = "WEFT_WORKERS";
+    /// Sidecar: HTTP/2 control frames per second of one connection, beyond what its traffic explains.
+    pub const HTTP2_CONTROL_FRAMES: &str = "WEFT_HTTP2_CONTROL_FRAMES";
+    /// Sidecar: HTTP/2 streams that one connection may reset per second, beyond half of its requests.
+    pub const HTTP2_RESETS: &str = "WEFT_HTTP2_RESETS";
     /// Sidecar: how long closing may take, as `30s`.
     pub const DRAIN_TIMEOUT: &str = "WEFT_DRAIN_TIMEOUT";
     /// Sidecar: `native` (the application ends first) or `legacy` (both are told at once). Webhook: which

@@ -1,10 +1,11 @@
 //! What the suites share and what needs no mesh: an API server, canary tools, definitions for it, TLS endpoints whose
-//! identity a test makes up, and how loads are counted.
+//! identity a test makes up, HTTP/2 by hand, and how loads are counted.
 #![forbid(unsafe_code)]
 
 pub mod apiserver;
 pub mod canary;
 pub mod counts;
+pub mod frames;
 pub mod gateway_crds;
 pub mod promql;
 pub mod tls;

@@ -164,6 +164,7 @@ impl Sidecar {
             workload: format!("{}/{}", settings.namespace, settings.workload).into(),
             zone: settings.zone.as_str().into(),
             workers: workers.count(),
+            floods: settings.floods,
             connections: connections.clone(),
         });
         let inbound = Inbound::new(InboundParts {
@@ -173,6 +174,7 @@ impl Sidecar {
             dialer,
             own_addresses: own_addresses.clone(),
             workers: workers.count(),
+            floods: settings.floods,
             connections: connections.clone(),
         });
         let collected = Arc::clone(&outbound);

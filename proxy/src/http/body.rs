@@ -36,6 +36,9 @@ pub enum BodyError {
     /// A later try reads this body now.
     #[error("another try took over")]
     Superseded(#[source] h2::Error),
+    /// The HTTP/2 stream was reset before its end, without an error.
+    #[error("the peer ended the stream before its end")]
+    Cut(#[source] h2::Error),
     /// A source that is not a connection failed.
     #[error("{0}")]
     Other(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -48,6 +51,12 @@ impl BodyError {
 
     pub(super) fn idle() -> Self {
         Self::Idle(h2::Reason::CANCEL.into())
+    }
+
+    /// For a body of HTTP/2 that is over and did not end: hyper takes a reset with NO_ERROR for an end.
+    /// Passing that on as one would make a part look like the whole.
+    pub(in crate::http) fn cut() -> Self {
+        Self::Cut(h2::Reason::NO_ERROR.into())
     }
 
     pub(super) fn superseded() -> Self {
@@ -106,6 +115,15 @@ impl RequestBody {
             return Self::Empty;
         }
         Self::Full(Some(bytes))
+    }
+
+    /// Of a body of HTTP/2 that is over: whether the client reset it before its end.
+    pub(in crate::http) fn is_cut(&self) -> bool {
+        match self {
+            Self::Incoming(body) => !body.is_end_stream(),
+            Self::Replay(body) => body.is_cut(),
+            Self::Full(_) | Self::Whole(_) | Self::Empty => false,
+        }
     }
 }
 

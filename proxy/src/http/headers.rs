@@ -144,6 +144,19 @@ pub fn is_framed_once(headers: &HeaderMap) -> bool {
         && !headers.contains_key(header::CONTENT_LENGTH)
 }
 
+/// Refuses a head whose body's length is told more than once: two readers could believe two of them.
+///
+/// # Errors
+///
+/// `bad_request`.
+pub fn one_length(head: &Parts) -> Result<(), Failure> {
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    if lengths.nth(1).is_some() {
+        return Err(bad_request("more than one content-length"));
+    }
+    Ok(())
+}
+
 /// The authority that a request names: that of its target, else `Host`. None where an HTTP/1.0
 /// request names none.
 ///

@@ -14,11 +14,13 @@
 //! * [`body`]: the body types of both directions.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
 //! * `settings`: the HTTP/2 settings of both ends.
+//! * [`floods`]: ends what floods an HTTP/2 connection.
 
 pub mod answer;
 pub mod body;
 pub mod client;
 pub mod deadline;
+pub mod floods;
 mod guard;
 pub mod headers;
 pub mod replay;

@@ -193,6 +193,8 @@ struct Tee<B> {
     trailers: Option<HeaderMap>,
     too_big: bool,
     ended: bool,
+    /// The source was over without having said that it ends.
+    cut: bool,
     broken: bool,
     /// Somebody waits for a copy.
     copy_to: Option<oneshot::Sender<Copied>>,
@@ -214,6 +216,7 @@ where
             trailers: None,
             too_big: false,
             ended: false,
+            cut: false,
             broken: false,
             copy_to: None,
         }));
@@ -225,6 +228,12 @@ where
             trailers_sent: false,
         };
         (body, tee)
+    }
+
+    /// Of a body that is over: whether its source never said that it ends. Of HTTP/2 alone that means
+    /// something.
+    pub(super) fn is_cut(&self) -> bool {
+        self.tee.lock().cut
     }
 
     fn another(tee: &Arc<Mutex<Tee<B>>>) -> Option<Self> {
@@ -358,6 +367,7 @@ where
             }
             None => {
                 self.ended = true;
+                self.cut = !self.source.is_end_stream();
                 if self.copy_to.is_some() {
                     self.copy();
                 }

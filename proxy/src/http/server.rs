@@ -33,14 +33,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use self::io::ServerIo;
+use self::io::{Floods, ServerIo};
 use self::state::{InFlight, State};
-use super::body::{BodyError, ResponseBody};
+use super::body::{BodyError, ResponseBody, h2_error};
 use super::client::BoxFuture;
 use super::deadline::Alarm;
+use super::floods::FloodLimits;
 use super::guard::MAX_HEAD;
 use super::{Version, settings};
 use crate::net::closing::{Closing, Phase};
@@ -70,8 +72,8 @@ pub trait Handler: Send + Sync + 'static {
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>>;
 }
 
-/// Times of one connection.
-#[derive(Clone, Copy, Debug)]
+/// Times and bounds of one connection.
+#[derive(Clone)]
 pub struct ServerOptions {
     /// From the first byte of an HTTP/1 head to its last.
     pub head_timeout: Duration,
@@ -85,6 +87,12 @@ pub struct ServerOptions {
     pub announce: bool,
     /// An HTTP/1 client may end its side and still have its answer. Else its end is the exchange's.
     pub half_close: bool,
+    /// HTTP/2 peers whose frames cost more are cut off.
+    pub floods: FloodLimits,
+    /// Counts such peers.
+    pub flooded: Counter,
+    /// The peer is a verified sidecar, which carries what many clients send and give up.
+    pub from_sidecar: bool,
 }
 
 impl Default for ServerOptions {
@@ -95,6 +103,9 @@ impl Default for ServerOptions {
             linger: Duration::from_secs(1),
             announce: true,
             half_close: true,
+            floods: FloodLimits::default(),
+            flooded: Counter::noop(),
+            from_sidecar: false,
         }
     }
 }
@@ -116,7 +127,10 @@ pub async fn serve<I, H>(
         state: Arc::clone(&state),
         http1: version == Version::Http1,
     };
-    let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state)));
+    let floods = (version == Version::Http2).then(|| Floods::new(&options));
+    let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
+    let pending_resets = settings::max_pending_accept_resets(options.from_sidecar);
+    let half_close = options.half_close;
     let driver = Driver::new(state, version, &closing, options);
     match version {
         Version::Http1 => {
@@ -124,7 +138,7 @@ pub async fn serve<I, H>(
                 .timer(TokioTimer::new())
                 // Ours instead: hyper's counts the idle time between requests too.
                 .header_read_timeout(None)
-                .half_close(options.half_close)
+                .half_close(half_close)
                 .max_buf_size(MAX_BUFFER)
                 .max_header_size(MAX_HEAD)
                 .auto_date_header(false)
@@ -140,7 +154,7 @@ pub async fn serve<I, H>(
                 .max_concurrent_streams(settings::MAX_STREAMS)
                 .max_header_list_size(settings::MAX_HEADER_LIST)
                 .max_send_buf_size(settings::MAX_SEND_BUFFER)
-                .max_pending_accept_reset_streams(settings::MAX_PENDING_ACCEPT_RESETS)
+                .max_pending_accept_reset_streams(pending_resets)
                 .max_local_error_reset_streams(settings::MAX_ERROR_RESETS)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_TIMEOUT)
@@ -153,7 +167,7 @@ pub async fn serve<I, H>(
 }
 
 /// A connection of either version.
-trait Connection: Future {
+trait Connection: Future<Output = hyper::Result<()>> {
     fn graceful_shutdown(self: Pin<&mut Self>);
 }
 
@@ -260,7 +274,8 @@ impl Driver {
             }
         }
         loop {
-            if connection.as_mut().poll(cx).is_ready() {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                self.count_flood(ended.err().as_ref());
                 return Poll::Ready(());
             }
             if self.state.may_let_go() {
@@ -277,6 +292,20 @@ impl Driver {
             }
             self.shut_down = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
+        }
+    }
+
+    /// Floods that the library ended: streams reset before they were taken, heads in endless pieces,
+    /// the smallest DATA.
+    fn count_flood(&self, error: Option<&hyper::Error>) {
+        let calmed = error
+            .and_then(|error| h2_error(error))
+            .is_some_and(|error| {
+                error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+            });
+        if calmed {
+            self.options.flooded.increment(1);
+            tracing::warn!("a flood of HTTP/2 frames, connection ended");
         }
     }
 

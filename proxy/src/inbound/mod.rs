@@ -34,6 +34,7 @@ use weft_proto::spiffe::SpiffeId;
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
+use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::closing::{Closing, Phase};
@@ -69,6 +70,8 @@ pub struct Inbound {
     /// What the end of this process waits for.
     connections: TaskTracker,
     spare_source: Counter,
+    floods: FloodLimits,
+    flooded: Counter,
 }
 
 /// What inbound connections stand on.
@@ -85,6 +88,8 @@ pub struct InboundParts {
     pub own_addresses: OwnAddresses,
     /// Data-path workers.
     pub workers: usize,
+    /// What is borne of one HTTP/2 connection.
+    pub floods: FloodLimits,
     /// What the end of this process waits for.
     pub connections: TaskTracker,
 }
@@ -128,6 +133,8 @@ impl Inbound {
                 spare_source.clone(),
             ),
             limits: limits::Limits::new(&parts.telemetry),
+            floods: parts.floods,
+            flooded: parts.telemetry.limit("http2_floods"),
             spare_source,
             connections: parts.connections,
             discovery: parts.discovery,
@@ -192,6 +199,9 @@ impl Inbound {
                 let options = ServerOptions {
                     // A sidecar that ends its side has given the exchange up: so must the application.
                     half_close: peer.id.is_none(),
+                    floods: self.floods,
+                    flooded: self.flooded.clone(),
+                    from_sidecar: peer.id.is_some(),
                     ..ServerOptions::default()
                 };
                 let requests = request::Requests::new(self, port, peer, closing.clone());

@@ -41,6 +41,7 @@ use weft_proto::names::sentinel;
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::Discovery;
 use crate::http::Version;
+use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::Identity;
 use crate::net::closing::{self, Closing, Phase};
@@ -79,6 +80,7 @@ pub(crate) struct Shared {
     /// As this process was told at its start; empty when unknown.
     zone: Arc<str>,
     pub(crate) workers: usize,
+    floods: FloodLimits,
     /// What the end of this process waits for.
     pub(crate) connections: TaskTracker,
     pub(crate) limits: Limits,
@@ -88,6 +90,7 @@ pub(crate) struct Shared {
 pub(crate) struct Limits {
     pub(crate) destinations: Counter,
     pub(crate) backends: Counter,
+    flooded: Counter,
 }
 
 /// What outbound connections stand on.
@@ -108,6 +111,8 @@ pub struct OutboundParts {
     pub zone: Arc<str>,
     /// Data-path workers.
     pub workers: usize,
+    /// What is borne of one HTTP/2 connection.
+    pub floods: FloodLimits,
     /// What the end of this process waits for.
     pub connections: TaskTracker,
 }
@@ -126,6 +131,7 @@ impl Outbound {
         let limits = Limits {
             destinations: parts.telemetry.limit("outbound_destinations"),
             backends: parts.telemetry.limit("outbound_backends"),
+            flooded: parts.telemetry.limit("http2_floods"),
         };
         let shared = Arc::new(Shared {
             discovery: parts.discovery,
@@ -136,6 +142,7 @@ impl Outbound {
             workload: parts.workload,
             zone: parts.zone,
             workers: parts.workers,
+            floods: parts.floods,
             connections: parts.connections,
             limits,
         });
@@ -184,8 +191,9 @@ impl Outbound {
                 self.bytes(io, &service, upstream, closing).await;
             }
             Opened::Http(io, version) => {
+                let options = self.shared.server_options();
                 let requests = request::Requests::new(self, destination, closing.clone());
-                server::serve(io, version, Arc::new(requests), closing, options()).await;
+                server::serve(io, version, Arc::new(requests), closing, options).await;
             }
             Opened::Nothing => {}
         }
@@ -268,7 +276,10 @@ impl Outbound {
         // What is unknown now may be known soon: the client is told to come again.
         let (announce, leaving) = closing::channel();
         announce.advance(Phase::Announcing);
-        let options = ServerOptions::default();
+        let options = ServerOptions {
+            announce: true,
+            ..self.shared.server_options()
+        };
         let served = server::serve(rewound(heard, tcp), version, refusal, leaving, options);
         tokio::select! {
             () = served => {}
@@ -329,14 +340,16 @@ impl Shared {
         let mesh = self.discovery.mesh().load();
         mesh.map_or_else(|| "".into(), |mesh| Arc::clone(&mesh.zone))
     }
-}
 
-/// The application's own connections are kept for an hour; it is not told of a pod's end, because it
-/// is the pod's application that ends.
-fn options() -> ServerOptions {
-    ServerOptions {
-        announce: false,
-        ..ServerOptions::default()
+    /// The application's own connections are kept for an hour; it is not told of a pod's end, because
+    /// it is the pod's application that ends.
+    fn server_options(&self) -> ServerOptions {
+        ServerOptions {
+            announce: false,
+            floods: self.floods,
+            flooded: self.limits.flooded.clone(),
+            ..ServerOptions::default()
+        }
     }
 }
 

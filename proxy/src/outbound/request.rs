@@ -107,6 +107,7 @@ impl Requests {
 
         // What two readers could understand in two ways is refused.
         headers::authority(&head)?;
+        headers::one_length(&head)?;
 
         // Request id; headers that concern one connection only, or that only a sidecar may say.
         let mut request = Request::from_parts(head, ());

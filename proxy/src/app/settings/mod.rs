@@ -18,10 +18,13 @@ pub(super) use parse::drain_timeout as time;
 use weft_proto::names::{env, ports};
 use weft_proto::spiffe::SpiffeId;
 
+use crate::http::floods::FloodLimits;
 use crate::telemetry::logs::{LogFormat, LogLevel};
 
 /// Data workers that can be asked for.
 pub const MAX_WORKERS: usize = 256;
+/// HTTP/2 frames per second that can be asked for.
+pub const MAX_FLOOD_LIMIT: u32 = 1_000_000;
 /// The longest drain that can be asked for.
 pub const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// The drain where none is asked for: Kubernetes' default grace period.
@@ -58,6 +61,8 @@ pub struct Settings {
     pub mark: Option<u32>,
     /// Data workers; `None` to follow the CPU quota.
     pub workers: Option<usize>,
+    /// What is borne of one HTTP/2 connection.
+    pub floods: FloodLimits,
     /// The longest time from SIGTERM to exit.
     pub drain_timeout: Duration,
     /// How the sidecar's end is ordered with the application's.
@@ -249,6 +254,23 @@ impl Settings {
             "a number from 1 to 256",
             "leave it out to follow the CPU limit",
         );
+        let floods = FloodLimits::default();
+        let floods = FloodLimits {
+            frames: reader.or(
+                env::HTTP2_CONTROL_FRAMES,
+                floods.frames,
+                |text| parse::within(text, 1, MAX_FLOOD_LIMIT),
+                "a number from 1 to 1000000",
+                "leave it out for 250 frames per second",
+            ),
+            resets: reader.or(
+                env::HTTP2_RESETS,
+                floods.resets,
+                |text| parse::within(text, 1, MAX_FLOOD_LIMIT),
+                "a number from 1 to 1000000",
+                "leave it out for 250 resets per second",
+            ),
+        };
         let drain_timeout = reader.or(
             env::DRAIN_TIMEOUT,
             DEFAULT_DRAIN_TIMEOUT,
@@ -334,6 +356,7 @@ impl Settings {
                 explicit_inbound,
                 mark,
                 workers,
+                floods,
                 drain_timeout,
                 sidecar_mode,
                 outbound_addrs,

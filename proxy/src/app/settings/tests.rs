@@ -80,6 +80,8 @@ fn everything_can_be_said() {
         (env::WORKLOAD_ADDRESSES, ""),
         (env::MARK, "0x2140"),
         (env::WORKERS, "4"),
+        (env::HTTP2_CONTROL_FRAMES, "1000"),
+        (env::HTTP2_RESETS, "2000"),
         (env::DRAIN_TIMEOUT, "1500ms"),
         (env::SIDECAR_MODE, "legacy"),
         (env::OUTBOUND_ADDR, "127.0.0.5:0"),
@@ -106,6 +108,10 @@ fn everything_can_be_said() {
     assert_eq!(settings.workload_addresses, Vec::<IpAddr>::new());
     assert_eq!(settings.mark, Some(weft_proto::names::PROXY_MARK));
     assert_eq!(settings.workers, Some(4));
+    assert_eq!(
+        (settings.floods.frames, settings.floods.resets),
+        (1_000, 2_000)
+    );
     assert_eq!(settings.drain_timeout, Duration::from_millis(1_500));
     assert_eq!(settings.sidecar_mode, SidecarMode::Legacy);
     assert_eq!(settings.outbound_addrs, ["127.0.0.5:0".parse().unwrap()]);
@@ -205,6 +211,8 @@ fn bad_values_are_refused() {
         (env::INTERCEPTION, &["none", "tproxy"]),
         (env::MARK, &["0", "0x", "0x1ffffffff", "-1", "0x+1", "mark"]),
         (env::WORKERS, &["0", "257", "1.5", "-1"]),
+        (env::HTTP2_CONTROL_FRAMES, &["0", "1000001", "many"]),
+        (env::HTTP2_RESETS, &["0", "1000001", "-1"]),
         (
             env::DRAIN_TIMEOUT,
             &["30", "s", "2h", "1d", "-1s", "99999999999999999999s"],
@@ -237,7 +245,7 @@ fn long_values_are_cut() {
     assert!(errors.to_string().len() < 500);
 }
 
-const ALL: [&str; 20] = [
+const ALL: [&str; 22] = [
     env::WORKLOAD,
     env::NAMESPACE,
     env::ZONE,
@@ -251,6 +259,8 @@ const ALL: [&str; 20] = [
     env::EXPLICIT_INBOUND,
     env::MARK,
     env::WORKERS,
+    env::HTTP2_CONTROL_FRAMES,
+    env::HTTP2_RESETS,
     env::DRAIN_TIMEOUT,
     env::SIDECAR_MODE,
     env::OUTBOUND_ADDR,

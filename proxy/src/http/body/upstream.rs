@@ -97,6 +97,7 @@ pub struct UpstreamBody {
     /// A frame that was read before its turn.
     ahead: Option<Result<Frame<Bytes>, hyper::Error>>,
     lease: Lease,
+    http2: bool,
     observer: Option<Box<dyn ExchangeObserver>>,
     progress: Option<Arc<Progress>>,
     deadline: Deadline,
@@ -117,6 +118,7 @@ impl UpstreamBody {
         let mut body = Self {
             inner,
             ahead: None,
+            http2: matches!(lease, Lease::H2(_)),
             lease,
             observer: None,
             progress,
@@ -249,6 +251,10 @@ impl Body for UpstreamBody {
             Poll::Ready(Some(Err(error))) => {
                 this.finish(Ending::Failed(Outcome::Reset));
                 Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) if this.http2 && !this.inner.is_end_stream() => {
+                this.finish(Ending::Failed(Outcome::Reset));
+                Poll::Ready(Some(Err(BodyError::cut())))
             }
             Poll::Ready(None) => {
                 this.finish(Ending::Complete);

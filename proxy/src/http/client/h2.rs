@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::client::conn::http2::{self, SendRequest};
+use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -27,6 +28,10 @@ use crate::outcome::{Failure, Outcome};
 
 /// Between pings; a connection that answers none is given up.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How long the settings of a fresh connection are waited for, where a request depends on them.
+const SETTINGS_WAIT: Duration = Duration::from_millis(250);
+/// How often they are looked for: nobody tells when they come.
+const SETTINGS_POLL: Duration = Duration::from_millis(5);
 /// How long a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -164,7 +169,15 @@ impl<C: Connect> H2Pool<C> {
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mark = stream.lease.0.link.mark();
         let reused = stream.lease.0.answered.load(Ordering::Relaxed);
-        let request = request.map(|body| SentBody::new(body, options.progress.clone()));
+        if request.extensions().get::<Protocol>().is_some()
+            && !stream.takes_extended_connect().await
+        {
+            let failure =
+                Failure::never(Outcome::BadRequest, "the server takes no extended CONNECT")
+                    .with_status(StatusCode::NOT_IMPLEMENTED);
+            return Err(TryError::unconnected(failure.into(), request));
+        }
+        let request = request.map(|body| SentBody::of_http2(body, options.progress.clone()));
         match stream.sender.try_send_request(request).await {
             Ok(response) => {
                 stream.lease.0.answered.store(true, Ordering::Relaxed);
@@ -241,6 +254,24 @@ impl Drop for H2Lease {
 struct Stream {
     sender: SendRequest<SentBody>,
     lease: H2Lease,
+}
+
+impl Stream {
+    /// Whether the peer takes extended CONNECT (RFC 8441, 3). Its settings may not be here, or nobody
+    /// may have looked at them, yet.
+    async fn takes_extended_connect(&self) -> bool {
+        let until = Instant::now() + SETTINGS_WAIT;
+        loop {
+            if self.lease.0.link.takes_extended_connect() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            self.lease.0.link.look_again();
+            tokio::time::sleep(SETTINGS_POLL).await;
+        }
+    }
 }
 
 struct Shared {
@@ -397,9 +428,13 @@ async fn open<C: Connect>(connect: &C, token: Option<Token>) -> Result<Entry, Fa
     link.publish_max_streams(driver.current_max_send_streams());
     let (published, room) = (Arc::clone(&link), connect.room());
     tokio::spawn(std::future::poll_fn(move |cx| {
+        published.publish_from(cx.waker());
         let polled = Pin::new(&mut driver).poll(cx);
         let before = published.max_streams();
         published.publish_max_streams(driver.current_max_send_streams());
+        if driver.is_extended_connect_protocol_enabled() {
+            published.take_extended_connect();
+        }
         if let Some(room) = &room
             && published.max_streams() > before
         {

@@ -4,8 +4,9 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
+use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -18,6 +19,10 @@ pub(super) struct Link {
     clean_eof: AtomicBool,
     /// HTTP/2: streams that the peer allows at once.
     max_streams: AtomicUsize,
+    /// HTTP/2: the peer takes extended CONNECT.
+    extended_connect: AtomicBool,
+    /// Whoever publishes what the peer says.
+    publisher: AtomicWaker,
 }
 
 /// How far a connection was when a request was handed to it.
@@ -34,6 +39,8 @@ impl Link {
             read: AtomicU64::new(0),
             clean_eof: AtomicBool::new(false),
             max_streams: AtomicUsize::new(usize::MAX),
+            extended_connect: AtomicBool::new(false),
+            publisher: AtomicWaker::new(),
         }
     }
 
@@ -60,6 +67,25 @@ impl Link {
 
     pub(super) fn publish_max_streams(&self, streams: usize) {
         self.max_streams.store(streams, Ordering::Relaxed);
+    }
+
+    /// Whoever publishes is to be woken by [`Self::look_again`].
+    pub(super) fn publish_from(&self, waker: &Waker) {
+        self.publisher.register(waker);
+    }
+
+    /// Asks for what the peer says now: its settings wake nobody.
+    pub(super) fn look_again(&self) {
+        self.publisher.wake();
+    }
+
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        self.extended_connect.load(Ordering::Relaxed)
+    }
+
+    /// The peer has said so. It may not take it back (RFC 8441, 3).
+    pub(super) fn take_extended_connect(&self) {
+        self.extended_connect.store(true, Ordering::Relaxed);
     }
 }
 

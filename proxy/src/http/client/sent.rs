@@ -14,11 +14,24 @@ use crate::http::body::{BodyError, Progress, RequestBody};
 pub(super) struct SentBody {
     inner: RequestBody,
     progress: Option<Arc<Progress>>,
+    http2: bool,
 }
 
 impl SentBody {
     pub(super) fn new(inner: RequestBody, progress: Option<Arc<Progress>>) -> Self {
-        Self { inner, progress }
+        Self {
+            inner,
+            progress,
+            http2: false,
+        }
+    }
+
+    /// One that came over HTTP/2, as it goes.
+    pub(super) fn of_http2(inner: RequestBody, progress: Option<Arc<Progress>>) -> Self {
+        Self {
+            http2: true,
+            ..Self::new(inner, progress)
+        }
     }
 
     pub(super) fn into_inner(self) -> RequestBody {
@@ -38,6 +51,9 @@ impl Body for SentBody {
         let polled = Pin::new(&mut this.inner).poll_frame(cx);
         if let (Poll::Ready(Some(Ok(_))), Some(progress)) = (&polled, &this.progress) {
             progress.touch();
+        }
+        if matches!(polled, Poll::Ready(None)) && this.http2 && this.inner.is_cut() {
+            return Poll::Ready(Some(Err(BodyError::cut())));
         }
         polled
     }

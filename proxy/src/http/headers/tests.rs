@@ -2,6 +2,21 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[test]
+fn a_length_is_told_once() {
+    let told = |lengths: &[&str]| {
+        let mut request = Request::get("/");
+        for length in lengths {
+            request = request.header("content-length", *length);
+        }
+        one_length(&request.body(()).unwrap().into_parts().0).map_err(|failure| failure.outcome)
+    };
+    assert_eq!(told(&[]), Ok(()));
+    assert_eq!(told(&["4"]), Ok(()));
+    assert_eq!(told(&["4", "5"]), Err(Outcome::BadRequest));
+    assert_eq!(told(&["4", "4"]), Err(Outcome::BadRequest));
+}
+
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {

@@ -1,5 +1,5 @@
-//! The transport of a downstream connection: counts, lets through what the guard has cleared, and ends
-//! as the contract says.
+//! The transport of a downstream connection: counts, lets through what the guard has cleared, ends as
+//! the contract says, and is cut where the peer floods it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::ServerOptions;
 use super::guarded::Guarded;
 use super::state::State;
 use crate::http::deadline::Alarm;
+use crate::http::floods::Guard;
 
 /// How long a connection that was ended cleanly waits for its peer to end it too.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
@@ -26,7 +29,14 @@ pub(super) struct ServerIo<I> {
     state: Arc<State>,
     /// What stands between an HTTP/1 client and the library.
     guarded: Option<Guarded>,
+    floods: Option<Floods>,
     lingering: Option<Lingering>,
+}
+
+/// What an HTTP/2 peer may cost.
+pub(super) struct Floods {
+    guard: Guard,
+    hits: Counter,
 }
 
 /// Our end is being closed; the peer's bytes are read so that no reset overtakes what we sent.
@@ -38,13 +48,44 @@ struct Lingering {
 }
 
 impl<I> ServerIo<I> {
-    pub(super) fn new(io: I, state: Arc<State>) -> Self {
+    pub(super) fn new(io: I, state: Arc<State>, floods: Option<Floods>) -> Self {
         Self {
             io,
             guarded: state.is_http1().then(Guarded::default),
             state,
+            floods,
             lingering: None,
         }
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        self.state.add_written(bytes);
+        if let Some(floods) = &mut self.floods {
+            floods.guard.wrote(bytes);
+        }
+    }
+}
+
+impl Floods {
+    pub(super) fn new(options: &ServerOptions) -> Self {
+        let limits = if options.from_sidecar {
+            options.floods.of_sidecars()
+        } else {
+            options.floods
+        };
+        Self {
+            guard: Guard::of_client(limits),
+            hits: options.flooded.clone(),
+        }
+    }
+
+    /// Fails where the peer floods the connection.
+    fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.guard.read(bytes, Instant::now).map_err(|flood| {
+            self.hits.increment(1);
+            tracing::warn!(%flood, "connection cut");
+            io::Error::new(io::ErrorKind::ConnectionAborted, flood)
+        })
     }
 }
 
@@ -101,7 +142,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for ServerIo<I> {
         }
         let before = buf.filled().len();
         let polled = io.poll_read(cx, buf);
-        this.state.add_read(buf.filled().len() - before);
+        let read = &buf.filled()[before..];
+        this.state.add_read(read.len());
+        if let Some(floods) = &mut this.floods {
+            floods.read(read)?;
+        }
         polled
     }
 }
@@ -114,7 +159,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerIo<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
-        this.state.add_written(written);
+        this.wrote(written);
         Poll::Ready(Ok(written))
     }
 
@@ -125,7 +170,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerIo<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
-        this.state.add_written(written);
+        this.wrote(written);
         Poll::Ready(Ok(written))
     }
 

@@ -150,7 +150,7 @@ async fn heads_and_idleness_have_their_limits() {
 async fn a_request_that_was_taken_is_never_answered_by_a_clean_close() {
     let (near, mut far) = duplex(64);
     let state = Arc::new(State::new(Version::Http1));
-    let mut io = ServerIo::new(near, Arc::clone(&state));
+    let mut io = ServerIo::new(near, Arc::clone(&state), None);
     let taken = State::take_request(&state);
     drop(taken);
     let error = io.shutdown().await.unwrap_err();

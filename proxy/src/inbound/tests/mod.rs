@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Inbound, InboundParts};
 use crate::discovery::Discovery;
+use crate::http::floods::FloodLimits;
 use crate::identity::Alpn;
 use crate::identity::testing::{Ca, spiffe};
 use crate::net::closing::{self, ClosingSender};
@@ -50,6 +51,7 @@ impl Sidecar {
             dialer: Dialer::default(),
             own_addresses: OwnAddresses::new(&["10.1.0.7".parse().unwrap()], &[]),
             workers: 1,
+            floods: FloodLimits::default(),
             connections: TaskTracker::new(),
         });
         let (closing, _) = closing::channel();

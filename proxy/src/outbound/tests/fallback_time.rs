@@ -68,13 +68,13 @@ async fn an_open_breaker_is_answered_for_in_under_a_millisecond() {
     let sidecar = Sidecar::knowing(falling_back(), at(&[&failing]));
     let (tcp, accepted) = tcp_pair().await;
     let outbound = Arc::clone(&sidecar.outbound);
+    let options = outbound.shared().server_options();
     let destination = outbound.destinations().at(api());
     let closing = sidecar.closing.subscribe();
     let timed = Arc::new(Timed {
         inner: Arc::new(Requests::new(outbound, destination, closing.clone())),
         took: Mutex::default(),
     });
-    let options = crate::outbound::options();
     let serving = server::serve(
         accepted,
         Version::Http1,

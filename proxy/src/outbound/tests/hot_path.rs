@@ -126,10 +126,10 @@ async fn counted_client(sidecar: &Sidecar) -> (Http, Arc<Counts>) {
     let (tcp, accepted) = tcp_pair().await;
     let (counted, counts) = Counted::new(accepted);
     let outbound = Arc::clone(&sidecar.outbound);
+    let options = outbound.shared().server_options();
     let destination = outbound.destinations().at(api());
     let closing = sidecar.closing.subscribe();
     let requests = Arc::new(Requests::new(outbound, destination, closing.clone()));
-    let options = crate::outbound::options();
     let serving = server::serve(counted, Version::Http1, requests, closing, options);
     let client = Http::over(tcp, false, tokio::spawn(serving)).await;
     (client, counts)

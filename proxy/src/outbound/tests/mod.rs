@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Outbound, OutboundParts};
 use crate::discovery::Discovery;
+use crate::http::floods::FloodLimits;
 use crate::identity::Identity;
 use crate::identity::testing::{Ca, spiffe};
 use crate::net::closing::{self, ClosingSender};
@@ -69,6 +70,7 @@ impl Sidecar {
             workload: "shop/web-1".into(),
             zone: "".into(),
             workers: 1,
+            floods: FloodLimits::default(),
             connections: TaskTracker::new(),
         });
         let (closing, _) = closing::channel();
