@@ -51,7 +51,9 @@ impl Recorder {
                         seen: Arc::clone(&seen),
                     };
                     // Ends when its peer does, in whatever way.
-                    tokio::task::spawn_local(async move { drop(connection.serve().await) });
+                    tokio::task::spawn_local(async move {
+                        drop(connection.serve().await);
+                    });
                 }
             }
         });
