@@ -130,7 +130,7 @@ impl Connection {
                 "204" => self.answer("204 No Content", "", "").await?,
                 "304" => {
                     self.answer("304 Not Modified", "etag: \"a\"\r\n", "")
-                        .await?
+                        .await?;
                 }
                 "old" => {
                     let old = b"HTTP/1.0 200 OK\r\n\r\nto the end";
