@@ -254,7 +254,7 @@ fn number(digits: &[u8]) -> Option<u64> {
             .checked_mul(10)?
             .checked_add(u64::from(digit - b'0'))?;
     }
-    (number <= u64::MAX - RESERVED - 1).then_some(number)
+    (number < u64::MAX - RESERVED).then_some(number)
 }
 
 /// How long the target is that `rest` of a request line begins with, and whether it is a path and query

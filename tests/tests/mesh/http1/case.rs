@@ -1,6 +1,7 @@
 //! One row of the table, and how it is shown.
 
 /// One connection of a client.
+#[derive(Clone, Copy)]
 pub(super) struct Case {
     pub(super) name: &'static str,
     /// `{many}`: 101 headers; `{long}`: a header of 70 KB.
@@ -84,11 +85,7 @@ pub(super) const fn cut(name: &'static str, sent: &'static str, envoy: &'static 
 impl Case {
     /// The bytes.
     pub(super) fn bytes(&self) -> String {
-        let many = || {
-            (0..101)
-                .map(|n| format!("x-{n}: y\r\n"))
-                .collect::<String>()
-        };
+        let many = || (0..101).fold(String::new(), |all, n| all + &format!("x-{n}: y\r\n"));
         let long = || format!("x: {}\r\n", "y".repeat(70_000));
         self.sent
             .replace("{many}", &many())

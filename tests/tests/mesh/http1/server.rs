@@ -51,7 +51,9 @@ impl Recorder {
                         seen: Arc::clone(&seen),
                     };
                     // Ends when its peer does, in whatever way.
-                    tokio::task::spawn_local(async move { drop(connection.serve().await) });
+                    tokio::task::spawn_local(async move {
+                        drop(connection.serve().await);
+                    });
                 }
             }
         });
@@ -128,7 +130,7 @@ impl Connection {
                 "204" => self.answer("204 No Content", "", "").await?,
                 "304" => {
                     self.answer("304 Not Modified", "etag: \"a\"\r\n", "")
-                        .await?
+                        .await?;
                 }
                 "old" => {
                     let old = b"HTTP/1.0 200 OK\r\n\r\nto the end";
