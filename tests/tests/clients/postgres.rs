@@ -271,13 +271,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // A server that is killed leaves its shared memory to the next one with the same directory.
-        let _ = self.process.terminate();
-    }
-}
-
 /// Who the server is.
 #[derive(Clone, Copy)]
 enum User {
@@ -295,7 +288,7 @@ impl User {
         if pod.output(trial).await?.status.success() {
             return Ok(Self::Mapped);
         }
-        let mut trial = command("setpriv", dir);
+        let mut trial = command("unshare", dir);
         trial.args(as_nobody()).arg("true");
         let output = pod.output(trial).await?;
         anyhow::ensure!(
@@ -321,7 +314,7 @@ impl User {
                 command
             }
             Self::Nobody => {
-                let mut command = command("setpriv", dir);
+                let mut command = command("unshare", dir);
                 command.args(as_nobody());
                 command
             }
@@ -338,8 +331,11 @@ impl User {
     }
 }
 
-fn as_nobody() -> [String; 3] {
+/// Becomes it in an IPC namespace of its own: a server that is killed leaves shared memory behind.
+fn as_nobody() -> [String; 5] {
     [
+        "--ipc".to_owned(),
+        "setpriv".to_owned(),
         format!("--reuid={NOBODY}"),
         format!("--regid={NOBODY}"),
         "--clear-groups".to_owned(),
