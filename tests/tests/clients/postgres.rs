@@ -27,7 +27,13 @@ const NOBODY: u32 = 65534;
 
 pub(crate) fn register(suite: &mut Suite) {
     let needs = Needs::programs(&[
-        "postgres", "initdb", "psql", "pgbench", "unshare", "setpriv",
+        "postgres",
+        "initdb",
+        "pg_isready",
+        "psql",
+        "pgbench",
+        "unshare",
+        "setpriv",
     ]);
     suite.add("postgres::psql_and_pgbench", needs, psql_and_pgbench);
 }
@@ -258,6 +264,13 @@ impl Server {
             postgres.args(["-c", setting]);
         }
         let process = serve(mesh, "postgres", postgres, PORT).await?;
+        // It listens a moment before it lets anybody in.
+        wait_for("postgres", Duration::from_secs(30), async || {
+            let mut ask = command("pg_isready", mesh.dir());
+            ask.args(["-h", "127.0.0.1", "-U", "weft", "-d", "postgres"]);
+            Ok(pod.output(ask).await?.status.success().then_some(()))
+        })
+        .await?;
         Ok(Self {
             process,
             connections: format!("connection received: host={} ", pod.v4()),
