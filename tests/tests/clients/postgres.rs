@@ -27,7 +27,13 @@ const NOBODY: u32 = 65534;
 
 pub(crate) fn register(suite: &mut Suite) {
     let needs = Needs::programs(&[
-        "postgres", "initdb", "psql", "pgbench", "unshare", "setpriv",
+        "postgres",
+        "initdb",
+        "pg_isready",
+        "psql",
+        "pgbench",
+        "unshare",
+        "setpriv",
     ]);
     suite.add("postgres::psql_and_pgbench", needs, psql_and_pgbench);
 }
@@ -258,6 +264,13 @@ impl Server {
             postgres.args(["-c", setting]);
         }
         let process = serve(mesh, "postgres", postgres, PORT).await?;
+        // It listens a moment before it lets anybody in.
+        wait_for("postgres", Duration::from_secs(30), async || {
+            let mut ask = command("pg_isready", mesh.dir());
+            ask.args(["-h", "127.0.0.1", "-U", "weft", "-d", "postgres"]);
+            Ok(pod.output(ask).await?.status.success().then_some(()))
+        })
+        .await?;
         Ok(Self {
             process,
             connections: format!("connection received: host={} ", pod.v4()),
@@ -268,13 +281,6 @@ impl Server {
     fn connections(&self) -> anyhow::Result<u64> {
         let log = fs::read_to_string(self.process.log_file())?;
         Ok(log.matches(&self.connections).count() as u64)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // A server that is killed leaves its shared memory to the next one with the same directory.
-        let _ = self.process.terminate();
     }
 }
 
@@ -295,7 +301,7 @@ impl User {
         if pod.output(trial).await?.status.success() {
             return Ok(Self::Mapped);
         }
-        let mut trial = command("setpriv", dir);
+        let mut trial = command("unshare", dir);
         trial.args(as_nobody()).arg("true");
         let output = pod.output(trial).await?;
         anyhow::ensure!(
@@ -321,7 +327,7 @@ impl User {
                 command
             }
             Self::Nobody => {
-                let mut command = command("setpriv", dir);
+                let mut command = command("unshare", dir);
                 command.args(as_nobody());
                 command
             }
@@ -338,8 +344,11 @@ impl User {
     }
 }
 
-fn as_nobody() -> [String; 3] {
+/// Becomes it in an IPC namespace of its own: a server that is killed leaves shared memory behind.
+fn as_nobody() -> [String; 5] {
     [
+        "--ipc".to_owned(),
+        "setpriv".to_owned(),
         format!("--reuid={NOBODY}"),
         format!("--regid={NOBODY}"),
         "--clear-groups".to_owned(),
