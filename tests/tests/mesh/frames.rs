@@ -10,6 +10,7 @@ mod cases;
 mod floods;
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -36,6 +37,7 @@ pub(crate) fn register(suite: &mut Suite) {
         floods::end_the_connection(cx, Way::In)
     });
     suite.add("frames::settings_are_announced", settings);
+    suite.add_needing(Some("h2load"), "frames::h2load_is_no_flood", h2load);
 }
 
 /// How long an end is waited for.
@@ -182,6 +184,40 @@ async fn settings(cx: Cx) -> anyhow::Result<()> {
             }
             // The default is 65,535.
             assert_eq!(wire.heard.window + 65_535, 64 << 20, "{way:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// A load tool of another library's, with windows so small that it acknowledges all the time: each of
+/// its requests is served, and none of its connections taken for a flood.
+async fn h2load(cx: Cx) -> anyhow::Result<()> {
+    let requests: u64 = cx.pick(3_000, 100_000);
+    cx.on(two_sidecars("h2load"), async |mesh| {
+        let mut command = Command::new("h2load");
+        command.env_clear();
+        command.args([
+            "--clients=4",
+            "--max-concurrent-streams=50",
+            "--window-bits=10",
+        ]);
+        command.arg(format!("--requests={requests}"));
+        command.arg(format!("http://{}/load?bytes=5000", mesh.addr("api", PORT)));
+        let output = mesh.pod("client").output(command).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let all = format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout");
+        assert!(text.contains(&all), "{text}");
+        let seen = stats(mesh, ["api-1"]).await?;
+        assert_eq!(
+            seen.routes.get("GET /load"),
+            Some(&requests),
+            "requests that the server saw"
+        );
+        for workload in ["client", "api-1"] {
+            let metrics = metrics(mesh, workload).await?;
+            let floods = metrics.sum("weft_limit_hits_total", &[("limit", "http2_floods")]);
+            assert_eq!(floods, 0.0, "{workload} took it for a flood");
         }
         Ok(())
     })
