@@ -13,6 +13,9 @@ const MAX_EMPTY_LINES: u8 = 2;
 const LAST_CR: usize = MAX_HEAD - 2;
 /// Bytes looked at in one go.
 const WORD: usize = 8;
+/// One in each byte of a word, and seven bits in each.
+const ONES: u64 = u64::from_ne_bytes([1; WORD]);
+const LOW: u64 = ONES * 0x7f;
 
 /// What is known of a head so far.
 #[derive(Debug, Default)]
@@ -200,18 +203,38 @@ fn control(bytes: &[u8]) -> Option<usize> {
 
 /// The highest bit of each byte that is a control character.
 fn controls(word: u64) -> u64 {
-    const ONES: u64 = u64::from_ne_bytes([1; WORD]);
-    const LOW: u64 = ONES * 0x7f;
     // One more, and in seven bits: DEL becomes 0 and so the least of them. Nothing carries over.
     let turned = ((word & LOW) + ONES) & LOW;
     let is_above = turned + ONES * (0x80 - 0x21);
     !(is_above | word) & !LOW
 }
 
-/// How many of the first bytes make a token (RFC 9110, 5.6.2).
+/// How many of the first bytes make a token (RFC 9110, 5.6.2). Most have letters and dashes only.
 fn token_len(bytes: &[u8]) -> usize {
-    let other = bytes.iter().position(|byte| !TOKEN[usize::from(*byte)]);
-    other.unwrap_or(bytes.len())
+    let (words, _) = bytes.as_chunks::<WORD>();
+    let mut len = 0;
+    for word in words {
+        let found = not_plain(u64::from_le_bytes(*word));
+        if found != 0 {
+            len += found.trailing_zeros() as usize / 8;
+            break;
+        }
+        len += WORD;
+    }
+    let rest = &bytes[len..];
+    let other = rest.iter().position(|byte| !TOKEN[usize::from(*byte)]);
+    len + other.unwrap_or(rest.len())
+}
+
+/// The highest bit of each byte that is neither a letter nor a dash.
+fn not_plain(word: u64) -> u64 {
+    let low = word & LOW;
+    let lower = low | (ONES * 0x20);
+    // Sums that reach the highest bit of their byte, and carry no further.
+    let from_a = lower + ONES * (0x80 - u64::from(b'a'));
+    let beyond_z = lower + ONES * (0x7f - u64::from(b'z'));
+    let not_dash = (low ^ (ONES * u64::from(b'-'))) + LOW;
+    ((!from_a | beyond_z) & not_dash | word) & !LOW
 }
 
 const TOKEN: [bool; 256] = {

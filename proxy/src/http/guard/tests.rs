@@ -248,6 +248,25 @@ fn each_byte_at_each_place_of_a_word() {
 }
 
 #[test]
+fn each_byte_at_each_place_of_a_name() {
+    for byte in 0..=255_u8 {
+        for before in 0..20 {
+            let mut text = with(&format!("{}Y-z: a", "x".repeat(before + 1))).into_bytes();
+            let at = text.len() - "Y-z: a\r\n\r\n".len();
+            text.insert(at, byte);
+            // A colon ends the name, and what follows is a value.
+            let good = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&byte);
+            let verdict = scan(&text, []).verdict;
+            assert_eq!(
+                verdict == Verdict::More,
+                good,
+                "{byte} after {before}: {verdict:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn requests_follow_one_another() {
     let text = "GET /1 HTTP/1.1\r\n\r\n\
                 POST /2 HTTP/1.1\r\ncontent-length: 22\r\n\r\nGET /no HTTP/1.1\r\n\r\n\0\0\
