@@ -22,7 +22,12 @@ async def connect():
 
     done["connections"] += 1
     return await nats.connect(
-        f"nats://{host}:{port}", allow_reconnect=False, ping_interval=2, error_cb=failed
+        f"nats://{host}:{port}",
+        allow_reconnect=False,
+        # The library's 2 s are about its own machine, which may be busy.
+        connect_timeout=20,
+        ping_interval=2,
+        error_cb=failed,
     )
 
 

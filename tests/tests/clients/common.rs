@@ -31,7 +31,7 @@ const SOAK_LIMIT: Duration = Duration::from_secs(300);
 /// What a server may take until it accepts connections. They come with a machine's first start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// What counters may lag behind what has happened.
-const COUNT_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const COUNT_PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of a server's log that a message shows.
 const TAIL_LINES: usize = 30;
 /// Where the logs of failing tests are kept; nowhere without it.

@@ -5,9 +5,12 @@ use std::fs;
 
 use anyhow::Context as _;
 use serde_json::Value;
+use weft_tests::counts::wait_for;
 
 use crate::Suite;
-use crate::common::{Cx, SERVER, assert_relayed, client_and_server, run_script, serve};
+use crate::common::{
+    COUNT_PATIENCE, Cx, SERVER, assert_relayed, client_and_server, run_script, serve,
+};
 use crate::programs::{Needs, command, find};
 
 const AMQP_PORT: u16 = 5672;
@@ -78,7 +81,16 @@ async fn nats_with_nats_py(cx: Cx) -> anyhow::Result<()> {
         server.args(["--port", &NATS_PORT.to_string(), "--addr", "0.0.0.0"]);
         server.args(["--http_port", &NATS_MONITOR.to_string()]);
         let _server = serve(mesh, "nats", server, NATS_PORT).await?;
-        let before = varz(mesh).await?;
+        // Whoever asked whether it listens is counted by and by: before the client, not as one of its own.
+        let before = wait_for(
+            "the first connection is counted",
+            COUNT_PATIENCE,
+            async || {
+                let before = varz(mesh).await?;
+                Ok((count(&before, "total_connections") > 0).then_some(before))
+            },
+        );
+        let before = before.await?;
         let said = run_script(&cx, mesh, "broker_nats.py", NATS_PORT).await?;
         let done: Value = serde_json::from_str(said.trim()).with_context(|| said.clone())?;
         cx.measured(said.trim());
