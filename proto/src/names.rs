@@ -138,6 +138,30 @@ pub mod env {
     pub const MARK: &str = "WEFT_MARK";
     /// Sidecar: data-path worker threads.
     pub const WORKERS: &str = "WEFT_WORKERS";
+    /// Sidecar: connections that all of its listeners accept together.
+    pub const MAX_CONNECTIONS: &str = "WEFT_MAX_CONNECTIONS";
+    /// Sidecar: connections that it dials and has open, in each direction.
+    pub const MAX_UPSTREAM_CONNECTIONS: &str = "WEFT_MAX_UPSTREAM_CONNECTIONS";
+    /// Sidecar: HTTP/1 connections to one endpoint, or to one port of the application.
+    pub const MAX_ENDPOINT_CONNECTIONS: &str = "WEFT_MAX_ENDPOINT_CONNECTIONS";
+    /// Sidecar: HTTP requests in flight, in each direction.
+    pub const MAX_REQUESTS: &str = "WEFT_MAX_REQUESTS";
+    /// Sidecar: bytes of one HTTP head, as `64Ki`.
+    pub const MAX_HEADER_BYTES: &str = "WEFT_MAX_HEADER_BYTES";
+    /// Sidecar: fields of one HTTP head.
+    pub const MAX_HEADERS: &str = "WEFT_MAX_HEADERS";
+    /// Sidecar: from the first byte of an HTTP/1 head to its last, as `10s`.
+    pub const HEADER_TIMEOUT: &str = "WEFT_HEADER_TIMEOUT";
+    /// Sidecar: how long an HTTP connection may go without an exchange, as `1h`.
+    pub const IDLE_TIMEOUT: &str = "WEFT_IDLE_TIMEOUT";
+    /// Sidecar: HTTP/2 streams of one peer at once.
+    pub const HTTP2_STREAMS: &str = "WEFT_HTTP2_STREAMS";
+    /// Sidecar: bytes that one HTTP/2 stream may have under way, as `256Ki`.
+    pub const HTTP2_STREAM_WINDOW: &str = "WEFT_HTTP2_STREAM_WINDOW";
+    /// Sidecar: bytes that one HTTP/2 connection may have under way, as `64Mi`.
+    pub const HTTP2_CONNECTION_WINDOW: &str = "WEFT_HTTP2_CONNECTION_WINDOW";
+    /// Sidecar: bytes of request bodies that it keeps for further tries and copies in all, as `64Mi`.
+    pub const BODY_BUFFER: &str = "WEFT_BODY_BUFFER";
     /// Sidecar: HTTP/2 control frames per second of one connection, beyond what its traffic explains.
     pub const HTTP2_CONTROL_FRAMES: &str = "WEFT_HTTP2_CONTROL_FRAMES";
     /// Sidecar: HTTP/2 streams that one connection may reset per second, beyond half of its requests.

@@ -12,6 +12,7 @@
 //! * [`http`]: heads, bodies, servers and pools, without policy.
 //! * [`tcp`]: bytes both ways.
 //! * [`detect`]: which protocol a connection speaks.
+//! * [`bounds`]: what the process bears, and what is taken of it.
 //! * [`telemetry`]: metrics and logs.
 //! * [`resilience`]: breaker, budget, balancer, split, backoff: pure decisions.
 //! * [`policy`]: what the control plane decided, as this process uses it.
@@ -24,6 +25,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod bounds;
 pub mod detect;
 pub mod discovery;
 pub mod exchange;

@@ -34,6 +34,8 @@ pub(super) struct ServiceListeners {
     pub(super) connections: TaskTracker,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) readiness: Arc<Readiness>,
+    /// Of all listeners together.
+    pub(super) max_connections: usize,
 }
 
 impl ServiceListeners {
@@ -85,6 +87,7 @@ impl ServiceListeners {
             serve: serve_outbound(&self.outbound, original, self.closing.clone()),
             // What the application still has to finish may need others.
             until: Phase::Over,
+            most: self.max_connections,
         };
         let refused = self.telemetry.limit("connections");
         listen::run(

@@ -20,8 +20,6 @@ use crate::http::client::BoxFuture;
 use crate::net::closing::{Closing, Phase};
 use crate::net::socket::tune;
 
-/// Connections of all listeners together; further ones are closed at once and counted.
-pub const MAX_CONNECTIONS: usize = 50_000;
 /// After an error of accepting (no descriptor left, say) the next try waits this long.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,6 +36,8 @@ pub struct Listener {
     pub serve: Serve,
     /// The phase in which no new connection is taken.
     pub until: Phase,
+    /// Connections of all listeners together; further ones are closed at once and counted.
+    pub most: usize,
 }
 
 /// Runs `listener` on all workers. Its connections are tracked in `connections`.
@@ -53,6 +53,7 @@ pub fn run(
             name: listener.name,
             serve: Arc::clone(&listener.serve),
             until: listener.until,
+            most: listener.most,
             worker: worker.clone(),
             workers: workers.clone(),
             connections: connections.clone(),
@@ -69,6 +70,7 @@ struct Accepting {
     name: &'static str,
     serve: Serve,
     until: Phase,
+    most: usize,
     worker: WorkerHandle,
     workers: Workers,
     connections: TaskTracker,
@@ -102,7 +104,7 @@ impl Accepting {
     }
 
     fn take(&self, connection: TcpStream) {
-        if self.connections.len() >= MAX_CONNECTIONS {
+        if self.connections.len() >= self.most {
             self.refused.increment(1);
             return;
         }

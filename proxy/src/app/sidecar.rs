@@ -165,6 +165,7 @@ impl Sidecar {
             zone: settings.zone.as_str().into(),
             workers: workers.count(),
             floods: settings.floods,
+            limits: settings.limits,
             connections: connections.clone(),
         });
         let inbound = Inbound::new(InboundParts {
@@ -175,6 +176,7 @@ impl Sidecar {
             own_addresses: own_addresses.clone(),
             workers: workers.count(),
             floods: settings.floods,
+            limits: settings.limits,
             connections: connections.clone(),
         });
         let collected = Arc::clone(&outbound);
@@ -192,6 +194,7 @@ impl Sidecar {
                 serve,
                 // A new connection is refused by the kernel, and its client goes elsewhere.
                 until: Phase::Draining,
+                most: settings.limits.connections,
             })?;
         }
         for socket in outbound_sockets {
@@ -201,6 +204,7 @@ impl Sidecar {
                 serve: serve_outbound(&outbound, Redirected, listening.clone()),
                 // What the application still has to finish may need others.
                 until: Phase::Over,
+                most: settings.limits.connections,
             })?;
         }
 
@@ -257,6 +261,7 @@ impl Sidecar {
                 connections: connections.clone(),
                 telemetry,
                 readiness: Arc::clone(&readiness),
+                max_connections: settings.limits.connections,
             };
             control.spawn("service listeners", listeners.run());
         }

@@ -13,7 +13,7 @@
 //! * [`replay`]: request bodies that can be sent once more.
 //! * [`body`]: the body types of both directions.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
-//! * `settings`: the HTTP/2 settings of both ends.
+//! * `settings`: the library's settings at both ends.
 //! * [`floods`]: ends what floods an HTTP/2 connection.
 
 pub mod answer;

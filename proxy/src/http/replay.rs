@@ -9,7 +9,8 @@
 //!
 //! One try reads at a time: [`ReplayHandle::another`] takes the source away from the try before,
 //! whose body then fails. Empty bodies are never teed, and neither are those announced as longer
-//! than the bound. Kept are at most `limit` bytes and the trailers: small frames are copied
+//! than the bound. What all bodies of a process keep has a bound of its own ([`KeptBytes`]): a body that
+//! finds no room there is one past its bound. Kept are at most `limit` bytes and the trailers: small frames are copied
 //! together, so that no frame pins a read buffer many times its size.
 
 use std::collections::VecDeque;
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::body::{BodyError, RequestBody};
+use crate::bounds::{KeptBytes, KeptPlace};
 
 /// Frames below this are copied together rather than kept as they are.
 const SMALL_FRAME: usize = 1_024;
@@ -47,15 +49,20 @@ pub enum ReplayState {
     Broken,
 }
 
-/// Makes the body of a first try, and the handle that makes those of further ones.
-pub fn replayable(incoming: Incoming, limit: usize) -> (RequestBody, ReplayHandle) {
+/// Makes the body of a first try, and the handle that makes those of further ones. At most `limit` bytes
+/// are kept, and no more than `kept` has room for.
+pub fn replayable(
+    incoming: Incoming,
+    limit: usize,
+    kept: &Arc<KeptBytes>,
+) -> (RequestBody, ReplayHandle) {
     if incoming.is_end_stream() {
         return (RequestBody::Empty, ReplayHandle(Kept::Whole(None)));
     }
     if incoming.size_hint().lower() > limit as u64 {
         return (RequestBody::Incoming(incoming), ReplayHandle(Kept::TooBig));
     }
-    let (body, tee) = ReplayBody::new(incoming, limit);
+    let (body, tee) = ReplayBody::new(incoming, limit, kept);
     (RequestBody::Replay(body), ReplayHandle(Kept::Tee(tee)))
 }
 
@@ -79,6 +86,8 @@ pub enum Copied {
 pub struct WholeBody {
     pieces: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
+    /// What the pieces take; shared with the tries.
+    _place: Option<Arc<KeptPlace>>,
 }
 
 #[derive(Debug)]
@@ -125,6 +134,7 @@ impl ReplayHandle {
                 let whole = WholeBody {
                     pieces,
                     trailers: None,
+                    _place: None,
                 };
                 // Who asks is there to hear it.
                 let _ = sender.send(Copied::Whole(whole));
@@ -190,6 +200,7 @@ struct Tee<B> {
     /// Small frames since the last piece.
     small: BytesMut,
     buffered: usize,
+    place: Arc<KeptPlace>,
     trailers: Option<HeaderMap>,
     too_big: bool,
     ended: bool,
@@ -205,7 +216,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     BodyError: From<B::Error>,
 {
-    fn new(source: B, limit: usize) -> (Self, Arc<Mutex<Tee<B>>>) {
+    fn new(source: B, limit: usize, kept: &Arc<KeptBytes>) -> (Self, Arc<Mutex<Tee<B>>>) {
         let tee = Arc::new(Mutex::new(Tee {
             source,
             limit,
@@ -213,6 +224,7 @@ where
             pieces: Vec::new(),
             small: BytesMut::new(),
             buffered: 0,
+            place: Arc::new(kept.place()),
             trailers: None,
             too_big: false,
             ended: false,
@@ -381,7 +393,7 @@ where
             return;
         }
         self.buffered += data.len();
-        if self.buffered > self.limit {
+        if self.buffered > self.limit || !self.place.take(data.len()) {
             self.too_big = true;
             self.forget();
             return;
@@ -406,6 +418,7 @@ where
                 Copied::Whole(WholeBody {
                     pieces: self.pieces.iter().cloned().collect(),
                     trailers: self.trailers.clone(),
+                    _place: Some(Arc::clone(&self.place)),
                 })
             }
             ReplayState::TooBig => Copied::TooBig,
@@ -423,9 +436,11 @@ where
         }
     }
 
+    /// Gives up what is kept; a copy that was made has its share for itself.
     fn forget(&mut self) {
         self.pieces = Vec::new();
         self.small = BytesMut::new();
+        self.place = Arc::new(self.place.another());
     }
 }
 

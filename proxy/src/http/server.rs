@@ -38,22 +38,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use self::io::{Floods, ServerIo};
-use self::state::{InFlight, State};
+use self::service::Serving;
+use self::state::State;
 use super::body::{BodyError, ResponseBody, h2_error};
 use super::client::BoxFuture;
 use super::deadline::Alarm;
 use super::floods::FloodLimits;
-use super::guard::MAX_HEAD;
 use super::{Version, settings};
+use crate::bounds::{Bounds, HeadExcess};
 use crate::net::closing::{Closing, Phase};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Outcome};
 
 mod guarded;
 mod io;
+mod service;
 mod state;
 
-/// Bytes that one HTTP/1 connection buffers either way.
-const MAX_BUFFER: usize = 128 * 1024;
 /// Between HTTP/2 pings; a peer that answers none is given up.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long an HTTP/2 ping may take.
@@ -70,6 +70,33 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Answers a request that breaks the protocol and so was not read; the connection ends with it.
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>>;
+
+    /// Answers a request that is more than this process bears, unless it must be served all the same.
+    fn turn_away(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        excess: Excess,
+    ) -> BoxFuture<Response<ResponseBody>>;
+}
+
+/// What a request is too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// Requests in flight.
+    Requests,
+    /// Its own head.
+    Head(HeadExcess),
+}
+
+impl Excess {
+    /// The answer; `outcome` is what too many requests are to a direction.
+    pub fn failure(self, outcome: Outcome) -> Failure {
+        match self {
+            Self::Requests => Failure::never(outcome, "this sidecar has as many requests as it may"),
+            Self::Head(excess) => Failure::never(Outcome::BadRequest, excess.detail())
+                .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        }
+    }
 }
 
 /// Times and bounds of one connection.
@@ -93,20 +120,31 @@ pub struct ServerOptions {
     pub flooded: Counter,
     /// The peer is a verified sidecar, which carries what many clients send and give up.
     pub from_sidecar: bool,
+    /// What the process bears.
+    pub bounds: Arc<Bounds>,
 }
 
-impl Default for ServerOptions {
-    fn default() -> Self {
+impl ServerOptions {
+    /// Ordinary times, within `bounds`.
+    pub fn within(bounds: &Arc<Bounds>) -> Self {
         Self {
-            head_timeout: Duration::from_secs(10),
-            idle_limit: Duration::from_secs(3_600),
+            head_timeout: bounds.limits.header_timeout,
+            idle_limit: bounds.limits.idle_timeout,
             linger: Duration::from_secs(1),
             announce: true,
             half_close: true,
             floods: FloodLimits::default(),
             flooded: Counter::noop(),
             from_sidecar: false,
+            bounds: Arc::clone(bounds),
         }
+    }
+}
+
+#[cfg(test)]
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self::within(&Bounds::uncounted(crate::bounds::ProcessLimits::DEFAULT))
     }
 }
 
@@ -121,7 +159,8 @@ pub async fn serve<I, H>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
-    let state = Arc::new(State::new(version));
+    let limits = options.bounds.limits;
+    let state = Arc::new(State::new(version, Arc::clone(&options.bounds)));
     let service = Serving {
         handler,
         state: Arc::clone(&state),
@@ -129,18 +168,24 @@ pub async fn serve<I, H>(
     };
     let floods = (version == Version::Http2).then(|| Floods::new(&options));
     let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
-    let pending_resets = settings::max_pending_accept_resets(options.from_sidecar);
+    let pending_resets = {
+        settings::max_pending_accept_resets(options.from_sidecar, limits.http2_streams)
+    };
     let half_close = options.half_close;
     let driver = Driver::new(state, version, &closing, options);
     match version {
         Version::Http1 => {
-            let connection = http1::Builder::new()
+            let mut builder = http1::Builder::new();
+            if limits.headers > settings::LIBRARY_HEADERS {
+                builder.max_headers(limits.headers.into());
+            }
+            let connection = builder
                 .timer(TokioTimer::new())
                 // Ours instead: hyper's counts the idle time between requests too.
                 .header_read_timeout(None)
                 .half_close(half_close)
-                .max_buf_size(MAX_BUFFER)
-                .max_header_size(MAX_HEAD)
+                .max_buf_size(settings::max_buffer(limits.header_bytes))
+                .max_header_size(limits.header_bytes)
                 .auto_date_header(false)
                 .serve_connection(io, service)
                 .with_upgrades();
@@ -149,10 +194,10 @@ pub async fn serve<I, H>(
         Version::Http2 => {
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
-                .initial_stream_window_size(settings::STREAM_WINDOW)
-                .initial_connection_window_size(settings::CONNECTION_WINDOW)
-                .max_concurrent_streams(settings::MAX_STREAMS)
-                .max_header_list_size(settings::MAX_HEADER_LIST)
+                .initial_stream_window_size(limits.http2_stream_window)
+                .initial_connection_window_size(limits.http2_connection_window)
+                .max_concurrent_streams(limits.http2_streams)
+                .max_header_list_size(settings::max_header_list(limits.header_bytes))
                 .max_send_buf_size(settings::MAX_SEND_BUFFER)
                 .max_pending_accept_reset_streams(pending_resets)
                 .max_local_error_reset_streams(settings::MAX_ERROR_RESETS)
@@ -220,13 +265,20 @@ struct Driver {
     head: Option<Instant>,
     /// In phase Draining, until when a request may still come.
     linger_until: Option<Instant>,
+    /// When a head was found to take too long, and its answer began.
+    late: Option<Instant>,
     /// When an idle connection was told to end.
     shut_down: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
+    /// It has been idle for too long.
+    Idle,
+    /// A request may have come, and did not.
     Gracefully,
+    /// A head takes too long: it is answered.
+    Late,
     Cut,
 }
 
@@ -246,6 +298,7 @@ impl Driver {
             rest: Some(Instant::now()),
             head: None,
             linger_until: None,
+            late: None,
             shut_down: None,
         }
     }
@@ -287,8 +340,17 @@ impl Driver {
                 (None, None) => return Poll::Pending,
             };
             ready!(self.alarm.poll_at(cx, at));
-            if end == End::Cut {
-                return Poll::Ready(());
+            let hits = &self.options.bounds.hits;
+            match end {
+                End::Cut => return Poll::Ready(()),
+                End::Late => {
+                    hits.header_timeout.increment(1);
+                    self.late = Some(Instant::now());
+                    self.state.end_head();
+                    continue;
+                }
+                End::Idle => hits.idle_timeout.increment(1),
+                End::Gracefully => {}
             }
             self.shut_down = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
@@ -347,15 +409,18 @@ impl Driver {
         }
         if self.version == Version::Http1 && self.state.read() > self.rested_at {
             let began = *self.head.get_or_insert(now);
-            // hyper does not end a connection gracefully that waits for the rest of a head.
-            let at = began.checked_add(self.options.head_timeout)?;
-            return Some((at, End::Cut));
+            // Whoever does not take the answer either is cut.
+            return match self.late {
+                Some(late) => Some((late + SHUTDOWN_LIMIT, End::Cut)),
+                None => Some((began.checked_add(self.options.head_timeout)?, End::Late)),
+            };
         }
         let idle = self
             .rest
             .and_then(|rest| rest.checked_add(self.options.idle_limit));
-        let at = idle.into_iter().chain(self.linger_until).min()?;
-        Some((at, End::Gracefully))
+        let linger = self.linger_until.map(|at| (at, End::Gracefully));
+        let idle = idle.map(|at| (at, End::Idle));
+        idle.into_iter().chain(linger).min_by_key(|(at, _)| *at)
     }
 }
 
@@ -364,94 +429,6 @@ fn reached(mut closing: Closing, phase: Phase) -> BoxFuture<(Phase, Closing)> {
         let phase = closing.reached(phase).await;
         (phase, closing)
     })
-}
-
-/// The service that hyper sees.
-struct Serving<H> {
-    handler: Arc<H>,
-    state: Arc<State>,
-    http1: bool,
-}
-
-impl<H: Handler> Service<Request<Incoming>> for Serving<H> {
-    type Response = Response<Served>;
-    type Error = Infallible;
-    type Future = Answering;
-
-    fn call(&self, request: Request<Incoming>) -> Answering {
-        let in_flight = State::take_request(&self.state);
-        let connect = *request.method() == Method::CONNECT;
-        let response = match self.state.refuses() {
-            None => self.handler.handle(request),
-            Some(violation) => self.handler.refuse(violation.failure()),
-        };
-        Answering {
-            response,
-            in_flight: Some(in_flight),
-            http1: self.http1,
-            connect,
-        }
-    }
-}
-
-/// A response being made.
-struct Answering {
-    response: BoxFuture<Response<ResponseBody>>,
-    in_flight: Option<InFlight>,
-    http1: bool,
-    connect: bool,
-}
-
-impl Future for Answering {
-    type Output = Result<Response<Served>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut response = ready!(self.response.as_mut().poll(cx));
-        let in_flight = self
-            .in_flight
-            .take()
-            .expect("polled once after it is ready");
-        if self.http1 {
-            let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS
-                || (self.connect && response.status().is_success());
-            if upgrades {
-                in_flight.state().upgraded();
-            } else if in_flight.state().closing_is_announced() {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(header::CONNECTION, close);
-            }
-        }
-        Poll::Ready(Ok(response.map(|body| Served {
-            body,
-            _in_flight: in_flight,
-        })))
-    }
-}
-
-/// A response body that is counted as an exchange in flight until it is dropped.
-struct Served {
-    body: ResponseBody,
-    _in_flight: InFlight,
-}
-
-impl Body for Served {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

@@ -1,37 +1,39 @@
-//! The HTTP/2 settings of both ends. Every default of the library that closes or refuses traffic is
-//! replaced by a value of ours.
+//! The library's settings at both ends. Every default of its that closes or refuses traffic is replaced
+//! by a value of ours, or by one of [`ProcessLimits`](crate::bounds::ProcessLimits).
 
-/// What one stream may have under way. Of small messages this is many frames: see
-/// [`CONNECTION_WINDOW`].
-pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
-/// What one connection may have under way. Many stream windows, so that stalled streams do not stop
-/// their siblings.
-///
-/// h2 derives from it what DATA frames under 256 bytes may wait to be read: half of the window, where
-/// each takes what it is short of 256, and ends the connection past that. A stream that is not read
-/// with a window full of messages of 10 bytes takes 6.2 MiB: five such streams fit.
-pub(super) const CONNECTION_WINDOW: u32 = 64 << 20;
-/// Bytes of one head, as HPACK counts them.
-pub(super) const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// How far the library lets a head go beyond what we allow: it answers by itself what is longer, and
+/// nobody would hear of it.
+const HEADER_LIST_ROOM: usize = 16 * 1024;
+/// Bytes that one HTTP/1 connection buffers either way, at least.
+const MAX_BUFFER: usize = 128 * 1024;
 /// Bytes of one stream buffered for sending.
 pub(super) const MAX_SEND_BUFFER: usize = 256 * 1024;
-/// Streams of one peer at once.
-pub(super) const MAX_STREAMS: u32 = 1_000;
 /// Streams that were reset and are still remembered, for frames under way.
 pub(super) const MAX_RESET_STREAMS: usize = 200;
 /// Streams that an application may reset before they were accepted.
 const MAX_PENDING_ACCEPT_RESETS: usize = 200;
-/// The same of a sidecar: all streams that it may have, given up at once, and as many again.
-const MAX_PENDING_ACCEPT_RESETS_OF_SIDECARS: usize = 2 * MAX_STREAMS as usize;
 /// Streams reset for a peer's errors, before its connection is ended.
 pub(super) const MAX_ERROR_RESETS: usize = 1_024;
 
-/// Streams that a peer may reset before they were accepted: passing on many clients' cancellations
-/// makes many.
-pub(super) fn max_pending_accept_resets(of_sidecar: bool) -> usize {
+/// Streams that a peer may reset before they were accepted. A sidecar passes on what many clients give
+/// up: all of the `streams` that it may have at once, and as many again.
+pub(super) fn max_pending_accept_resets(of_sidecar: bool, streams: u32) -> usize {
     if of_sidecar {
-        MAX_PENDING_ACCEPT_RESETS_OF_SIDECARS
+        2 * streams as usize
     } else {
         MAX_PENDING_ACCEPT_RESETS
     }
 }
+
+/// Bytes of one head that the library takes, as HPACK counts them, where `ours` are allowed.
+pub(super) fn max_header_list(ours: usize) -> u32 {
+    u32::try_from(ours + HEADER_LIST_ROOM).unwrap_or(u32::MAX)
+}
+
+/// Bytes that one HTTP/1 connection buffers either way, where `head` may be in one head.
+pub(super) fn max_buffer(head: usize) -> usize {
+    MAX_BUFFER.max(2 * head)
+}
+
+/// The library's own bound on the fields of a head. It keeps more than so many on the heap.
+pub(super) const LIBRARY_HEADERS: u16 = 100;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Method, Request, Response};
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::APP_CONNECT_LIMIT;
+use crate::bounds::Bounds;
 use crate::http::Version;
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::client::{
@@ -33,9 +35,13 @@ const MAX_POOLS: usize = 1_024;
 const FRESH_ENOUGH: Duration = Duration::from_millis(500);
 
 /// The pools of all workers.
+type Pools = PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>;
+
+/// Connections to the application.
 pub(crate) struct Apps {
     dialer: Dialer,
-    pools: PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>,
+    bounds: Arc<Bounds>,
+    pools: Arc<Pools>,
     pools_dropped: Counter,
     spare_source: Counter,
 }
@@ -48,6 +54,7 @@ enum AppPool {
 
 struct AppConnector {
     dialer: Dialer,
+    bounds: Arc<Bounds>,
     address: SocketAddr,
     spare_source: Counter,
 }
@@ -57,13 +64,17 @@ impl Apps {
     /// ports had run out.
     pub(crate) fn new(
         dialer: Dialer,
-        workers: usize,
+        bounds: Arc<Bounds>,
         pools_dropped: Counter,
         spare_source: Counter,
     ) -> Self {
-        let pools = PerWorker::new(workers, |_| Mutex::default());
+        let pools: Arc<Pools> = Arc::new(PerWorker::new(bounds.workers(), |_| Mutex::default()));
+        let idle = Arc::downgrade(&pools);
+        let reclaim = move || idle.upgrade().is_some_and(|pools| close_idle(&pools));
+        bounds.dials.reclaim_with(reclaim);
         Self {
             dialer,
+            bounds,
             pools,
             pools_dropped,
             spare_source,
@@ -134,16 +145,28 @@ impl Apps {
         let pool = pools.entry((address, version)).or_insert_with(|| {
             let connector = AppConnector {
                 dialer: self.dialer,
+                bounds: Arc::clone(&self.bounds),
                 address,
                 spare_source: self.spare_source.clone(),
             };
+            let limits = &self.bounds.limits;
+            let most = limits.endpoint_connections_of(self.bounds.workers());
+            let options = PoolOptions::PLAIN.of(most);
             match version {
-                Version::Http1 => AppPool::Http1(H1Pool::new(connector, PoolOptions::PLAIN)),
-                Version::Http2 => AppPool::Http2(H2Pool::new(connector, PoolOptions::PLAIN)),
+                Version::Http1 => AppPool::Http1(H1Pool::new(connector, options)),
+                Version::Http2 => AppPool::Http2(H2Pool::new(connector, options)),
             }
         });
         pool.clone()
     }
+}
+
+/// Closes an idle connection of some worker; false where there is none.
+fn close_idle(pools: &Pools) -> bool {
+    pools.all().iter().any(|pools| {
+        let pools: Vec<AppPool> = pools.lock().values().cloned().collect();
+        pools.iter().any(AppPool::close_idle)
+    })
 }
 
 /// Sends a request without a body, more than once only while it is [left out](TryError::left_out).
@@ -164,6 +187,13 @@ async fn send_until_taken(
 }
 
 impl AppPool {
+    fn close_idle(&self) -> bool {
+        match self {
+            Self::Http1(pool) => pool.close_idle(),
+            Self::Http2(pool) => pool.close_idle(),
+        }
+    }
+
     async fn send(
         &self,
         request: Request<RequestBody>,
@@ -185,6 +215,10 @@ impl Connect for AppConnector {
             let connection = dial(dialer, address, APP_CONNECT_LIMIT, &spare).await?;
             Ok(connection.into())
         })
+    }
+
+    fn bounds(&self) -> Arc<Bounds> {
+        Arc::clone(&self.bounds)
     }
 
     fn check_before_reuse(&self) -> bool {

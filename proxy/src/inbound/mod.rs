@@ -31,6 +31,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use weft_proto::spiffe::SpiffeId;
 
+use crate::bounds::{Bounds, DialPlace, ProcessLimits};
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
@@ -55,6 +56,8 @@ const OPENING_LIMIT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(100);
 /// Connecting to the own application: it is on this very machine.
 const APP_CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// An idle connection of a sidecar is kept for at least as long: it leaves first.
+const SIDECAR_IDLE_LIMIT: Duration = Duration::from_secs(120);
 /// What stands in labels for a caller who proved nothing, and for a port behind no service.
 pub(crate) const UNKNOWN: &str = "unknown";
 
@@ -72,6 +75,8 @@ pub struct Inbound {
     spare_source: Counter,
     floods: FloodLimits,
     flooded: Counter,
+    /// What the process bears.
+    bounds: Arc<Bounds>,
 }
 
 /// What inbound connections stand on.
@@ -90,6 +95,8 @@ pub struct InboundParts {
     pub workers: usize,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
+    /// What is borne in all.
+    pub limits: ProcessLimits,
     /// What the end of this process waits for.
     pub connections: TaskTracker,
 }
@@ -110,11 +117,18 @@ pub(crate) struct Peer {
     pub(crate) label: Arc<str>,
 }
 
+/// A connection to the application that carries bytes.
+struct App {
+    io: Io,
+    /// Given back after the connection itself.
+    _place: DialPlace,
+}
+
 /// What a connection turned out to be.
 enum Opened {
     Bytes(Io, Peer),
     /// The application spoke first, on a connection that is made already.
-    Greeted(Io, Io),
+    Greeted(Io, App),
     Http(Io, Version, Peer),
     /// Nobody is there any more.
     Nothing,
@@ -125,13 +139,21 @@ impl Inbound {
     pub fn new(parts: InboundParts) -> Arc<Self> {
         let pools_dropped = parts.telemetry.limit("inbound_app_pools");
         let spare_source = parts.telemetry.limit("source_ports");
+        let bounds = Bounds::new(
+            parts.limits,
+            Origin::Inbound,
+            parts.workers,
+            &parts.telemetry,
+        );
+        let apps = Apps::new(
+            parts.dialer,
+            Arc::clone(&bounds),
+            pools_dropped,
+            spare_source.clone(),
+        );
         Arc::new(Self {
-            apps: Apps::new(
-                parts.dialer,
-                parts.workers,
-                pools_dropped,
-                spare_source.clone(),
-            ),
+            apps,
+            bounds,
             limits: limits::Limits::new(&parts.telemetry),
             floods: parts.floods,
             flooded: parts.telemetry.limit("http2_floods"),
@@ -196,13 +218,21 @@ impl Inbound {
                     .await;
             }
             Opened::Http(io, version, peer) => {
+                let from_sidecar = peer.id.is_some();
+                let ordinary = ServerOptions::within(&self.bounds);
                 let options = ServerOptions {
+                    // Sidecars keep connections to each other for a minute only.
+                    idle_limit: if from_sidecar {
+                        ordinary.idle_limit.max(SIDECAR_IDLE_LIMIT)
+                    } else {
+                        ordinary.idle_limit
+                    },
                     // A sidecar that ends its side has given the exchange up: so must the application.
-                    half_close: peer.id.is_none(),
+                    half_close: !from_sidecar,
                     floods: self.floods,
                     flooded: self.flooded.clone(),
-                    from_sidecar: peer.id.is_some(),
-                    ..ServerOptions::default()
+                    from_sidecar,
+                    ..ordinary
                 };
                 let requests = request::Requests::new(self, port, peer, closing.clone());
                 let handler = Arc::new(requests);
@@ -247,7 +277,7 @@ impl Inbound {
         tcp: &mut TcpStream,
         heard: &mut BytesMut,
         port: &Port,
-    ) -> Result<Option<Io>, Failure> {
+    ) -> Result<Option<App>, Failure> {
         if let Ok(read) = timeout(SILENCE, detect::read_more(tcp, heard)).await {
             read.map_err(client_broke)?;
             return Ok(None);
@@ -255,12 +285,10 @@ impl Inbound {
         if port.may_be_greeted()
             && let Ok(mut app) = self.dial_app(port.app).await
         {
-            let speaker = detect::first_speaker(tcp, heard, &mut app).await;
+            let speaker = detect::first_speaker(tcp, heard, &mut app.io).await;
             return Ok(match speaker.map_err(client_broke)? {
                 Speaker::Client => None,
-                Speaker::Server(greeting) => {
-                    Some(Io::new(Stream::Tcp(Rewind::with_prefix(greeting, app))))
-                }
+                Speaker::Server(greeting) => Some(app.rewound(greeting)),
             });
         }
         in_time(async { detect::read_more(tcp, heard).await.map_err(client_broke) }).await?;
@@ -286,7 +314,7 @@ impl Inbound {
     async fn bytes(
         &self,
         mut io: Io,
-        app: Option<Io>,
+        app: Option<App>,
         port: &Port,
         peer: &Peer,
         mut closing: Closing,
@@ -306,7 +334,7 @@ impl Inbound {
         }
         let app = match app {
             Some(app) => Ok(app),
-            None => self.dial_app(port.app).await.map(Io::from),
+            None => self.dial_app(port.app).await,
         };
         let mut app = match app {
             Ok(app) => app,
@@ -318,7 +346,7 @@ impl Inbound {
 
         let progress = Progress::default();
         let outcome = tokio::select! {
-            end = tcp::relay(&mut io, &mut app, &progress) => match end {
+            end = tcp::relay(&mut io, &mut app.io, &progress) => match end {
                 Ok(()) => Outcome::Ok,
                 Err(RelayError::Client(_)) => Outcome::ClientGone,
                 Err(RelayError::Server(_)) => Outcome::Reset,
@@ -327,15 +355,19 @@ impl Inbound {
         };
         if outcome != Outcome::Ok {
             io.cut();
-            app.cut();
+            app.io.cut();
         }
         connection.read(progress.upstream.into_inner());
         connection.wrote(progress.downstream.into_inner());
         connection.end(outcome);
     }
 
-    async fn dial_app(&self, address: SocketAddr) -> Result<TcpStream, Failure> {
-        app::dial(self.dialer, address, APP_CONNECT_LIMIT, &self.spare_source).await
+    async fn dial_app(&self, address: SocketAddr) -> Result<App, Failure> {
+        let place = self.bounds.dials.place().await?;
+        let spare = &self.spare_source;
+        let tcp = app::dial(self.dialer, address, APP_CONNECT_LIMIT, spare).await?;
+        let io = tcp.into();
+        Ok(App { io, _place: place })
     }
 
     /// Closes connections of this worker that have been idle for too long. To be called now and
@@ -368,6 +400,15 @@ impl Inbound {
 
     fn count_refused(&self, port: &Port, peer: &Peer, tls: Tls, outcome: Outcome) {
         self.tcp_connection(port, peer, tls).end(outcome);
+    }
+}
+
+impl App {
+    /// The application has spoken: what it said comes again.
+    fn rewound(mut self, greeting: BytesMut) -> Self {
+        let (_, stream) = self.io.into_parts();
+        self.io = Io::with_prefix(greeting, stream);
+        self
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::http::request::Parts;
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
@@ -15,7 +15,7 @@ use crate::exchange::{Account, Exchange};
 use crate::http::body::{RequestBody, ResponseBody, UpstreamBody};
 use crate::http::client::BoxFuture;
 use crate::http::deadline::before;
-use crate::http::server::Handler;
+use crate::http::server::{Excess, Handler};
 use crate::http::upgrade::{self, Wanted};
 use crate::http::{Version, answer, headers};
 use crate::net::closing::Closing;
@@ -66,14 +66,8 @@ impl Requests {
     /// One request: whatever happens, an answer.
     async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         let is_grpc = headers::is_grpc(request.headers());
-        let (account, method) = (self.account.clone(), request.method().clone());
         let mirrored = self.is_mirrored(&request);
-        let exchange = if mirrored {
-            self.inbound.telemetry.mirrored_received();
-            Exchange::uncounted(account, method)
-        } else {
-            Exchange::begin(account, method)
-        };
+        let exchange = self.begin(&request, mirrored);
         match self.stack(&exchange, mirrored, request).await {
             Ok(answered) => self.finish(exchange, answered),
             Err(failure) => {
@@ -81,6 +75,15 @@ impl Requests {
                 answer::answer(&failure, Origin::Inbound, is_grpc)
             }
         }
+    }
+
+    fn begin(&self, request: &Request<Incoming>, mirrored: bool) -> Exchange {
+        let (account, method) = (self.account.clone(), request.method().clone());
+        if mirrored {
+            self.inbound.telemetry.mirrored_received();
+            return Exchange::uncounted(account, method);
+        }
+        Exchange::begin(account, method)
     }
 
     /// The layers that a request passes, in order.
@@ -196,13 +199,18 @@ impl Requests {
         if self.peer.id.is_some() {
             return false;
         }
-        let is_probe =
-            |probe: &Probe| *probe.path == *head.uri.path() && probe.method == head.method;
-        let exempt = policy.probes.iter().any(is_probe);
+        let exempt = is_probe(policy, &head.method, head.uri.path());
         if exempt {
             self.inbound.telemetry.plaintext_exempt();
         }
         exempt
+    }
+
+    /// Whether this is a probe that the port declares, of whoever proved nothing.
+    fn is_declared_probe<B>(&self, request: &Request<B>) -> bool {
+        let policy = self.port.policy.load();
+        self.peer.id.is_none()
+            && policy.is_some_and(|it| is_probe(&it, request.method(), request.uri().path()))
     }
 
     /// Whether the caller may make this request.
@@ -269,6 +277,24 @@ impl Handler for Requests {
         let response = answer::answer(&failure, Origin::Inbound, false);
         Box::pin(std::future::ready(response))
     }
+
+    /// A declared probe is served however many requests there are: a workload that is busy is not to be
+    /// taken for one that has failed.
+    fn turn_away(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        excess: Excess,
+    ) -> BoxFuture<Response<ResponseBody>> {
+        if excess == Excess::Requests && self.is_declared_probe(&request) {
+            return self.handle(request);
+        }
+        let failure = excess.failure(Outcome::Shed);
+        let is_grpc = headers::is_grpc(request.headers());
+        let exchange = self.begin(&request, self.is_mirrored(&request));
+        exchange.fail(&failure, is_grpc);
+        let response = answer::answer(&failure, Origin::Inbound, is_grpc);
+        Box::pin(std::future::ready(response))
+    }
 }
 
 /// A response, and what of its request still matters.
@@ -276,6 +302,11 @@ struct Answered {
     response: Response<UpstreamBody>,
     wanted: Option<Wanted>,
     until: Deadline,
+}
+
+fn is_probe(policy: &InboundPolicy, method: &Method, path: &str) -> bool {
+    let declared = |probe: &Probe| *probe.path == *path && probe.method == *method;
+    policy.probes.iter().any(declared)
 }
 
 /// A connection to the application that broke before it took the request is, to the caller, one that

@@ -11,6 +11,7 @@ use super::backend::{Backend, Caller, Chosen};
 use super::destination::Service;
 use super::endpoint::Endpoint;
 use super::{Outbound, limits};
+use crate::bounds::DialPlace;
 use crate::inbound::UNKNOWN;
 use crate::net::Io;
 use crate::net::closing::{Closing, Phase};
@@ -34,6 +35,8 @@ pub(crate) struct Upstream {
     backend: Arc<Backend>,
     /// Among the backend's connections; given back after the connection itself.
     _place: Place,
+    /// Among all connections of the process.
+    _dial: DialPlace,
 }
 
 impl Outbound {
@@ -41,6 +44,9 @@ impl Outbound {
     pub(crate) async fn pass(&self, mut io: Io, address: SocketAddr, closing: Closing) {
         let connection =
             self.tcp_connection(UNKNOWN.into(), UNKNOWN.into(), UNKNOWN.into(), Tls::None);
+        let Ok(_dial) = self.shared().bounds.dials.place().await else {
+            return connection.end(Outcome::Overflow);
+        };
         let dialled = timeout(OUTSIDE_CONNECT_LIMIT, self.shared().dialer.dial(address)).await;
         let mut upstream: Io = match dialled {
             Ok(Ok(upstream)) => upstream.into(),
@@ -89,6 +95,7 @@ impl Outbound {
         let backend = service.backend_for_bytes()?;
         let patience = Deadline::after(Instant::now().into_std(), Some(backend.connect_limit()));
         let place = limits::connection_place(&backend, patience).await?;
+        let dial = self.shared().bounds.dials.place().await?;
         let mut tried = SmallVec::<[Arc<Endpoint>; MAX_TRIES]>::new();
         let mut last = None;
         while tried.len() < MAX_TRIES {
@@ -108,6 +115,7 @@ impl Outbound {
                         chosen,
                         backend,
                         _place: place,
+                        _dial: dial,
                     });
                 }
                 Err(failure) => {

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 
 use super::endpoint::Endpoint;
+use crate::bounds::KeptBytes;
 use crate::http::body::RequestBody;
 use crate::http::replay::{Copied, ReplayHandle, ReplayState, replayable};
 use crate::outcome::{Failure, Outcome};
@@ -46,7 +47,15 @@ pub(crate) struct Course {
 impl Course {
     /// The body is kept where the route retries, or another backend may have to answer, or a copy of so
     /// many bytes is to be made. A request without a body can always be sent again.
-    pub(crate) fn new(route: &Route, head: &Parts, body: Incoming, copied: Option<usize>) -> Self {
+    ///
+    /// What all requests together keep is bounded by `room`.
+    pub(crate) fn new(
+        route: &Route,
+        head: &Parts,
+        body: Incoming,
+        copied: Option<usize>,
+        room: &Arc<KeptBytes>,
+    ) -> Self {
         let policy = route.retries.as_ref();
         let idempotency_key = head.headers.contains_key(&IDEMPOTENCY_KEY);
         let retried = policy.filter(|policy| policy.attempts > 0);
@@ -60,13 +69,13 @@ impl Course {
         let body = match (kept, copied) {
             (None, None) => RequestBody::from(body),
             (Some(limit), _) => {
-                let (body, handle) = replayable(body, limit);
+                let (body, handle) = replayable(body, limit, room);
                 replay = Some(handle);
                 body
             }
             // What is kept for a copy alone makes no difference to tries.
             (None, Some(limit)) => {
-                let (body, handle) = replayable(body, limit);
+                let (body, handle) = replayable(body, limit, room);
                 copying = Some(handle);
                 body
             }

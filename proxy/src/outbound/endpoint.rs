@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Shared;
+use crate::bounds::Bounds;
 use crate::http::Version;
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::client::{
@@ -83,6 +84,8 @@ impl Endpoint {
         } else {
             PoolOptions::PLAIN
         };
+        let most = shared.bounds.limits.endpoint_connections_of(shared.workers);
+        let options = options.of(most);
         let connector = |alpn| Connector {
             link: link.clone(),
             alpn,
@@ -176,7 +179,7 @@ impl Endpoint {
         self.http2.here().sweep();
     }
 
-    /// A connection for bytes.
+    /// A connection for bytes. The caller has the place for it.
     pub(crate) async fn connect_bytes(&self) -> Result<Io, Failure> {
         self.link.connect(Alpn::Tcp).await
     }
@@ -255,6 +258,10 @@ impl Connect for Connector {
     fn connect(&self) -> BoxFuture<Result<Io, Failure>> {
         let (link, alpn) = (self.link.clone(), self.alpn);
         Box::pin(async move { link.connect(alpn).await })
+    }
+
+    fn bounds(&self) -> Arc<Bounds> {
+        Arc::clone(&self.link.shared.bounds)
     }
 
     fn room(&self) -> Option<Arc<dyn Room>> {

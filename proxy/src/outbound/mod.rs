@@ -38,6 +38,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use weft_proto::names::sentinel;
 
+use crate::bounds::{Bounds, ProcessLimits};
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::Discovery;
 use crate::http::Version;
@@ -46,7 +47,7 @@ use crate::http::server::{self, ServerOptions};
 use crate::identity::Identity;
 use crate::net::closing::{self, Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Origin};
 use crate::policy::Protocol;
 use crate::telemetry::Telemetry;
 use bytes::Upstream;
@@ -84,6 +85,8 @@ pub(crate) struct Shared {
     /// What the end of this process waits for.
     pub(crate) connections: TaskTracker,
     pub(crate) limits: Limits,
+    /// What the process bears.
+    pub(crate) bounds: Arc<Bounds>,
 }
 
 /// Bounds that were hit.
@@ -113,6 +116,8 @@ pub struct OutboundParts {
     pub workers: usize,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
+    /// What is borne in all.
+    pub limits: ProcessLimits,
     /// What the end of this process waits for.
     pub connections: TaskTracker,
 }
@@ -133,7 +138,14 @@ impl Outbound {
             backends: parts.telemetry.limit("outbound_backends"),
             flooded: parts.telemetry.limit("http2_floods"),
         };
+        let bounds = Bounds::new(
+            parts.limits,
+            Origin::Outbound,
+            parts.workers,
+            &parts.telemetry,
+        );
         let shared = Arc::new(Shared {
+            bounds,
             discovery: parts.discovery,
             identity: parts.identity,
             telemetry: parts.telemetry,
@@ -146,8 +158,17 @@ impl Outbound {
             connections: parts.connections,
             limits,
         });
+        let destinations = Destinations::new(Arc::clone(&shared));
+        let idle = Arc::downgrade(&destinations);
+        shared.bounds.dials.reclaim_with(move || {
+            let Some(destinations) = idle.upgrade() else {
+                return false;
+            };
+            let backends = destinations.backends().all();
+            backends.iter().any(|backend| backend.close_idle())
+        });
         Arc::new(Self {
-            destinations: Destinations::new(Arc::clone(&shared)),
+            destinations,
             shared,
         })
     }
@@ -341,14 +362,14 @@ impl Shared {
         mesh.map_or_else(|| "".into(), |mesh| Arc::clone(&mesh.zone))
     }
 
-    /// The application's own connections are kept for an hour; it is not told of a pod's end, because
+    /// The application's own connections are kept for an hour, if nobody says otherwise; it is not told of a pod's end, because
     /// it is the pod's application that ends.
     fn server_options(&self) -> ServerOptions {
         ServerOptions {
             announce: false,
             floods: self.floods,
             flooded: self.limits.flooded.clone(),
-            ..ServerOptions::default()
+            ..ServerOptions::within(&self.bounds)
         }
     }
 }

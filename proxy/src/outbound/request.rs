@@ -20,7 +20,7 @@ use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Progress, ResponseBody};
 use crate::http::client::BoxFuture;
 use crate::http::deadline::before;
-use crate::http::server::Handler;
+use crate::http::server::{Excess, Handler};
 use crate::http::upgrade::{self, Wanted};
 use crate::http::{Version, answer, headers};
 use crate::inbound::UNKNOWN;
@@ -150,7 +150,10 @@ impl Requests {
             Mirrored::draw(service, route, is_call)
         };
         let copied = mirrored.as_ref().map(Mirrored::body_limit);
-        let mut course = Course::new(&target.routes[route], &head, body, copied);
+        let mut course = {
+            let room = &self.outbound.shared().bounds.kept;
+            Course::new(&target.routes[route], &head, body, copied, room)
+        };
 
         // Fallback: around everything that follows.
         let passage = Passage {
@@ -324,6 +327,14 @@ impl Requests {
         Response::from_parts(parts, body.into())
     }
 
+    /// What a request is counted under that nobody looks at closely.
+    fn unrouted_account(&self) -> Account {
+        match self.destination.target().as_deref() {
+            Some(Target::Service(service) | Target::Endpoint { service, .. }) => service.account(),
+            Some(Target::NotFound) | None => Refusal::account(self.outbound.shared()),
+        }
+    }
+
     /// The service that a request is for: the connection's destination; where that is a workload's
     /// own address, the service that the request's authority names, if the workload backs it.
     async fn service(&self, head: &Parts) -> Result<Arc<Service>, Failure> {
@@ -422,13 +433,21 @@ impl Handler for Requests {
     }
 
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
-        let account = match self.destination.target().as_deref() {
-            Some(Target::Service(service) | Target::Endpoint { service, .. }) => service.account(),
-            Some(Target::NotFound) | None => Refusal::account(self.outbound.shared()),
-        };
-        Exchange::refused(account, &failure);
+        Exchange::refused(self.unrouted_account(), &failure);
         let response = answer::answer(&failure, Origin::Outbound, false);
         Box::pin(std::future::ready(response))
+    }
+
+    fn turn_away(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        excess: Excess,
+    ) -> BoxFuture<Response<ResponseBody>> {
+        let refusal = Refusal {
+            account: self.unrouted_account(),
+            failure: excess.failure(Outcome::Overflow),
+        };
+        Arc::new(refusal).handle(request)
     }
 }
 
@@ -469,6 +488,15 @@ impl Handler for Refusal {
         Exchange::refused(self.account.clone(), &failure);
         let response = answer::answer(&failure, Origin::Outbound, false);
         Box::pin(std::future::ready(response))
+    }
+
+    /// All requests get the same answer anyway.
+    fn turn_away(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        _: Excess,
+    ) -> BoxFuture<Response<ResponseBody>> {
+        self.handle(request)
     }
 }
 

@@ -5,6 +5,7 @@
 //! it. A variable that is empty is one that is not set. The variables' names are in
 //! [`weft_proto::names::env`].
 
+mod limits;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -18,13 +19,12 @@ pub(super) use parse::drain_timeout as time;
 use weft_proto::names::{env, ports};
 use weft_proto::spiffe::SpiffeId;
 
+use crate::bounds::ProcessLimits;
 use crate::http::floods::FloodLimits;
 use crate::telemetry::logs::{LogFormat, LogLevel};
 
 /// Data workers that can be asked for.
 pub const MAX_WORKERS: usize = 256;
-/// HTTP/2 frames per second that can be asked for.
-pub const MAX_FLOOD_LIMIT: u32 = 1_000_000;
 /// The longest drain that can be asked for.
 pub const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// The drain where none is asked for: Kubernetes' default grace period.
@@ -61,6 +61,8 @@ pub struct Settings {
     pub mark: Option<u32>,
     /// Data workers; `None` to follow the CPU quota.
     pub workers: Option<usize>,
+    /// What is borne in all.
+    pub limits: ProcessLimits,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
     /// The longest time from SIGTERM to exit.
@@ -254,23 +256,8 @@ impl Settings {
             "a number from 1 to 256",
             "leave it out to follow the CPU limit",
         );
-        let floods = FloodLimits::default();
-        let floods = FloodLimits {
-            frames: reader.or(
-                env::HTTP2_CONTROL_FRAMES,
-                floods.frames,
-                |text| parse::within(text, 1, MAX_FLOOD_LIMIT),
-                "a number from 1 to 1000000",
-                "leave it out for 250 frames per second",
-            ),
-            resets: reader.or(
-                env::HTTP2_RESETS,
-                floods.resets,
-                |text| parse::within(text, 1, MAX_FLOOD_LIMIT),
-                "a number from 1 to 1000000",
-                "leave it out for 250 resets per second",
-            ),
-        };
+        let limits = limits::limits(&mut reader);
+        let floods = limits::floods(&mut reader);
         let drain_timeout = reader.or(
             env::DRAIN_TIMEOUT,
             DEFAULT_DRAIN_TIMEOUT,
@@ -356,6 +343,7 @@ impl Settings {
                 explicit_inbound,
                 mark,
                 workers,
+                limits,
                 floods,
                 drain_timeout,
                 sidecar_mode,

@@ -80,6 +80,17 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         default
     }
 
+    /// Notes that a variable does not go together with another.
+    pub(super) fn clash(
+        &mut self,
+        variable: &'static str,
+        expected: &'static str,
+        mend: &'static str,
+    ) {
+        let value = self.value(variable);
+        self.refuse(variable, value, expected, mend);
+    }
+
     /// What was wrong, in the order of reading.
     pub(super) fn errors(self) -> Vec<SettingError> {
         self.errors
@@ -215,8 +226,28 @@ pub(super) fn mark(text: &str) -> Option<u32> {
     (mark != 0).then_some(mark)
 }
 
-/// A whole number with `ms`, `s`, `m` or `h`, up to the longest drain.
+/// A time up to the longest drain.
 pub(in crate::app) fn drain_timeout(text: &str) -> Option<Duration> {
+    time(text).filter(|time| *time <= MAX_DRAIN_TIMEOUT)
+}
+
+/// Bytes: a whole number, alone or with `Ki`, `Mi` or `Gi`.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let digits = text.find(|character: char| !character.is_ascii_digit());
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let number: u64 = number.parse().ok()?;
+    let bytes_per_unit = match unit {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(bytes_per_unit)
+}
+
+/// A whole number with `ms`, `s`, `m` or `h`.
+pub(super) fn time(text: &str) -> Option<Duration> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
@@ -227,8 +258,7 @@ pub(in crate::app) fn drain_timeout(text: &str) -> Option<Duration> {
         "h" => 3_600_000,
         _ => return None,
     };
-    let timeout = Duration::from_millis(number.checked_mul(millis_per_unit)?);
-    (timeout <= MAX_DRAIN_TIMEOUT).then_some(timeout)
+    Some(Duration::from_millis(number.checked_mul(millis_per_unit)?))
 }
 
 /// As spelled in the environment's documentation; case does not matter.

@@ -19,16 +19,13 @@ use super::lease::Lease;
 use super::sent::SentBody;
 use super::{
     Connect, Full, MAX_REPLACEMENTS, PoolOptions, PoolStats, Room, SendOptions, Token, TryError,
-    UPLOAD_GRACE, Unconnected, proof, take_room,
+    UPLOAD_GRACE, Unconnected, bounded, proof, take_room,
 };
 use crate::http::body::{RequestBody, UpstreamBody};
-use crate::http::headers;
+use crate::bounds::Bounds;
+use crate::http::{headers, settings};
 use crate::outcome::{Failure, Outcome};
 
-/// Bytes that one connection buffers either way.
-const MAX_BUFFER: usize = 128 * 1024;
-/// Bytes of one response head.
-const MAX_HEAD: usize = 64 * 1024;
 /// A peer that announces a longer keep-alive is not believed beyond this.
 const MAX_ANNOUNCED_IDLE: Duration = Duration::from_secs(60);
 /// How far below its announced end a connection is left alone.
@@ -47,6 +44,7 @@ impl<C: Connect> H1Pool<C> {
         Self {
             shared: Arc::new(Shared {
                 options,
+                bounds: connect.bounds(),
                 room: connect.room(),
                 state: Mutex::new(State::default()),
             }),
@@ -166,6 +164,8 @@ impl<C: Connect> H1Pool<C> {
     }
 
     async fn make(&self, slot: (Slot, Option<Token>)) -> Result<Connection, Failure> {
+        let Bounds { limits, dials, .. } = &*self.shared.bounds;
+        let slot = (dials.place().await?, slot);
         let io = self.connect.connect().await?;
         let link = Arc::new(Link::new());
         let (meter, probe) = if self.connect.check_before_reuse() {
@@ -174,9 +174,13 @@ impl<C: Connect> H1Pool<C> {
         } else {
             (Meter::new(io, Arc::clone(&link), slot), None)
         };
-        let (sender, driver) = http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
-            .max_header_size(MAX_HEAD)
+        let mut builder = http1::Builder::new();
+        if limits.headers > settings::LIBRARY_HEADERS {
+            builder.max_headers(limits.headers.into());
+        }
+        let (sender, driver) = builder
+            .max_buf_size(settings::max_buffer(limits.header_bytes))
+            .max_header_size(limits.header_bytes)
             .handshake::<_, SentBody>(TokioIo::new(meter))
             .await
             .map_err(|error| {
@@ -218,6 +222,7 @@ impl<C: Connect> H1Pool<C> {
                 full: None,
             }),
             Ok(response) => {
+                let response = bounded(response, &self.shared.bounds, reused)?;
                 if let Some(announced) = announced_idle(response.headers()) {
                     connection.idle_limit = announced;
                 }
@@ -229,6 +234,9 @@ impl<C: Connect> H1Pool<C> {
                 Ok(response.map(|body| UpstreamBody::new(body, lease, progress)))
             }
             Err(error) => {
+                if error.error().is_parse_too_large() {
+                    self.shared.bounds.hits.response_head.increment(1);
+                }
                 let evidence = proof::Evidence {
                     wrote_nothing: connection.link.wrote_nothing_since(mark),
                     closed_cleanly: self.connect.clean_close_is_proof()
@@ -319,6 +327,7 @@ impl std::fmt::Debug for Connection {
 #[derive(Debug)]
 struct Shared {
     options: PoolOptions,
+    bounds: Arc<Bounds>,
     room: Option<Arc<dyn Room>>,
     state: Mutex<State>,
 }
@@ -359,6 +368,7 @@ impl Shared {
             state.open += 1;
             return CheckOut::Slot(Slot(Arc::downgrade(self)));
         }
+        self.bounds.hits.endpoint_connections.increment(1);
         state.waiting.retain(|waiting| !waiting.is_closed());
         if state.waiting.len() >= self.options.max_pending {
             return CheckOut::Full;

@@ -20,8 +20,9 @@ use super::lease::Lease;
 use super::sent::SentBody;
 use super::{
     Connect, Full, MAX_H2_CONNECTIONS, MAX_REPLACEMENTS, PoolOptions, PoolStats, Room, SendOptions,
-    Token, TryError, Unconnected, proof, take_room,
+    Token, TryError, Unconnected, bounded, proof, take_room,
 };
+use crate::bounds::Bounds;
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::settings;
 use crate::outcome::{Failure, Outcome};
@@ -50,6 +51,7 @@ impl<C: Connect> H2Pool<C> {
         Self {
             shared: Arc::new(Shared {
                 options,
+                bounds: connect.bounds(),
                 room: connect.room(),
                 state: Mutex::new(State::default()),
             }),
@@ -181,6 +183,7 @@ impl<C: Connect> H2Pool<C> {
         match stream.sender.try_send_request(request).await {
             Ok(response) => {
                 stream.lease.0.answered.store(true, Ordering::Relaxed);
+                let response = bounded(response, &self.shared.bounds, reused)?;
                 let lease = Lease::H2(stream.lease);
                 let progress = options.progress.clone();
                 Ok(response.map(|body| UpstreamBody::new(body, lease, progress)))
@@ -276,6 +279,7 @@ impl Stream {
 
 struct Shared {
     options: PoolOptions,
+    bounds: Arc<Bounds>,
     room: Option<Arc<dyn Room>>,
     state: Mutex<State>,
 }
@@ -409,14 +413,17 @@ impl Drop for Telling {
 }
 
 async fn open<C: Connect>(connect: &C, token: Option<Token>) -> Result<Entry, Failure> {
+    let bounds = connect.bounds();
+    let limits = bounds.limits;
+    let token = (bounds.dials.place().await?, token);
     let io = connect.connect().await?;
     let link = Arc::new(Link::new());
     let meter = Meter::new(io, Arc::clone(&link), token);
     let (sender, mut driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(settings::STREAM_WINDOW)
-        .initial_connection_window_size(settings::CONNECTION_WINDOW)
-        .max_header_list_size(settings::MAX_HEADER_LIST)
+        .initial_stream_window_size(limits.http2_stream_window)
+        .initial_connection_window_size(limits.http2_connection_window)
+        .max_header_list_size(settings::max_header_list(limits.header_bytes))
         .max_send_buf_size(settings::MAX_SEND_BUFFER)
         .max_concurrent_reset_streams(settings::MAX_RESET_STREAMS)
         .keep_alive_interval(PING_INTERVAL)

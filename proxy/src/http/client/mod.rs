@@ -19,11 +19,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::client::conn::TrySendError;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{Progress, RequestBody, h2_error};
+use crate::bounds::{Bounds, HeadExcess, ProcessLimits};
 use crate::outcome::{Failure, Outcome, Processed};
 
 pub use h1::H1Pool;
@@ -68,6 +69,11 @@ pub trait Connect: Send + Sync + 'static {
     /// it [`SendOptions::probe_before_write`] does nothing.
     fn check_before_reuse(&self) -> bool {
         false
+    }
+
+    /// What the process bears. Asked once, by a new pool.
+    fn bounds(&self) -> Arc<Bounds> {
+        Bounds::uncounted(ProcessLimits::DEFAULT)
     }
 
     /// A bound on connections that this pool shares with others. Asked once, by a new pool.
@@ -148,6 +154,17 @@ pub struct SendOptions {
     pub progress: Option<Arc<Progress>>,
     /// Told as soon as there is a connection, or one is being made.
     pub queued: Option<Arc<dyn Queued>>,
+}
+
+impl PoolOptions {
+    /// For at most so many connections.
+    #[must_use]
+    pub const fn of(self, max_connections: usize) -> Self {
+        Self {
+            max_connections,
+            ..self
+        }
+    }
 }
 
 impl SendOptions {
@@ -245,6 +262,24 @@ impl From<Failure> for Unconnected {
             full: None,
         }
     }
+}
+
+/// A response within bounds, or what its connection's end means to the request.
+fn bounded<B>(response: Response<B>, bounds: &Bounds, reused: bool) -> Result<Response<B>, TryError> {
+    let Some(excess) = bounds.limits.head_excess(response.headers(), 0) else {
+        return Ok(response);
+    };
+    bounds.hits.response_head.increment(1);
+    let detail = match excess {
+        HeadExcess::Bytes => "the head of the answer has more bytes than it may have",
+        HeadExcess::Fields => "the answer has more headers than there may be",
+    };
+    Err(TryError {
+        failure: Failure::maybe(Outcome::Reset, detail),
+        reused,
+        request: None,
+        full: None,
+    })
 }
 
 /// Takes a token of a room, where there is one to be respected.

@@ -3,14 +3,10 @@
 use http::Uri;
 use http::uri::Authority;
 
-use super::{MAX_HEAD, Violation};
+use super::{HeadLimits, Violation};
 
-/// Fields of one head.
-const MAX_FIELDS: u8 = 100;
 /// Empty lines before a request line: some clients end a body with one more line end (RFC 9112, 2.2).
 const MAX_EMPTY_LINES: u8 = 2;
-/// Where the last line end of the longest head begins.
-const LAST_CR: usize = MAX_HEAD - 2;
 /// Bytes looked at in one go.
 const WORD: usize = 8;
 /// One in each byte of a word, and seven bits in each.
@@ -25,7 +21,7 @@ pub(super) struct Head {
     /// Up to here there is no line end in it.
     searched: usize,
     empty_lines: u8,
-    fields: u8,
+    fields: u16,
     began: bool,
     http10: bool,
     connect: bool,
@@ -56,19 +52,21 @@ pub(super) enum Body {
 
 impl Head {
     /// Looks at the head so far, from its first byte.
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<Found, Violation> {
+    pub(super) fn scan(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Found, Violation> {
+        // Where the last line end of the longest head begins.
+        let last_cr = limits.bytes.saturating_sub(2);
         loop {
             let Some(at) = control(&bytes[self.searched..]) else {
                 self.searched = bytes.len();
                 // Not even a line end would fit any more.
-                return if bytes.len() > LAST_CR {
+                return if bytes.len() > last_cr {
                     Err(Violation::HeadTooLarge)
                 } else {
                     Ok(Found::More)
                 };
             };
             let at = self.searched + at;
-            if at > LAST_CR {
+            if at > last_cr {
                 return Err(Violation::HeadTooLarge);
             }
             match (bytes[at], bytes.get(at + 1)) {
@@ -90,7 +88,7 @@ impl Head {
             self.line = len;
             self.searched = len;
             if !line.is_empty() {
-                self.line(line)?;
+                self.line(line, limits.fields)?;
             } else if self.began {
                 return self.end(len);
             } else {
@@ -102,12 +100,12 @@ impl Head {
         }
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), Violation> {
+    fn line(&mut self, line: &[u8], most: u16) -> Result<(), Violation> {
         if !self.began {
             self.began = true;
             return self.request_line(line);
         }
-        if self.fields == MAX_FIELDS {
+        if self.fields == most {
             return Err(Violation::TooManyFields);
         }
         self.fields += 1;

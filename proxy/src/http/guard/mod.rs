@@ -29,14 +29,21 @@ mod violation;
 #[cfg(test)]
 pub(super) mod tests;
 
-/// Bytes of one request head, its last line end included.
-pub(super) const MAX_HEAD: usize = 64 * 1024;
-
 /// Follows the requests of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Guard {
     place: Place,
     heads: u64,
+    limits: HeadLimits,
+}
+
+/// How much one head may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadLimits {
+    /// Bytes, its last line end included.
+    pub(super) bytes: usize,
+    /// Fields.
+    pub(super) fields: u16,
 }
 
 /// Where in the stream of requests the next byte stands.
@@ -62,6 +69,19 @@ pub(super) enum Verdict {
 }
 
 impl Guard {
+    pub(super) fn new(limits: HeadLimits) -> Self {
+        Self {
+            place: Place::default(),
+            heads: 0,
+            limits,
+        }
+    }
+
+    /// Whether the next byte is one of a head.
+    pub(super) fn is_in_head(&self) -> bool {
+        matches!(self.place, Place::Head(_))
+    }
+
     /// How many heads were cleared.
     pub(super) fn heads(&self) -> u64 {
         self.heads
@@ -76,7 +96,7 @@ impl Guard {
             match &mut self.place {
                 // Also where nothing is left: `More` asks for nothing that is not there.
                 _ if rest.is_empty() => return (cleared, Verdict::More),
-                Place::Head(head) => match head.scan(rest) {
+                Place::Head(head) => match head.scan(rest, self.limits) {
                     Ok(Found::More) => return (cleared, Verdict::More),
                     Ok(Found::End { len, body, wait }) => {
                         cleared += len;

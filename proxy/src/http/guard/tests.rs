@@ -4,6 +4,17 @@ use super::*;
 
 mod against_library;
 
+const MAX_HEAD: usize = 64 * 1024;
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self::new(HeadLimits {
+            bytes: MAX_HEAD,
+            fields: 100,
+        })
+    }
+}
+
 /// What became of a stream: bytes cleared, heads cleared, and the last word.
 #[derive(Debug, PartialEq, Eq)]
 struct End {

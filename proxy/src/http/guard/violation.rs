@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::StatusCode;
 
+use crate::bounds::HeadExcess;
 use crate::outcome::{Failure, Outcome};
 
 /// Why a request is refused (RFC 9112 unless said otherwise).
@@ -43,6 +44,8 @@ pub(crate) enum Violation {
     TooManyFields,
     /// A head of more bytes than it may have (RFC 6585, 5).
     HeadTooLarge,
+    /// A head that is not whole in its time (RFC 9110, 15.5.9). Time shows it, not bytes.
+    HeadTimeout,
     /// A chunk that is none (7.1).
     Chunk,
     /// A chunk whose size is beyond every number (7.1).
@@ -50,7 +53,7 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
-    /// All of them, for tests.
+    /// All that bytes show, for tests.
     #[cfg(test)]
     pub(crate) const ALL: [Self; 19] = [
         Self::BareLineFeed,
@@ -92,8 +95,9 @@ impl Violation {
             Self::CodingInHttp10 => "transfer-encoding in HTTP/1.0",
             Self::RepeatedCoding => "more than one transfer-encoding",
             Self::UnknownCoding => "a transfer-encoding other than chunked",
-            Self::TooManyFields => "more than 100 headers",
-            Self::HeadTooLarge => "a head of more than 64 KiB",
+            Self::TooManyFields => HeadExcess::Fields.detail(),
+            Self::HeadTooLarge => HeadExcess::Bytes.detail(),
+            Self::HeadTimeout => "the head was not whole in time",
             Self::Chunk => "not a chunk",
             Self::ChunkSize => "a chunk's size is too big for a number",
         }
@@ -104,7 +108,17 @@ impl Violation {
         match self {
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::TooManyFields | Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The bound that it is over, if it is one.
+    pub(crate) const fn excess(self) -> Option<HeadExcess> {
+        match self {
+            Self::TooManyFields => Some(HeadExcess::Fields),
+            Self::HeadTooLarge => Some(HeadExcess::Bytes),
+            _ => None,
         }
     }
 

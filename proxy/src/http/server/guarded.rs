@@ -2,7 +2,7 @@
 //!
 //! Bytes go straight into the reader's buffer and are looked at there; in the common case (whole
 //! heads) that is all. Only what may not be handed on yet is moved out of it and held: the beginning of
-//! a head (at most 64 KiB and one read), or what came behind a request that may leave HTTP.
+//! a head (as long as one may be, and one read), or what came behind a request that may leave HTTP.
 //!
 //! **A request that is refused becomes another one**: [`STAND_IN`] is read in its place, behind
 //! everything that was cleared before it, and nothing after it. So it is answered in its turn, by the
@@ -17,7 +17,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::state::State;
-use crate::http::guard::{Guard, Verdict, Violation};
+use crate::http::guard::{Guard, HeadLimits, Verdict, Violation};
 
 /// What the library reads in place of a request that is refused.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
@@ -27,7 +27,7 @@ const HELD_READ: usize = 4 * 1024;
 const READ_AHEAD: usize = 16 * 1024;
 
 /// Between a transport and its reader.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Guarded {
     guard: Guard,
     /// What was read and is not handed on.
@@ -52,6 +52,15 @@ enum Follows {
 }
 
 impl Guarded {
+    pub(super) fn new(limits: HeadLimits) -> Self {
+        Self {
+            guard: Guard::new(limits),
+            held: BytesMut::new(),
+            cleared: 0,
+            follows: Follows::default(),
+        }
+    }
+
     /// Reads what may be read.
     pub(super) fn poll_read<I: AsyncRead>(
         &mut self,
@@ -64,6 +73,9 @@ impl Guarded {
             if self.cleared > 0 {
                 self.hand_on(buf);
                 return Poll::Ready(Ok(()));
+            }
+            if state.head_is_late() && matches!(self.follows, Follows::Requests) {
+                self.give_up(state)?;
             }
             match &mut self.follows {
                 Follows::Requests if self.guard.waits() => {
@@ -178,6 +190,15 @@ impl Guarded {
         state.add_read(read);
         ready!(polled)?;
         Poll::Ready(Ok(read))
+    }
+
+    /// What is being read took too long. A head is refused; of a body, nobody waits for the rest.
+    fn give_up(&mut self, state: &State) -> io::Result<()> {
+        if !self.guard.is_in_head() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.follow(Verdict::Refused(Violation::HeadTimeout), state);
+        Ok(())
     }
 
     /// Looks at what is held once more.

@@ -16,6 +16,7 @@ use super::guarded::Guarded;
 use super::state::State;
 use crate::http::deadline::Alarm;
 use crate::http::floods::Guard;
+use crate::http::guard::HeadLimits;
 
 /// How long a connection that was ended cleanly waits for its peer to end it too.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
@@ -51,7 +52,13 @@ impl<I> ServerIo<I> {
     pub(super) fn new(io: I, state: Arc<State>, floods: Option<Floods>) -> Self {
         Self {
             io,
-            guarded: state.is_http1().then(Guarded::default),
+            guarded: state.is_http1().then(|| {
+                let limits = &state.bounds().limits;
+                Guarded::new(HeadLimits {
+                    bytes: limits.header_bytes,
+                    fields: limits.headers,
+                })
+            }),
             state,
             floods,
             lingering: None,

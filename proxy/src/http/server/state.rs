@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::bounds::Bounds;
 use crate::http::Version;
 use crate::http::guard::Violation;
 
@@ -23,12 +24,17 @@ pub(super) struct State {
     refused: OnceLock<(u64, Violation)>,
     /// The transport holds bytes back until so many requests are over; 0 where it does not.
     held_for: AtomicU64,
+    /// The head that is being read took too long.
+    head_is_late: AtomicBool,
+    bounds: Arc<Bounds>,
 }
 
 impl State {
-    pub(super) fn new(version: Version) -> Self {
+    pub(super) fn new(version: Version, bounds: Arc<Bounds>) -> Self {
         Self {
             version,
+            bounds,
+            head_is_late: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             read: AtomicU64::new(0),
@@ -45,13 +51,21 @@ impl State {
         self.version == Version::Http1
     }
 
-    /// A request is handed to the handler.
-    pub(super) fn take_request(this: &Arc<Self>) -> InFlight {
-        this.in_flight.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn bounds(&self) -> &Arc<Bounds> {
+        &self.bounds
+    }
+
+    /// A request has come. False where the process has too many with it.
+    pub(super) fn take_request(this: &Arc<Self>) -> (InFlight, bool) {
+        let fits = this.bounds.requests.enter();
+        let streams = this.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        if streams == this.bounds.limits.http2_streams as usize && !this.is_http1() {
+            this.bounds.hits.http2_streams.increment(1);
+        }
         this.requests.fetch_add(1, Ordering::Relaxed);
         let written = this.written.load(Ordering::Relaxed);
         this.written_when_taken.store(written, Ordering::Relaxed);
-        InFlight(Arc::clone(this))
+        (InFlight(Arc::clone(this)), fits)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -113,6 +127,15 @@ impl State {
         (self.requests() > *requests).then_some(*violation)
     }
 
+    /// The head that is being read took too long.
+    pub(super) fn end_head(&self) {
+        self.head_is_late.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn head_is_late(&self) -> bool {
+        self.head_is_late.load(Ordering::Relaxed)
+    }
+
     /// The transport holds bytes back until so many requests are over.
     pub(super) fn hold_for(&self, requests: u64) {
         self.held_for.store(requests, Ordering::Relaxed);
@@ -143,5 +166,6 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.bounds.requests.leave();
     }
 }
