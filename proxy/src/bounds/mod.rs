@@ -154,8 +154,12 @@ impl ProcessLimits {
     /// The same of an HTTP/2 request, whose pseudo-header fields count too.
     pub fn request_excess<B>(&self, request: &Request<B>) -> Option<HeadExcess> {
         let uri = request.uri();
-        let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
-        let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+        let target = uri
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
+        let authority = uri
+            .authority()
+            .map_or(0, |authority| authority.as_str().len());
         let line = request.method().as_str().len() + target + authority;
         self.head_excess(request.headers(), line)
     }

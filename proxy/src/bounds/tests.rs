@@ -5,22 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::outcome::Outcome;
-use crate::telemetry::ProcessLabels;
-
-fn telemetry() -> Arc<Telemetry> {
-    Telemetry::new(ProcessLabels {
-        workload: "w".into(),
-        namespace: "n".into(),
-    })
-}
-
-fn hits(telemetry: &Telemetry, limit: &str) -> u64 {
-    let text = telemetry.render();
-    let sample = format!("weft_limit_hits_total{{limit=\"{limit}\"");
-    let line = text.lines().find(|line| line.starts_with(&sample));
-    let line = line.unwrap_or_else(|| panic!("no {limit} in {text}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
+use crate::testing::{limit_hits, telemetry};
 
 #[test]
 fn requests_in_flight() {
@@ -65,11 +50,11 @@ async fn dials_fail_at_once_where_nothing_can_be_closed() {
     let failure = bounds.dials.place().await.unwrap_err();
     assert_eq!(failure.outcome, Outcome::Overflow);
     assert_eq!(before.elapsed(), Duration::ZERO);
-    assert_eq!(hits(&telemetry, "outbound_upstream_connections"), 1);
+    assert_eq!(limit_hits(&telemetry, "outbound_upstream_connections"), 1);
     drop(place);
     assert!(bounds.dials.place().await.is_ok());
     assert_eq!(bounds.dials.taken(), 0);
-    assert_eq!(hits(&telemetry, "outbound_upstream_connections"), 1);
+    assert_eq!(limit_hits(&telemetry, "outbound_upstream_connections"), 1);
 }
 
 #[tokio::test(start_paused = true)]

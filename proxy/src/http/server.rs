@@ -16,22 +16,18 @@
 //! response is being made an HTTP/1 client that goes away is noticed only when it is written to:
 //! that is the price of letting clients half-close.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http::{Request, Response, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,7 +36,7 @@ use tokio::time::Instant;
 use self::io::{Floods, ServerIo};
 use self::service::Serving;
 use self::state::State;
-use super::body::{BodyError, ResponseBody, h2_error};
+use super::body::{ResponseBody, h2_error};
 use super::client::BoxFuture;
 use super::deadline::Alarm;
 use super::floods::FloodLimits;
@@ -92,7 +88,9 @@ impl Excess {
     /// The answer; `outcome` is what too many requests are to a direction.
     pub fn failure(self, outcome: Outcome) -> Failure {
         match self {
-            Self::Requests => Failure::never(outcome, "this sidecar has as many requests as it may"),
+            Self::Requests => {
+                Failure::never(outcome, "this sidecar has as many requests as it may")
+            }
             Self::Head(excess) => Failure::never(Outcome::BadRequest, excess.detail())
                 .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
         }
@@ -168,9 +166,8 @@ pub async fn serve<I, H>(
     };
     let floods = (version == Version::Http2).then(|| Floods::new(&options));
     let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
-    let pending_resets = {
-        settings::max_pending_accept_resets(options.from_sidecar, limits.http2_streams)
-    };
+    let pending_resets =
+        { settings::max_pending_accept_resets(options.from_sidecar, limits.http2_streams) };
     let half_close = options.half_close;
     let driver = Driver::new(state, version, &closing, options);
     match version {

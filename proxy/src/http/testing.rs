@@ -15,7 +15,7 @@ use super::Version;
 use super::answer::answer;
 use super::body::{RequestBody, ResponseBody, UpstreamBody};
 use super::client::{BoxFuture, Connect, H1Pool, H2Pool, PoolOptions};
-use super::server::{Handler, ServerOptions, serve};
+use super::server::{Excess, Handler, ServerOptions, serve};
 use crate::net::closing::{self, Closing, ClosingSender};
 use crate::outcome::{Failure, Origin, Outcome};
 
@@ -137,6 +137,14 @@ where
 
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
         Box::pin(std::future::ready(answer(&failure, Origin::Inbound, false)))
+    }
+
+    fn turn_away(
+        self: &Arc<Self>,
+        _: Request<Incoming>,
+        excess: Excess,
+    ) -> BoxFuture<Response<ResponseBody>> {
+        self.refuse(excess.failure(Outcome::Shed))
     }
 }
 

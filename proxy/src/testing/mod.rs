@@ -69,6 +69,11 @@ pub(crate) fn telemetry() -> std::sync::Arc<Telemetry> {
     })
 }
 
+/// How often a limit was hit.
+pub(crate) fn limit_hits(telemetry: &Telemetry, limit: &str) -> u64 {
+    count(telemetry, "weft_limit_hits_total", &[("limit", limit)])
+}
+
 /// The sum of a counter over all sets of labels that have each of `labels`.
 pub(crate) fn count(telemetry: &Telemetry, family: &str, labels: &[(&str, &str)]) -> u64 {
     let text = telemetry.render();

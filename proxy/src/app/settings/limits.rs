@@ -88,6 +88,12 @@ pub(super) fn floods<L: Fn(&str) -> Option<String>>(reader: &mut Reader<L>) -> F
 }
 
 impl Row {
+    /// The variable, the least and the most.
+    #[cfg(test)]
+    pub(super) fn bounds(&self) -> (&'static str, &'static str, &'static str) {
+        (self.variable, self.least, self.most)
+    }
+
     /// A number, or a size where the row's bounds are sizes.
     fn size<T, L>(&self, reader: &mut Reader<L>, default: T) -> T
     where
@@ -117,6 +123,3 @@ impl Row {
         parse(text).filter(|value| *value >= least && *value <= most)
     }
 }
-
-#[cfg(test)]
-mod tests;

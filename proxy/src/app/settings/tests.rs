@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod limits;
+
 const REQUIRED: [(&str, &str); 7] = [
     (env::WORKLOAD, "cart-7d9f-abcde"),
     (env::NAMESPACE, "shop"),

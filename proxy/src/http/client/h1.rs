@@ -21,8 +21,8 @@ use super::{
     Connect, Full, MAX_REPLACEMENTS, PoolOptions, PoolStats, Room, SendOptions, Token, TryError,
     UPLOAD_GRACE, Unconnected, bounded, proof, take_room,
 };
-use crate::http::body::{RequestBody, UpstreamBody};
 use crate::bounds::Bounds;
+use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::{headers, settings};
 use crate::outcome::{Failure, Outcome};
 

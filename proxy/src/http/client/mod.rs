@@ -265,7 +265,11 @@ impl From<Failure> for Unconnected {
 }
 
 /// A response within bounds, or what its connection's end means to the request.
-fn bounded<B>(response: Response<B>, bounds: &Bounds, reused: bool) -> Result<Response<B>, TryError> {
+fn bounded<B>(
+    response: Response<B>,
+    bounds: &Bounds,
+    reused: bool,
+) -> Result<Response<B>, TryError> {
     let Some(excess) = bounds.limits.head_excess(response.headers(), 0) else {
         return Ok(response);
     };

@@ -4,6 +4,7 @@ use http_body_util::BodyExt;
 use proptest::prelude::*;
 
 use super::*;
+use crate::bounds::{Bounds, ProcessLimits};
 
 /// A body of given frames; `None` stands for nothing there yet.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ impl Body for Frames {
     }
 }
 
+fn plenty() -> Arc<KeptBytes> {
+    Arc::clone(&Bounds::uncounted(ProcessLimits::DEFAULT).kept)
+}
+
 fn data(pieces: &[&str]) -> Frames {
     let frames = pieces
         .iter()
@@ -68,7 +73,7 @@ async fn a_whole_body_is_sent_again_with_its_trailers() {
     source
         .0
         .push_back(Some(Ok(Frame::trailers(trailers.clone()))));
-    let (first, tee) = ReplayBody::new(source, 6);
+    let (first, tee) = ReplayBody::new(source, 6, &plenty());
     assert_eq!(tee.lock().state(), ReplayState::InProgress { buffered: 0 });
     let expected = (Bytes::from_static(b"onetwo"), Some(trailers));
     assert_eq!(all(first).await, expected);
@@ -90,7 +95,7 @@ async fn trailers_alone_are_sent_again() {
     source
         .0
         .push_back(Some(Ok(Frame::trailers(HeaderMap::new()))));
-    let (first, tee) = ReplayBody::new(source, 6);
+    let (first, tee) = ReplayBody::new(source, 6, &plenty());
     assert!(!first.is_end_stream());
     assert_eq!(all(first).await.1, Some(HeaderMap::new()));
     let again = ReplayBody::another(&tee).unwrap();
@@ -100,7 +105,7 @@ async fn trailers_alone_are_sent_again() {
 
 #[tokio::test]
 async fn past_the_bound_the_try_goes_on() {
-    let (mut first, tee) = ReplayBody::new(data(&["one", "two", "three"]), 6);
+    let (mut first, tee) = ReplayBody::new(data(&["one", "two", "three"]), 6, &plenty());
     next(&mut first).await;
     next(&mut first).await;
     assert_eq!(tee.lock().state(), ReplayState::InProgress { buffered: 6 });
@@ -113,10 +118,48 @@ async fn past_the_bound_the_try_goes_on() {
 }
 
 #[tokio::test]
+async fn what_all_bodies_keep_is_bounded() {
+    let limits = ProcessLimits {
+        body_buffer: 8,
+        ..ProcessLimits::DEFAULT
+    };
+    let kept = Arc::clone(&Bounds::uncounted(limits).kept);
+    let (mut first, one) = ReplayBody::new(data(&["first"]), 6, &kept);
+    next(&mut first).await;
+    assert_eq!(kept.taken(), 5);
+    let (mut second, two) = ReplayBody::new(data(&["abc", "d"]), 6, &kept);
+    next(&mut second).await;
+    assert_eq!(kept.taken(), 8);
+    assert_eq!(two.lock().state(), ReplayState::InProgress { buffered: 3 });
+    // No room: the try goes on, and what was kept is given back.
+    assert_eq!(next(&mut second).await.unwrap(), "d");
+    assert_eq!(two.lock().state(), ReplayState::TooBig);
+    assert_eq!(kept.taken(), 5);
+    drop((first, one));
+    assert_eq!(kept.taken(), 0);
+}
+
+#[tokio::test]
+async fn a_copy_takes_its_share_for_as_long_as_it_lives() {
+    let kept = plenty();
+    let (mut first, tee) = ReplayBody::new(data(&["body"]), 6, &kept);
+    let (sender, copy) = oneshot::channel();
+    tee.lock().copy_to = Some(sender);
+    while first.frame().await.is_some() {}
+    let Ok(Copied::Whole(copy)) = copy.await else {
+        panic!("no copy");
+    };
+    drop((first, tee));
+    assert_eq!(kept.taken(), 4);
+    drop(copy);
+    assert_eq!(kept.taken(), 0);
+}
+
+#[tokio::test]
 async fn another_try_reads_on_where_the_first_stopped() {
     let mut source = data(&["one", "two", "three"]);
     source.0.insert(1, None);
-    let (mut first, tee) = ReplayBody::new(source, 64);
+    let (mut first, tee) = ReplayBody::new(source, 64, &plenty());
     assert_eq!(next(&mut first).await.unwrap(), "one");
     let mut second = ReplayBody::another(&tee).unwrap();
     let error = first.frame().await.unwrap().unwrap_err();
@@ -136,7 +179,7 @@ async fn a_broken_source_has_no_replay() {
     source
         .0
         .push_back(Some(Err(std::io::ErrorKind::ConnectionReset)));
-    let (first, tee) = ReplayBody::new(source, 64);
+    let (first, tee) = ReplayBody::new(source, 64, &plenty());
     assert!(first.collect().await.is_err());
     assert_eq!(tee.lock().state(), ReplayState::Broken);
     assert!(ReplayBody::another(&tee).is_none());
@@ -155,7 +198,7 @@ fn what_is_in_memory_is_always_replayable() {
 #[test]
 fn small_frames_do_not_pin_large_buffers() {
     let big = Bytes::from(vec![7; 1 << 20]);
-    let (_, tee) = ReplayBody::new(data(&[]), 10_000);
+    let (_, tee) = ReplayBody::new(data(&[]), 10_000, &plenty());
     let mut tee = tee.lock();
     for start in 0..10_000 {
         tee.keep(&big.slice(start..=start));
@@ -184,7 +227,7 @@ proptest! {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (mut first, tee) = ReplayBody::new(Frames(frames, SizeHint::default()), 1 << 20);
+            let (mut first, tee) = ReplayBody::new(Frames(frames, SizeHint::default()), 1 << 20, &plenty());
             for _ in 0..read {
                 if next(&mut first).await.is_none() {
                     break;
@@ -231,7 +274,7 @@ proptest! {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (mut body, tee) = ReplayBody::new(Frames(frames, SizeHint::default()), limit);
+            let (mut body, tee) = ReplayBody::new(Frames(frames, SizeHint::default()), limit, &plenty());
             for read in tries {
                 let mut start = Vec::new();
                 for _ in 0..read {
@@ -309,7 +352,7 @@ proptest! {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (mut body, tee) = ReplayBody::new(Frames(frames, SizeHint::default()), limit);
+            let (mut body, tee) = ReplayBody::new(Frames(frames, SizeHint::default()), limit, &plenty());
             let (sender, receiver) = oneshot::channel();
             tee.lock().copy_to = Some(sender);
             let (mut read, mut ended) = (Vec::new(), false);

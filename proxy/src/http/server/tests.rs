@@ -4,6 +4,7 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::time::Instant;
 
+use super::service::Served;
 use super::*;
 use crate::http::body::RequestBody;
 use crate::http::client::{PoolOptions, SendOptions};
@@ -11,6 +12,8 @@ use crate::http::headers::strip_hop_by_hop;
 use crate::http::testing::{Peer, answers, h1, serve_one};
 use crate::http::upgrade::{Bridged, bridge_upgrade};
 use crate::resilience::deadline::Deadline;
+
+mod bounds;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const SECOND: Duration = Duration::from_secs(1);
@@ -130,6 +133,12 @@ async fn heads_and_idleness_have_their_limits() {
         peer.write("GET / HT").await;
         tokio::time::sleep(just_below(options().head_timeout)).await;
         assert!(!task.is_finished());
+        let answer = peer.read_until("in time\n").await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(
+            answer.contains("x-weft-outcome: bad_request\r\n"),
+            "{answer}"
+        );
         assert!(peer.ends_within(2 * SECOND).await);
         drop(peer);
         task.await.unwrap();
@@ -149,9 +158,9 @@ async fn heads_and_idleness_have_their_limits() {
 #[tokio::test]
 async fn a_request_that_was_taken_is_never_answered_by_a_clean_close() {
     let (near, mut far) = duplex(64);
-    let state = Arc::new(State::new(Version::Http1));
+    let state = Arc::new(State::new(Version::Http1, options().bounds));
     let mut io = ServerIo::new(near, Arc::clone(&state), None);
-    let taken = State::take_request(&state);
+    let (taken, _) = State::take_request(&state);
     drop(taken);
     let error = io.shutdown().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
@@ -397,10 +406,10 @@ async fn http2_is_told_to_leave_and_finishes() {
 
 #[test]
 fn wrappers_forward_what_hyper_asks() {
-    let state = Arc::new(State::new(Version::Http1));
+    let state = Arc::new(State::new(Version::Http1, options().bounds));
     let served = |body| Served {
         body,
-        _in_flight: State::take_request(&state),
+        _in_flight: State::take_request(&state).0,
     };
     assert_eq!(
         served(ResponseBody::full("abc")).size_hint().exact(),

@@ -1,5 +1,6 @@
 //! The whole inbound direction between clients and applications of the test's own.
 
+mod bounds;
 mod bytes;
 mod leaving;
 mod limits;
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use super::{Inbound, InboundParts};
+use crate::bounds::ProcessLimits;
 use crate::discovery::Discovery;
 use crate::http::floods::FloodLimits;
 use crate::identity::Alpn;
@@ -42,6 +44,11 @@ struct Sidecar {
 impl Sidecar {
     /// Knows nothing.
     fn untold(app: SocketAddr) -> Self {
+        Self::bounded(app, ProcessLimits::DEFAULT)
+    }
+
+    /// The same, within bounds.
+    fn bounded(app: SocketAddr, limits: ProcessLimits) -> Self {
         let ca = Ca::new();
         let (discovery, telemetry) = (Discovery::untold(), telemetry());
         let inbound = Inbound::new(InboundParts {
@@ -52,6 +59,7 @@ impl Sidecar {
             own_addresses: OwnAddresses::new(&["10.1.0.7".parse().unwrap()], &[]),
             workers: 1,
             floods: FloodLimits::default(),
+            limits,
             connections: TaskTracker::new(),
         });
         let (closing, _) = closing::channel();

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::http::body::ResponseBody;
 use crate::http::client::BoxFuture;
-use crate::http::server::Handler;
+use crate::http::server::{Excess, Handler};
 use crate::http::{Version, server};
 use crate::outbound::request::Requests;
 use crate::outcome::Failure;
@@ -44,6 +44,14 @@ impl Handler for Timed {
 
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
         self.inner.refuse(failure)
+    }
+
+    fn turn_away(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        excess: Excess,
+    ) -> BoxFuture<Response<ResponseBody>> {
+        self.inner.turn_away(request, excess)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod balancing;
 mod bodies;
+mod bounds;
 mod budgets;
 mod bytes;
 mod deadlines;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use super::{Outbound, OutboundParts};
+use crate::bounds::ProcessLimits;
 use crate::discovery::Discovery;
 use crate::http::floods::FloodLimits;
 use crate::identity::Identity;
@@ -58,6 +60,11 @@ struct Sidecar {
 impl Sidecar {
     /// Knows the mesh and nothing of it.
     fn new() -> Self {
+        Self::bounded(ProcessLimits::DEFAULT)
+    }
+
+    /// The same, within bounds.
+    fn bounded(limits: ProcessLimits) -> Self {
         let ca = Ca::new();
         let (discovery, telemetry) = (Discovery::untold(), telemetry());
         discovery.tell_mesh(mesh());
@@ -71,6 +78,7 @@ impl Sidecar {
             zone: "".into(),
             workers: 1,
             floods: FloodLimits::default(),
+            limits,
             connections: TaskTracker::new(),
         });
         let (closing, _) = closing::channel();

@@ -19,6 +19,10 @@ use crate::http::server::{Handler, ServerOptions};
 use crate::http::testing::{Peer, answers, serve_one};
 
 const SECOND: Duration = Duration::from_secs(1);
+const LIMITS: HeadLimits = HeadLimits {
+    bytes: 64 * 1024,
+    fields: 100,
+};
 
 /// What a handler saw: each request's target, and its body or why there was none.
 type Seen = Arc<Mutex<Vec<(String, Result<Bytes, String>)>>>;
@@ -225,8 +229,8 @@ async fn a_peer_that_leaves_is_noticed_while_a_wish_is_undecided() {
 
 #[tokio::test]
 async fn whole_heads_are_not_copied() {
-    let state = State::new(Version::Http1);
-    let mut guarded = Guarded::default();
+    let state = State::new(Version::Http1, ServerOptions::default().bounds);
+    let mut guarded = Guarded::new(LIMITS);
     let text = "GET / HTTP/1.1\r\nhost: a\r\n\r\nPOST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nabc";
     let (mut near, far) = tokio::io::duplex(1_000);
     near.write_all(text.as_bytes()).await.unwrap();
@@ -242,8 +246,8 @@ async fn whole_heads_are_not_copied() {
 
 #[tokio::test]
 async fn a_small_reader_gets_everything() {
-    let state = State::new(Version::Http1);
-    let mut guarded = Guarded::default();
+    let state = State::new(Version::Http1, ServerOptions::default().bounds);
+    let mut guarded = Guarded::new(LIMITS);
     let text = "GET /a HTTP/1.1\r\nhost: a\r\n\r\nPOST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc";
     let (mut near, far) = tokio::io::duplex(1_000);
     near.write_all(text.as_bytes()).await.unwrap();
