@@ -229,7 +229,7 @@ pub struct Failure {
     pub processed: Processed,
     /// For people; never a secret, never the peer's bytes.
     pub detail: Cow<'static, str>,
-    /// The status of the answer where it is not the outcome's own (431 and 501 of `bad_request`, 500 of
+    /// The status of the answer where it is not the outcome's own (408, 431 and 501 of `bad_request`, 500 of
     /// `no_route`).
     pub status: Option<StatusCode>,
     /// The gRPC status of the answer where it is not the outcome's own (`fault_injected`).

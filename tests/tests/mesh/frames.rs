@@ -174,7 +174,7 @@ async fn settings(cx: Cx) -> anyhow::Result<()> {
             assert!(told, "the connection's window stays at its default");
             // RFC 9113, 6.5.2, and RFC 8441: streams at once, a stream's window, bytes of a head,
             // extended CONNECT.
-            let expected = [(3, 1_000), (4, 256 * 1024), (6, 64 * 1024), (8, 1)];
+            let expected = [(3, 1_000), (4, 256 * 1024), (6, 80 * 1024), (8, 1)];
             for (number, value) in expected {
                 assert_eq!(
                     wire.heard.settings.get(&number),

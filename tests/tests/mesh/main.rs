@@ -28,6 +28,7 @@ mod lifecycle;
 mod limits;
 mod mirror;
 mod outage;
+mod process_limits;
 mod proxy_status;
 mod rates;
 mod reload;
@@ -79,6 +80,7 @@ fn main() -> anyhow::Result<ExitCode> {
     reload::register(&mut suite);
     edges::register(&mut suite);
     limits::register(&mut suite);
+    process_limits::register(&mut suite);
     deadlines::register(&mut suite);
     backend_limits::register(&mut suite);
     conditions::register(&mut suite);

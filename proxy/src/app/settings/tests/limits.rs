@@ -82,16 +82,13 @@ fn the_pages_metrics_are_there_before_they_are_hit() {
     let rendered = telemetry.render();
     // Counted where connections are accepted and where frames are.
     let elsewhere = ["connections", "http2_floods"];
-    let mut seen = 0;
     for metric in documented().into_iter().flat_map(|row| row.metrics) {
         let sample = format!("weft_limit_hits_total{{limit=\"{metric}\"}} 0\n");
         assert!(
             elsewhere.contains(&&*metric) || rendered.contains(&sample),
             "{metric} in {rendered}"
         );
-        seen += 1;
     }
-    assert_eq!(seen, 18);
     let counted = rendered.matches("weft_limit_hits_total{").count();
     let names: std::collections::BTreeSet<_> = documented()
         .into_iter()
