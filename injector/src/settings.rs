@@ -30,6 +30,8 @@ pub struct Settings {
     pub resources: Resources,
     /// How much a sidecar logs.
     pub log_level: String,
+    /// What a sidecar bears in all, where that is not the default: variables and their values.
+    pub limits: Vec<(&'static str, String)>,
     /// Where applications connect to directly, everywhere.
     pub skip_subnets: Vec<IpNet>,
     /// Namespaces whose pods never get a sidecar.
@@ -108,6 +110,7 @@ impl Settings {
             control_plane_id,
             resources: Resources::default(),
             log_level: "info".to_owned(),
+            limits: Vec::new(),
             skip_subnets: Vec::new(),
             system_namespaces: system.map(str::to_owned).collect(),
             sidecar_mode: SidecarMode::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Serialize;
+use weft_proto::names::env;
 
 /// Entries that one list may have: what `weft-proxy init` takes.
 pub const MAX_ENTRIES: usize = 64;
@@ -169,6 +170,19 @@ pub fn subnet(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().or_else(|_| address()).ok()
 }
 
+/// `NAME=VALUE` of one of the sidecar's [limits](env::PROCESS_LIMITS): a number, a size or a time. Its
+/// bounds are the sidecar's to know.
+pub fn limit(text: &str) -> Option<(&'static str, String)> {
+    let (name, value) = text.split_once('=')?;
+    let known = env::PROCESS_LIMITS
+        .into_iter()
+        .find(|known| *known == name)?;
+    let unit = value.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    let units = ["", "Ki", "Mi", "Gi", "ms", "s", "m", "h"];
+    let is_value = unit.len() < value.len() && units.contains(&unit);
+    is_value.then(|| (known, value.to_owned()))
+}
+
 /// `error`, `warn`, `info`, `debug` or `trace`.
 pub fn log_level(text: &str) -> Option<&str> {
     ["error", "warn", "info", "debug", "trace"]
@@ -287,6 +301,29 @@ mod tests {
         assert_eq!(time("2m"), Some(Duration::from_secs(120)));
         for bad in ["", "30", "s", "1.5s", "1d", "-1s", "99999999999999999999s"] {
             assert_eq!(time(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_have_known_names_and_plain_values() {
+        let some = |name, value: &str| Some((name, value.to_owned()));
+        assert_eq!(limit("WEFT_MAX_REQUESTS=5"), some(env::MAX_REQUESTS, "5"));
+        assert_eq!(
+            limit("WEFT_IDLE_TIMEOUT=5ms"),
+            some(env::IDLE_TIMEOUT, "5ms")
+        );
+        assert_eq!(limit("WEFT_BODY_BUFFER=5Gi"), some(env::BODY_BUFFER, "5Gi"));
+        for wrong in [
+            "WEFT_MAX_REQUESTS",
+            "WEFT_MAX_REQUESTS=",
+            "WEFT_MAX_REQUESTS=Ki",
+            "WEFT_MAX_REQUESTS=-1",
+            "WEFT_MAX_REQUESTS=1e6",
+            "WEFT_MAX_REQUESTS =1",
+            "WEFT_TOKEN_FILE=1",
+            "PATH=1",
+        ] {
+            assert_eq!(limit(wrong), None, "{wrong}");
         }
     }
 

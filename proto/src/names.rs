@@ -162,6 +162,23 @@ pub mod env {
     pub const HTTP2_CONNECTION_WINDOW: &str = "WEFT_HTTP2_CONNECTION_WINDOW";
     /// Sidecar: bytes of request bodies that it keeps for further tries and copies in all, as `64Mi`.
     pub const BODY_BUFFER: &str = "WEFT_BODY_BUFFER";
+    /// Sidecar: what it bears in all; what the webhook may be told to set.
+    pub const PROCESS_LIMITS: [&str; 14] = [
+        MAX_CONNECTIONS,
+        MAX_UPSTREAM_CONNECTIONS,
+        MAX_ENDPOINT_CONNECTIONS,
+        MAX_REQUESTS,
+        MAX_HEADER_BYTES,
+        MAX_HEADERS,
+        HEADER_TIMEOUT,
+        IDLE_TIMEOUT,
+        HTTP2_STREAMS,
+        HTTP2_STREAM_WINDOW,
+        HTTP2_CONNECTION_WINDOW,
+        HTTP2_CONTROL_FRAMES,
+        HTTP2_RESETS,
+        BODY_BUFFER,
+    ];
     /// Sidecar: HTTP/2 control frames per second of one connection, beyond what its traffic explains.
     pub const HTTP2_CONTROL_FRAMES: &str = "WEFT_HTTP2_CONTROL_FRAMES";
     /// Sidecar: HTTP/2 streams that one connection may reset per second, beyond half of its requests.
@@ -209,6 +226,8 @@ pub mod env {
     pub const PROXY_MEMORY_REQUEST: &str = "WEFT_PROXY_MEMORY_REQUEST";
     /// Webhook: memory beyond which a sidecar is killed; none where empty.
     pub const PROXY_MEMORY_LIMIT: &str = "WEFT_PROXY_MEMORY_LIMIT";
+    /// Webhook: variables of sidecars, as `NAME=VALUE` separated by commas; only [`PROCESS_LIMITS`].
+    pub const PROXY_ENV: &str = "WEFT_PROXY_ENV";
     /// Webhook: how much sidecars log.
     pub const PROXY_LOG_LEVEL: &str = "WEFT_PROXY_LOG_LEVEL";
     /// Webhook: comma-separated subnets where applications connect to directly, beside the API server.

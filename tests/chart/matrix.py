@@ -31,6 +31,7 @@ EVERYTHING = {
     "proxy": {
         "image": {"registry": "other.example", "repository": "a/weft-proxy", "digest": DIGEST},
         "resources": {"requests": {"cpu": 1}, "limits": {"cpu": "1500m", "memory": "1Gi"}},
+        "env": {"WEFT_MAX_CONNECTIONS": "1000", "WEFT_IDLE_TIMEOUT": "10m"},
         "logLevel": "warn", "skipSubnets": ["169.254.169.254", "192.0.2.0/24"], "sidecarMode": "legacy",
     },
     "networkPolicies": {"enabled": True},

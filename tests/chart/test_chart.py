@@ -277,6 +277,7 @@ class Consistent(unittest.TestCase):
             "WEFT_PROXY_IMAGE": f"other.example/a/weft-proxy:0.1.0@{matrix.DIGEST}",
             "WEFT_PROXY_IMAGE_PULL_POLICY": "IfNotPresent", "WEFT_PROXY_LOG_LEVEL": "warn",
             "WEFT_SKIP_SUBNETS": "169.254.169.254,192.0.2.0/24",
+            "WEFT_PROXY_ENV": "WEFT_IDLE_TIMEOUT=10m,WEFT_MAX_CONNECTIONS=1000",
         }.items(), variables("weft-injector").items())
         defaults = one("defaults", "Deployment", "weft-control-plane")
         env = defaults["spec"]["template"]["spec"]["containers"][0]["env"]

@@ -112,6 +112,12 @@ impl Environment {
             "error, warn, info, debug or trace",
             || "info".to_owned(),
         );
+        settings.limits = reader.or(
+            env::PROXY_ENV,
+            |text| values::list(text, values::limit),
+            "limits of sidecars such as WEFT_MAX_CONNECTIONS=1000, separated by commas",
+            Vec::new,
+        );
         settings.skip_subnets = reader.skip_subnets();
         let more = reader.or(
             env::SYSTEM_NAMESPACES,
@@ -350,6 +356,10 @@ mod tests {
             (env::PROXY_MEMORY_REQUEST, ""),
             (env::PROXY_MEMORY_LIMIT, ""),
             (env::PROXY_LOG_LEVEL, "debug"),
+            (
+                env::PROXY_ENV,
+                "WEFT_IDLE_TIMEOUT=10m, WEFT_BODY_BUFFER=8Mi",
+            ),
             (env::SKIP_SUBNETS, "192.168.0.0/16, fd00::1"),
             (env::SYSTEM_NAMESPACES, "cert-manager,storage"),
             (env::LISTEN_ADDR, "127.0.0.1:0"),
@@ -378,6 +388,9 @@ mod tests {
             memory_limit: None,
         };
         assert_eq!(settings.resources, resources);
+        let limits = [(env::IDLE_TIMEOUT, "10m"), (env::BODY_BUFFER, "8Mi")];
+        let limits = limits.map(|(name, value)| (name, value.to_owned()));
+        assert_eq!(settings.limits, limits);
         let subnets: Vec<_> = settings.skip_subnets.iter().map(IpNet::to_string).collect();
         assert_eq!(subnets, ["192.168.0.0/16", "fd00::1/128", "10.96.0.1/32"]);
         for name in ["mesh", "cert-manager", "storage", "kube-system"] {
@@ -414,6 +427,7 @@ mod tests {
             (env::PROXY_CPU_REQUEST, "much"),
             (env::PROXY_MEMORY_REQUEST, "1Gi"),
             (env::PROXY_LOG_LEVEL, "loud"),
+            (env::PROXY_ENV, "WEFT_TOKEN_FILE=/etc/passwd"),
             (env::SKIP_SUBNETS, "10.0.0.0/64"),
             (env::SYSTEM_NAMESPACES, "A,b"),
             (env::LISTEN_ADDR, "15443"),

@@ -79,6 +79,8 @@ pub(super) fn sidecar(
         variable(env::DRAIN_TIMEOUT, &time_text(drain)),
         variable(env::LOG_LEVEL, &config.log_level),
     ]);
+    let limits = settings.limits.iter();
+    variables.extend(limits.map(|(name, value)| variable(name, value)));
     if settings.sidecar_mode == SidecarMode::Legacy {
         variables.push(variable(env::SIDECAR_MODE, settings.sidecar_mode.as_str()));
     }

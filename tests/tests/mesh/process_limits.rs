@@ -17,8 +17,7 @@ use weft_sandbox::{Mesh, Pod, Workload};
 
 use crate::Suite;
 use crate::common::{
-    APP_PORT, Cx, PORT, http_app, mesh, metrics, policy, request, send, service,
-    stats,
+    APP_PORT, Cx, PORT, http_app, mesh, metrics, policy, request, send, service, stats,
 };
 
 /// What an answer or an end may take.
@@ -57,7 +56,10 @@ async fn heads_and_times(cx: Cx) -> anyhow::Result<()> {
             let mut raw = client.connect(to).await?;
             raw.write_all(head.as_bytes()).await?;
             let answer = one_head(&mut raw).await?;
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{answer}"
+            );
             if status != "200" {
                 assert_refused(&answer, "bad_request");
                 assert!(ends(&mut raw).await);
@@ -102,7 +104,9 @@ async fn connections(cx: Cx) -> anyhow::Result<()> {
         }
         assert_eq!(hits(mesh, "api-1", "connections").await?, 0.0);
         let mut refused = client.connect(to).await?;
-        let _ = refused.write_all(b"GET / HTTP/1.1\r\nhost: api\r\n\r\n").await;
+        let _ = refused
+            .write_all(b"GET / HTTP/1.1\r\nhost: api\r\n\r\n")
+            .await;
         assert!(ends(&mut refused).await, "closed without a word");
         assert_eq!(hits(mesh, "api-1", "connections").await?, 1.0);
         assert_eq!(stats(mesh, ["api-1"]).await?.requests, MOST as u64);
@@ -145,7 +149,11 @@ async fn requests(cx: Cx) -> anyhow::Result<()> {
             }
             let seen = stats(mesh, ["api-1"]).await?.requests - before;
             assert_eq!(seen, MOST as u64, "{client}");
-            assert_eq!(hits(mesh, sidecar, limit).await?, (6 - MOST) as f64, "{client}");
+            assert_eq!(
+                hits(mesh, sidecar, limit).await?,
+                (6 - MOST) as f64,
+                "{client}"
+            );
         }
         Ok(())
     })
@@ -268,7 +276,8 @@ async fn hits(mesh: &Mesh, workload: &str, limit: &str) -> anyhow::Result<f64> {
 
 /// One request that is answered.
 async fn ask(raw: &mut TcpStream) -> anyhow::Result<()> {
-    raw.write_all(b"HEAD / HTTP/1.1\r\nhost: api\r\n\r\n").await?;
+    raw.write_all(b"HEAD / HTTP/1.1\r\nhost: api\r\n\r\n")
+        .await?;
     let answer = one_head(raw).await?;
     anyhow::ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     Ok(())
@@ -280,7 +289,11 @@ async fn one_head(raw: &mut TcpStream) -> anyhow::Result<String> {
     timeout(PATIENCE, async {
         while !heard.windows(4).any(|end| end == b"\r\n\r\n") {
             let read = raw.read_buf(&mut heard).await?;
-            anyhow::ensure!(read > 0, "ended after {:?}", String::from_utf8_lossy(&heard));
+            anyhow::ensure!(
+                read > 0,
+                "ended after {:?}",
+                String::from_utf8_lossy(&heard)
+            );
         }
         Ok(String::from_utf8_lossy(&heard).into_owned())
     })
@@ -295,6 +308,9 @@ async fn ends(raw: &mut TcpStream) -> bool {
 }
 
 fn assert_refused(answer: &str, outcome: &str) {
-    assert!(answer.contains(&format!("x-weft-outcome: {outcome}\r\n")), "{answer}");
+    assert!(
+        answer.contains(&format!("x-weft-outcome: {outcome}\r\n")),
+        "{answer}"
+    );
     assert!(answer.contains("x-weft-origin: inbound\r\n"), "{answer}");
 }

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Request;
 use hyper::client::conn::TrySendError;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -266,10 +266,10 @@ impl From<Failure> for Unconnected {
 
 /// A response within bounds, or what its connection's end means to the request.
 fn bounded<B>(
-    response: Response<B>,
+    response: http::Response<B>,
     bounds: &Bounds,
     reused: bool,
-) -> Result<Response<B>, TryError> {
+) -> Result<http::Response<B>, TryError> {
     let Some(excess) = bounds.limits.head_excess(response.headers(), 0) else {
         return Ok(response);
     };

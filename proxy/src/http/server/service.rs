@@ -97,8 +97,8 @@ impl Future for Answering {
 
 /// A response body that is counted as an exchange in flight until it is dropped.
 pub(super) struct Served {
-    body: ResponseBody,
-    _in_flight: InFlight,
+    pub(super) body: ResponseBody,
+    pub(super) _in_flight: InFlight,
 }
 
 impl Body for Served {
