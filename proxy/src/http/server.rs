@@ -346,8 +346,8 @@ impl Driver {
                     self.state.end_head();
                     continue;
                 }
-                End::Idle => hits.idle_timeout.increment(1),
-                End::Gracefully => {}
+                End::Idle if !self.state.is_closing() => hits.idle_timeout.increment(1),
+                End::Idle | End::Gracefully => {}
             }
             self.shut_down = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
@@ -400,7 +400,8 @@ impl Driver {
         let requests = self.state.requests();
         if self.rest.is_none() || requests != self.seen {
             self.seen = requests;
-            self.rested_at = self.state.read();
+            // The next head may have begun in the same read that ended the last request.
+            self.rested_at = self.state.read().saturating_sub(self.state.partial_head());
             self.rest = Some(now);
             self.head = None;
         }

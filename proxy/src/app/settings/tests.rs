@@ -247,7 +247,7 @@ fn long_values_are_cut() {
     assert!(errors.to_string().len() < 500);
 }
 
-const ALL: [&str; 22] = [
+const ALL: [&str; 34] = [
     env::WORKLOAD,
     env::NAMESPACE,
     env::ZONE,
@@ -261,8 +261,20 @@ const ALL: [&str; 22] = [
     env::EXPLICIT_INBOUND,
     env::MARK,
     env::WORKERS,
+    env::MAX_CONNECTIONS,
+    env::MAX_UPSTREAM_CONNECTIONS,
+    env::MAX_ENDPOINT_CONNECTIONS,
+    env::MAX_REQUESTS,
+    env::MAX_HEADER_BYTES,
+    env::MAX_HEADERS,
+    env::HEADER_TIMEOUT,
+    env::IDLE_TIMEOUT,
+    env::HTTP2_STREAMS,
+    env::HTTP2_STREAM_WINDOW,
+    env::HTTP2_CONNECTION_WINDOW,
     env::HTTP2_CONTROL_FRAMES,
     env::HTTP2_RESETS,
+    env::BODY_BUFFER,
     env::DRAIN_TIMEOUT,
     env::SIDECAR_MODE,
     env::OUTBOUND_ADDR,

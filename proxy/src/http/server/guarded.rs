@@ -92,6 +92,7 @@ impl Guarded {
                     }
                     state.add_read(read.len());
                     let (cleared, verdict) = self.guard.scan(read);
+                    self.note(read.len() - cleared, state);
                     if cleared < read.len() {
                         self.held.extend_from_slice(&read[cleared..]);
                         buf.set_filled(before + cleared);
@@ -192,6 +193,12 @@ impl Guarded {
         Poll::Ready(Ok(read))
     }
 
+    /// Says of how many bytes, the last that were read, it is not known where their head ends.
+    fn note(&self, left: usize, state: &State) {
+        let partial = if self.guard.is_in_head() { left } else { 0 };
+        state.set_partial_head(partial);
+    }
+
     /// What is being read took too long. A head is refused; of a body, nobody waits for the rest.
     fn give_up(&mut self, state: &State) -> io::Result<()> {
         if !self.guard.is_in_head() {
@@ -205,6 +212,7 @@ impl Guarded {
     fn rescan(&mut self, state: &State) {
         let (cleared, verdict) = self.guard.scan(&self.held);
         self.cleared = cleared;
+        self.note(self.held.len() - cleared, state);
         if cleared < self.held.len() {
             self.follow(verdict, state);
         }

@@ -198,6 +198,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerIo<I> {
             let cut = "a request was taken and not answered";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, cut)));
         }
+        this.state.close();
         let lingering = this.lingering.get_or_insert_with(Lingering::new);
         lingering.poll(&mut this.io, cx)
     }

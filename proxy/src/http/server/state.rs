@@ -24,8 +24,12 @@ pub(super) struct State {
     refused: OnceLock<(u64, Violation)>,
     /// The transport holds bytes back until so many requests are over; 0 where it does not.
     held_for: AtomicU64,
+    /// Bytes that were read of a head that is not whole.
+    partial_head: AtomicU64,
     /// The head that is being read took too long.
     head_is_late: AtomicBool,
+    /// Our end is being closed.
+    is_closing: AtomicBool,
     bounds: Arc<Bounds>,
 }
 
@@ -34,7 +38,9 @@ impl State {
         Self {
             version,
             bounds,
+            partial_head: AtomicU64::new(0),
             head_is_late: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             read: AtomicU64::new(0),
@@ -125,6 +131,24 @@ impl State {
     pub(super) fn refuses(&self) -> Option<Violation> {
         let (requests, violation) = self.refused.get()?;
         (self.requests() > *requests).then_some(*violation)
+    }
+
+    /// Of what was read, the last `bytes` begin a head that is not whole.
+    pub(super) fn set_partial_head(&self, bytes: usize) {
+        self.partial_head.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn partial_head(&self) -> u64 {
+        self.partial_head.load(Ordering::Relaxed)
+    }
+
+    /// Our end is being closed.
+    pub(super) fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
     }
 
     /// The head that is being read took too long.

@@ -47,10 +47,11 @@ async fn connections_to_servers() {
     let sidecar = Sidecar::bounded(limits(|limits| limits.upstream_connections = 1));
     sidecar.tell_endpoints("api", at(&[&slow]));
     sidecar.tell(target("api", &["api"]));
-    let (mut first, mut second) = (sidecar.http1().await, sidecar.http1().await);
+    let mut first = sidecar.http1().await;
     let (first, refused) = tokio::join!(first.get("/"), async {
         tokio::time::sleep(AFTER / 3).await;
-        second.get("/").await
+        // Not before: a silent client's server is dialled, to hear whether it speaks first.
+        sidecar.http1().await.get("/").await
     });
     assert_eq!(first.status, 200);
     refused.assert_made_by("outbound", Outcome::Overflow);
