@@ -164,6 +164,7 @@ impl Sidecar {
             workload: format!("{}/{}", settings.namespace, settings.workload).into(),
             zone: settings.zone.as_str().into(),
             workers: workers.count(),
+            max_age: settings.max_connection_age,
             floods: settings.floods,
             connections: connections.clone(),
         });
@@ -174,6 +175,8 @@ impl Sidecar {
             dialer,
             own_addresses: own_addresses.clone(),
             workers: workers.count(),
+            max_age: settings.max_connection_age,
+            forwarded_for: settings.forwarded_for,
             floods: settings.floods,
             connections: connections.clone(),
         });

@@ -91,6 +91,9 @@ pub struct ServerOptions {
     pub floods: FloodLimits,
     /// Counts such peers.
     pub flooded: Counter,
+    /// When the peer is to be told to come over another connection: by `Connection: close` or GOAWAY.
+    /// What is in flight is finished.
+    pub replace_at: Option<Instant>,
     /// The peer is a verified sidecar, which carries what many clients send and give up.
     pub from_sidecar: bool,
 }
@@ -105,6 +108,7 @@ impl Default for ServerOptions {
             half_close: true,
             floods: FloodLimits::default(),
             flooded: Counter::noop(),
+            replace_at: None,
             from_sidecar: false,
         }
     }
@@ -126,6 +130,7 @@ pub async fn serve<I, H>(
         handler,
         state: Arc::clone(&state),
         http1: version == Version::Http1,
+        replace_at: options.replace_at,
     };
     let floods = (version == Version::Http2).then(|| Floods::new(&options));
     let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
@@ -228,6 +233,8 @@ struct Driver {
 enum End {
     Gracefully,
     Cut,
+    /// No new exchange; those in flight go on for as long as they like.
+    Replaced,
 }
 
 impl Driver {
@@ -287,10 +294,11 @@ impl Driver {
                 (None, None) => return Poll::Pending,
             };
             ready!(self.alarm.poll_at(cx, at));
-            if end == End::Cut {
-                return Poll::Ready(());
+            match end {
+                End::Cut => return Poll::Ready(()),
+                End::Replaced => self.options.replace_at = None,
+                End::Gracefully => self.shut_down = Some(Instant::now()),
             }
-            self.shut_down = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
         }
     }
@@ -335,7 +343,7 @@ impl Driver {
         if self.state.in_flight() > 0 {
             self.rest = None;
             self.head = None;
-            return None;
+            return self.replaced_at();
         }
         let now = Instant::now();
         let requests = self.state.requests();
@@ -354,8 +362,19 @@ impl Driver {
         let idle = self
             .rest
             .and_then(|rest| rest.checked_add(self.options.idle_limit));
-        let at = idle.into_iter().chain(self.linger_until).min()?;
-        Some((at, End::Gracefully))
+        let ends = idle.into_iter().chain(self.linger_until).min();
+        let ends = ends.map(|at| (at, End::Gracefully));
+        let earlier = |end: &(Instant, End)| end.0;
+        ends.into_iter()
+            .chain(self.replaced_at())
+            .min_by_key(earlier)
+    }
+
+    /// When an HTTP/2 peer is told to leave for the connection's age. HTTP/1 says it in a response: to
+    /// close an idle connection could cross a request.
+    fn replaced_at(&self) -> Option<(Instant, End)> {
+        let at = self.options.replace_at?;
+        (self.version == Version::Http2).then_some((at, End::Replaced))
     }
 }
 
@@ -371,6 +390,7 @@ struct Serving<H> {
     handler: Arc<H>,
     state: Arc<State>,
     http1: bool,
+    replace_at: Option<Instant>,
 }
 
 impl<H: Handler> Service<Request<Incoming>> for Serving<H> {
@@ -389,6 +409,7 @@ impl<H: Handler> Service<Request<Incoming>> for Serving<H> {
             response,
             in_flight: Some(in_flight),
             http1: self.http1,
+            replace_at: self.replace_at,
             connect,
         }
     }
@@ -399,6 +420,7 @@ struct Answering {
     response: BoxFuture<Response<ResponseBody>>,
     in_flight: Option<InFlight>,
     http1: bool,
+    replace_at: Option<Instant>,
     connect: bool,
 }
 
@@ -416,7 +438,9 @@ impl Future for Answering {
                 || (self.connect && response.status().is_success());
             if upgrades {
                 in_flight.state().upgraded();
-            } else if in_flight.state().closing_is_announced() {
+            } else if in_flight.state().closing_is_announced()
+                || self.replace_at.is_some_and(|at| Instant::now() >= at)
+            {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }

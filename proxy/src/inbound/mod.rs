@@ -27,7 +27,7 @@ use bytes::BytesMut;
 use metrics::Counter;
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use weft_proto::spiffe::SpiffeId;
 
@@ -35,8 +35,10 @@ use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
 use crate::http::floods::FloodLimits;
+use crate::http::forwarded::ForwardedFor;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
+use crate::net::age::AgeCap;
 use crate::net::closing::{Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
@@ -70,6 +72,8 @@ pub struct Inbound {
     /// What the end of this process waits for.
     connections: TaskTracker,
     spare_source: Counter,
+    max_age: AgeCap,
+    forwarded_for: ForwardedFor,
     floods: FloodLimits,
     flooded: Counter,
 }
@@ -88,6 +92,10 @@ pub struct InboundParts {
     pub own_addresses: OwnAddresses,
     /// Data-path workers.
     pub workers: usize,
+    /// How old connections from other sidecars may become.
+    pub max_age: AgeCap,
+    /// What the application is told of its clients' addresses.
+    pub forwarded_for: ForwardedFor,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
     /// What the end of this process waits for.
@@ -133,6 +141,8 @@ impl Inbound {
                 spare_source.clone(),
             ),
             limits: limits::Limits::new(&parts.telemetry),
+            max_age: parts.max_age,
+            forwarded_for: parts.forwarded_for,
             floods: parts.floods,
             flooded: parts.telemetry.limit("http2_floods"),
             spare_source,
@@ -177,6 +187,8 @@ impl Inbound {
             return;
         }
 
+        // One that has gone again needs no address.
+        let client = tcp.peer_addr().ok().map(|peer| peer.ip());
         let opened = tokio::select! {
             opened = self.open(tcp, &port) => opened,
             () = closing.clone().ends_silence() => return,
@@ -201,15 +213,23 @@ impl Inbound {
                     half_close: peer.id.is_none(),
                     floods: self.floods,
                     flooded: self.flooded.clone(),
+                    replace_at: self.replace_at(&peer),
                     from_sidecar: peer.id.is_some(),
                     ..ServerOptions::default()
                 };
-                let requests = request::Requests::new(self, port, peer, closing.clone());
+                let requests = request::Requests::new(self, port, peer, client, closing.clone());
                 let handler = Arc::new(requests);
                 server::serve(io, version, handler, closing, options).await;
             }
             Opened::Nothing => {}
         }
+    }
+
+    /// When a connection of this peer has become too old. Others than sidecars keep theirs.
+    fn replace_at(&self, peer: &Peer) -> Option<Instant> {
+        peer.id.as_ref()?;
+        self.max_age
+            .replace_at(Instant::now(), fastrand::f64(), None)
     }
 
     /// Finds out what the client speaks and who it is. A client that may not have what it wants is

@@ -79,7 +79,10 @@ impl Endpoint {
         };
         // A peer that is no sidecar may close an idle connection at any moment.
         let options = if link.is_mesh() {
-            PoolOptions::MESH
+            PoolOptions {
+                max_age: shared.max_age,
+                ..PoolOptions::MESH
+            }
         } else {
             PoolOptions::PLAIN
         };

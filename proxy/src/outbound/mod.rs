@@ -44,6 +44,7 @@ use crate::http::Version;
 use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::Identity;
+use crate::net::age::AgeCap;
 use crate::net::closing::{self, Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::Failure;
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     /// As this process was told at its start; empty when unknown.
     zone: Arc<str>,
     pub(crate) workers: usize,
+    pub(crate) max_age: AgeCap,
     floods: FloodLimits,
     /// What the end of this process waits for.
     pub(crate) connections: TaskTracker,
@@ -111,6 +113,8 @@ pub struct OutboundParts {
     pub zone: Arc<str>,
     /// Data-path workers.
     pub workers: usize,
+    /// How old connections to other sidecars may become.
+    pub max_age: AgeCap,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
     /// What the end of this process waits for.
@@ -142,6 +146,7 @@ impl Outbound {
             workload: parts.workload,
             zone: parts.zone,
             workers: parts.workers,
+            max_age: parts.max_age,
             floods: parts.floods,
             connections: parts.connections,
             limits,

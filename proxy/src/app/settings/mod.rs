@@ -19,6 +19,8 @@ use weft_proto::names::{env, ports};
 use weft_proto::spiffe::SpiffeId;
 
 use crate::http::floods::FloodLimits;
+use crate::http::forwarded::ForwardedFor;
+use crate::net::age::AgeCap;
 use crate::telemetry::logs::{LogFormat, LogLevel};
 
 /// Data workers that can be asked for.
@@ -27,6 +29,10 @@ pub const MAX_WORKERS: usize = 256;
 pub const MAX_FLOOD_LIMIT: u32 = 1_000_000;
 /// The longest drain that can be asked for.
 pub const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// The shortest age of connections that can be asked for.
+pub const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
+/// The longest one.
+pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// The drain where none is asked for: Kubernetes' default grace period.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Exit status of a process whose settings are wrong (EX_USAGE of sysexits.h).
@@ -63,6 +69,10 @@ pub struct Settings {
     pub workers: Option<usize>,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
+    /// How old connections between sidecars become.
+    pub max_connection_age: AgeCap,
+    /// What the application is told of its clients' addresses.
+    pub forwarded_for: ForwardedFor,
     /// The longest time from SIGTERM to exit.
     pub drain_timeout: Duration,
     /// How the sidecar's end is ordered with the application's.
@@ -271,6 +281,20 @@ impl Settings {
                 "leave it out for 250 resets per second",
             ),
         };
+        let max_connection_age = reader.or(
+            env::MAX_CONNECTION_AGE,
+            AgeCap::default(),
+            parse::connection_age,
+            "a time from 1s to 168h, as 30m or 1h, or off",
+            "leave it out for 1h",
+        );
+        let forwarded_for = reader.or(
+            env::FORWARDED_FOR,
+            ForwardedFor::default(),
+            parse::forwarded_for,
+            "append or keep",
+            "leave it out where the application does not look at x-forwarded-for",
+        );
         let drain_timeout = reader.or(
             env::DRAIN_TIMEOUT,
             DEFAULT_DRAIN_TIMEOUT,
@@ -357,6 +381,8 @@ impl Settings {
                 mark,
                 workers,
                 floods,
+                max_connection_age,
+                forwarded_for,
                 drain_timeout,
                 sidecar_mode,
                 outbound_addrs,

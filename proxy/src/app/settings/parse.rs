@@ -6,9 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    ExplicitInbound, HostPort, Interception, ListenAddr, MAX_DRAIN_TIMEOUT, SettingError,
-    SidecarMode,
+    ExplicitInbound, HostPort, Interception, ListenAddr, MAX_CONNECTION_AGE, MAX_DRAIN_TIMEOUT,
+    MIN_CONNECTION_AGE, SettingError, SidecarMode,
 };
+use crate::http::forwarded::ForwardedFor;
+use crate::net::age::AgeCap;
 use crate::telemetry::logs::LogFormat;
 
 /// As much of a bad value as an error shows, in characters.
@@ -217,6 +219,32 @@ pub(super) fn mark(text: &str) -> Option<u32> {
 
 /// A whole number with `ms`, `s`, `m` or `h`, up to the longest drain.
 pub(in crate::app) fn drain_timeout(text: &str) -> Option<Duration> {
+    time(text).filter(|time| *time <= MAX_DRAIN_TIMEOUT)
+}
+
+/// A time within its bounds, or `0` or `off`.
+pub(super) fn connection_age(text: &str) -> Option<AgeCap> {
+    if text == "0" || text.eq_ignore_ascii_case("off") {
+        return Some(AgeCap::OFF);
+    }
+    let age = time(text)?;
+    let within = (MIN_CONNECTION_AGE..=MAX_CONNECTION_AGE).contains(&age) || age.is_zero();
+    within.then(|| AgeCap::about(age))
+}
+
+/// See [`interception`].
+pub(super) fn forwarded_for(text: &str) -> Option<ForwardedFor> {
+    word(
+        text,
+        &[
+            ("append", ForwardedFor::Append),
+            ("keep", ForwardedFor::Keep),
+        ],
+    )
+}
+
+/// A whole number with `ms`, `s`, `m` or `h`.
+fn time(text: &str) -> Option<Duration> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
@@ -227,8 +255,7 @@ pub(in crate::app) fn drain_timeout(text: &str) -> Option<Duration> {
         "h" => 3_600_000,
         _ => return None,
     };
-    let timeout = Duration::from_millis(number.checked_mul(millis_per_unit)?);
-    (timeout <= MAX_DRAIN_TIMEOUT).then_some(timeout)
+    Some(Duration::from_millis(number.checked_mul(millis_per_unit)?))
 }
 
 /// As spelled in the environment's documentation; case does not matter.

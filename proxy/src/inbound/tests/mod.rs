@@ -15,8 +15,10 @@ use tokio_util::task::TaskTracker;
 use super::{Inbound, InboundParts};
 use crate::discovery::Discovery;
 use crate::http::floods::FloodLimits;
+use crate::http::forwarded::ForwardedFor;
 use crate::identity::Alpn;
 use crate::identity::testing::{Ca, spiffe};
+use crate::net::age::AgeCap;
 use crate::net::closing::{self, ClosingSender};
 use crate::net::socket::Fixed;
 use crate::net::{Dialer, OriginalDestination, OwnAddresses};
@@ -51,6 +53,8 @@ impl Sidecar {
             dialer: Dialer::default(),
             own_addresses: OwnAddresses::new(&["10.1.0.7".parse().unwrap()], &[]),
             workers: 1,
+            max_age: AgeCap::default(),
+            forwarded_for: ForwardedFor::default(),
             floods: FloodLimits::default(),
             connections: TaskTracker::new(),
         });

@@ -31,6 +31,7 @@ use crate::discovery::Discovery;
 use crate::http::floods::FloodLimits;
 use crate::identity::Identity;
 use crate::identity::testing::{Ca, spiffe};
+use crate::net::age::AgeCap;
 use crate::net::closing::{self, ClosingSender};
 use crate::net::socket::Fixed;
 use crate::net::{Dialer, OwnAddresses};
@@ -70,6 +71,7 @@ impl Sidecar {
             workload: "shop/web-1".into(),
             zone: "".into(),
             workers: 1,
+            max_age: AgeCap::default(),
             floods: FloodLimits::default(),
             connections: TaskTracker::new(),
         });
