@@ -79,6 +79,9 @@ pub(super) fn sidecar(
         variable(env::DRAIN_TIMEOUT, &time_text(drain)),
         variable(env::LOG_LEVEL, &config.log_level),
     ]);
+    if config.appends_forwarded_for {
+        variables.push(variable(env::FORWARDED_FOR, "append"));
+    }
     if settings.sidecar_mode == SidecarMode::Legacy {
         variables.push(variable(env::SIDECAR_MODE, settings.sidecar_mode.as_str()));
     }

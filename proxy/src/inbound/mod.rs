@@ -120,7 +120,8 @@ pub(crate) struct Peer {
 
 /// What a connection turned out to be.
 enum Opened {
-    Bytes(Io, Peer),
+    /// With the host that the application's own TLS asks for.
+    Bytes(Io, Peer, Option<Arc<str>>),
     /// The application spoke first, on a connection that is made already.
     Greeted(Io, Io),
     Http(Io, Version, Peer),
@@ -202,9 +203,11 @@ impl Inbound {
             }
         };
         match opened {
-            Opened::Bytes(io, peer) => self.bytes(io, None, &port, &peer, closing).await,
+            Opened::Bytes(io, peer, sni) => {
+                self.bytes(io, None, &port, &peer, sni, closing).await;
+            }
             Opened::Greeted(io, app) => {
-                self.bytes(io, Some(app), &port, &Peer::unknown(), closing)
+                self.bytes(io, Some(app), &port, &Peer::unknown(), None, closing)
                     .await;
             }
             Opened::Http(io, version, peer) => {
@@ -243,6 +246,7 @@ impl Inbound {
             return Ok(Opened::Nothing);
         }
         let verdict = in_time(read_verdict(&mut tcp, &mut buffer)).await?;
+        let mut server_name = None;
         if verdict == Verdict::Tls {
             match in_time(read_hello(&mut tcp, &mut buffer)).await? {
                 HelloVerdict::Mesh => {
@@ -250,11 +254,12 @@ impl Inbound {
                     return open_mesh(stream, peer, alpn, port).await;
                 }
                 HelloVerdict::NeedMore => return Ok(Opened::Nothing),
-                HelloVerdict::Foreign { .. } | HelloVerdict::NotTls => {}
+                HelloVerdict::Foreign { sni } => server_name = sni.map(Arc::from),
+                HelloVerdict::NotTls => {}
             }
         }
         let io = Io::new(Stream::Tcp(Rewind::with_prefix(buffer, tcp)));
-        open_plain(io, verdict, port)
+        open_plain(io, verdict, server_name, port)
     }
 
     /// Waits for the client's first bytes, into `heard`; none where it left without a word.
@@ -309,10 +314,10 @@ impl Inbound {
         app: Option<Io>,
         port: &Port,
         peer: &Peer,
+        sni: Option<Arc<str>>,
         mut closing: Closing,
     ) {
-        let tls = peer.tls();
-        let connection = self.tcp_connection(port, peer, tls);
+        let connection = self.tcp_connection(port, peer, peer.tls(), sni);
         let allowed = port.policy.load().is_some_and(|policy| {
             authorize(&policy.authorization, peer.id.as_ref(), Wish::Bytes) != Decision::Deny
         });
@@ -373,7 +378,13 @@ impl Inbound {
         self.connections.spawn(self.telemetry.supervise(what, task));
     }
 
-    fn tcp_connection(&self, port: &Port, peer: &Peer, tls: Tls) -> TcpConnection {
+    fn tcp_connection(
+        &self,
+        port: &Port,
+        peer: &Peer,
+        tls: Tls,
+        sni: Option<Arc<str>>,
+    ) -> TcpConnection {
         let service = port.service_label();
         self.telemetry
             .tcp_scope(TcpLabels {
@@ -382,12 +393,13 @@ impl Inbound {
                 backend: service,
                 peer: Arc::clone(&peer.label),
                 tls,
+                sni,
             })
             .open()
     }
 
     fn count_refused(&self, port: &Port, peer: &Peer, tls: Tls, outcome: Outcome) {
-        self.tcp_connection(port, peer, tls).end(outcome);
+        self.tcp_connection(port, peer, tls, None).end(outcome);
     }
 }
 
@@ -455,7 +467,7 @@ async fn open_mesh(
         Alpn::Http1 => return Ok(Opened::Http(Io::new(stream), Version::Http1, peer)),
         Alpn::Http2 => return Ok(Opened::Http(Io::new(stream), Version::Http2, peer)),
         Alpn::Tcp if !port.looks_into_requests() => {
-            return Ok(Opened::Bytes(Io::new(stream), peer));
+            return Ok(Opened::Bytes(Io::new(stream), peer, None));
         }
         Alpn::Tcp => {}
     }
@@ -469,12 +481,17 @@ async fn open_mesh(
     Ok(match verdict {
         Verdict::Http1 => Opened::Http(io, Version::Http1, peer),
         Verdict::Http2 => Opened::Http(io, Version::Http2, peer),
-        Verdict::NeedMore | Verdict::Opaque | Verdict::Tls => Opened::Bytes(io, peer),
+        Verdict::NeedMore | Verdict::Opaque | Verdict::Tls => Opened::Bytes(io, peer, None),
     })
 }
 
 /// Plaintext, or TLS of the application's own.
-fn open_plain(io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> {
+fn open_plain(
+    io: Io,
+    verdict: Verdict,
+    sni: Option<Arc<str>>,
+    port: &Port,
+) -> Result<Opened, Failure> {
     let policy = port.policy.load();
     let strict = policy
         .as_ref()
@@ -497,7 +514,7 @@ fn open_plain(io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> 
             let refusal = "plaintext to a port that takes mesh TLS";
             Err(Failure::never(Outcome::MtlsRequired, refusal))
         }
-        _ => Ok(Opened::Bytes(io, Peer::unknown())),
+        _ => Ok(Opened::Bytes(io, Peer::unknown(), sni)),
     }
 }
 

@@ -43,7 +43,7 @@ use crate::discovery::Discovery;
 use crate::http::Version;
 use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
-use crate::identity::Identity;
+use crate::identity::{HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::age::AgeCap;
 use crate::net::closing::{self, Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
@@ -123,7 +123,8 @@ pub struct OutboundParts {
 
 /// What a connection to a service turned out to be.
 enum Opened {
-    Bytes(Io, Option<Box<Upstream>>),
+    /// With the host that the application's own TLS asks for.
+    Bytes(Io, Option<Box<Upstream>>, Option<Arc<str>>),
     Http(Io, Version),
     /// The client has gone.
     Nothing,
@@ -191,9 +192,9 @@ impl Outbound {
             () = closing.clone().ends_silence() => return,
         };
         match opened {
-            Opened::Bytes(io, upstream) => {
+            Opened::Bytes(io, upstream, sni) => {
                 let upstream = upstream.map(|upstream| *upstream);
-                self.bytes(io, &service, upstream, closing).await;
+                self.bytes(io, &service, upstream, sni, closing).await;
             }
             Opened::Http(io, version) => {
                 let options = self.shared.server_options();
@@ -216,7 +217,7 @@ impl Outbound {
             || destination.server_speaks_first()
             || (service.target.protocol == Protocol::Detect && self.is_server_first(address.port()))
         {
-            return Opened::Bytes(tcp.into(), None);
+            return Opened::Bytes(tcp.into(), None, None);
         }
         let mut heard = BytesMut::new();
         let mut upstream = None;
@@ -240,7 +241,7 @@ impl Outbound {
                                 destination.remember_server_first();
                             }
                             let dialled = Box::new(dialled.rewound(greeting));
-                            return Opened::Bytes(tcp.into(), Some(dialled));
+                            return Opened::Bytes(tcp.into(), Some(dialled), None);
                         }
                         Err(_) => return Opened::Nothing,
                     }
@@ -258,7 +259,12 @@ impl Outbound {
             {
                 Opened::Http(rewound(heard, tcp), Version::Http1)
             }
-            _ => Opened::Bytes(rewound(heard, tcp), upstream),
+            Ok(Verdict::Tls) => {
+                // One that breaks off in its first words is passed on as it is.
+                let asked = timeout(UNDECIDED_LIMIT, server_name(&mut tcp, &mut heard)).await;
+                Opened::Bytes(rewound(heard, tcp), upstream, asked.unwrap_or_default())
+            }
+            _ => Opened::Bytes(rewound(heard, tcp), upstream, None),
         }
     }
 
@@ -273,7 +279,13 @@ impl Outbound {
                 let unknown: Arc<str> = crate::inbound::UNKNOWN.into();
                 let tls = crate::telemetry::Tls::None;
                 return self
-                    .tcp_connection(Arc::clone(&unknown), Arc::clone(&unknown), unknown, tls)
+                    .tcp_connection(
+                        Arc::clone(&unknown),
+                        Arc::clone(&unknown),
+                        unknown,
+                        tls,
+                        None,
+                    )
                     .end(failure.outcome);
             }
         };
@@ -368,6 +380,20 @@ async fn verdict(tcp: &mut TcpStream, heard: &mut BytesMut) -> Verdict {
         match detect::read_more(tcp, heard).await {
             Ok(0) | Err(_) => return Verdict::Opaque,
             Ok(_) => {}
+        }
+    }
+}
+
+/// Which host a client asks for that speaks TLS.
+async fn server_name(tcp: &mut TcpStream, heard: &mut BytesMut) -> Option<Arc<str>> {
+    loop {
+        match is_mesh_client_hello(heard) {
+            HelloVerdict::Foreign { sni } => return sni.map(Arc::from),
+            HelloVerdict::Mesh | HelloVerdict::NotTls => return None,
+            HelloVerdict::NeedMore => {}
+        }
+        if detect::read_more(tcp, heard).await.ok()? == 0 {
+            return None;
         }
     }
 }

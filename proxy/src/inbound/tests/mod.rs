@@ -44,6 +44,11 @@ struct Sidecar {
 impl Sidecar {
     /// Knows nothing.
     fn untold(app: SocketAddr) -> Self {
+        Self::telling_clients(app, ForwardedFor::default())
+    }
+
+    /// Knows nothing, and what becomes of `x-forwarded-for`.
+    fn telling_clients(app: SocketAddr, forwarded_for: ForwardedFor) -> Self {
         let ca = Ca::new();
         let (discovery, telemetry) = (Discovery::untold(), telemetry());
         let inbound = Inbound::new(InboundParts {
@@ -54,7 +59,7 @@ impl Sidecar {
             own_addresses: OwnAddresses::new(&["10.1.0.7".parse().unwrap()], &[]),
             workers: 1,
             max_age: AgeCap::default(),
-            forwarded_for: ForwardedFor::default(),
+            forwarded_for,
             floods: FloodLimits::default(),
             connections: TaskTracker::new(),
         });
