@@ -28,6 +28,7 @@ mod lifecycle;
 mod limits;
 mod mirror;
 mod outage;
+mod protocols;
 mod proxy_status;
 mod rates;
 mod reload;
@@ -85,6 +86,7 @@ fn main() -> anyhow::Result<ExitCode> {
     rules::register(&mut suite);
     gateway::register(&mut suite);
     http1::register(&mut suite);
+    protocols::register(&mut suite);
     proxy_status::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
