@@ -165,6 +165,7 @@ impl Sidecar {
             zone: settings.zone.as_str().into(),
             workers: workers.count(),
             max_age: settings.max_connection_age,
+            keep_case: settings.keep_header_case,
             floods: settings.floods,
             connections: connections.clone(),
         });
@@ -176,6 +177,7 @@ impl Sidecar {
             own_addresses: own_addresses.clone(),
             workers: workers.count(),
             max_age: settings.max_connection_age,
+            keep_case: settings.keep_header_case,
             forwarded_for: settings.forwarded_for,
             floods: settings.floods,
             connections: connections.clone(),

@@ -94,6 +94,8 @@ pub struct ServerOptions {
     /// When the peer is to be told to come over another connection: by `Connection: close` or GOAWAY.
     /// What is in flight is finished.
     pub replace_at: Option<Instant>,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_case: bool,
     /// The peer is a verified sidecar, which carries what many clients send and give up.
     pub from_sidecar: bool,
 }
@@ -109,6 +111,7 @@ impl Default for ServerOptions {
             floods: FloodLimits::default(),
             flooded: Counter::noop(),
             replace_at: None,
+            keep_case: false,
             from_sidecar: false,
         }
     }
@@ -135,7 +138,7 @@ pub async fn serve<I, H>(
     let floods = (version == Version::Http2).then(|| Floods::new(&options));
     let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
     let pending_resets = settings::max_pending_accept_resets(options.from_sidecar);
-    let half_close = options.half_close;
+    let (half_close, keep_case) = (options.half_close, options.keep_case);
     let driver = Driver::new(state, version, &closing, options);
     match version {
         Version::Http1 => {
@@ -144,6 +147,7 @@ pub async fn serve<I, H>(
                 // Ours instead: hyper's counts the idle time between requests too.
                 .header_read_timeout(None)
                 .half_close(half_close)
+                .preserve_header_case(keep_case)
                 .max_buf_size(MAX_BUFFER)
                 .max_header_size(MAX_HEAD)
                 .auto_date_header(false)

@@ -36,6 +36,7 @@ const FRESH_ENOUGH: Duration = Duration::from_millis(500);
 pub(crate) struct Apps {
     dialer: Dialer,
     pools: PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>,
+    keep_case: bool,
     pools_dropped: Counter,
     spare_source: Counter,
 }
@@ -53,11 +54,12 @@ struct AppConnector {
 }
 
 impl Apps {
-    /// No pool yet. `pools_dropped` counts that there were too many, `spare_source` that source
+    /// No pool yet. `keep_case`: names of HTTP/1 headers are written as they were spelled. `pools_dropped` counts that there were too many, `spare_source` that source
     /// ports had run out.
     pub(crate) fn new(
         dialer: Dialer,
         workers: usize,
+        keep_case: bool,
         pools_dropped: Counter,
         spare_source: Counter,
     ) -> Self {
@@ -65,6 +67,7 @@ impl Apps {
         Self {
             dialer,
             pools,
+            keep_case,
             pools_dropped,
             spare_source,
         }
@@ -137,9 +140,13 @@ impl Apps {
                 address,
                 spare_source: self.spare_source.clone(),
             };
+            let options = PoolOptions {
+                keep_case: self.keep_case,
+                ..PoolOptions::PLAIN
+            };
             match version {
-                Version::Http1 => AppPool::Http1(H1Pool::new(connector, PoolOptions::PLAIN)),
-                Version::Http2 => AppPool::Http2(H2Pool::new(connector, PoolOptions::PLAIN)),
+                Version::Http1 => AppPool::Http1(H1Pool::new(connector, options)),
+                Version::Http2 => AppPool::Http2(H2Pool::new(connector, options)),
             }
         });
         pool.clone()

@@ -73,6 +73,7 @@ pub struct Inbound {
     connections: TaskTracker,
     spare_source: Counter,
     max_age: AgeCap,
+    keep_case: bool,
     forwarded_for: ForwardedFor,
     floods: FloodLimits,
     flooded: Counter,
@@ -94,6 +95,8 @@ pub struct InboundParts {
     pub workers: usize,
     /// How old connections from other sidecars may become.
     pub max_age: AgeCap,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_case: bool,
     /// What the application is told of its clients' addresses.
     pub forwarded_for: ForwardedFor,
     /// What is borne of one HTTP/2 connection.
@@ -138,11 +141,13 @@ impl Inbound {
             apps: Apps::new(
                 parts.dialer,
                 parts.workers,
+                parts.keep_case,
                 pools_dropped,
                 spare_source.clone(),
             ),
             limits: limits::Limits::new(&parts.telemetry),
             max_age: parts.max_age,
+            keep_case: parts.keep_case,
             forwarded_for: parts.forwarded_for,
             floods: parts.floods,
             flooded: parts.telemetry.limit("http2_floods"),
@@ -217,6 +222,7 @@ impl Inbound {
                     floods: self.floods,
                     flooded: self.flooded.clone(),
                     replace_at: self.replace_at(&peer),
+                    keep_case: self.keep_case,
                     from_sidecar: peer.id.is_some(),
                     ..ServerOptions::default()
                 };

@@ -78,7 +78,7 @@ impl Endpoint {
             caps,
         };
         // A peer that is no sidecar may close an idle connection at any moment.
-        let options = if link.is_mesh() {
+        let mut options = if link.is_mesh() {
             PoolOptions {
                 max_age: shared.max_age,
                 ..PoolOptions::MESH
@@ -86,6 +86,7 @@ impl Endpoint {
         } else {
             PoolOptions::PLAIN
         };
+        options.keep_case = shared.keep_case;
         let connector = |alpn| Connector {
             link: link.clone(),
             alpn,

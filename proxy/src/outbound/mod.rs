@@ -82,6 +82,7 @@ pub(crate) struct Shared {
     zone: Arc<str>,
     pub(crate) workers: usize,
     pub(crate) max_age: AgeCap,
+    pub(crate) keep_case: bool,
     floods: FloodLimits,
     /// What the end of this process waits for.
     pub(crate) connections: TaskTracker,
@@ -115,6 +116,8 @@ pub struct OutboundParts {
     pub workers: usize,
     /// How old connections to other sidecars may become.
     pub max_age: AgeCap,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_case: bool,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
     /// What the end of this process waits for.
@@ -148,6 +151,7 @@ impl Outbound {
             zone: parts.zone,
             workers: parts.workers,
             max_age: parts.max_age,
+            keep_case: parts.keep_case,
             floods: parts.floods,
             connections: parts.connections,
             limits,
@@ -363,6 +367,7 @@ impl Shared {
     fn server_options(&self) -> ServerOptions {
         ServerOptions {
             announce: false,
+            keep_case: self.keep_case,
             floods: self.floods,
             flooded: self.limits.flooded.clone(),
             ..ServerOptions::default()

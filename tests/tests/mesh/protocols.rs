@@ -42,6 +42,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("protocols::interim_answers", interim);
     suite.add("protocols::trailers_both_ways", trailers);
     suite.add("protocols::names_and_order_of_headers", names);
+    suite.add("protocols::names_as_they_were_spelled", spelling);
     suite.add(
         "protocols::a_server_that_does_not_read_stops_its_client",
         not_reading,
@@ -197,6 +198,49 @@ async fn names(cx: Cx) -> anyhow::Result<()> {
                 "x-request-id: q",
             ];
             ensure!(lines(&seen.heads[0]) == there, "{seen:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Where that is asked for, names are as they were spelled, both ways.
+async fn spelling(cx: Cx) -> anyhow::Result<()> {
+    let keeps = |name| Workload::new(name).env("WEFT_HEADER_CASE", "keep");
+    let builder = mesh("spelling")
+        .workload(keeps("client"))
+        .workload(keeps("server-1").port(OWN_PORT, AppSpec::none()))
+        .service(own_service());
+    cx.on(builder, async |mesh| {
+        let server = Server::start(&mesh.pod("server-1"), OWN_PORT)?;
+        for (pod, to) in ways(mesh)? {
+            // The second time over connections that are there.
+            for _ in 0..2 {
+                let mut stream = pod.connect(to).await?;
+                let head = "GET /names HTTP/1.1\r\nHost: h\r\nX-B: 1\r\nX-A: 2\r\nx-b: 3\r\n\
+                            SOAPAction: q\r\nConnection: X-Hop\r\nX-Hop: h\r\nX-Request-ID: r\r\n\r\n";
+                stream.write_all(head.as_bytes()).await?;
+                let answer = until(&mut stream, "\r\n\r\nok").await?;
+                let back = [
+                    "X-One: 1",
+                    "Set-Cookie: a=1",
+                    "Set-Cookie: b=2",
+                    "ETag: \"x\"",
+                    "x-two: 2",
+                    "Content-Length: 2",
+                ];
+                ensure!(lines(&answer) == back, "{answer}");
+                let seen = server.take();
+                let there = [
+                    "Host: h",
+                    "X-B: 1",
+                    "x-b: 3",
+                    "X-A: 2",
+                    "SOAPAction: q",
+                    "X-Request-ID: r",
+                ];
+                ensure!(lines(&seen.heads[0]) == there, "{seen:?}");
+            }
         }
         Ok(())
     })
@@ -450,12 +494,14 @@ async fn both_versions(
 fn own_server(name: &str) -> Builder {
     client_and(name, [])
         .workload(Workload::new("server-1").port(OWN_PORT, AppSpec::none()))
-        .service(
-            Service::new("own")
-                .port(PORT, OWN_PORT)
-                .port_name("own")
-                .endpoints(["server-1"]),
-        )
+        .service(own_service())
+}
+
+fn own_service() -> Service {
+    Service::new("own")
+        .port(PORT, OWN_PORT)
+        .port_name("own")
+        .endpoints(["server-1"])
 }
 
 /// From the mesh, and from outside of it.

@@ -71,6 +71,8 @@ pub struct Settings {
     pub floods: FloodLimits,
     /// How old connections between sidecars become.
     pub max_connection_age: AgeCap,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_header_case: bool,
     /// What the application is told of its clients' addresses.
     pub forwarded_for: ForwardedFor,
     /// The longest time from SIGTERM to exit.
@@ -295,6 +297,13 @@ impl Settings {
             "append or keep",
             "leave it out where the application does not look at x-forwarded-for",
         );
+        let keep_header_case = reader.or(
+            env::HEADER_CASE,
+            false,
+            parse::keep_header_case,
+            "keep or lower",
+            "leave it out unless an application looks at the case of header names",
+        );
         let drain_timeout = reader.or(
             env::DRAIN_TIMEOUT,
             DEFAULT_DRAIN_TIMEOUT,
@@ -383,6 +392,7 @@ impl Settings {
                 floods,
                 max_connection_age,
                 forwarded_for,
+                keep_header_case,
                 drain_timeout,
                 sidecar_mode,
                 outbound_addrs,

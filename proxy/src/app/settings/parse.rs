@@ -243,6 +243,11 @@ pub(super) fn forwarded_for(text: &str) -> Option<ForwardedFor> {
     )
 }
 
+/// See [`interception`].
+pub(super) fn keep_header_case(text: &str) -> Option<bool> {
+    word(text, &[("keep", true), ("lower", false)])
+}
+
 /// A whole number with `ms`, `s`, `m` or `h`.
 fn time(text: &str) -> Option<Duration> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;

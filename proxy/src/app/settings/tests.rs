@@ -84,6 +84,7 @@ fn everything_can_be_said() {
         (env::HTTP2_RESETS, "2000"),
         (env::MAX_CONNECTION_AGE, "off"),
         (env::FORWARDED_FOR, "Append"),
+        (env::HEADER_CASE, "keep"),
         (env::DRAIN_TIMEOUT, "1500ms"),
         (env::SIDECAR_MODE, "legacy"),
         (env::OUTBOUND_ADDR, "127.0.0.5:0"),
@@ -116,6 +117,7 @@ fn everything_can_be_said() {
     );
     assert_eq!(settings.max_connection_age, AgeCap::OFF);
     assert_eq!(settings.forwarded_for, ForwardedFor::Append);
+    assert!(settings.keep_header_case);
     assert_eq!(settings.drain_timeout, Duration::from_millis(1_500));
     assert_eq!(settings.sidecar_mode, SidecarMode::Legacy);
     assert_eq!(settings.outbound_addrs, ["127.0.0.5:0".parse().unwrap()]);
@@ -223,6 +225,7 @@ fn bad_values_are_refused() {
         ),
         (env::MAX_CONNECTION_AGE, &["1", "999ms", "169h", "never"]),
         (env::FORWARDED_FOR, &["true", "add"]),
+        (env::HEADER_CASE, &["title", "true"]),
         (env::SIDECAR_MODE, &["both"]),
         (
             env::OUTBOUND_ADDR,
@@ -251,7 +254,7 @@ fn long_values_are_cut() {
     assert!(errors.to_string().len() < 500);
 }
 
-const ALL: [&str; 24] = [
+const ALL: [&str; 25] = [
     env::WORKLOAD,
     env::NAMESPACE,
     env::ZONE,
@@ -269,6 +272,7 @@ const ALL: [&str; 24] = [
     env::HTTP2_RESETS,
     env::MAX_CONNECTION_AGE,
     env::FORWARDED_FOR,
+    env::HEADER_CASE,
     env::DRAIN_TIMEOUT,
     env::SIDECAR_MODE,
     env::OUTBOUND_ADDR,

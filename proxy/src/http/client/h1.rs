@@ -177,6 +177,7 @@ impl<C: Connect> H1Pool<C> {
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .max_header_size(MAX_HEAD)
+            .preserve_header_case(self.shared.options.keep_case)
             .handshake::<_, SentBody>(TokioIo::new(meter))
             .await
             .map_err(|error| {

@@ -123,6 +123,8 @@ pub struct PoolOptions {
     pub idle_limit: Duration,
     /// A connection older than this is left once there is nothing on it, or another one is there.
     pub max_age: AgeCap,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_case: bool,
 }
 
 impl PoolOptions {
@@ -132,6 +134,7 @@ impl PoolOptions {
         max_pending: 1_024,
         idle_limit: Duration::from_secs(60),
         max_age: AgeCap::OFF,
+        keep_case: false,
     };
     /// Towards the application, and whatever else is not a sidecar.
     pub const PLAIN: Self = Self {
@@ -139,6 +142,7 @@ impl PoolOptions {
         max_pending: 1_024,
         idle_limit: Duration::from_secs(3),
         max_age: AgeCap::OFF,
+        keep_case: false,
     };
 }
 

@@ -59,6 +59,7 @@ impl Sidecar {
             own_addresses: OwnAddresses::new(&["10.1.0.7".parse().unwrap()], &[]),
             workers: 1,
             max_age: AgeCap::default(),
+            keep_case: false,
             forwarded_for,
             floods: FloodLimits::default(),
             connections: TaskTracker::new(),

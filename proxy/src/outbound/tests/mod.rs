@@ -72,6 +72,7 @@ impl Sidecar {
             zone: "".into(),
             workers: 1,
             max_age: AgeCap::default(),
+            keep_case: false,
             floods: FloodLimits::default(),
             connections: TaskTracker::new(),
         });
