@@ -121,13 +121,22 @@ pub(crate) struct Peer {
     pub(crate) label: Arc<str>,
 }
 
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    /// A sidecar's own, which it uses for requests of many.
+    Sidecar,
+    /// An application's, with or without sidecars that carry its bytes.
+    Application,
+}
+
 /// What a connection turned out to be.
 enum Opened {
     /// With the host that the application's own TLS asks for.
     Bytes(Io, Peer, Option<Arc<str>>),
     /// The application spoke first, on a connection that is made already.
     Greeted(Io, Io),
-    Http(Io, Version, Peer),
+    Http(Io, Version, Peer, Client),
     /// Nobody is there any more.
     Nothing,
 }
@@ -215,13 +224,13 @@ impl Inbound {
                 self.bytes(io, Some(app), &port, &Peer::unknown(), None, closing)
                     .await;
             }
-            Opened::Http(io, version, peer) => {
+            Opened::Http(io, version, peer, whose) => {
                 let options = ServerOptions {
                     // A sidecar that ends its side has given the exchange up: so must the application.
                     half_close: peer.id.is_none(),
                     floods: self.floods,
                     flooded: self.flooded.clone(),
-                    replace_at: self.replace_at(&peer),
+                    replace_at: self.replace_at(whose),
                     keep_case: self.keep_case,
                     from_sidecar: peer.id.is_some(),
                     ..ServerOptions::default()
@@ -234,9 +243,11 @@ impl Inbound {
         }
     }
 
-    /// When a connection of this peer has become too old. Others than sidecars keep theirs.
-    fn replace_at(&self, peer: &Peer) -> Option<Instant> {
-        peer.id.as_ref()?;
+    /// When a connection has become too old. Applications keep theirs.
+    fn replace_at(&self, whose: Client) -> Option<Instant> {
+        if whose == Client::Application {
+            return None;
+        }
         self.max_age
             .replace_at(Instant::now(), fastrand::f64(), None)
     }
@@ -470,8 +481,22 @@ async fn open_mesh(
     port: &Port,
 ) -> Result<Opened, Failure> {
     match alpn {
-        Alpn::Http1 => return Ok(Opened::Http(Io::new(stream), Version::Http1, peer)),
-        Alpn::Http2 => return Ok(Opened::Http(Io::new(stream), Version::Http2, peer)),
+        Alpn::Http1 => {
+            return Ok(Opened::Http(
+                Io::new(stream),
+                Version::Http1,
+                peer,
+                Client::Sidecar,
+            ));
+        }
+        Alpn::Http2 => {
+            return Ok(Opened::Http(
+                Io::new(stream),
+                Version::Http2,
+                peer,
+                Client::Sidecar,
+            ));
+        }
         Alpn::Tcp if !port.looks_into_requests() => {
             return Ok(Opened::Bytes(Io::new(stream), peer, None));
         }
@@ -485,8 +510,8 @@ async fn open_mesh(
     let verdict = in_time(read_verdict(&mut stream, &mut heard)).await?;
     let io = Rewind::with_prefix(heard, stream);
     Ok(match verdict {
-        Verdict::Http1 => Opened::Http(io, Version::Http1, peer),
-        Verdict::Http2 => Opened::Http(io, Version::Http2, peer),
+        Verdict::Http1 => Opened::Http(io, Version::Http1, peer, Client::Application),
+        Verdict::Http2 => Opened::Http(io, Version::Http2, peer, Client::Application),
         Verdict::NeedMore | Verdict::Opaque | Verdict::Tls => Opened::Bytes(io, peer, None),
     })
 }
@@ -506,16 +531,25 @@ fn open_plain(
     let opaque = protocol == Protocol::Opaque;
     match verdict {
         // What is said to be HTTP is refused as HTTP where it is not.
-        Verdict::Opaque if !strict && protocol == Protocol::Http1 => {
-            Ok(Opened::Http(io, Version::Http1, Peer::unknown()))
-        }
+        Verdict::Opaque if !strict && protocol == Protocol::Http1 => Ok(Opened::Http(
+            io,
+            Version::Http1,
+            Peer::unknown(),
+            Client::Application,
+        )),
         // Under Strict, HTTP clients are told so, and probes pass: per request.
-        Verdict::Http1 if strict || !opaque => {
-            Ok(Opened::Http(io, Version::Http1, Peer::unknown()))
-        }
-        Verdict::Http2 if strict || !opaque => {
-            Ok(Opened::Http(io, Version::Http2, Peer::unknown()))
-        }
+        Verdict::Http1 if strict || !opaque => Ok(Opened::Http(
+            io,
+            Version::Http1,
+            Peer::unknown(),
+            Client::Application,
+        )),
+        Verdict::Http2 if strict || !opaque => Ok(Opened::Http(
+            io,
+            Version::Http2,
+            Peer::unknown(),
+            Client::Application,
+        )),
         _ if strict => {
             let refusal = "plaintext to a port that takes mesh TLS";
             Err(Failure::never(Outcome::MtlsRequired, refusal))

@@ -59,7 +59,7 @@ async fn clients_addresses_are_told_where_that_is_asked_for() {
         (ForwardedFor::Keep, &["192.0.2.1", "192.0.2.2"][..]),
         (ForwardedFor::Append, &["192.0.2.1, 192.0.2.2, 127.0.0.1"]),
     ] {
-        let sidecar = Sidecar::telling_clients(app.address, asked);
+        let sidecar = Sidecar::with(app.address, AgeCap::OFF, asked);
         sidecar.tell(inbound(MtlsMode::Permissive));
         let mesh = [
             sidecar.http1_as("web").await,
@@ -84,6 +84,33 @@ async fn clients_addresses_are_told_where_that_is_asked_for() {
                 assert_eq!(seen[name], value);
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn only_connections_of_sidecars_become_too_old() {
+    let app = app().await;
+    let at_once = AgeCap::about(std::time::Duration::from_micros(1));
+    let sidecar = Sidecar::with(app.address, at_once, ForwardedFor::default());
+    let mut policy = only_web_gets_the_cart();
+    policy.mtls = MtlsMode::Permissive;
+    sidecar.tell(policy);
+    let mut pooled = sidecar.http1_as("web").await;
+    let answer = pooled.get("/cart").await;
+    answer.assert_ok("app");
+    assert_eq!(answer.headers["connection"], "close");
+
+    // An application's own that is carried as bytes, and one from outside.
+    let (tls, served) = sidecar.dial_as("web", Alpn::Tcp).await;
+    let mut carried = Http::over(tls, false, served).await;
+    let mut outside = sidecar.dial().await.http1().await;
+    for _ in 0..2 {
+        let answer = carried.get("/cart").await;
+        answer.assert_ok("app");
+        assert!(!answer.headers.contains_key("connection"));
+        let answer = outside.get("/cart").await;
+        assert_eq!(answer.status, 403);
+        assert!(!answer.headers.contains_key("connection"));
     }
 }
 

@@ -44,11 +44,11 @@ struct Sidecar {
 impl Sidecar {
     /// Knows nothing.
     fn untold(app: SocketAddr) -> Self {
-        Self::telling_clients(app, ForwardedFor::default())
+        Self::with(app, AgeCap::default(), ForwardedFor::default())
     }
 
-    /// Knows nothing, and what becomes of `x-forwarded-for`.
-    fn telling_clients(app: SocketAddr, forwarded_for: ForwardedFor) -> Self {
+    /// Knows nothing but how old connections become, and what becomes of `x-forwarded-for`.
+    fn with(app: SocketAddr, max_age: AgeCap, forwarded_for: ForwardedFor) -> Self {
         let ca = Ca::new();
         let (discovery, telemetry) = (Discovery::untold(), telemetry());
         let inbound = Inbound::new(InboundParts {
@@ -58,7 +58,7 @@ impl Sidecar {
             dialer: Dialer::default(),
             own_addresses: OwnAddresses::new(&["10.1.0.7".parse().unwrap()], &[]),
             workers: 1,
-            max_age: AgeCap::default(),
+            max_age,
             keep_case: false,
             forwarded_for,
             floods: FloodLimits::default(),
