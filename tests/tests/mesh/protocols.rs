@@ -80,8 +80,14 @@ async fn one_port(cx: Cx) -> anyhow::Result<()> {
                 ensure!((answer.0.as_str(), answer.1.as_str()) == ("200", "ok"));
                 ensure!(server.take().spoken == [Spoken::Http1]);
                 let client = Http2::connect(&pod, to).await?;
-                let answer = client.request(request(Method::GET, "http://own/", "", ""));
-                ensure!(answer.await?.text() == "ok");
+                let answer = client.request(request(Method::GET, "http://api/", "", ""));
+                let answer = answer.await?;
+                ensure!(
+                    answer.text() == "ok",
+                    "{}: {}",
+                    answer.status,
+                    answer.text()
+                );
                 ensure!(server.take().spoken == [Spoken::Http2]);
             }
         }
