@@ -29,6 +29,8 @@ pub struct Config {
     pub resources: Resources,
     /// How much the sidecar logs.
     pub log_level: String,
+    /// Whether the sidecar adds clients' addresses to `x-forwarded-for`.
+    pub appends_forwarded_for: bool,
     /// Ports of the application that are reached directly.
     pub skip_inbound_ports: Vec<u16>,
     /// Ports to which the application connects directly.
@@ -58,7 +60,7 @@ const QUANTITY: &str = "an amount such as `100m`, `1.5` or `64Mi`";
 const PORTS: &str = "ports from 1 to 65535, separated by commas, at most 64";
 
 /// Every annotation that there is.
-pub const KEYS: [Key; 11] = [
+pub const KEYS: [Key; 12] = [
     Key {
         name: "proxy-cpu-request",
         takes: QUANTITY,
@@ -136,6 +138,15 @@ pub const KEYS: [Key; 11] = [
         },
     },
     Key {
+        name: "forwarded-for",
+        takes: "`append` or `keep`",
+        meaning: "whether the sidecar adds the client's address to `x-forwarded-for` of requests to the application; `keep`",
+        set: |config, text| {
+            config.appends_forwarded_for = values::one_of(text, &["append", "keep"])? == "append";
+            Some(())
+        },
+    },
+    Key {
         name: "proxy-image",
         takes: "an image's name, with tag or digest or both",
         meaning: "image of the sidecar and its init container; that of the mesh",
@@ -176,6 +187,7 @@ pub fn read<'a>(
         image: settings.image.clone(),
         resources: settings.resources.clone(),
         log_level: settings.log_level.clone(),
+        appends_forwarded_for: false,
         skip_inbound_ports: Vec::new(),
         skip_outbound_ports: Vec::new(),
         skip_subnets: settings.skip_subnets.clone(),

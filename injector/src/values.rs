@@ -185,9 +185,12 @@ pub fn limit(text: &str) -> Option<(&'static str, String)> {
 
 /// `error`, `warn`, `info`, `debug` or `trace`.
 pub fn log_level(text: &str) -> Option<&str> {
-    ["error", "warn", "info", "debug", "trace"]
-        .contains(&text)
-        .then_some(text)
+    one_of(text, &["error", "warn", "info", "debug", "trace"])
+}
+
+/// One of these words.
+pub fn one_of<'a>(text: &'a str, words: &[&str]) -> Option<&'a str> {
+    words.contains(&text).then_some(text)
 }
 
 /// RFC 1123: what a namespace's name is.

@@ -183,6 +183,13 @@ pub mod env {
     pub const HTTP2_CONTROL_FRAMES: &str = "WEFT_HTTP2_CONTROL_FRAMES";
     /// Sidecar: HTTP/2 streams that one connection may reset per second, beyond half of its requests.
     pub const HTTP2_RESETS: &str = "WEFT_HTTP2_RESETS";
+    /// Sidecar: about how old connections between sidecars become, as `1h`; `0` or `off` for ever.
+    pub const MAX_CONNECTION_AGE: &str = "WEFT_MAX_CONNECTION_AGE";
+    /// Sidecar: `append` adds the client's address to `x-forwarded-for`; `keep` leaves it alone.
+    pub const FORWARDED_FOR: &str = "WEFT_FORWARDED_FOR";
+    /// Sidecar: `keep` leaves names of HTTP/1 headers as they are spelled; `lower` writes them in lower
+    /// case.
+    pub const HEADER_CASE: &str = "WEFT_HEADER_CASE";
     /// Sidecar: how long closing may take, as `30s`.
     pub const DRAIN_TIMEOUT: &str = "WEFT_DRAIN_TIMEOUT";
     /// Sidecar: `native` (the application ends first) or `legacy` (both are told at once). Webhook: which

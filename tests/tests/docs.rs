@@ -203,6 +203,7 @@ fn page() -> Metrics {
         backend: label("shop/db:5432"),
         peer: label("unknown"),
         tls: Tls::None,
+        sni: Some(label("db.example")),
     });
     bytes.open().end(Outcome::Ok);
     Metrics::parse(&telemetry.render())

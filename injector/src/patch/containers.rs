@@ -81,6 +81,9 @@ pub(super) fn sidecar(
     ]);
     let limits = settings.limits.iter();
     variables.extend(limits.map(|(name, value)| variable(name, value)));
+    if config.appends_forwarded_for {
+        variables.push(variable(env::FORWARDED_FOR, "append"));
+    }
     if settings.sidecar_mode == SidecarMode::Legacy {
         variables.push(variable(env::SIDECAR_MODE, settings.sidecar_mode.as_str()));
     }

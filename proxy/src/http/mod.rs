@@ -10,6 +10,7 @@
 //! * [`upgrade`]: what follows a `101` or a CONNECT.
 //! * [`answer`]: responses that a sidecar makes itself.
 //! * [`headers`]: hop-by-hop headers, authorities, request ids, streaming detection.
+//! * [`forwarded`]: `x-forwarded-for`.
 //! * [`replay`]: request bodies that can be sent once more.
 //! * [`body`]: the body types of both directions.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
@@ -21,6 +22,7 @@ pub mod body;
 pub mod client;
 pub mod deadline;
 pub mod floods;
+pub mod forwarded;
 mod guard;
 pub mod headers;
 pub mod replay;

@@ -116,6 +116,11 @@ pub struct ServerOptions {
     pub floods: FloodLimits,
     /// Counts such peers.
     pub flooded: Counter,
+    /// When the peer is to be told to come over another connection: by `Connection: close` or GOAWAY.
+    /// What is in flight is finished.
+    pub replace_at: Option<Instant>,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_case: bool,
     /// The peer is a verified sidecar, which carries what many clients send and give up.
     pub from_sidecar: bool,
     /// What the process bears.
@@ -133,6 +138,8 @@ impl ServerOptions {
             half_close: true,
             floods: FloodLimits::default(),
             flooded: Counter::noop(),
+            replace_at: None,
+            keep_case: false,
             from_sidecar: false,
             bounds: Arc::clone(bounds),
         }
@@ -163,12 +170,13 @@ pub async fn serve<I, H>(
         handler,
         state: Arc::clone(&state),
         http1: version == Version::Http1,
+        replace_at: options.replace_at,
     };
     let floods = (version == Version::Http2).then(|| Floods::new(&options));
     let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
     let pending_resets =
-        { settings::max_pending_accept_resets(options.from_sidecar, limits.http2_streams) };
-    let half_close = options.half_close;
+        settings::max_pending_accept_resets(options.from_sidecar, limits.http2_streams);
+    let (half_close, keep_case) = (options.half_close, options.keep_case);
     let driver = Driver::new(state, version, &closing, options);
     match version {
         Version::Http1 => {
@@ -181,6 +189,7 @@ pub async fn serve<I, H>(
                 // Ours instead: hyper's counts the idle time between requests too.
                 .header_read_timeout(None)
                 .half_close(half_close)
+                .preserve_header_case(keep_case)
                 .max_buf_size(settings::max_buffer(limits.header_bytes))
                 .max_header_size(limits.header_bytes)
                 .auto_date_header(false)
@@ -277,6 +286,8 @@ enum End {
     /// A head takes too long: it is answered.
     Late,
     Cut,
+    /// No new exchange; those in flight go on for as long as they like.
+    Replaced,
 }
 
 impl Driver {
@@ -346,10 +357,14 @@ impl Driver {
                     self.state.end_head();
                     continue;
                 }
-                End::Idle if !self.state.is_closing() => hits.idle_timeout.increment(1),
-                End::Idle | End::Gracefully => {}
+                End::Replaced => self.options.replace_at = None,
+                End::Idle | End::Gracefully => {
+                    if end == End::Idle && !self.state.is_closing() {
+                        hits.idle_timeout.increment(1);
+                    }
+                    self.shut_down = Some(Instant::now());
+                }
             }
-            self.shut_down = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
         }
     }
@@ -394,7 +409,7 @@ impl Driver {
         if self.state.in_flight() > 0 {
             self.rest = None;
             self.head = None;
-            return None;
+            return self.replaced_at();
         }
         let now = Instant::now();
         let requests = self.state.requests();
@@ -418,7 +433,16 @@ impl Driver {
             .and_then(|rest| rest.checked_add(self.options.idle_limit));
         let linger = self.linger_until.map(|at| (at, End::Gracefully));
         let idle = idle.map(|at| (at, End::Idle));
-        idle.into_iter().chain(linger).min_by_key(|(at, _)| *at)
+        let replaced = self.replaced_at();
+        let ends = idle.into_iter().chain(linger).chain(replaced);
+        ends.min_by_key(|(at, _)| *at)
+    }
+
+    /// When an HTTP/2 peer is told to leave for the connection's age. HTTP/1 says it in a response: to
+    /// close an idle connection could cross a request.
+    fn replaced_at(&self) -> Option<(Instant, End)> {
+        let at = self.options.replace_at?;
+        (self.version == Version::Http2).then_some((at, End::Replaced))
     }
 }
 

@@ -56,6 +56,12 @@ impl Accepted {
         self.made.load(Ordering::Relaxed)
     }
 
+    /// Counts also once this is given away.
+    pub(super) fn made_counter(&self) -> impl Fn() -> usize + use<> {
+        let made = Arc::clone(&self.made);
+        move || made.load(Ordering::Relaxed)
+    }
+
     /// Serves all connections that come.
     pub(super) fn serve<H: Handler>(mut self, version: Version, handler: Arc<H>) -> ClosingSender {
         let (sender, closing) = closing::channel();

@@ -42,6 +42,7 @@ pub(crate) struct Apps {
     dialer: Dialer,
     bounds: Arc<Bounds>,
     pools: Arc<Pools>,
+    keep_case: bool,
     pools_dropped: Counter,
     spare_source: Counter,
 }
@@ -60,11 +61,12 @@ struct AppConnector {
 }
 
 impl Apps {
-    /// No pool yet. `pools_dropped` counts that there were too many, `spare_source` that source
-    /// ports had run out.
+    /// No pool yet. `keep_case`: names of HTTP/1 headers are written as they were spelled.
+    /// `pools_dropped` counts that there were too many, `spare_source` that source ports had run out.
     pub(crate) fn new(
         dialer: Dialer,
         bounds: Arc<Bounds>,
+        keep_case: bool,
         pools_dropped: Counter,
         spare_source: Counter,
     ) -> Self {
@@ -76,6 +78,7 @@ impl Apps {
             dialer,
             bounds,
             pools,
+            keep_case,
             pools_dropped,
             spare_source,
         }
@@ -151,7 +154,10 @@ impl Apps {
             };
             let limits = &self.bounds.limits;
             let most = limits.endpoint_connections_of(self.bounds.workers());
-            let options = PoolOptions::PLAIN.of(most);
+            let options = PoolOptions {
+                keep_case: self.keep_case,
+                ..PoolOptions::PLAIN.of(most)
+            };
             match version {
                 Version::Http1 => AppPool::Http1(H1Pool::new(connector, options)),
                 Version::Http2 => AppPool::Http2(H2Pool::new(connector, options)),

@@ -27,7 +27,7 @@ use bytes::BytesMut;
 use metrics::Counter;
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use weft_proto::spiffe::SpiffeId;
 
@@ -36,8 +36,10 @@ use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
 use crate::http::floods::FloodLimits;
+use crate::http::forwarded::ForwardedFor;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
+use crate::net::age::AgeCap;
 use crate::net::closing::{Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
@@ -73,6 +75,9 @@ pub struct Inbound {
     /// What the end of this process waits for.
     connections: TaskTracker,
     spare_source: Counter,
+    max_age: AgeCap,
+    keep_case: bool,
+    forwarded_for: ForwardedFor,
     floods: FloodLimits,
     flooded: Counter,
     /// What the process bears.
@@ -93,6 +98,12 @@ pub struct InboundParts {
     pub own_addresses: OwnAddresses,
     /// Data-path workers.
     pub workers: usize,
+    /// How old connections from other sidecars may become.
+    pub max_age: AgeCap,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_case: bool,
+    /// What the application is told of its clients' addresses.
+    pub forwarded_for: ForwardedFor,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
     /// What is borne in all.
@@ -124,12 +135,22 @@ struct App {
     _place: DialPlace,
 }
 
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    /// A sidecar's own, which it uses for requests of many.
+    Sidecar,
+    /// An application's, with or without sidecars that carry its bytes.
+    Application,
+}
+
 /// What a connection turned out to be.
 enum Opened {
-    Bytes(Io, Peer),
+    /// With the host that the application's own TLS asks for.
+    Bytes(Io, Peer, Option<Arc<str>>),
     /// The application spoke first, on a connection that is made already.
     Greeted(Io, App),
-    Http(Io, Version, Peer),
+    Http(Io, Version, Peer, Client),
     /// Nobody is there any more.
     Nothing,
 }
@@ -148,6 +169,7 @@ impl Inbound {
         let apps = Apps::new(
             parts.dialer,
             Arc::clone(&bounds),
+            parts.keep_case,
             pools_dropped,
             spare_source.clone(),
         );
@@ -155,6 +177,9 @@ impl Inbound {
             apps,
             bounds,
             limits: limits::Limits::new(&parts.telemetry),
+            max_age: parts.max_age,
+            keep_case: parts.keep_case,
+            forwarded_for: parts.forwarded_for,
             floods: parts.floods,
             flooded: parts.telemetry.limit("http2_floods"),
             spare_source,
@@ -199,6 +224,8 @@ impl Inbound {
             return;
         }
 
+        // One that has gone again needs no address.
+        let client = tcp.peer_addr().ok().map(|peer| peer.ip());
         let opened = tokio::select! {
             opened = self.open(tcp, &port) => opened,
             () = closing.clone().ends_silence() => return,
@@ -212,12 +239,14 @@ impl Inbound {
             }
         };
         match opened {
-            Opened::Bytes(io, peer) => self.bytes(io, None, &port, &peer, closing).await,
+            Opened::Bytes(io, peer, sni) => {
+                self.bytes(io, None, &port, &peer, sni, closing).await;
+            }
             Opened::Greeted(io, app) => {
-                self.bytes(io, Some(app), &port, &Peer::unknown(), closing)
+                self.bytes(io, Some(app), &port, &Peer::unknown(), None, closing)
                     .await;
             }
-            Opened::Http(io, version, peer) => {
+            Opened::Http(io, version, peer, whose) => {
                 let from_sidecar = peer.id.is_some();
                 let ordinary = ServerOptions::within(&self.bounds);
                 let options = ServerOptions {
@@ -231,15 +260,26 @@ impl Inbound {
                     half_close: !from_sidecar,
                     floods: self.floods,
                     flooded: self.flooded.clone(),
+                    replace_at: self.replace_at(whose),
+                    keep_case: self.keep_case,
                     from_sidecar,
                     ..ordinary
                 };
-                let requests = request::Requests::new(self, port, peer, closing.clone());
+                let requests = request::Requests::new(self, port, peer, client, closing.clone());
                 let handler = Arc::new(requests);
                 server::serve(io, version, handler, closing, options).await;
             }
             Opened::Nothing => {}
         }
+    }
+
+    /// When a connection has become too old. Applications keep theirs.
+    fn replace_at(&self, whose: Client) -> Option<Instant> {
+        if whose == Client::Application {
+            return None;
+        }
+        self.max_age
+            .replace_at(Instant::now(), fastrand::f64(), None)
     }
 
     /// Finds out what the client speaks and who it is. A client that may not have what it wants is
@@ -253,6 +293,7 @@ impl Inbound {
             return Ok(Opened::Nothing);
         }
         let verdict = in_time(read_verdict(&mut tcp, &mut buffer)).await?;
+        let mut server_name = None;
         if verdict == Verdict::Tls {
             match in_time(read_hello(&mut tcp, &mut buffer)).await? {
                 HelloVerdict::Mesh => {
@@ -260,11 +301,12 @@ impl Inbound {
                     return open_mesh(stream, peer, alpn, port).await;
                 }
                 HelloVerdict::NeedMore => return Ok(Opened::Nothing),
-                HelloVerdict::Foreign { .. } | HelloVerdict::NotTls => {}
+                HelloVerdict::Foreign { sni } => server_name = sni.map(Arc::from),
+                HelloVerdict::NotTls => {}
             }
         }
         let io = Io::new(Stream::Tcp(Rewind::with_prefix(buffer, tcp)));
-        open_plain(io, verdict, port)
+        open_plain(io, verdict, server_name, port)
     }
 
     /// Waits for the client's first bytes, into `heard`; none where it left without a word.
@@ -317,10 +359,10 @@ impl Inbound {
         app: Option<App>,
         port: &Port,
         peer: &Peer,
+        sni: Option<Arc<str>>,
         mut closing: Closing,
     ) {
-        let tls = peer.tls();
-        let connection = self.tcp_connection(port, peer, tls);
+        let connection = self.tcp_connection(port, peer, peer.tls(), sni);
         let allowed = port.policy.load().is_some_and(|policy| {
             authorize(&policy.authorization, peer.id.as_ref(), Wish::Bytes) != Decision::Deny
         });
@@ -385,7 +427,13 @@ impl Inbound {
         self.connections.spawn(self.telemetry.supervise(what, task));
     }
 
-    fn tcp_connection(&self, port: &Port, peer: &Peer, tls: Tls) -> TcpConnection {
+    fn tcp_connection(
+        &self,
+        port: &Port,
+        peer: &Peer,
+        tls: Tls,
+        sni: Option<Arc<str>>,
+    ) -> TcpConnection {
         let service = port.service_label();
         self.telemetry
             .tcp_scope(TcpLabels {
@@ -394,12 +442,13 @@ impl Inbound {
                 backend: service,
                 peer: Arc::clone(&peer.label),
                 tls,
+                sni,
             })
             .open()
     }
 
     fn count_refused(&self, port: &Port, peer: &Peer, tls: Tls, outcome: Outcome) {
-        self.tcp_connection(port, peer, tls).end(outcome);
+        self.tcp_connection(port, peer, tls, None).end(outcome);
     }
 }
 
@@ -473,10 +522,24 @@ async fn open_mesh(
     port: &Port,
 ) -> Result<Opened, Failure> {
     match alpn {
-        Alpn::Http1 => return Ok(Opened::Http(Io::new(stream), Version::Http1, peer)),
-        Alpn::Http2 => return Ok(Opened::Http(Io::new(stream), Version::Http2, peer)),
+        Alpn::Http1 => {
+            return Ok(Opened::Http(
+                Io::new(stream),
+                Version::Http1,
+                peer,
+                Client::Sidecar,
+            ));
+        }
+        Alpn::Http2 => {
+            return Ok(Opened::Http(
+                Io::new(stream),
+                Version::Http2,
+                peer,
+                Client::Sidecar,
+            ));
+        }
         Alpn::Tcp if !port.looks_into_requests() => {
-            return Ok(Opened::Bytes(Io::new(stream), peer));
+            return Ok(Opened::Bytes(Io::new(stream), peer, None));
         }
         Alpn::Tcp => {}
     }
@@ -488,14 +551,19 @@ async fn open_mesh(
     let verdict = in_time(read_verdict(&mut stream, &mut heard)).await?;
     let io = Rewind::with_prefix(heard, stream);
     Ok(match verdict {
-        Verdict::Http1 => Opened::Http(io, Version::Http1, peer),
-        Verdict::Http2 => Opened::Http(io, Version::Http2, peer),
-        Verdict::NeedMore | Verdict::Opaque | Verdict::Tls => Opened::Bytes(io, peer),
+        Verdict::Http1 => Opened::Http(io, Version::Http1, peer, Client::Application),
+        Verdict::Http2 => Opened::Http(io, Version::Http2, peer, Client::Application),
+        Verdict::NeedMore | Verdict::Opaque | Verdict::Tls => Opened::Bytes(io, peer, None),
     })
 }
 
 /// Plaintext, or TLS of the application's own.
-fn open_plain(io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> {
+fn open_plain(
+    io: Io,
+    verdict: Verdict,
+    sni: Option<Arc<str>>,
+    port: &Port,
+) -> Result<Opened, Failure> {
     let policy = port.policy.load();
     let strict = policy
         .as_ref()
@@ -504,21 +572,30 @@ fn open_plain(io: Io, verdict: Verdict, port: &Port) -> Result<Opened, Failure> 
     let opaque = protocol == Protocol::Opaque;
     match verdict {
         // What is said to be HTTP is refused as HTTP where it is not.
-        Verdict::Opaque if !strict && protocol == Protocol::Http1 => {
-            Ok(Opened::Http(io, Version::Http1, Peer::unknown()))
-        }
+        Verdict::Opaque if !strict && protocol == Protocol::Http1 => Ok(Opened::Http(
+            io,
+            Version::Http1,
+            Peer::unknown(),
+            Client::Application,
+        )),
         // Under Strict, HTTP clients are told so, and probes pass: per request.
-        Verdict::Http1 if strict || !opaque => {
-            Ok(Opened::Http(io, Version::Http1, Peer::unknown()))
-        }
-        Verdict::Http2 if strict || !opaque => {
-            Ok(Opened::Http(io, Version::Http2, Peer::unknown()))
-        }
+        Verdict::Http1 if strict || !opaque => Ok(Opened::Http(
+            io,
+            Version::Http1,
+            Peer::unknown(),
+            Client::Application,
+        )),
+        Verdict::Http2 if strict || !opaque => Ok(Opened::Http(
+            io,
+            Version::Http2,
+            Peer::unknown(),
+            Client::Application,
+        )),
         _ if strict => {
             let refusal = "plaintext to a port that takes mesh TLS";
             Err(Failure::never(Outcome::MtlsRequired, refusal))
         }
-        _ => Ok(Opened::Bytes(io, Peer::unknown())),
+        _ => Ok(Opened::Bytes(io, Peer::unknown(), sni)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The stack of one inbound request. `Requests::stack` lists its layers, outermost first.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ::http::request::Parts;
@@ -17,7 +18,7 @@ use crate::http::client::BoxFuture;
 use crate::http::deadline::before;
 use crate::http::server::{Excess, Handler};
 use crate::http::upgrade::{self, Wanted};
-use crate::http::{Version, answer, headers};
+use crate::http::{Version, answer, forwarded, headers};
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::{InboundPolicy, MtlsMode, Probe};
@@ -36,11 +37,20 @@ pub(crate) struct Requests {
     account: Account,
     /// The limiters of the port, as far as a request has asked for them.
     limits: Resolved,
+    /// What is added to `x-forwarded-for`.
+    forwarded_for: Option<HeaderValue>,
     closing: Closing,
 }
 
 impl Requests {
-    pub(crate) fn new(inbound: Arc<Inbound>, port: Port, peer: Peer, closing: Closing) -> Self {
+    /// Of a connection from `client`, which has proved to be `peer`.
+    pub(crate) fn new(
+        inbound: Arc<Inbound>,
+        port: Port,
+        peer: Peer,
+        client: Option<IpAddr>,
+        closing: Closing,
+    ) -> Self {
         let service = port.service_label();
         let account = Account {
             scopes: Arc::new(PeerScopes::new(
@@ -53,12 +63,14 @@ impl Requests {
             peer: Arc::clone(&peer.label),
             tls: peer.tls(),
         };
+        let forwarded_for = inbound.forwarded_for.of(client);
         Self {
             inbound,
             port,
             peer,
             account,
             limits: Resolved::default(),
+            forwarded_for,
             closing,
         }
     }
@@ -129,6 +141,9 @@ impl Requests {
         headers::strip_ours(request.headers_mut());
         if mirrored {
             request.headers_mut().insert(MIRROR, TRUE);
+        }
+        if let Some(client) = &self.forwarded_for {
+            forwarded::append(request.headers_mut(), client);
         }
         headers::ensure_request_id(request.headers_mut());
         headers::prepare(&mut request)?;

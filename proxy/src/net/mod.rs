@@ -1,10 +1,12 @@
 //! Addresses, sockets and closing: what every direction stands on.
 //!
+//! * [`age`]: how old connections between sidecars may become.
 //! * [`closing`]: the phases in which a sidecar ends.
 //! * [`io`]: the one stream type of the data path.
 //! * [`own`]: the workload's own addresses, and its application behind them.
 //! * [`socket`]: listening, dialling, original destinations.
 
+pub mod age;
 pub mod closing;
 pub mod io;
 pub mod own;

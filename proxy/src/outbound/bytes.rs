@@ -42,8 +42,13 @@ pub(crate) struct Upstream {
 impl Outbound {
     /// Relays between the application and an address that is none of the mesh's.
     pub(crate) async fn pass(&self, mut io: Io, address: SocketAddr, closing: Closing) {
-        let connection =
-            self.tcp_connection(UNKNOWN.into(), UNKNOWN.into(), UNKNOWN.into(), Tls::None);
+        let connection = self.tcp_connection(
+            UNKNOWN.into(),
+            UNKNOWN.into(),
+            UNKNOWN.into(),
+            Tls::None,
+            None,
+        );
         let Ok(_dial) = self.shared().bounds.dials.place().await else {
             return connection.end(Outcome::Overflow);
         };
@@ -65,6 +70,7 @@ impl Outbound {
         mut io: Io,
         service: &Service,
         upstream: Option<Upstream>,
+        sni: Option<Arc<str>>,
         closing: Closing,
     ) {
         let upstream = match upstream {
@@ -78,13 +84,14 @@ impl Outbound {
                     Arc::clone(&upstream.backend.label),
                     Arc::clone(upstream.chosen.endpoint.peer()),
                     upstream.chosen.endpoint.tls(),
+                    sni,
                 );
                 relay(&mut io, &mut upstream.io, connection, closing).await;
             }
             Err(failure) => {
                 let label = Arc::clone(&service.label);
                 tracing::info!(service = &*label, %failure, "connection failed");
-                self.tcp_connection(Arc::clone(&label), label, UNKNOWN.into(), Tls::None)
+                self.tcp_connection(Arc::clone(&label), label, UNKNOWN.into(), Tls::None, sni)
                     .end(failure.outcome);
             }
         }
@@ -135,6 +142,7 @@ impl Outbound {
         backend: Arc<str>,
         peer: Arc<str>,
         tls: Tls,
+        sni: Option<Arc<str>>,
     ) -> TcpConnection {
         let labels = TcpLabels {
             direction: Origin::Outbound,
@@ -142,6 +150,7 @@ impl Outbound {
             backend,
             peer,
             tls,
+            sni,
         };
         self.shared().telemetry.tcp_scope(labels).open()
     }

@@ -80,12 +80,16 @@ impl Endpoint {
         };
         // A peer that is no sidecar may close an idle connection at any moment.
         let options = if link.is_mesh() {
-            PoolOptions::MESH
+            PoolOptions {
+                max_age: shared.max_age,
+                ..PoolOptions::MESH
+            }
         } else {
             PoolOptions::PLAIN
         };
         let most = shared.bounds.limits.endpoint_connections_of(shared.workers);
-        let options = options.of(most);
+        let mut options = options.of(most);
+        options.keep_case = shared.keep_case;
         let connector = |alpn| Connector {
             link: link.clone(),
             alpn,

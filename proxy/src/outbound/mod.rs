@@ -44,7 +44,8 @@ use crate::discovery::Discovery;
 use crate::http::Version;
 use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
-use crate::identity::Identity;
+use crate::identity::{HelloVerdict, Identity, is_mesh_client_hello};
+use crate::net::age::AgeCap;
 use crate::net::closing::{self, Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin};
@@ -81,6 +82,8 @@ pub(crate) struct Shared {
     /// As this process was told at its start; empty when unknown.
     zone: Arc<str>,
     pub(crate) workers: usize,
+    pub(crate) max_age: AgeCap,
+    pub(crate) keep_case: bool,
     floods: FloodLimits,
     /// What the end of this process waits for.
     pub(crate) connections: TaskTracker,
@@ -114,6 +117,10 @@ pub struct OutboundParts {
     pub zone: Arc<str>,
     /// Data-path workers.
     pub workers: usize,
+    /// How old connections to other sidecars may become.
+    pub max_age: AgeCap,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_case: bool,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
     /// What is borne in all.
@@ -124,7 +131,8 @@ pub struct OutboundParts {
 
 /// What a connection to a service turned out to be.
 enum Opened {
-    Bytes(Io, Option<Box<Upstream>>),
+    /// With the host that the application's own TLS asks for.
+    Bytes(Io, Option<Box<Upstream>>, Option<Arc<str>>),
     Http(Io, Version),
     /// The client has gone.
     Nothing,
@@ -154,6 +162,8 @@ impl Outbound {
             workload: parts.workload,
             zone: parts.zone,
             workers: parts.workers,
+            max_age: parts.max_age,
+            keep_case: parts.keep_case,
             floods: parts.floods,
             connections: parts.connections,
             limits,
@@ -207,9 +217,9 @@ impl Outbound {
             () = closing.clone().ends_silence() => return,
         };
         match opened {
-            Opened::Bytes(io, upstream) => {
+            Opened::Bytes(io, upstream, sni) => {
                 let upstream = upstream.map(|upstream| *upstream);
-                self.bytes(io, &service, upstream, closing).await;
+                self.bytes(io, &service, upstream, sni, closing).await;
             }
             Opened::Http(io, version) => {
                 let options = self.shared.server_options();
@@ -232,7 +242,7 @@ impl Outbound {
             || destination.server_speaks_first()
             || (service.target.protocol == Protocol::Detect && self.is_server_first(address.port()))
         {
-            return Opened::Bytes(tcp.into(), None);
+            return Opened::Bytes(tcp.into(), None, None);
         }
         let mut heard = BytesMut::new();
         let mut upstream = None;
@@ -256,7 +266,7 @@ impl Outbound {
                                 destination.remember_server_first();
                             }
                             let dialled = Box::new(dialled.rewound(greeting));
-                            return Opened::Bytes(tcp.into(), Some(dialled));
+                            return Opened::Bytes(tcp.into(), Some(dialled), None);
                         }
                         Err(_) => return Opened::Nothing,
                     }
@@ -274,7 +284,12 @@ impl Outbound {
             {
                 Opened::Http(rewound(heard, tcp), Version::Http1)
             }
-            _ => Opened::Bytes(rewound(heard, tcp), upstream),
+            Ok(Verdict::Tls) => {
+                // One that breaks off in its first words is passed on as it is.
+                let asked = timeout(UNDECIDED_LIMIT, server_name(&mut tcp, &mut heard)).await;
+                Opened::Bytes(rewound(heard, tcp), upstream, asked.unwrap_or_default())
+            }
+            _ => Opened::Bytes(rewound(heard, tcp), upstream, None),
         }
     }
 
@@ -289,7 +304,13 @@ impl Outbound {
                 let unknown: Arc<str> = crate::inbound::UNKNOWN.into();
                 let tls = crate::telemetry::Tls::None;
                 return self
-                    .tcp_connection(Arc::clone(&unknown), Arc::clone(&unknown), unknown, tls)
+                    .tcp_connection(
+                        Arc::clone(&unknown),
+                        Arc::clone(&unknown),
+                        unknown,
+                        tls,
+                        None,
+                    )
                     .end(failure.outcome);
             }
         };
@@ -367,6 +388,7 @@ impl Shared {
     fn server_options(&self) -> ServerOptions {
         ServerOptions {
             announce: false,
+            keep_case: self.keep_case,
             floods: self.floods,
             flooded: self.limits.flooded.clone(),
             ..ServerOptions::within(&self.bounds)
@@ -384,6 +406,20 @@ async fn verdict(tcp: &mut TcpStream, heard: &mut BytesMut) -> Verdict {
         match detect::read_more(tcp, heard).await {
             Ok(0) | Err(_) => return Verdict::Opaque,
             Ok(_) => {}
+        }
+    }
+}
+
+/// Which host a client asks for that speaks TLS.
+async fn server_name(tcp: &mut TcpStream, heard: &mut BytesMut) -> Option<Arc<str>> {
+    loop {
+        match is_mesh_client_hello(heard) {
+            HelloVerdict::Foreign { sni } => return sni.map(Arc::from),
+            HelloVerdict::Mesh | HelloVerdict::NotTls => return None,
+            HelloVerdict::NeedMore => {}
+        }
+        if detect::read_more(tcp, heard).await.ok()? == 0 {
+            return None;
         }
     }
 }

@@ -11,6 +11,10 @@ pub const OVERFLOW: &str = "overflow";
 pub const OTHER_PEER: &str = "other";
 /// Distinct `peer` labels of a process.
 pub const MAX_PEERS: usize = 100;
+/// What stands for every server name past [`MAX_SERVER_NAMES`].
+pub const OTHER_SERVER_NAME: &str = "other";
+/// Distinct `sni` labels of a process.
+pub const MAX_SERVER_NAMES: usize = 100;
 /// Distinct scopes (sets of labels resolved before) of a process, per kind of scope.
 pub const MAX_SCOPES: usize = 2_000;
 /// Distinct names of bounds that were hit.

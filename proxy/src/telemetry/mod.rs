@@ -37,7 +37,10 @@ use parking_lot::Mutex;
 
 pub use exposition::{Exposition, MAX_SAMPLES};
 pub use histogram::{BOUNDS_MICROS, HistogramSnapshot, LatencyHistogram};
-pub use labels::{MAX_LIMITS, MAX_PEERS, MAX_SCOPES, OTHER_PEER, OVERFLOW, Tls};
+pub use labels::{
+    MAX_LIMITS, MAX_PEERS, MAX_SCOPES, MAX_SERVER_NAMES, OTHER_PEER, OTHER_SERVER_NAME, OVERFLOW,
+    Tls,
+};
 pub use mirrors::{MirrorCounters, MirrorResult};
 pub use panics::panic_message;
 pub use recorder::MAX_HISTOGRAMS;
@@ -98,6 +101,7 @@ type RetainedCounters = BTreeMap<(&'static str, String), (&'static Family, f64)>
 
 struct Scopes {
     peers: Bounded<Arc<str>>,
+    server_names: Bounded<Arc<str>>,
     limits: Bounded<&'static str>,
     retries: Bounded<(Arc<str>, Arc<str>, Arc<str>)>,
     mirrors: Bounded<(Arc<str>, Arc<str>)>,
@@ -150,6 +154,7 @@ impl Telemetry {
             config_age: recorder.gauge(&families::CONFIG_AGE, &[]),
             scopes: Mutex::new(Scopes {
                 peers: Bounded::new(MAX_PEERS),
+                server_names: Bounded::new(MAX_SERVER_NAMES),
                 limits: Bounded::new(MAX_LIMITS),
                 retries: Bounded::new(MAX_SCOPES),
                 mirrors: Bounded::new(MAX_SCOPES),
@@ -190,11 +195,15 @@ impl Telemetry {
     pub fn tcp_scope(self: &Arc<Self>, mut labels: TcpLabels) -> Arc<TcpScope> {
         let mut scopes = self.scopes.lock();
         labels.peer = self.bounded_peer(&mut scopes, labels.peer);
+        labels.sni = labels
+            .sni
+            .map(|name| self.bounded_server_name(&mut scopes, name));
         if !scopes.tcp.contains_key(&labels) && scopes.tcp.len() >= MAX_SCOPES {
             labels = TcpLabels {
                 service: OVERFLOW.into(),
                 backend: OVERFLOW.into(),
                 peer: OVERFLOW.into(),
+                sni: None,
                 ..labels
             };
             self.hit(&mut scopes, "tcp_scopes");
@@ -359,6 +368,15 @@ impl Telemetry {
         }
         self.hit(scopes, "peers");
         OTHER_PEER.into()
+    }
+
+    /// Clients choose these names.
+    fn bounded_server_name(&self, scopes: &mut Scopes, name: Arc<str>) -> Arc<str> {
+        if &*name == OTHER_SERVER_NAME || scopes.server_names.admits(Arc::clone(&name)) {
+            return name;
+        }
+        self.hit(scopes, "server_names");
+        OTHER_SERVER_NAME.into()
     }
 
     fn hit(&self, scopes: &mut Scopes, limit: &'static str) {

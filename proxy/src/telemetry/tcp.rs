@@ -22,6 +22,8 @@ pub struct TcpLabels {
     pub peer: Arc<str>,
     /// How the bytes were protected on the mesh's side.
     pub tls: Tls,
+    /// The host that the client asked for by TLS of the application's own, lower case.
+    pub sni: Option<Arc<str>>,
 }
 
 /// Counts the opaque connections of one set of labels. Shared by all workers.
@@ -81,20 +83,27 @@ impl TcpScope {
         self.ended.with(
             |known| *known == outcome,
             |_| {
-                let counter = self.telemetry.recorder.counter(
-                    &families::TCP_CONNECTIONS,
-                    &[
-                        ("direction", self.labels.direction.as_str()),
-                        ("workload", &self.telemetry.process.workload),
-                        ("namespace", &self.telemetry.process.namespace),
-                        ("service", &self.labels.service),
-                        ("backend", &self.labels.backend),
-                        ("peer", &self.labels.peer),
-                        ("outcome", outcome.as_str()),
-                        ("tls", self.labels.tls.as_str()),
-                    ],
-                );
-                (outcome, counter)
+                let labels = [
+                    ("direction", self.labels.direction.as_str()),
+                    ("workload", &self.telemetry.process.workload),
+                    ("namespace", &self.telemetry.process.namespace),
+                    ("service", &self.labels.service),
+                    ("backend", &self.labels.backend),
+                    ("peer", &self.labels.peer),
+                    ("outcome", outcome.as_str()),
+                    ("tls", self.labels.tls.as_str()),
+                    // Left out where there is none.
+                    ("sni", self.labels.sni.as_deref().unwrap_or_default()),
+                ];
+                let labels = match self.labels.sni {
+                    Some(_) => &labels[..],
+                    None => &labels[..labels.len() - 1],
+                };
+                let recorder = &self.telemetry.recorder;
+                (
+                    outcome,
+                    recorder.counter(&families::TCP_CONNECTIONS, labels),
+                )
             },
             |counter| counter.increment(1),
         );

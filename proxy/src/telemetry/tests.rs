@@ -324,6 +324,7 @@ fn tcp_connections_are_counted_however_they_end() {
         backend: "shop/db:5432".into(),
         peer: "shop/web".into(),
         tls: Tls::Mutual,
+        sni: None,
     });
     let kept = scope.open();
     kept.read(10);
@@ -349,6 +350,40 @@ fn tcp_connections_are_counted_however_they_end() {
     };
     assert_eq!(of("ok"), Some(2.0));
     assert_eq!(of("reset"), Some(1.0));
+}
+
+#[test]
+fn server_names_are_a_label_and_bounded() {
+    let telemetry = telemetry();
+    for number in 0..MAX_SERVER_NAMES + 10 {
+        let labels = TcpLabels {
+            direction: Origin::Outbound,
+            service: "shop/db:5432".into(),
+            backend: "shop/db:5432".into(),
+            peer: "shop/db".into(),
+            tls: Tls::Mutual,
+            sni: (number > 0).then(|| format!("{number}.example").into()),
+        };
+        telemetry.tcp_scope(labels).open().end(Outcome::Ok);
+    }
+    let samples = parse(&telemetry.render());
+    let of = |part: &str| -> f64 {
+        samples
+            .iter()
+            .filter(|(series, _)| {
+                series.starts_with("weft_tcp_connections_total") && series.contains(part)
+            })
+            .map(|(_, value)| *value)
+            .sum()
+    };
+    assert_eq!(of(""), (MAX_SERVER_NAMES + 10) as f64);
+    assert_eq!(of("sni=\"7.example\""), 1.0);
+    assert_eq!(of("sni=\"other\""), 9.0);
+    assert_eq!(of("sni="), (MAX_SERVER_NAMES + 9) as f64);
+    assert_eq!(
+        samples["weft_limit_hits_total{limit=\"server_names\"}"],
+        9.0
+    );
 }
 
 #[test]

@@ -4,9 +4,10 @@ pub(crate) mod clients;
 pub(crate) mod policies;
 pub(crate) mod servers;
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use rustls_pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -57,12 +58,27 @@ pub(crate) async fn until(what: &str, come: impl Fn() -> bool) {
     }
 }
 
+/// The ClientHello of a program that knows nothing of the mesh.
+pub(crate) fn foreign_hello(name: &'static str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(name).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
 /// Waits, but not for ever.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it should come soon")
 }
 
-pub(crate) fn telemetry() -> std::sync::Arc<Telemetry> {
+pub(crate) fn telemetry() -> Arc<Telemetry> {
     Telemetry::new(ProcessLabels {
         workload: "test".into(),
         namespace: "shop".into(),

@@ -29,6 +29,7 @@ mod limits;
 mod mirror;
 mod outage;
 mod process_limits;
+mod protocols;
 mod proxy_status;
 mod rates;
 mod reload;
@@ -87,6 +88,7 @@ fn main() -> anyhow::Result<ExitCode> {
     rules::register(&mut suite);
     gateway::register(&mut suite);
     http1::register(&mut suite);
+    protocols::register(&mut suite);
     proxy_status::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());

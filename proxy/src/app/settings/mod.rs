@@ -21,12 +21,18 @@ use weft_proto::spiffe::SpiffeId;
 
 use crate::bounds::ProcessLimits;
 use crate::http::floods::FloodLimits;
+use crate::http::forwarded::ForwardedFor;
+use crate::net::age::AgeCap;
 use crate::telemetry::logs::{LogFormat, LogLevel};
 
 /// Data workers that can be asked for.
 pub const MAX_WORKERS: usize = 256;
 /// The longest drain that can be asked for.
 pub const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// The shortest age of connections that can be asked for.
+pub const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
+/// The longest one.
+pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// The drain where none is asked for: Kubernetes' default grace period.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Exit status of a process whose settings are wrong (EX_USAGE of sysexits.h).
@@ -65,6 +71,12 @@ pub struct Settings {
     pub limits: ProcessLimits,
     /// What is borne of one HTTP/2 connection.
     pub floods: FloodLimits,
+    /// How old connections between sidecars become.
+    pub max_connection_age: AgeCap,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_header_case: bool,
+    /// What the application is told of its clients' addresses.
+    pub forwarded_for: ForwardedFor,
     /// The longest time from SIGTERM to exit.
     pub drain_timeout: Duration,
     /// How the sidecar's end is ordered with the application's.
@@ -258,6 +270,27 @@ impl Settings {
         );
         let limits = limits::limits(&mut reader);
         let floods = limits::floods(&mut reader);
+        let max_connection_age = reader.or(
+            env::MAX_CONNECTION_AGE,
+            AgeCap::default(),
+            parse::connection_age,
+            "a time from 1s to 168h, as 30m or 1h, or off",
+            "leave it out for 1h",
+        );
+        let forwarded_for = reader.or(
+            env::FORWARDED_FOR,
+            ForwardedFor::default(),
+            parse::forwarded_for,
+            "append or keep",
+            "leave it out where the application does not look at x-forwarded-for",
+        );
+        let keep_header_case = reader.or(
+            env::HEADER_CASE,
+            false,
+            parse::keep_header_case,
+            "keep or lower",
+            "leave it out unless an application looks at the case of header names",
+        );
         let drain_timeout = reader.or(
             env::DRAIN_TIMEOUT,
             DEFAULT_DRAIN_TIMEOUT,
@@ -345,6 +378,9 @@ impl Settings {
                 workers,
                 limits,
                 floods,
+                max_connection_age,
+                forwarded_for,
+                keep_header_case,
                 drain_timeout,
                 sidecar_mode,
                 outbound_addrs,

@@ -6,9 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    ExplicitInbound, HostPort, Interception, ListenAddr, MAX_DRAIN_TIMEOUT, SettingError,
-    SidecarMode,
+    ExplicitInbound, HostPort, Interception, ListenAddr, MAX_CONNECTION_AGE, MAX_DRAIN_TIMEOUT,
+    MIN_CONNECTION_AGE, SettingError, SidecarMode,
 };
+use crate::http::forwarded::ForwardedFor;
+use crate::net::age::AgeCap;
 use crate::telemetry::logs::LogFormat;
 
 /// As much of a bad value as an error shows, in characters.
@@ -244,6 +246,32 @@ pub(super) fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(bytes_per_unit)
+}
+
+/// A time within its bounds, or `0` or `off`.
+pub(super) fn connection_age(text: &str) -> Option<AgeCap> {
+    if text == "0" || text.eq_ignore_ascii_case("off") {
+        return Some(AgeCap::OFF);
+    }
+    let age = time(text)?;
+    let within = (MIN_CONNECTION_AGE..=MAX_CONNECTION_AGE).contains(&age) || age.is_zero();
+    within.then(|| AgeCap::about(age))
+}
+
+/// See [`interception`].
+pub(super) fn forwarded_for(text: &str) -> Option<ForwardedFor> {
+    word(
+        text,
+        &[
+            ("append", ForwardedFor::Append),
+            ("keep", ForwardedFor::Keep),
+        ],
+    )
+}
+
+/// See [`interception`].
+pub(super) fn keep_header_case(text: &str) -> Option<bool> {
+    word(text, &[("keep", true), ("lower", false)])
 }
 
 /// A whole number with `ms`, `s`, `m` or `h`.

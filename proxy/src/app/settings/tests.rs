@@ -84,6 +84,9 @@ fn everything_can_be_said() {
         (env::WORKERS, "4"),
         (env::HTTP2_CONTROL_FRAMES, "1000"),
         (env::HTTP2_RESETS, "2000"),
+        (env::MAX_CONNECTION_AGE, "off"),
+        (env::FORWARDED_FOR, "Append"),
+        (env::HEADER_CASE, "keep"),
         (env::DRAIN_TIMEOUT, "1500ms"),
         (env::SIDECAR_MODE, "legacy"),
         (env::OUTBOUND_ADDR, "127.0.0.5:0"),
@@ -114,6 +117,9 @@ fn everything_can_be_said() {
         (settings.floods.frames, settings.floods.resets),
         (1_000, 2_000)
     );
+    assert_eq!(settings.max_connection_age, AgeCap::OFF);
+    assert_eq!(settings.forwarded_for, ForwardedFor::Append);
+    assert!(settings.keep_header_case);
     assert_eq!(settings.drain_timeout, Duration::from_millis(1_500));
     assert_eq!(settings.sidecar_mode, SidecarMode::Legacy);
     assert_eq!(settings.outbound_addrs, ["127.0.0.5:0".parse().unwrap()]);
@@ -219,6 +225,9 @@ fn bad_values_are_refused() {
             env::DRAIN_TIMEOUT,
             &["30", "s", "2h", "1d", "-1s", "99999999999999999999s"],
         ),
+        (env::MAX_CONNECTION_AGE, &["1", "999ms", "169h", "never"]),
+        (env::FORWARDED_FOR, &["true", "add"]),
+        (env::HEADER_CASE, &["title", "true"]),
         (env::SIDECAR_MODE, &["both"]),
         (
             env::OUTBOUND_ADDR,
@@ -247,7 +256,7 @@ fn long_values_are_cut() {
     assert!(errors.to_string().len() < 500);
 }
 
-const ALL: [&str; 34] = [
+const ALL: [&str; 37] = [
     env::WORKLOAD,
     env::NAMESPACE,
     env::ZONE,
@@ -275,6 +284,9 @@ const ALL: [&str; 34] = [
     env::HTTP2_CONTROL_FRAMES,
     env::HTTP2_RESETS,
     env::BODY_BUFFER,
+    env::MAX_CONNECTION_AGE,
+    env::FORWARDED_FOR,
+    env::HEADER_CASE,
     env::DRAIN_TIMEOUT,
     env::SIDECAR_MODE,
     env::OUTBOUND_ADDR,
@@ -317,6 +329,17 @@ proptest! {
     fn marks_are_read_in_both_bases(mark in 1u32..) {
         for text in [format!("{mark}"), format!("{mark:#x}"), format!("0X{mark:X}")] {
             prop_assert_eq!(read(&[(env::MARK, &text)]).unwrap().mark, Some(mark));
+        }
+    }
+
+    #[test]
+    fn ages_are_read_within_their_bounds(seconds in 0u64..=700_000) {
+        let read = read(&[(env::MAX_CONNECTION_AGE, &format!("{seconds}s"))]);
+        if seconds > 7 * 24 * 3_600 {
+            prop_assert!(read.is_err());
+        } else {
+            let age = AgeCap::about(Duration::from_secs(seconds));
+            prop_assert_eq!(read.unwrap().max_connection_age, age);
         }
     }
 

@@ -181,6 +181,7 @@ impl<C: Connect> H1Pool<C> {
         let (sender, driver) = builder
             .max_buf_size(settings::max_buffer(limits.header_bytes))
             .max_header_size(limits.header_bytes)
+            .preserve_header_case(self.shared.options.keep_case)
             .handshake::<_, SentBody>(TokioIo::new(meter))
             .await
             .map_err(|error| {
@@ -190,14 +191,21 @@ impl<C: Connect> H1Pool<C> {
             // Whoever waits for a response is told; nobody else wants to know.
             let _ = driver.with_upgrades().await;
         });
+        let now = Instant::now();
+        let PoolOptions {
+            idle_limit,
+            max_age,
+            ..
+        } = self.shared.options;
         Ok(Connection {
             sender,
             link,
             probe,
             task: task.abort_handle(),
-            used: Instant::now(),
+            used: now,
             used_before: false,
-            idle_limit: self.shared.options.idle_limit,
+            idle_limit,
+            replace_at: max_age.replace_at(now, fastrand::f64(), None),
         })
     }
 
@@ -308,11 +316,19 @@ struct Connection {
     /// It has carried an exchange.
     used_before: bool,
     idle_limit: Duration,
+    /// It has become so old that no more requests go over it.
+    replace_at: Option<Instant>,
 }
 
 impl Connection {
     fn usable(&self, now: Instant) -> bool {
-        !self.sender.is_closed() && now.duration_since(self.used) < self.idle_limit
+        !self.sender.is_closed()
+            && now.duration_since(self.used) < self.idle_limit
+            && !self.is_old(now)
+    }
+
+    fn is_old(&self, now: Instant) -> bool {
+        self.replace_at.is_some_and(|at| now >= at)
     }
 }
 
@@ -384,6 +400,10 @@ impl Shared {
 
     fn check_in(&self, mut connection: Connection) {
         connection.used = Instant::now();
+        // Its slot goes to whoever waits.
+        if connection.is_old(connection.used) {
+            return;
+        }
         let mut state = self.state.lock();
         while let Some(waiting) = state.waiting.pop_front() {
             match waiting.send(Grant::Connection(connection)) {

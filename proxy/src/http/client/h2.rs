@@ -25,6 +25,7 @@ use super::{
 use crate::bounds::Bounds;
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::settings;
+use crate::net::age::AgeCap;
 use crate::outcome::{Failure, Outcome};
 
 /// Between pings; a connection that answers none is given up.
@@ -33,13 +34,16 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 const SETTINGS_WAIT: Duration = Duration::from_millis(250);
 /// How often they are looked for: nobody tells when they come.
 const SETTINGS_POLL: Duration = Duration::from_millis(5);
+/// Between tries to replace a connection that has become too old: it serves on until one succeeds.
+const REPLACE_PAUSE: Duration = Duration::from_secs(5);
 /// How long a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections of one endpoint that carry many exchanges at once. Cheap to clone.
 ///
 /// One connection, until its peer allows no more streams; then a further one. One whose peer wants
-/// it to end is left out and finishes what it has.
+/// it to end is left out and finishes what it has. One that has become too old is left out as soon as
+/// there is another one: where none can be made, it serves on.
 pub struct H2Pool<C> {
     connect: Arc<C>,
     shared: Arc<Shared>,
@@ -98,8 +102,8 @@ impl<C: Connect> H2Pool<C> {
         let dropped: Vec<_> = {
             let mut state = self.shared.state.lock();
             let over = |entry: &mut Entry| {
-                entry.sender.is_closed()
-                    || (entry.line.streams() == 0 && now.duration_since(entry.used) >= limit)
+                let is_over = now.duration_since(entry.used) >= limit || entry.is_old(now);
+                entry.sender.is_closed() || (entry.line.streams() == 0 && is_over)
             };
             state.entries.extract_if(.., over).collect()
         };
@@ -142,17 +146,18 @@ impl<C: Connect> H2Pool<C> {
         loop {
             let picked = self.shared.pick()?;
             options.served();
-            let (granted, connect) = match picked {
-                Pick::Stream(stream) => return Ok(stream),
-                Pick::Wait { granted, connect } => (granted, connect),
-            };
-            if let Some(Making(token)) = connect {
+            if let Some(Making(token)) = picked.connect {
                 tokio::spawn(make(
                     Arc::clone(&self.connect),
                     token,
                     Arc::downgrade(&self.shared),
+                    self.shared.options.max_age,
                 ));
             }
+            let granted = match picked.taken {
+                Taken::Stream(stream) => return Ok(stream),
+                Taken::Wait(granted) => granted,
+            };
             match granted.await {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => return Err(failure.into()),
@@ -300,11 +305,12 @@ impl Shared {
     }
 
     fn connected(&self, made: Result<Entry, Failure>) {
-        let (waiting, failure) = {
+        let (waiting, failure, _replaced) = {
             let mut state = self.state.lock();
             state.connecting = false;
+            let replaced = state.no_longer_leaving(made.is_ok());
             let failure = made.map(|entry| state.entries.push(entry)).err();
-            (std::mem::take(&mut state.waiting), failure)
+            (std::mem::take(&mut state.waiting), failure, replaced)
         };
         for waiting in waiting {
             // All of them are told the same.
@@ -331,15 +337,27 @@ struct Entry {
     sender: SendRequest<SentBody>,
     line: Arc<Line>,
     used: Instant,
+    /// It has become too old, and another one is to be made.
+    replace_at: Option<Instant>,
+    /// Another one is being made instead.
+    leaving: bool,
 }
 
-enum Pick {
+impl Entry {
+    fn is_old(&self, now: Instant) -> bool {
+        self.replace_at.is_some_and(|at| now >= at)
+    }
+}
+
+struct Pick {
+    taken: Taken,
+    /// A connection is wanted, and nobody makes one yet: it is on this one.
+    connect: Option<Making>,
+}
+
+enum Taken {
     Stream(Stream),
-    Wait {
-        granted: oneshot::Receiver<Result<(), Failure>>,
-        /// Nobody makes a connection yet: it is on this one.
-        connect: Option<Making>,
-    },
+    Wait(oneshot::Receiver<Result<(), Failure>>),
 }
 
 /// The right to make a connection, where there is a room with its token.
@@ -363,11 +381,28 @@ impl State {
                 if streams >= allowed.saturating_add(options.max_pending) {
                     return Err(Unconnected::full(Full::Pool));
                 }
-                entry.used = Instant::now();
-                return Ok(Pick::Stream(Stream {
+                let now = Instant::now();
+                entry.used = now;
+                let stream = Stream {
                     sender: entry.sender.clone(),
                     lease: H2Lease::new(&entry.line),
-                }));
+                };
+                let mut connect = None;
+                if entry.is_old(now) {
+                    entry.replace_at = now.checked_add(REPLACE_PAUSE);
+                    // Without room it stays, and its peer says when it ends.
+                    if !self.connecting
+                        && let Ok(token) = take_room(room)
+                    {
+                        entry.leaving = true;
+                        self.connecting = true;
+                        connect = Some(Making(token));
+                    }
+                }
+                return Ok(Pick {
+                    taken: Taken::Stream(stream),
+                    connect,
+                });
             }
         }
         self.waiting.retain(|waiting| !waiting.is_closed());
@@ -382,12 +417,32 @@ impl State {
         self.connecting = true;
         let (grant, granted) = oneshot::channel();
         self.waiting.push_back(grant);
-        Ok(Pick::Wait { granted, connect })
+        Ok(Pick {
+            taken: Taken::Wait(granted),
+            connect,
+        })
+    }
+
+    /// The connection that was being made is there, or not. What it replaces is handed out, to be
+    /// dropped without the lock: it takes no more streams, and those that it has go on.
+    fn no_longer_leaving(&mut self, is_made: bool) -> Vec<Entry> {
+        if is_made {
+            return self.entries.extract_if(.., |e| e.leaving).collect();
+        }
+        for entry in &mut self.entries {
+            entry.leaving = false;
+        }
+        Vec::new()
     }
 }
 
 /// Makes a connection for a pool that may be gone before it is there.
-async fn make<C: Connect>(connect: Arc<C>, token: Option<Token>, shared: Weak<Shared>) {
+async fn make<C: Connect>(
+    connect: Arc<C>,
+    token: Option<Token>,
+    shared: Weak<Shared>,
+    max_age: AgeCap,
+) {
     // Whatever happens here, those who wait are told.
     let mut telling = Telling {
         shared,
@@ -396,7 +451,7 @@ async fn make<C: Connect>(connect: Arc<C>, token: Option<Token>, shared: Weak<Sh
             "connecting was given up",
         ))),
     };
-    telling.made = Some(open(connect.as_ref(), token).await);
+    telling.made = Some(open(connect.as_ref(), token, max_age).await);
 }
 
 struct Telling {
@@ -412,7 +467,11 @@ impl Drop for Telling {
     }
 }
 
-async fn open<C: Connect>(connect: &C, token: Option<Token>) -> Result<Entry, Failure> {
+async fn open<C: Connect>(
+    connect: &C,
+    token: Option<Token>,
+    max_age: AgeCap,
+) -> Result<Entry, Failure> {
     let bounds = connect.bounds();
     let limits = bounds.limits;
     let token = (bounds.dials.place().await?, token);
@@ -449,6 +508,7 @@ async fn open<C: Connect>(connect: &C, token: Option<Token>) -> Result<Entry, Fa
         }
         polled.map(drop)
     }));
+    let now = Instant::now();
     Ok(Entry {
         sender,
         line: Arc::new(Line {
@@ -457,6 +517,8 @@ async fn open<C: Connect>(connect: &C, token: Option<Token>) -> Result<Entry, Fa
             answered: AtomicBool::new(false),
             room: connect.room(),
         }),
-        used: Instant::now(),
+        used: now,
+        replace_at: max_age.replace_at(now, fastrand::f64(), None),
+        leaving: false,
     })
 }

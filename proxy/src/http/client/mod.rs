@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{Progress, RequestBody, h2_error};
 use crate::bounds::{Bounds, HeadExcess, ProcessLimits};
+use crate::net::age::AgeCap;
 use crate::outcome::{Failure, Outcome, Processed};
 
 pub use h1::H1Pool;
@@ -126,20 +127,28 @@ pub struct PoolOptions {
     /// An idle connection older than this is not used any more. A peer's `Keep-Alive: timeout=`
     /// lowers it for its connection.
     pub idle_limit: Duration,
+    /// A connection older than this is left once there is nothing on it, or another one is there.
+    pub max_age: AgeCap,
+    /// Names of HTTP/1 headers are written as they were spelled.
+    pub keep_case: bool,
 }
 
 impl PoolOptions {
-    /// Between sidecars.
+    /// Between sidecars, where nobody says how old connections may become.
     pub const MESH: Self = Self {
         max_connections: 1_024,
         max_pending: 1_024,
         idle_limit: Duration::from_secs(60),
+        max_age: AgeCap::OFF,
+        keep_case: false,
     };
     /// Towards the application, and whatever else is not a sidecar.
     pub const PLAIN: Self = Self {
         max_connections: 1_024,
         max_pending: 1_024,
         idle_limit: Duration::from_secs(3),
+        max_age: AgeCap::OFF,
+        keep_case: false,
     };
 }
 

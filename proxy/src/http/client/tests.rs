@@ -2,6 +2,7 @@ use crate::http::Version;
 use crate::http::server::ServerOptions;
 use crate::http::testing::{Peer, answers, serve_one};
 
+mod age;
 mod h1;
 mod h2;
 mod writes;

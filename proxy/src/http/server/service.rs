@@ -13,6 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use tokio::time::Instant;
 
 use super::state::{InFlight, State};
 use super::{Excess, Handler};
@@ -25,6 +26,8 @@ pub(super) struct Serving<H> {
     pub(super) handler: Arc<H>,
     pub(super) state: Arc<State>,
     pub(super) http1: bool,
+    /// When HTTP/1 peers are told to come over another connection.
+    pub(super) replace_at: Option<Instant>,
 }
 
 impl<H: Handler> Service<Request<Incoming>> for Serving<H> {
@@ -56,6 +59,7 @@ impl<H: Handler> Service<Request<Incoming>> for Serving<H> {
             response,
             in_flight: Some(in_flight),
             http1: self.http1,
+            replace_at: self.replace_at,
             connect,
         }
     }
@@ -66,6 +70,7 @@ pub(super) struct Answering {
     response: BoxFuture<Response<ResponseBody>>,
     in_flight: Option<InFlight>,
     http1: bool,
+    replace_at: Option<Instant>,
     connect: bool,
 }
 
@@ -83,7 +88,9 @@ impl Future for Answering {
                 || (self.connect && response.status().is_success());
             if upgrades {
                 in_flight.state().upgraded();
-            } else if in_flight.state().closing_is_announced() {
+            } else if in_flight.state().closing_is_announced()
+                || self.replace_at.is_some_and(|at| Instant::now() >= at)
+            {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }

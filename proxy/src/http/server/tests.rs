@@ -419,3 +419,5 @@ fn wrappers_forward_what_hyper_asks() {
     assert!(served(ResponseBody::Empty).is_end_stream());
     assert_eq!(state.in_flight(), 0);
 }
+
+mod age;

@@ -1,9 +1,6 @@
 //! Plaintext bytes, and TLS of the application's own.
 
-use std::sync::Arc;
-
 use ::bytes::BytesMut;
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -12,6 +9,7 @@ use crate::detect::Verdict;
 use crate::inbound::{in_time, read_verdict};
 use crate::outcome::Outcome;
 use crate::policy::{AllowList, MtlsMode, Protocol};
+use crate::testing::foreign_hello;
 use crate::testing::policies::inbound;
 use crate::testing::servers::{Act, Refusing};
 
@@ -20,21 +18,6 @@ async fn played(policy: InboundPolicy) -> (Sidecar, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let sidecar = Sidecar::new(listener.local_addr().unwrap(), policy);
     (sidecar, listener)
-}
-
-/// The ClientHello of a program that knows nothing of the mesh.
-fn foreign_hello() -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let name = ServerName::try_from("db.example").unwrap();
-    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut hello = Vec::new();
-    client.write_tls(&mut hello).unwrap();
-    hello
 }
 
 async fn hear(tcp: &mut TcpStream, expected: &[u8]) {
@@ -62,12 +45,15 @@ async fn bytes_pass_where_plaintext_does() {
 
 #[tokio::test]
 async fn tls_of_the_applications_own_passes_unless_strict() {
-    let hello = foreign_hello();
+    let hello = foreign_hello("db.example");
     let (sidecar, listener) = played(inbound(MtlsMode::Permissive)).await;
     let mut link = sidecar.dial().await;
     link.tcp.write_all(&hello).await.unwrap();
     let (mut app, _) = soon(listener.accept()).await.unwrap();
     hear(&mut app, &hello).await;
+    drop((app, link.tcp));
+    soon(link.served).await.unwrap();
+    assert_eq!(sidecar.connections(&[("sni", "db.example")]), 1);
 
     sidecar.tell(inbound(MtlsMode::Strict));
     let mut link = sidecar.dial().await;

@@ -53,6 +53,68 @@ async fn requests_of_both_versions_arrive() {
 }
 
 #[tokio::test]
+async fn clients_addresses_are_told_where_that_is_asked_for() {
+    let app = app().await;
+    for (asked, told) in [
+        (ForwardedFor::Keep, &["192.0.2.1", "192.0.2.2"][..]),
+        (ForwardedFor::Append, &["192.0.2.1, 192.0.2.2, 127.0.0.1"]),
+    ] {
+        let sidecar = Sidecar::with(app.address, AgeCap::OFF, asked);
+        sidecar.tell(inbound(MtlsMode::Permissive));
+        let mesh = [
+            sidecar.http1_as("web").await,
+            sidecar.http2_as("web").await,
+            sidecar.dial().await.http1().await,
+        ];
+        for mut client in mesh {
+            let others = [
+                ("forwarded", "for=192.0.2.1"),
+                ("x-forwarded-proto", "https"),
+            ];
+            let mut asking = request(Method::GET, "/", &others, "");
+            for before in ["192.0.2.1", "192.0.2.2"] {
+                let before = before.parse().unwrap();
+                asking.headers_mut().append("x-forwarded-for", before);
+            }
+            client.send(asking).await;
+            let seen = app.seen().pop().unwrap().headers;
+            let lists: Vec<_> = seen.get_all("x-forwarded-for").iter().collect();
+            assert_eq!(lists, told);
+            for (name, value) in others {
+                assert_eq!(seen[name], value);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_connections_of_sidecars_become_too_old() {
+    let app = app().await;
+    let at_once = AgeCap::about(std::time::Duration::from_micros(1));
+    let sidecar = Sidecar::with(app.address, at_once, ForwardedFor::default());
+    let mut policy = only_web_gets_the_cart();
+    policy.mtls = MtlsMode::Permissive;
+    sidecar.tell(policy);
+    let mut pooled = sidecar.http1_as("web").await;
+    let answer = pooled.get("/cart").await;
+    answer.assert_ok("app");
+    assert_eq!(answer.headers["connection"], "close");
+
+    // An application's own that is carried as bytes, and one from outside.
+    let (tls, served) = sidecar.dial_as("web", Alpn::Tcp).await;
+    let mut carried = Http::over(tls, false, served).await;
+    let mut outside = sidecar.dial().await.http1().await;
+    for _ in 0..2 {
+        let answer = carried.get("/cart").await;
+        answer.assert_ok("app");
+        assert!(!answer.headers.contains_key("connection"));
+        let answer = outside.get("/cart").await;
+        assert_eq!(answer.status, 403);
+        assert!(!answer.headers.contains_key("connection"));
+    }
+}
+
+#[tokio::test]
 async fn who_is_not_allowed_is_told_so() {
     let app = app().await;
     let sidecar = Sidecar::before(&app, only_web_gets_the_cart());

@@ -17,8 +17,10 @@ use super::{Inbound, InboundParts};
 use crate::bounds::ProcessLimits;
 use crate::discovery::Discovery;
 use crate::http::floods::FloodLimits;
+use crate::http::forwarded::ForwardedFor;
 use crate::identity::Alpn;
 use crate::identity::testing::{Ca, spiffe};
+use crate::net::age::AgeCap;
 use crate::net::closing::{self, ClosingSender};
 use crate::net::socket::Fixed;
 use crate::net::{Dialer, OriginalDestination, OwnAddresses};
@@ -44,11 +46,26 @@ struct Sidecar {
 impl Sidecar {
     /// Knows nothing.
     fn untold(app: SocketAddr) -> Self {
-        Self::bounded(app, ProcessLimits::DEFAULT)
+        let options = (AgeCap::default(), ForwardedFor::default());
+        Self::made(app, ProcessLimits::DEFAULT, options)
     }
 
     /// The same, within bounds.
     fn bounded(app: SocketAddr, limits: ProcessLimits) -> Self {
+        let options = (AgeCap::default(), ForwardedFor::default());
+        Self::made(app, limits, options)
+    }
+
+    /// Knows nothing but how old connections become, and what becomes of `x-forwarded-for`.
+    fn with(app: SocketAddr, max_age: AgeCap, forwarded_for: ForwardedFor) -> Self {
+        Self::made(app, ProcessLimits::DEFAULT, (max_age, forwarded_for))
+    }
+
+    fn made(
+        app: SocketAddr,
+        limits: ProcessLimits,
+        (max_age, forwarded_for): (AgeCap, ForwardedFor),
+    ) -> Self {
         let ca = Ca::new();
         let (discovery, telemetry) = (Discovery::untold(), telemetry());
         let inbound = Inbound::new(InboundParts {
@@ -58,6 +75,9 @@ impl Sidecar {
             dialer: Dialer::default(),
             own_addresses: OwnAddresses::new(&["10.1.0.7".parse().unwrap()], &[]),
             workers: 1,
+            max_age,
+            keep_case: false,
+            forwarded_for,
             floods: FloodLimits::default(),
             limits,
             connections: TaskTracker::new(),

@@ -6,6 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::identity::Alpn;
 use crate::policy::Protocol;
+use crate::testing::foreign_hello;
 use crate::testing::policies::{endpoint, target};
 use crate::testing::servers::{Act, Refusing};
 use crate::testing::soon;
@@ -159,6 +160,39 @@ async fn bytes_that_come_in_pieces_are_read_on() {
     link.tcp.write_all(b"\x16\x03\x01 not ours").await.unwrap();
     let mut server = accept(&listener).await;
     hear(&mut server, b"\x16\x03\x01 not ours").await;
+}
+
+#[tokio::test]
+async fn half_a_preface_may_be_anything() {
+    let (sidecar, listener) = played(Protocol::Detect).await;
+    for sent in [&b"PRI * HTT and so on"[..], b"PRI * HTTP/2.0\r\n\r\nXX"] {
+        let mut link = sidecar.dial(api()).await;
+        for piece in sent.chunks(9) {
+            link.tcp.write_all(piece).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let mut server = accept(&listener).await;
+        hear(&mut server, sent).await;
+        server.write_all(b"what?").await.unwrap();
+        hear(&mut link.tcp, b"what?").await;
+    }
+}
+
+#[tokio::test]
+async fn the_server_name_of_a_clients_own_tls_is_told() {
+    let (sidecar, listener) = played(Protocol::Detect).await;
+    let hello = foreign_hello("shop.example");
+    let mut link = sidecar.dial(api()).await;
+    for piece in hello.chunks(100) {
+        link.tcp.write_all(piece).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let mut server = accept(&listener).await;
+    hear(&mut server, &hello).await;
+    drop((server, link.tcp));
+    soon(link.served).await.unwrap();
+    let labels = [("service", "shop/api:80"), ("sni", "shop.example")];
+    assert_eq!(sidecar.connections(&labels), 1);
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ use crate::discovery::Discovery;
 use crate::http::floods::FloodLimits;
 use crate::identity::Identity;
 use crate::identity::testing::{Ca, spiffe};
+use crate::net::age::AgeCap;
 use crate::net::closing::{self, ClosingSender};
 use crate::net::socket::Fixed;
 use crate::net::{Dialer, OwnAddresses};
@@ -77,6 +78,8 @@ impl Sidecar {
             workload: "shop/web-1".into(),
             zone: "".into(),
             workers: 1,
+            max_age: AgeCap::default(),
+            keep_case: false,
             floods: FloodLimits::default(),
             limits,
             connections: TaskTracker::new(),
