@@ -4,7 +4,7 @@ mod never;
 use std::fs;
 
 use super::*;
-use crate::source::files::{model_of, read_texts, read_once};
+use crate::source::files::{model_of, read_once, read_texts};
 
 const MESH: &str = "
 networks: [10.42.0.0/16]

@@ -46,13 +46,17 @@ pub fn target(data: &[u8]) {
         }
         drop(client);
         let ended = tokio::time::timeout(QUIET, task).await;
-        assert!(matches!(ended, Ok(Ok(()))), "the connection goes on: {ended:?}");
+        assert!(
+            matches!(ended, Ok(Ok(()))),
+            "the connection goes on: {ended:?}"
+        );
 
         let served = asked.lock();
         let log = core.log.lock();
         let leaves = |number| {
             let at = log.sent.iter().position(|sent| *sent == number);
-            at.and_then(|at| served.get(at)).is_some_and(|it| it.granted)
+            at.and_then(|at| served.get(at))
+                .is_some_and(|it| it.granted)
         };
         let (told, _) = strict::requests(bytes, leaves);
         upstream(&told, &log.handled, &log.sent, &served);
@@ -72,7 +76,10 @@ fn upstream(told: &[Request], handled: &[(String, String)], sent: &[usize], serv
     for (served, told) in served.iter().zip(whole) {
         assert_eq!(served.request.head.method(), told.head.method());
         let target = served.request.head.target();
-        assert!(same_target(target, told.head.target()), "{target:?} of {told:?}");
+        assert!(
+            same_target(target, told.head.target()),
+            "{target:?} of {told:?}"
+        );
         assert_eq!(served.request.body, told.body);
     }
 }
@@ -110,7 +117,9 @@ fn answers(told: &[Request], heard: &[u8]) -> (Vec<Head>, bool) {
     let mut answers = Vec::new();
     let mut rest = heard;
     while !rest.is_empty() {
-        let to = told.get(answers.len()).map_or("GET", |told| told.head.method());
+        let to = told
+            .get(answers.len())
+            .map_or("GET", |told| told.head.method());
         let (head, framing) = match strict::response_head(rest, to) {
             Read::Whole(found, len) => {
                 rest = &rest[len..];

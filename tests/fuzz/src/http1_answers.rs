@@ -16,10 +16,22 @@ use crate::strict::{self, Head, Read};
 const ASKED: [(&str, &str); 6] = [
     ("GET", "GET /hostile HTTP/1.1\r\nhost: a\r\n\r\n"),
     ("HEAD", "HEAD /hostile HTTP/1.1\r\nhost: a\r\n\r\n"),
-    ("POST", "POST /hostile HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc"),
-    ("CONNECT", "CONNECT hostile:1 HTTP/1.1\r\nhost: hostile:1\r\n\r\n"),
-    ("GET", "GET /hostile HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"),
-    ("POST", "POST /hostile HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"),
+    (
+        "POST",
+        "POST /hostile HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc",
+    ),
+    (
+        "CONNECT",
+        "CONNECT hostile:1 HTTP/1.1\r\nhost: hostile:1\r\n\r\n",
+    ),
+    (
+        "GET",
+        "GET /hostile HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+    ),
+    (
+        "POST",
+        "POST /hostile HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+    ),
 ];
 const HONEST: &str = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\nx-honest: yes\r\n\r\nhonest";
 
@@ -31,7 +43,9 @@ pub fn target(data: &[u8]) {
         sizes: part(data, 1).to_vec(),
         closes: part(data, 2).first().is_some_and(|byte| byte & 0x80 != 0),
     };
-    let how = part(data, 2).first().map_or(0, |byte| usize::from(byte & 0x7f));
+    let how = part(data, 2)
+        .first()
+        .map_or(0, |byte| usize::from(byte & 0x7f));
     let (method, asked) = ASKED[how % ASKED.len()];
     run(async {
         let (core, mut streams) = Core::new();
@@ -133,11 +147,13 @@ async fn serve(mut stream: DuplexStream, script: Arc<Mutex<Option<Script>>>) {
     let mut heard = Vec::new();
     loop {
         let whole = match strict::request_head(&heard) {
-            Read::Whole((_, framing), head_len) => match strict::body(&heard[head_len..], framing) {
-                Read::Whole(_, len) => Some(head_len + len),
-                Read::Part => None,
-                Read::Bad(why) => panic!("{why} upstream"),
-            },
+            Read::Whole((_, framing), head_len) => {
+                match strict::body(&heard[head_len..], framing) {
+                    Read::Whole(_, len) => Some(head_len + len),
+                    Read::Part => None,
+                    Read::Bad(why) => panic!("{why} upstream"),
+                }
+            }
             Read::Part => None,
             Read::Bad(why) => panic!("{why} upstream"),
         };

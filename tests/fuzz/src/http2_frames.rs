@@ -33,7 +33,10 @@ const ACK: u8 = 1;
 /// There are no more requests than heads, no more answers to pings than pings; what comes back is
 /// whole frames that begin with settings; the connection ends when its client does.
 pub fn target(data: &[u8]) {
-    let (frames, sizes) = match data.windows(SEPARATOR.len()).position(|bytes| bytes == SEPARATOR) {
+    let (frames, sizes) = match data
+        .windows(SEPARATOR.len())
+        .position(|bytes| bytes == SEPARATOR)
+    {
         Some(at) => (&data[..at], &data[at + SEPARATOR.len()..]),
         None => (data, &[][..]),
     };
@@ -53,7 +56,10 @@ pub fn target(data: &[u8]) {
         }
         drop(client);
         let ended = tokio::time::timeout(QUIET, task).await;
-        assert!(matches!(ended, Ok(Ok(()))), "the connection goes on: {ended:?}");
+        assert!(
+            matches!(ended, Ok(Ok(()))),
+            "the connection goes on: {ended:?}"
+        );
 
         let sent = kinds(frames).0;
         let (answered, is_whole) = kinds(&heard);

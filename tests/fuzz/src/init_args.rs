@@ -30,7 +30,10 @@ pub fn target(data: &[u8]) {
     assert_eq!(self::plan(arguments(&plan)), Ok(plan.clone()));
 
     let printed = rules(&plan).to_string();
-    let ports = plan.skip_outbound_ports.iter().chain(&plan.skip_inbound_ports);
+    let ports = plan
+        .skip_outbound_ports
+        .iter()
+        .chain(&plan.skip_inbound_ports);
     let ports = ports.chain(&plan.inbound_ports);
     for port in ports.chain([&plan.outbound_port, &plan.inbound_port]) {
         assert!(*port > 0);

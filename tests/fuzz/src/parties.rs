@@ -96,7 +96,10 @@ impl Core {
     }
 
     /// As an inbound sidecar does, without policy.
-    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Failure> {
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Failure> {
         let number = {
             let mut log = self.log.lock();
             let asked = (request.method().to_string(), request.uri().to_string());

@@ -153,7 +153,10 @@ impl Asked {
             && path.is_none_or(|path| self.matches_path(path))
             && (!rule.grpc || self.is_grpc())
             && rule.query.iter().all(|query| self.matches_query(query))
-            && rule.headers.iter().all(|header| self.matches_header(header))
+            && rule
+                .headers
+                .iter()
+                .all(|header| self.matches_header(header))
     }
 
     fn matches_path(&self, wanted: &PathMatch) -> bool {
@@ -162,13 +165,20 @@ impl Asked {
             PathMatch::Exact(exact) => path == &**exact,
             PathMatch::Regex(pattern) => pattern.matches(path),
             PathMatch::Prefix(prefix) => {
+                // The root is before everything, `*` included.
+                if ["", "/"].contains(&&**prefix) {
+                    return true;
+                }
                 // Whole segments; a slash at the end of the prefix is none.
                 let mut wanted: Vec<&str> = prefix.split('/').collect();
                 if wanted.last() == Some(&"") {
                     wanted.pop();
                 }
                 let segments: Vec<&str> = path.split('/').collect();
-                wanted.iter().enumerate().all(|(at, segment)| segments.get(at) == Some(segment))
+                wanted
+                    .iter()
+                    .enumerate()
+                    .all(|(at, segment)| segments.get(at) == Some(segment))
             }
         }
     }
@@ -182,7 +192,9 @@ impl Asked {
                 ValueMatch::Prefix(prefix) => value.starts_with(prefix),
                 ValueMatch::Present => true,
                 ValueMatch::Regex(pattern) => {
-                    let text = value.iter().all(|byte| *byte == b'\t' || (b' '..0x7f).contains(byte));
+                    let text = value
+                        .iter()
+                        .all(|byte| *byte == b'\t' || (b' '..0x7f).contains(byte));
                     text && pattern.matches(std::str::from_utf8(value).unwrap_or_default())
                 }
             };
@@ -213,9 +225,13 @@ impl Asked {
         let kind = self.headers.get("content-type").map(HeaderValue::as_bytes);
         let kind = kind.unwrap_or_default().to_ascii_lowercase();
         kind == b"application/grpc"
-            || [b"application/grpc+", b"application/grpc;", b"application/grpc "]
-                .into_iter()
-                .any(|start| kind.starts_with(start))
+            || [
+                b"application/grpc+",
+                b"application/grpc;",
+                b"application/grpc ",
+            ]
+            .into_iter()
+            .any(|start| kind.starts_with(start))
     }
 }
 

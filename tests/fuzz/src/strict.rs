@@ -68,13 +68,19 @@ impl Head {
 
     /// The framing that the fields tell; none where they tell none.
     fn told(&self) -> Result<Option<Framing>, &'static str> {
-        match (&*self.values("content-length"), &*self.values("transfer-encoding")) {
+        match (
+            &*self.values("content-length"),
+            &*self.values("transfer-encoding"),
+        ) {
             ([], []) => Ok(None),
             ([length], []) => {
                 let digits = length.iter().all(u8::is_ascii_digit);
                 let text = std::str::from_utf8(length).ok().filter(|_| digits);
                 let length = text.and_then(|text| text.parse().ok());
-                length.map(Framing::Length).map(Some).ok_or("a content-length")
+                length
+                    .map(Framing::Length)
+                    .map(Some)
+                    .ok_or("a content-length")
             }
             ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
             _ => Err("more than one framing, or an unknown one"),
@@ -216,7 +222,10 @@ fn chunks(bytes: &[u8]) -> Read<Vec<u8>> {
         };
         let line = &bytes[at..at + end];
         at += end + 2;
-        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let digits = line
+            .iter()
+            .take_while(|byte| byte.is_ascii_hexdigit())
+            .count();
         let (size, behind) = line.split_at(digits);
         let behind = behind.trim_ascii_start();
         let size = std::str::from_utf8(size).unwrap_or_default();
@@ -263,7 +272,8 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 }
 
 fn is_text(line: &[u8]) -> bool {
-    line.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
+    line.iter()
+        .all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
 }
 
 fn is_token(bytes: &[u8]) -> bool {

@@ -3,11 +3,11 @@
 //!
 //! `WEFT_FUZZ_MUTATIONS` sets how many changed inputs each target gets, `WEFT_FUZZ_SEED` where they begin.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use weft_fuzz::TARGETS;
 use weft_fuzz::mutate::Mutator;
@@ -19,11 +19,15 @@ const MAX_LEN: usize = 4 * 1024;
 const MUTATIONS: u64 = 2_000;
 const SEED: u64 = 0x57ef_7000;
 
-/// Panics anywhere in this process, those in tasks that a runtime catches included.
-static PANICS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Panics of this thread, those in tasks that a runtime catches included: targets start no threads.
+    static PANICS: Cell<usize> = const { Cell::new(0) };
+}
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
     let entries = std::fs::read_dir(&folder).expect("every target has a corpus");
     let mut files: Vec<_> = entries.map(|entry| entry.expect("a file").path()).collect();
     files.sort();
@@ -41,7 +45,7 @@ fn count_panics() {
     HOOK.call_once(|| {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            PANICS.fetch_add(1, Ordering::SeqCst);
+            PANICS.set(PANICS.get() + 1);
             print(panic);
         }));
     });
@@ -49,20 +53,25 @@ fn count_panics() {
 
 /// Fails where `target` panics, or anything that it started does.
 fn survive(target: fn(&[u8]), bytes: &[u8], what: &str) {
-    let before = PANICS.load(Ordering::SeqCst);
+    let before = PANICS.get();
     let result = catch_unwind(AssertUnwindSafe(|| target(bytes)));
     let shown = bytes.escape_ascii();
     assert!(result.is_ok(), "{what}: {shown}");
-    // Other tests of this process may panic too, and fail then: the bytes are a hint.
-    let after = PANICS.load(Ordering::SeqCst);
-    assert_eq!(after, before, "a task panicked in {what}: {shown}");
+    assert_eq!(PANICS.get(), before, "a task panicked in {what}: {shown}");
 }
 
 fn replay(name: &str) {
     count_panics();
-    let (_, target) = TARGETS.into_iter().find(|(found, _)| *found == name).expect("a target");
+    let (_, target) = TARGETS
+        .into_iter()
+        .find(|(found, _)| *found == name)
+        .expect("a target");
     let files = corpus(name);
-    assert!((5..=MAX_FILES).contains(&files.len()), "{} files for {name}", files.len());
+    assert!(
+        (5..=MAX_FILES).contains(&files.len()),
+        "{} files for {name}",
+        files.len()
+    );
     for (path, bytes) in &files {
         assert!(bytes.len() <= MAX_LEN, "{} is too long", path.display());
         survive(target, bytes, &path.display().to_string());
@@ -104,6 +113,9 @@ fn nothing_is_left_out() {
     assert_eq!(names("libfuzzer/fuzz_targets"), targets);
     let manifest = std::fs::read_to_string(here.join("libfuzzer/Cargo.toml")).expect("a file");
     for target in &targets {
-        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target}");
+        assert!(
+            manifest.contains(&format!("name = \"{target}\"")),
+            "{target}"
+        );
     }
 }
