@@ -29,11 +29,11 @@ pub fn target(data: &[u8]) {
 }
 
 fn is_like_http1(data: &[u8]) -> bool {
-    let spaces = data.iter().filter(|byte| **byte == b' ').count();
+    let words = data.split(|byte| *byte == b' ').count();
     let upper = |byte: &u8| byte.is_ascii_uppercase() || b"-_".contains(byte);
     let method = data.split(|byte| *byte == b' ').next().unwrap_or_default();
     let long = data.len() > 16 * 1024;
-    !method.is_empty() && method.iter().all(upper) && (spaces >= 2 || long)
+    !method.is_empty() && method.iter().all(upper) && (words > 2 || long)
 }
 
 /// A whole first line as the RFC has it (RFC 9112, 3), with methods that are in use.

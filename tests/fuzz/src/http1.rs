@@ -58,9 +58,10 @@ pub fn target(data: &[u8]) {
             at.and_then(|at| served.get(at))
                 .is_some_and(|it| it.granted)
         };
-        let (told, _) = strict::requests(bytes, leaves);
+        let (told, tunnel) = strict::requests(bytes, leaves);
         upstream(&told, &log.handled, &log.sent, &served);
-        downstream(&told, log.handled.len(), log.refused, &heard);
+        let echo = downstream(&told, log.handled.len(), log.refused, &heard);
+        assert_eq!(echo, tunnel, "what follows HTTP is passed on as it is");
     });
 }
 
@@ -90,8 +91,15 @@ fn same_target(one: &str, other: &str) -> bool {
     one == other || matches!((normal(one), normal(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-fn downstream(told: &[Request], handled: usize, refused: usize, heard: &[u8]) {
-    let (answers, is_whole) = answers(told, heard);
+/// Judges what came back; returns what followed the last answer, where it left HTTP.
+fn downstream<'h>(
+    told: &[Request],
+    handled: usize,
+    refused: usize,
+    heard: &'h [u8],
+) -> Option<&'h [u8]> {
+    let (answers, behind) = answers(told, heard);
+    let is_whole = behind != Behind::Part;
     let last = handled.checked_sub(1).map(|last| &told[last]);
     // A request that breaks off may not get its answer.
     let broken = last.is_some_and(|last| last.body.is_none());
@@ -110,39 +118,51 @@ fn downstream(told: &[Request], handled: usize, refused: usize, heard: &[u8]) {
         handled == told.len() || refused + own > 0 || ended || broken,
         "{handled} of {told:?}: {answers:?}",
     );
+    match behind {
+        Behind::Tunnel(bytes) => Some(bytes),
+        Behind::Nothing | Behind::Part => None,
+    }
 }
 
-/// The heads of the answers that were heard, without interim ones, and whether the last one is whole.
-fn answers(told: &[Request], heard: &[u8]) -> (Vec<Head>, bool) {
+/// What follows the last answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind<'h> {
+    Nothing,
+    /// It is not whole itself.
+    Part,
+    /// Bytes that are no HTTP.
+    Tunnel(&'h [u8]),
+}
+
+/// The heads of the answers that were heard, without interim ones.
+fn answers<'h>(told: &[Request], heard: &'h [u8]) -> (Vec<Head>, Behind<'h>) {
     let mut answers = Vec::new();
     let mut rest = heard;
     while !rest.is_empty() {
-        let to = told
-            .get(answers.len())
-            .map_or("GET", |told| told.head.method());
+        let told = told.get(answers.len());
+        let to = told.map_or("GET", |told| told.head.method());
         let (head, framing) = match strict::response_head(rest, to) {
             Read::Whole(found, len) => {
                 rest = &rest[len..];
                 found
             }
-            Read::Part => return (answers, false),
+            Read::Part => return (answers, Behind::Part),
             Read::Bad(why) => panic!("{why} in an answer: {:?}", String::from_utf8_lossy(heard)),
         };
-        let status = head.status();
-        let leaves = status == 101 || (to == "CONNECT" && (200..300).contains(&status));
-        if status < 200 && !leaves {
+        let leaves = head.leaves(to);
+        if head.status() < 200 && !leaves {
             continue;
         }
         answers.push(head);
         if leaves {
-            return (answers, true);
+            return (answers, Behind::Tunnel(rest));
         }
         match strict::body(rest, framing) {
             Read::Whole(_, len) => rest = &rest[len..],
-            _ => return (answers, false),
+            _ => return (answers, Behind::Part),
         }
     }
-    (answers, true)
+    (answers, Behind::Nothing)
 }
 
 /// Answers each request when it is whole. CONNECT, and a wish for `x`, are granted; what follows is

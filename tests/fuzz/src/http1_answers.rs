@@ -114,9 +114,8 @@ fn answers(method: &str, heard: &[u8]) -> Result<(Vec<Head>, Vec<Vec<u8>>), Brok
             Read::Part => return Err(Broken::Part),
             Read::Bad(why) => return Err(Broken::Bad(why)),
         };
-        let status = head.status();
-        let leaves = status == 101 || (method == "CONNECT" && (200..300).contains(&status));
-        if status < 200 && !leaves {
+        let leaves = head.leaves(method);
+        if head.status() < 200 && !leaves {
             continue;
         }
         heads.push(head);

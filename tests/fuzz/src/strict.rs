@@ -58,6 +58,12 @@ impl Head {
         self.start[1].parse().unwrap_or(0)
     }
 
+    /// Whether what follows this answer to a request of method `to` is no HTTP.
+    pub(crate) fn leaves(&self, to: &str) -> bool {
+        let status = self.status();
+        status == 101 || (to == "CONNECT" && (200..300).contains(&status))
+    }
+
     /// Whether a list in this field has this word.
     pub(crate) fn lists(&self, name: &str, word: &str) -> bool {
         let values = self.values(name).into_iter();
@@ -155,10 +161,10 @@ pub(crate) fn body(bytes: &[u8], framing: Framing) -> Read<Vec<u8>> {
 
 /// Every request that `bytes` hold, up to the first that is none. The request of this number, from 0, is
 /// the last one where `leaves` says so: what follows it is returned, and is no HTTP.
-pub(crate) fn requests<'b>(
-    bytes: &'b [u8],
+pub(crate) fn requests(
+    bytes: &[u8],
     leaves: impl Fn(usize) -> bool,
-) -> (Vec<Request>, Option<&'b [u8]>) {
+) -> (Vec<Request>, Option<&[u8]>) {
     let mut requests = Vec::new();
     let mut rest = bytes;
     while let Read::Whole((head, framing), len) = request_head(rest) {
