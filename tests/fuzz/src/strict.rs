@@ -114,6 +114,9 @@ pub(crate) fn request_head(bytes: &[u8]) -> Read<(Head, Framing)> {
     }
     match head.told() {
         Ok(Some(Framing::Chunked)) if version == "HTTP/1.0" => Read::Bad("chunks in HTTP/1.0"),
+        Ok(Some(framing)) if method == "CONNECT" && framing != Framing::Length(0) => {
+            Read::Bad("a CONNECT with a body")
+        }
         Ok(framing) => Read::Whole((head, framing.unwrap_or(Framing::Length(0))), len),
         Err(why) => Read::Bad(why),
     }
