@@ -176,7 +176,7 @@ fn zones(view: &View<'_>, service: &Service) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use crate::check::{Finding, check};
-    use crate::source::files::once_of;
+    use crate::source::files::read_texts;
 
     const MESH: &str = "
 networks: [10.42.0.0/16]
@@ -204,7 +204,7 @@ services:
              metadata: {{name: p, namespace: shop}}\n\
              spec: {{targetRefs: [{target}], loadBalancer: {balancer}}}\n"
         );
-        check(once_of(&[("mesh.yaml", MESH), ("p.yaml", &policy)])).findings
+        check(read_texts(&[("mesh.yaml", MESH), ("p.yaml", &policy)])).findings
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod never;
 use std::fs;
 
 use super::*;
-use crate::source::files::{model_of, once_of, read_once};
+use crate::source::files::{model_of, read_once, read_texts};
 
 const MESH: &str = "
 networks: [10.42.0.0/16]
@@ -36,7 +36,7 @@ fn policy(name: &str, target: &str, stanzas: &str) -> String {
 }
 
 fn findings(mesh: &str, policies: &str) -> Vec<Finding> {
-    check(once_of(&[("mesh.yaml", mesh), ("p.yaml", policies)])).findings
+    check(read_texts(&[("mesh.yaml", mesh), ("p.yaml", policies)])).findings
 }
 
 /// `severity check`, of one policy beside the mesh.
@@ -179,7 +179,7 @@ fn nobody_to_act_on() {
 
 #[test]
 fn without_a_mesh_only_what_can_be_said() {
-    let alone = |policies: &str| brief(&check(once_of(&[("p.yaml", policies)])).findings);
+    let alone = |policies: &str| brief(&check(read_texts(&[("p.yaml", policies)])).findings);
     let sound = policy(
         "p",
         "{name: x, sectionName: w}",

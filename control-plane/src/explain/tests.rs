@@ -1,6 +1,6 @@
 use super::*;
 use crate::compile::{Client, compile};
-use crate::source::files::once_of;
+use crate::source::files::read_texts;
 use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{AuthorityKey, InboundKey, ResourceKey, outbound, update};
 
@@ -23,7 +23,7 @@ fn explainer(policies: &[(&str, &str, &str)]) -> Explainer {
         )
     });
     let text: String = texts.collect();
-    let read = once_of(&[("mesh.yaml", MESH), ("p.yaml", &text)]);
+    let read = read_texts(&[("mesh.yaml", MESH), ("p.yaml", &text)]);
     Explainer::new(read.objects)
 }
 

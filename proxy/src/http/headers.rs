@@ -3,8 +3,6 @@
 //! Nothing here allocates for a message that needs no change. What is stripped is what RFC 9110
 //! (7.6.1) reserves to one connection; stripping twice is the same as once.
 
-use std::str::FromStr;
-
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -65,10 +63,10 @@ fn strip_listed(headers: &mut HeaderMap, upgrading: bool) {
     let mut listed: SmallVec<[HeaderName; 4]> = SmallVec::new();
     for token in tokens(headers, &header::CONNECTION) {
         // Names that are most often there are none.
-        if token.eq_ignore_ascii_case("close") || token.eq_ignore_ascii_case("keep-alive") {
+        if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
             continue;
         }
-        if let Ok(name) = HeaderName::from_str(token) {
+        if let Ok(name) = HeaderName::from_bytes(token) {
             listed.push(name);
         }
     }
@@ -120,28 +118,53 @@ fn request_id(random: u128) -> HeaderValue {
 /// Whether an HTTP/1.1 request asks to change to another protocol. A wish for HTTP/2 (`h2c`) is none:
 /// every request in it would pass by what is decided per request (RFC 9110, 7.8 lets it be ignored).
 pub fn upgrade_wanted<B>(request: &Request<B>) -> bool {
-    let is_http2 = |token: &str| {
+    let is_http2 = |token: &[u8]| {
         ["h2c", "h2", "http/2", "http/2.0"]
             .iter()
-            .any(|name| token.eq_ignore_ascii_case(name))
+            .any(|name| token.eq_ignore_ascii_case(name.as_bytes()))
     };
     request.version() == Version::HTTP_11
         && request.headers().contains_key(header::UPGRADE)
         && !tokens(request.headers(), &header::UPGRADE).any(is_http2)
         && tokens(request.headers(), &header::CONNECTION)
-            .any(|token| token.eq_ignore_ascii_case("upgrade"))
+            .any(|token| token.eq_ignore_ascii_case(b"upgrade"))
 }
 
-/// Whether an HTTP/1 response says in one way only how long it is: chunked and nothing else, or not
-/// coded at all (RFC 9112, 6.3).
-pub fn is_framed_once(headers: &HeaderMap) -> bool {
+/// Whether an HTTP/1 response says in one way only how long it is: chunked and nothing else, or one
+/// length, or nothing (RFC 9112, 6.3). The same length said several times becomes one: whoever reads it
+/// next may know no lists.
+pub fn frame_once(headers: &mut HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
+    if let Some(coding) = codings.next() {
+        return coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+            && codings.next().is_none()
+            && !headers.contains_key(header::CONTENT_LENGTH);
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else {
         return true;
     };
-    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-        && codings.next().is_none()
-        && !headers.contains_key(header::CONTENT_LENGTH)
+    if lengths.next().is_none() && is_number(first.as_bytes()) {
+        return true;
+    }
+    match the_same(tokens(headers, &header::CONTENT_LENGTH)) {
+        Some(length) => {
+            headers.insert(header::CONTENT_LENGTH, length);
+            true
+        }
+        None => false,
+    }
+}
+
+/// The number that all of these are.
+fn the_same<'h>(mut said: impl Iterator<Item = &'h [u8]>) -> Option<HeaderValue> {
+    let first = said.next().filter(|first| is_number(first))?;
+    let length = HeaderValue::from_bytes(first).ok()?;
+    said.all(|other| other == first).then_some(length)
+}
+
+fn is_number(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
 }
 
 /// Refuses a head whose body's length is told more than once: two readers could believe two of them.
@@ -367,13 +390,13 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+/// The members of a list, whatever stands beside them: a byte that is no text hides no other member.
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
     headers
         .get_all(name)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
         .filter(|token| !token.is_empty())
 }
 

@@ -31,7 +31,7 @@ fn a_fallback_acts_where_some_backend_fails_fast() {
     let rule = format!("rules: [{{name: r, matches: [{{method: GET}}], {split}}}]");
     assert!(!found(addressed(&rule) + &own(backend)));
     // Beside a file with the breaker in it, this one says nothing about there being one.
-    let alone = |text: &str| brief(&check(once_of(&[("p.yaml", text)])).findings);
+    let alone = |text: &str| brief(&check(read_texts(&[("p.yaml", text)])).findings);
     assert_eq!(alone(&addressed("retries: {}")), NONE);
     assert_eq!(alone(&addressed(endpoint)), ["warning circuit-open"]);
 }

@@ -173,9 +173,8 @@ pub(crate) fn model_of(files: &[(&str, &str)]) -> Model {
     Model::build(objects, 1)
 }
 
-/// What [`read_once`] makes of files that are given as texts.
-#[cfg(test)]
-pub(crate) fn once_of(files: &[(&str, &str)]) -> Once {
+/// What [`read_once`] makes of files that are given as texts, by their names.
+pub fn read_texts(files: &[(&str, &str)]) -> Once {
     let files = files
         .iter()
         .map(|(file, text)| ((*file).to_owned(), parse::parse(file, text)));

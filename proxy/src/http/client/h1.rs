@@ -220,16 +220,18 @@ impl<C: Connect> H1Pool<C> {
         connection.used_before = true;
         let request = request.map(|body| SentBody::new(body, options.progress.clone()));
         match connection.sender.try_send_request(request).await {
-            Ok(response) if !headers::is_framed_once(response.headers()) => Err(TryError {
-                failure: Failure::maybe(
-                    Outcome::Reset,
-                    "the answer could be read in two ways: its length and its transfer-encoding",
-                ),
-                request: None,
-                reused,
-                full: None,
-            }),
-            Ok(response) => {
+            Ok(mut response) => {
+                if !headers::frame_once(response.headers_mut()) {
+                    return Err(TryError {
+                        failure: Failure::maybe(
+                            Outcome::Reset,
+                            "the answer could be read in two ways: its length and its transfer-encoding",
+                        ),
+                        request: None,
+                        reused,
+                        full: None,
+                    });
+                }
                 let response = bounded(response, &self.shared.bounds, reused)?;
                 if let Some(announced) = announced_idle(response.headers()) {
                     connection.idle_limit = announced;

@@ -175,8 +175,9 @@ impl Head {
         let body = match (self.chunked, self.length) {
             (true, _) if self.http10 => return Err(Violation::CodingInHttp10),
             (true, Some(_)) => return Err(Violation::LengthAndCoding),
-            (true, None) => Body::Chunked,
             (false, None | Some(0)) => Body::None,
+            _ if self.connect => return Err(Violation::BodyOfConnect),
+            (true, None) => Body::Chunked,
             (false, Some(length)) => Body::Length(length),
         };
         let wait = self.connect || (self.upgrade && !self.http10);

@@ -154,6 +154,14 @@ fn each_violation_by_name() {
             V::CodingInHttp10,
         ),
         (
+            "CONNECT a:1 HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n".into(),
+            V::BodyOfConnect,
+        ),
+        (
+            "CONNECT a:1 HTTP/1.0\r\ncontent-length: 1\r\n\r\n".into(),
+            V::BodyOfConnect,
+        ),
+        (
             with("transfer-encoding: chunked\r\ntransfer-encoding: chunked"),
             V::RepeatedCoding,
         ),
@@ -203,6 +211,7 @@ fn what_is_unusual_and_clear() {
         "M-SEARCH / HTTP/1.1\r\n\r\n".into(),
         "OPTIONS * HTTP/1.1\r\n\r\n".into(),
         "CONNECT a:1 HTTP/1.1\r\n\r\n".into(),
+        "CONNECT a:1 HTTP/1.1\r\ncontent-length: 0\r\n\r\n".into(),
         "GET http://a/b?c HTTP/1.1\r\n\r\n".into(),
         "GET /../a\"//b/%2e?c=d?e&{}|^` HTTP/1.1\r\n\r\n".into(),
         "GET /\u{e9} HTTP/1.1\r\n\r\n".into(),

@@ -36,6 +36,9 @@ pub(crate) enum Violation {
     LengthAndCoding,
     /// A transfer-encoding in an HTTP/1.0 request (6.1).
     CodingInHttp10,
+    /// A CONNECT with a body: to some readers it is one, to others what the tunnel begins with (RFC 9110,
+    /// 9.3.6).
+    BodyOfConnect,
     /// More than one transfer-encoding (7.1: chunked is applied once).
     RepeatedCoding,
     /// A transfer coding other than chunked (6.1).
@@ -55,7 +58,7 @@ pub(crate) enum Violation {
 impl Violation {
     /// All that bytes show, for tests.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::BareLineFeed,
         Self::BareCarriageReturn,
         Self::ControlCharacter,
@@ -69,6 +72,7 @@ impl Violation {
         Self::RepeatedContentLength,
         Self::LengthAndCoding,
         Self::CodingInHttp10,
+        Self::BodyOfConnect,
         Self::RepeatedCoding,
         Self::UnknownCoding,
         Self::TooManyFields,
@@ -93,6 +97,7 @@ impl Violation {
             Self::RepeatedContentLength => "more than one content-length",
             Self::LengthAndCoding => "content-length and transfer-encoding",
             Self::CodingInHttp10 => "transfer-encoding in HTTP/1.0",
+            Self::BodyOfConnect => "a CONNECT with a body",
             Self::RepeatedCoding => "more than one transfer-encoding",
             Self::UnknownCoding => "a transfer-encoding other than chunked",
             Self::TooManyFields => HeadExcess::Fields.detail(),

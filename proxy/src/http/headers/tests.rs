@@ -240,6 +240,50 @@ prop_compose! {
     }
 }
 
+#[test]
+fn a_byte_that_is_no_text_hides_no_member_of_a_list() {
+    let mut map = HeaderMap::new();
+    let list = HeaderValue::from_bytes(b"x-a, \xe4, x-b").unwrap();
+    map.insert("connection", list);
+    map.insert("x-a", HeaderValue::from_static("1"));
+    map.insert("x-b", HeaderValue::from_static("2"));
+    map.insert("x-c", HeaderValue::from_static("3"));
+    strip_hop_by_hop(&mut map, false);
+    let names: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+    assert_eq!(names, ["x-c"]);
+}
+
+#[test]
+fn an_answer_says_its_length_once() {
+    let lengths = |values: &[&str]| {
+        let mut map = HeaderMap::new();
+        for value in values {
+            let value = HeaderValue::from_str(value).unwrap();
+            map.append("content-length", value);
+        }
+        frame_once(&mut map).then(|| {
+            let left = map.get_all("content-length").iter();
+            let left = left.map(|value| value.to_str().unwrap().to_owned());
+            left.collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(lengths(&[]), Some(Vec::new()));
+    for same in [&["2"][..], &["2", "2"], &["2, 2"], &["2 ,2", "2"]] {
+        assert_eq!(lengths(same), Some(vec!["2".to_owned()]), "{same:?}");
+    }
+    for bad in [
+        &["2", "3"][..],
+        &["2, 3"],
+        &["+2"],
+        &[""],
+        &["2", "x"],
+        &["x", "2"],
+        &["0x2"],
+    ] {
+        assert_eq!(lengths(bad), None, "{bad:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn stripping_twice_is_stripping_once(map in any_headers(), upgrading: bool) {

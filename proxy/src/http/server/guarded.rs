@@ -21,6 +21,8 @@ use crate::http::guard::{Guard, HeadLimits, Verdict, Violation};
 
 /// What the library reads in place of a request that is refused.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+/// The same for HEAD, whose answer has no body.
+const HEAD_STAND_IN: &[u8] = b"HEAD / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 /// Bytes that one read into the held ones asks for.
 const HELD_READ: usize = 4 * 1024;
 /// Bytes read ahead of a decision whether they are HTTP: enough to notice that the client left.
@@ -224,7 +226,9 @@ impl Guarded {
             Verdict::More | Verdict::Wait => return,
             Verdict::Refused(violation) => {
                 state.refuse_after(self.guard.heads(), violation);
-                Follows::StandIn(STAND_IN)
+                let refused = self.held[self.cleared..].trim_ascii_start();
+                let is_head = refused.starts_with(b"HEAD ");
+                Follows::StandIn(if is_head { HEAD_STAND_IN } else { STAND_IN })
             }
             Verdict::Broken(violation) => Follows::Error(violation),
         };

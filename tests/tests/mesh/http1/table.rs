@@ -94,6 +94,16 @@ pub(super) const CASES: &[Case] = &[
         "POST /a HTTP/1.0\r\nhost: h\r\nconnection: keep-alive\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: h\r\n\r\n",
         "",
     ),
+    refused(
+        "CONNECT with a content-length",
+        "CONNECT h:80 HTTP/1.1\r\nhost: h:80\r\ncontent-length: 34\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: h\r\n\r\n",
+        "",
+    ),
+    refused(
+        "CONNECT with transfer-encoding",
+        "CONNECT h:80 HTTP/1.1\r\nhost: h:80\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "",
+    ),
     // Chunks. The head has gone on when they come.
     cut(
         "a chunk of size 0x2",

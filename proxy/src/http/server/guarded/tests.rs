@@ -101,6 +101,18 @@ async fn a_refusal_comes_in_its_turn_and_is_the_last_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_head_is_refused_without_a_body() {
+    let (handler, seen) = recording();
+    let (mut peer, _closing, _task) = serve_one(Version::Http1, handler, ServerOptions::default());
+    peer.write("\r\nHEAD /a HTTP/1.1\r\nhost: a\r\nx : y\r\n\r\n")
+        .await;
+    let all = to_the_end(&mut peer).await;
+    assert!(all.starts_with("HTTP/1.1 400"), "{all}");
+    assert!(all.ends_with("\r\n\r\n"), "{all}");
+    assert!(targets(&seen).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn however_slowly_a_head_comes() {
     let (handler, seen) = recording();
     let (mut peer, _closing, _task) = serve_one(Version::Http1, handler, ServerOptions::default());
