@@ -204,14 +204,14 @@ async fn bodies(cx: Cx) -> anyhow::Result<()> {
         .policy(&policy(
             "api",
             "api",
-            "retries: {attempts: 2, statusCodes: [503], methods: [POST]}",
+            "retries: {attempts: 1, statusCodes: [503], methods: [POST]}",
         ));
     cx.on(builder, async |mesh| {
         mesh.app("api-1").behave(&Behavior::status(503)).await?;
         let to = mesh.addr("api", PORT);
         for (client, body, tries) in [
-            ("rich", "longer than eight", 3),
-            ("poor", "short", 3),
+            ("rich", "longer than eight", 2),
+            ("poor", "short", 2),
             ("poor", "longer than eight", 1),
         ] {
             let before = stats(mesh, ["api-1"]).await?.requests;
