@@ -119,7 +119,9 @@ mod tests {
         let (ok, none) = (StatusCode::OK, HeaderMap::new());
         let good = answer(b"abc");
         let ended = trailers("0");
-        let judged = |answer: &[u8], trailers| judge(ok, &none, answer, trailers, b"abc");
+        let judged = |answer: &[u8], trailers: Option<&HeaderMap>| {
+            judge(ok, &none, answer, trailers, b"abc")
+        };
         assert_eq!(judged(&good, Some(&ended)), Ok(()));
         assert!(judged(&good, None).is_err());
         assert!(judged(&good, Some(&trailers("14"))).is_err());
