@@ -19,9 +19,9 @@ const CALIBRATION: Duration = Duration::from_secs(2);
 const CALIBRATION_CLIENTS: usize = 4;
 /// The part of what the machine can do that is asked of it, and the bounds of that: fewer would show
 /// nothing, more would only measure the machine.
-const PART: f64 = 3.0;
-const LEAST_RATE: f64 = 40.0;
-const MOST_RATE: f64 = 400.0;
+const PART: f64 = 5.0;
+const LEAST_RATE: f64 = 30.0;
+const MOST_RATE: f64 = 200.0;
 /// Clients at most: what waits for an answer holds nothing else up.
 const CLIENTS: usize = 2_000;
 /// gRPC callers share connections, as in one process.
@@ -180,6 +180,12 @@ impl Outcome {
                 report.latency(1.0),
                 report.late,
             ));
+            if report.not_ok() > 0 {
+                cx.measured(format!(
+                    "{name}: statuses {:?}, outcomes {:?}, failures {:?}",
+                    report.statuses, report.outcomes, report.failures
+                ));
+            }
         }
     }
 }
