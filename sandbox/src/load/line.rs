@@ -2,7 +2,7 @@
 //!
 //! It is made when a request needs it, and replaced only when the server has closed it: a request
 //! that hyper hands back because nothing of it was written goes over the next one, where answers had
-//! come over this one.
+//! come over this one or the load has [patience](super::Load::connect_patience).
 
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -53,6 +53,7 @@ impl Line {
         plan: &Plan,
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, String> {
+        let until = Instant::now() + plan.connect_patience();
         loop {
             let (result, is_proved) = self.send_once(plan, request).await?;
             match result {
@@ -62,7 +63,8 @@ impl Line {
                 }
                 Err(mut error) => {
                     // Handed back: nothing of it was written, the connection had been closed.
-                    let unsent = error.take_message().filter(|_| is_proved.get());
+                    let may_replace = is_proved.get() || Instant::now() < until;
+                    let unsent = error.take_message().filter(|_| may_replace);
                     let Some(unsent) = unsent else {
                         return Err(text(error.error()));
                     };

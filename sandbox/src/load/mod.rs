@@ -178,8 +178,8 @@ impl Load {
         self
     }
 
-    /// A connection that is refused is tried again for so long, and counted; none of its request was
-    /// sent by then. Without, it is a failure.
+    /// A connection that is refused, or closed before anything of its first request was written, is
+    /// replaced for so long, and counted; nothing was sent by then. Without, it is a failure.
     pub fn connect_patience(mut self, patience: Duration) -> Self {
         self.connect_patience = patience;
         self
