@@ -99,7 +99,13 @@ impl Life {
             };
             tokio::select! {
                 () = changed => {}
-                () = tokio::time::sleep_until(rest + limit) => return is_http2,
+                () = tokio::time::sleep_until(rest + limit) => {
+                    // A request may have been taken since, in the same turn: it is answered.
+                    let state = self.state.lock();
+                    if state.in_flight == 0 && state.rest == Some(rest) {
+                        return is_http2;
+                    }
+                }
             }
         }
     }

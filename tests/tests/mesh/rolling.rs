@@ -1,6 +1,6 @@
 //! Restarts of everything, one after the other, under a constant open-loop load: no failed request.
 //!
-//! The load is HTTP/1 and gRPC at once, GETs and POSTs, at a fifth of what the machine was just seen
+//! The load is HTTP/1 and gRPC at once, GETs and POSTs, at a sixth of what the machine was just seen
 //! to do (`WEFT_SOAK=1`: 1,000 requests per second for a minute); bursts come on top where
 //! applications close connections that rest. When requests are due is fixed before the first one, no
 //! request is sent twice, and each must have been seen by exactly one server, once, with its body.

@@ -6,7 +6,7 @@ use weft_sandbox::app::{KeepAlive, Stats};
 use weft_sandbox::{Mesh, Workload};
 use weft_tests::counts::last_stats;
 
-use super::traffic::{BURST_WORK, Traffic};
+use super::traffic::{BURST_WORK, Traffic, patient};
 use crate::common::{Cx, add, http_app, mesh, service};
 
 /// The servers at the start.
@@ -32,7 +32,8 @@ pub(super) async fn are_replaced(cx: Cx, seconds: u64) -> anyhow::Result<()> {
     for app in APPS {
         builder = builder.workload(server(app, limit));
     }
-    cx.on(builder.service(service("api", APPS)), async |mesh| {
+    let mesh = patient(builder.service(service("api", APPS)));
+    cx.on(mesh, async |mesh| {
         let pauses = pauses(limit);
         let traffic = Traffic::start(&cx, mesh, &APPS, &pauses, Duration::ZERO).await?;
         let mut serving = APPS.map(str::to_owned);

@@ -6,7 +6,7 @@ use weft_sandbox::Mesh;
 use weft_sandbox::app::Stats;
 use weft_tests::counts::last_stats;
 
-use super::traffic::Traffic;
+use super::traffic::{Traffic, patient};
 use crate::common::{Cx, add, client_and, http_app, stats, wait_for};
 
 const APPS: [&str; 3] = ["api-1", "api-2", "api-3"];
@@ -24,7 +24,7 @@ const ARRIVES: Duration = Duration::from_secs(15);
 
 /// The sidecars of the servers restart one after the other, and each workload stays an endpoint.
 pub(super) async fn of_servers(cx: Cx) -> anyhow::Result<()> {
-    cx.on(client_and("sidecars", APPS), async |mesh| {
+    cx.on(patient(client_and("sidecars", APPS)), async |mesh| {
         let traffic = Traffic::start(&cx, mesh, &APPS, &[], Duration::ZERO).await?;
         let mut restarts = 0;
         while restarts < APPS.len() || traffic.has_time_for(ONE_RESTART) {
@@ -50,7 +50,7 @@ pub(super) async fn of_servers(cx: Cx) -> anyhow::Result<()> {
 /// or at rest); until the new one listens, new connections are refused and the client waits. No request
 /// is lost or sent twice.
 pub(super) async fn of_the_client(cx: Cx) -> anyhow::Result<()> {
-    cx.on(client_and("own-sidecar", APPS), async |mesh| {
+    cx.on(patient(client_and("own-sidecar", APPS)), async |mesh| {
         let traffic = Traffic::start(&cx, mesh, &APPS, &[], CONNECT_PATIENCE).await?;
         let mut restarts = 0;
         tokio::time::sleep(PAUSE).await;
@@ -77,7 +77,7 @@ pub(super) async fn control_plane(cx: Cx) -> anyhow::Result<()> {
     let builder = client_and("no-control", APPS)
         .workload(http_app("api-4"))
         .workload(http_app("api-5"));
-    cx.on(builder, async |mesh| {
+    cx.on(patient(builder), async |mesh| {
         let traffic = Traffic::start(&cx, mesh, &APPS, &[], Duration::ZERO).await?;
         tokio::time::sleep(PAUSE).await;
 

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use http::Method;
 use weft_sandbox::app::Stats;
 use weft_sandbox::load::{Load, Protocol, Report, Running, Shot};
+use weft_sandbox::mesh::Builder;
 use weft_sandbox::{Mesh, Pod};
 
-use crate::common::{Cx, PORT, assert_no_failure};
+use crate::common::{Cx, PORT, assert_no_failure, policy};
 
 /// How long the load lasts at least.
 const QUICK: Duration = Duration::from_secs(15);
@@ -19,9 +20,9 @@ const CALIBRATION: Duration = Duration::from_secs(2);
 const CALIBRATION_CLIENTS: usize = 4;
 /// The part of what the machine can do that is asked of it, and the bounds of that: fewer would show
 /// nothing, more would only measure the machine.
-const PART: f64 = 5.0;
-const LEAST_RATE: f64 = 30.0;
-const MOST_RATE: f64 = 200.0;
+const PART: f64 = 6.0;
+const LEAST_RATE: f64 = 20.0;
+const MOST_RATE: f64 = 120.0;
 /// Clients at most: what waits for an answer holds nothing else up.
 const CLIENTS: usize = 2_000;
 /// gRPC callers share connections, as in one process.
@@ -34,6 +35,12 @@ pub(super) const BURST_WORK: Duration = Duration::from_millis(30);
 const BURST_RATE: f64 = 10_000.0;
 /// Bytes of a body.
 const BODY: usize = 300;
+
+/// What is said of the service: on a machine that does much else a handshake may take longer than the
+/// second that is the default. Retries are those that there are without a policy.
+pub(super) fn patient(builder: Builder) -> Builder {
+    builder.policy(&policy("patient", "api", "timeouts: {connect: 5s}"))
+}
 
 /// A load that runs.
 pub(super) struct Traffic {
@@ -149,7 +156,8 @@ impl Outcome {
             }
         }
         assert_eq!(seen.not_listed, 0, "the servers' tables are too small");
-        assert_eq!(seen.repeated_ids(), 0, "requests that servers saw twice");
+        let mut twice = seen.ids.iter().filter(|(_, count)| **count > 1);
+        assert_eq!(twice.next(), None, "a request that servers saw twice");
         assert_eq!(seen.ids.len() as u64, sent, "ids that servers saw");
         assert_eq!(seen.requests, sent, "requests that servers saw");
         assert_eq!(seen.bodies.len(), bodies, "bodies that servers saw");
