@@ -31,6 +31,7 @@ pub(super) struct ServiceListeners {
     pub(super) outbound: Arc<Outbound>,
     pub(super) workers: Workers,
     pub(super) closing: Closing,
+    pub(super) accepting: TaskTracker,
     pub(super) connections: TaskTracker,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) readiness: Arc<Readiness>,
@@ -86,7 +87,7 @@ impl ServiceListeners {
             socket: socket::listen(wanted.address)?,
             serve: serve_outbound(&self.outbound, original, self.closing.clone()),
             // What the application still has to finish may need others.
-            until: Phase::Over,
+            until: Phase::Finishing,
             most: self.max_connections,
         };
         let refused = self.telemetry.limit("connections");
@@ -94,7 +95,7 @@ impl ServiceListeners {
             &listener,
             &self.workers,
             &self.closing,
-            &self.connections,
+            (&self.accepting, &self.connections),
             &refused,
         )
     }

@@ -40,12 +40,13 @@ pub struct Listener {
     pub most: usize,
 }
 
-/// Runs `listener` on all workers. Its connections are tracked in `connections`.
+/// Runs `listener` on all workers. Its loops are tracked in the first of `tracked`, its connections in
+/// the second.
 pub fn run(
     listener: &Listener,
     workers: &Workers,
     closing: &Closing,
-    connections: &TaskTracker,
+    (loops, connections): (&TaskTracker, &TaskTracker),
     refused: &Counter,
 ) -> io::Result<()> {
     for worker in workers.iter() {
@@ -61,7 +62,8 @@ pub fn run(
         };
         let socket = listener.socket.try_clone()?;
         let closing = closing.clone();
-        worker.spawn("accept", accepting.run(socket, closing));
+        let accepting = loops.track_future(accepting.run(socket, closing));
+        worker.spawn("accept", accepting);
     }
     Ok(())
 }

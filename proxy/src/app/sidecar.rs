@@ -104,6 +104,8 @@ struct Sidecar {
     closing: Arc<ClosingSender>,
     /// Connections, both directions.
     connections: TaskTracker,
+    /// The loops that accept them.
+    accepting: TaskTracker,
     drain: Arc<Notify>,
 }
 
@@ -155,6 +157,7 @@ impl Sidecar {
         let closing = Arc::new(closing);
         let workers = threads.workers();
         let connections = TaskTracker::new();
+        let accepting = TaskTracker::new();
         let outbound = Outbound::new(OutboundParts {
             discovery: discovery.clone(),
             identity: identity.clone(),
@@ -190,7 +193,8 @@ impl Sidecar {
         // Accept loops.
         let refused = telemetry.limit("connections");
         let accept = |listener: &Listener| {
-            listen::run(listener, workers, &listening, &connections, &refused)
+            let tracked = (&accepting, &connections);
+            listen::run(listener, workers, &listening, tracked, &refused)
         };
         for (socket, serve) in inbound_sockets.serving(&inbound, &listening) {
             accept(&Listener {
@@ -208,7 +212,7 @@ impl Sidecar {
                 socket,
                 serve: serve_outbound(&outbound, Redirected, listening.clone()),
                 // What the application still has to finish may need others.
-                until: Phase::Over,
+                until: Phase::Finishing,
                 most: settings.limits.connections,
             })?;
         }
@@ -263,6 +267,7 @@ impl Sidecar {
                 outbound,
                 workers: workers.clone(),
                 closing: listening,
+                accepting: accepting.clone(),
                 connections: connections.clone(),
                 telemetry,
                 readiness: Arc::clone(&readiness),
@@ -282,6 +287,7 @@ impl Sidecar {
             readiness,
             closing,
             connections,
+            accepting,
             drain,
         })
     }
@@ -357,15 +363,26 @@ impl Sidecar {
         }
         self.closing.advance(Phase::Draining);
         tracing::info!(connections = self.connections.len(), "draining");
-        self.connections.close();
         let left = deadline.saturating_sub(begun.elapsed());
-        if timeout(left, self.connections.wait()).await.is_err() {
+        let finished = finish(&self.closing, &self.accepting, &self.connections);
+        if timeout(left, finished).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "drain time is over");
         }
         self.closing.advance(Phase::Over);
         let _ = timeout(CUT_LIMIT, self.connections.wait()).await;
         tracing::info!(seconds = begun.elapsed().as_secs_f64(), "drained");
     }
+}
+
+/// Waits for what is in flight, then for the last that came meanwhile: a connection that was made while
+/// the one before it ended is served, not cut.
+async fn finish(closing: &ClosingSender, accepting: &TaskTracker, connections: &TaskTracker) {
+    connections.close();
+    connections.wait().await;
+    closing.advance(Phase::Finishing);
+    accepting.close();
+    accepting.wait().await;
+    connections.wait().await;
 }
 
 /// Dials past the redirect.
@@ -483,3 +500,6 @@ fn bind_outbound(settings: &Settings) -> Result<Vec<std::net::TcpListener>, Erro
     }
     Ok(sockets)
 }
+
+#[cfg(test)]
+mod tests;

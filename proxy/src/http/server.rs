@@ -7,7 +7,7 @@
 //! * Closing is announced first and never overtakes a request: in phase Announcing an idle
 //!   connection stays until its peer leaves; in phase Draining an idle HTTP/1 connection still
 //!   waits for a request under way, and what is closed is read until its peer is gone, so that no
-//!   reset destroys the clean end.
+//!   reset destroys the clean end. A connection that begins while draining serves what it came for.
 //! * No default of hyper's closes or refuses anything; idle keep-alive has its own, long limit.
 //!
 //! A request whose framing could be read in two ways never comes to hyper, nor to the handler but as
@@ -105,7 +105,7 @@ pub struct ServerOptions {
     /// Without an exchange, the connection is closed after this.
     pub idle_limit: Duration,
     /// In phase Draining, how long an idle HTTP/1 connection still waits for a request that is on
-    /// its way.
+    /// its way, and an HTTP/2 connection that has only just begun for its first one.
     pub linger: Duration,
     /// In phase Announcing, HTTP/2 peers get their GOAWAY and HTTP/1 responses say
     /// `connection: close`.
@@ -260,6 +260,8 @@ struct Driver {
     phases: FuturesUnordered<BoxFuture<(Phase, Closing)>>,
     /// The phase in which the connection began.
     born: Phase,
+    /// It is to end as soon as it has taken a request.
+    ends_after_first: bool,
     alarm: Alarm,
     /// Requests seen when the connection last came to rest.
     seen: u64,
@@ -300,6 +302,7 @@ impl Driver {
             options,
             phases,
             born: closing.phase(),
+            ends_after_first: false,
             alarm: Alarm::default(),
             seen: 0,
             rested_at: 0,
@@ -326,7 +329,7 @@ impl Driver {
                 return Poll::Ready(());
             }
             let next = match phase {
-                Phase::Draining => Phase::Over,
+                Phase::Draining | Phase::Finishing => Phase::Over,
                 _ => Phase::Draining,
             };
             self.phases.push(reached(closing, next));
@@ -340,6 +343,12 @@ impl Driver {
                 return Poll::Ready(());
             }
             if self.state.may_let_go() {
+                continue;
+            }
+            if self.ends_after_first && self.state.requests() > 0 {
+                self.ends_after_first = false;
+                self.linger_until = None;
+                connection.as_mut().graceful_shutdown();
                 continue;
             }
             let (at, end) = match (self.shut_down, self.ends_at()) {
@@ -398,6 +407,11 @@ impl Driver {
             }
             // One that began while closing was announced already was meant: it is not sent away
             // before it must be.
+            Version::Http2 if self.born >= Phase::Draining && self.state.requests() == 0 => {
+                self.ends_after_first = true;
+                self.linger_until = Some(Instant::now() + self.options.linger);
+                false
+            }
             Version::Http2 => {
                 announce && (self.born < Phase::Announcing || phase >= Phase::Draining)
             }

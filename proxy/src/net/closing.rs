@@ -1,7 +1,8 @@
 //! The phases in which a sidecar ends, told to everything that holds connections.
 //!
 //! Phases only rise. `Announcing` comes from the control plane ("pod terminating"), `Draining` from
-//! SIGTERM, `Over` when the drain deadline has passed.
+//! SIGTERM, `Finishing` when all that was in flight has ended, `Over` when that last part has ended
+//! too or the drain deadline has passed.
 
 use std::time::Duration;
 
@@ -19,8 +20,12 @@ pub enum Phase {
     /// Peers are told to leave (`Connection: close`, GOAWAY); everything is still accepted and
     /// served, and idle connections stay open until their peer leaves.
     Announcing,
-    /// No new connections; what is in flight is finished, then its connection closes.
+    /// No new connections but of the own application; what is in flight is finished, then its
+    /// connection closes.
     Draining,
+    /// No new connections at all. Those that were made until now are finished as while draining: the
+    /// kernel had told their clients that they are open.
+    Finishing,
     /// Time is up: what is left is cut.
     Over,
 }

@@ -16,6 +16,7 @@ use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
+use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,6 +27,7 @@ use weft_proto::names::headers::MIRROR;
 use super::behavior::{Failure, Fate};
 use super::echo::echo_server::{EchoServer, SERVICE_NAME};
 use super::grpc::Echo;
+use super::keep_alive::{Busy, Life};
 use super::server::Shared;
 use super::stats::Hasher;
 use super::{ID, SERVED_BY, VERSION};
@@ -36,6 +38,8 @@ const MAX_ANSWER: usize = 256 * 1024 * 1024;
 const MAX_CHUNKS: usize = 100_000;
 /// Length of the pieces of a long answer.
 const PIECE: usize = 16 * 1024;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -87,10 +91,11 @@ pub(super) enum Unanswered {
 /// Answers one request.
 pub(super) async fn handle(
     app: Arc<Shared>,
-    reset: Arc<AtomicBool>,
+    io: IoHandle,
+    life: Arc<Life>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Unanswered> {
-    let mut counted = Counted::begin(Arc::clone(&app), &request);
+    let mut counted = Counted::begin(Arc::clone(&app), &life, &request);
     let version = request.version();
     let (fate, failure) = {
         let mut behavior = app.behavior.lock();
@@ -111,7 +116,7 @@ pub(super) async fn handle(
         Fate::Close | Fate::Reset | Fate::Hang => {
             counted.read_body(request.into_body()).await;
             match fate {
-                Fate::Reset => reset.store(true, Ordering::Relaxed),
+                Fate::Reset => io.reset(),
                 Fate::Hang => std::future::pending().await,
                 _ => {}
             }
@@ -135,8 +140,16 @@ pub(super) async fn handle(
         headers.insert(SERVED_BY, name);
         headers.insert(VERSION, version);
     }
-    if app.finish.is_cancelled() && version < Version::HTTP_2 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if version < Version::HTTP_2 {
+        if app.finish.is_cancelled() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        } else if let Some(announced) = app.keep_alive.filter(|it| it.announced) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+            let seconds = announced.limit.as_secs();
+            if let Ok(value) = format!("timeout={seconds}").parse() {
+                headers.insert(KEEP_ALIVE, value);
+            }
+        }
     }
     if status != 200 && !is_grpc {
         add(headers, &failure.headers);
@@ -286,6 +299,7 @@ impl Script {
 #[derive(Debug)]
 struct Counted {
     app: Arc<Shared>,
+    _busy: Busy,
     /// What it was answered with; 0 for nothing.
     status: u16,
     /// Nothing of its answer is missing any more.
@@ -293,7 +307,8 @@ struct Counted {
 }
 
 impl Counted {
-    fn begin(app: Arc<Shared>, request: &Request<Incoming>) -> Self {
+    fn begin(app: Arc<Shared>, life: &Arc<Life>, request: &Request<Incoming>) -> Self {
+        let (busy, rested) = life.begin(request.version() == Version::HTTP_2);
         let route = format!("{} {}", request.method(), request.uri().path());
         let id = request
             .headers()
@@ -308,9 +323,13 @@ impl Counted {
             if let Some(authority) = copy_of {
                 stats.copied(authority);
             }
+            if let Some(rested) = rested {
+                stats.used_again(rested);
+            }
         }
         Self {
             app,
+            _busy: busy,
             status: 0,
             complete: false,
         }
@@ -446,28 +465,63 @@ fn chunked(chunks: usize, every_ms: u64) -> AnswerBody {
 #[derive(Debug)]
 pub(super) struct AbortableIo {
     stream: TcpStream,
-    reset: Arc<AtomicBool>,
+    handle: IoHandle,
+    app: Arc<Shared>,
+}
+
+/// Says how a connection is to end. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct IoHandle(Arc<Ending>);
+
+#[derive(Debug, Default)]
+struct Ending {
+    reset: AtomicBool,
+    at_rest: AtomicBool,
+}
+
+impl IoHandle {
+    /// The connection's end will be a reset.
+    pub(super) fn reset(&self) {
+        self.0.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// The connection ends because it rests; a request that has come by then is counted, unread.
+    pub(super) fn closes_at_rest(&self) {
+        self.0.at_rest.store(true, Ordering::Relaxed);
+    }
+
+    fn is_reset(&self) -> bool {
+        self.0.reset.load(Ordering::Relaxed)
+    }
 }
 
 impl AbortableIo {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: TcpStream, app: Arc<Shared>) -> Self {
         Self {
             stream,
-            reset: Arc::default(),
+            handle: IoHandle::default(),
+            app,
         }
     }
 
-    /// Set it, and the connection's end will be a reset.
-    pub(super) fn reset_handle(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.reset)
+    pub(super) fn handle(&self) -> IoHandle {
+        self.handle.clone()
     }
 }
 
 impl Drop for AbortableIo {
     fn drop(&mut self) {
-        if self.reset.load(Ordering::Relaxed) {
+        if self.handle.is_reset() {
             // A close that lingers for no time is a reset (socket(7)).
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+        if self.handle.0.at_rest.load(Ordering::Relaxed) {
+            let mut byte = [0_u8];
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let unread = recv(&self.stream, &mut byte, flags);
+            if unread.is_ok_and(|(length, _)| length > 0) {
+                self.app.stats.lock().closed_over_requests += 1;
+            }
         }
     }
 }
@@ -496,7 +550,7 @@ impl AsyncWrite for AbortableIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.reset.load(Ordering::Relaxed) {
+        if self.handle.is_reset() {
             // A FIN before the reset would look like an orderly end.
             return Poll::Ready(Ok(()));
         }

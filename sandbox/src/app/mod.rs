@@ -18,6 +18,7 @@ mod behavior;
 mod control;
 mod grpc;
 pub mod http;
+mod keep_alive;
 mod server;
 mod stats;
 mod tcp;
@@ -27,12 +28,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Parser;
 
 pub use behavior::{Behavior, Failure};
 pub use control::Control;
 pub use grpc::SEEN;
+pub use keep_alive::KeepAlive;
 pub use server::App;
 pub use stats::{Stats, body_hash};
 
@@ -96,6 +99,26 @@ pub struct Settings {
     /// loopback itself.
     #[arg(long, default_value_t = CONTROL_PORT)]
     pub control: u16,
+    /// Milliseconds after which connections that rest are closed; never without.
+    #[arg(long)]
+    pub keep_alive_ms: Option<u64>,
+    /// Announce it in answers over HTTP/1.
+    #[arg(long, requires = "keep_alive_ms")]
+    pub keep_alive_announced: bool,
+    /// Milliseconds from the decision to close such a connection to its close.
+    #[arg(long, default_value_t = 0)]
+    pub keep_alive_blind_ms: u64,
+}
+
+impl Settings {
+    /// When connections that rest are closed.
+    fn keep_alive(&self) -> Option<KeepAlive> {
+        self.keep_alive_ms.map(|limit| KeepAlive {
+            limit: Duration::from_millis(limit),
+            announced: self.keep_alive_announced,
+            blind: Duration::from_millis(self.keep_alive_blind_ms),
+        })
+    }
 }
 
 /// Runs the application until SIGTERM; the first of `args` is the program's name.

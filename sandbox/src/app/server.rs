@@ -19,8 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::http::AbortableIo;
-use super::{Behavior, Port, PortKind, Settings, Stats, control, http, tcp};
+use super::http::{AbortableIo, IoHandle};
+use super::keep_alive::Life;
+use super::{Behavior, KeepAlive, Port, PortKind, Settings, Stats, control, http, tcp};
 
 /// How long what is in flight may take after SIGTERM.
 const FINISH_PATIENCE: Duration = Duration::from_secs(20);
@@ -41,6 +42,7 @@ pub struct App {
 pub(super) struct Shared {
     pub(super) name: String,
     pub(super) version: String,
+    pub(super) keep_alive: Option<KeepAlive>,
     pub(super) behavior: Mutex<Behavior>,
     pub(super) stats: Mutex<Stats>,
     /// Ends the listeners.
@@ -64,6 +66,7 @@ impl App {
     /// Listens and serves on the current runtime, in the current thread's network namespace.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
+            keep_alive: settings.keep_alive(),
             name: settings.name,
             version: settings.version,
             behavior: Mutex::default(),
@@ -182,13 +185,48 @@ async fn serve(app: Arc<Shared>, stream: TcpStream, kind: PortKind) {
 }
 
 async fn serve_http(app: Arc<Shared>, stream: TcpStream) {
-    let io = AbortableIo::new(stream);
-    let reset = io.reset_handle();
+    let io = AbortableIo::new(stream, Arc::clone(&app));
+    let handle = io.handle();
     let finish = app.finish.clone();
-    serve_connection(io, finish, move |request| {
-        http::handle(Arc::clone(&app), reset.clone(), request)
+    let life = Arc::new(Life::default());
+    let rest = app.keep_alive.map(|keep_alive| Rest {
+        life: Arc::clone(&life),
+        keep_alive,
+        handle: handle.clone(),
+        app: Arc::clone(&app),
+    });
+    serve_connection(io, finish, rest, move |request| {
+        http::handle(Arc::clone(&app), handle.clone(), Arc::clone(&life), request)
     })
     .await;
+}
+
+/// What ends a connection that rests.
+struct Rest {
+    life: Arc<Life>,
+    keep_alive: KeepAlive,
+    handle: IoHandle,
+    app: Arc<Shared>,
+}
+
+impl Rest {
+    /// Waits until the connection has rested for too long; whether it is one of HTTP/2.
+    async fn is_over(this: Option<&Self>) -> bool {
+        let Some(this) = this else {
+            return std::future::pending().await;
+        };
+        let is_http2 = this.life.rested(this.keep_alive.limit).await;
+        this.app.stats.lock().closed_at_rest += 1;
+        is_http2
+    }
+
+    /// The connection is closed next, whatever has come over it.
+    async fn look_away(this: Option<&Self>) {
+        if let Some(this) = this {
+            tokio::time::sleep(this.keep_alive.blind).await;
+            this.handle.closes_at_rest();
+        }
+    }
 }
 
 async fn accept_control(app: Arc<Shared>, listener: TcpListener) {
@@ -196,15 +234,20 @@ async fn accept_control(app: Arc<Shared>, listener: TcpListener) {
         let app = Arc::clone(&app);
         // A command outlives the end of the application's own connections.
         let never = CancellationToken::new();
-        tokio::spawn(serve_connection(stream, never, move |request| {
+        tokio::spawn(serve_connection(stream, never, None, move |request| {
             control::handle(Arc::clone(&app), request)
         }));
     }
 }
 
-/// Serves one connection, HTTP/1 or HTTP/2 by its preface, and ends it in order when `finish` says.
-async fn serve_connection<I, H, F, B, E>(io: I, finish: CancellationToken, handle: H)
-where
+/// Serves one connection, HTTP/1 or HTTP/2 by its preface, and ends it in order when `finish` says, or as
+/// `rest` does.
+async fn serve_connection<I, H, F, B, E>(
+    io: I,
+    finish: CancellationToken,
+    rest: Option<Rest>,
+    handle: H,
+) where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     H: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Result<Response<B>, E>> + Send + 'static,
@@ -215,9 +258,20 @@ where
     let server = auto::Builder::new(TokioExecutor::new());
     let connection = server.serve_connection(TokioIo::new(io), service_fn(handle));
     let mut connection = std::pin::pin!(connection);
+    let resting = std::pin::pin!(Rest::is_over(rest.as_ref()));
     tokio::select! {
         _ = connection.as_mut() => return,
         () = finish.cancelled() => {}
+        is_http2 = resting => {
+            if is_http2 {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            } else {
+                // Not looked at again, and closed as it is.
+                Rest::look_away(rest.as_ref()).await;
+            }
+            return;
+        }
     }
     // Answers announce the end now; only a connection that stays idle is closed unannounced.
     if tokio::time::timeout(SETTLE, connection.as_mut())

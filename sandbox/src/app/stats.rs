@@ -1,14 +1,18 @@
 //! What the application has seen.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// Different keys that a table has room for; what comes after is counted in `not_listed`.
 const MAX_ROUTES: usize = 1024;
 const MAX_IDS: usize = 200_000;
-const MAX_BODIES: usize = 10_000;
+const MAX_BODIES: usize = 100_000;
 const MAX_AUTHORITIES: usize = 64;
+/// Steps of `used_again`, in milliseconds, and the last of them.
+const REST_STEP_MS: u64 = 100;
+const MAX_REST_MS: u64 = 60_000;
 /// FNV-1a, 64 bit: offset basis and prime.
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
@@ -44,6 +48,13 @@ pub struct Stats {
     pub bodies: BTreeMap<String, u64>,
     /// Requests that a sidecar marked as copies of others, by the authority that they name.
     pub copies: BTreeMap<String, u64>,
+    /// Connections that were closed because they rested for too long.
+    pub closed_at_rest: u64,
+    /// Of these, those of HTTP/1 over which a request had come that was never read.
+    pub closed_over_requests: u64,
+    /// Requests on connections that had been at rest, by how long, in milliseconds, rounded down to
+    /// hundreds.
+    pub used_again: BTreeMap<u64, u64>,
     /// Entries that the tables had no room for.
     pub not_listed: u64,
 }
@@ -72,6 +83,12 @@ impl Stats {
         if let Some(id) = id {
             count(&mut self.ids, id, MAX_IDS, &mut self.not_listed);
         }
+    }
+
+    pub(super) fn used_again(&mut self, rested: Duration) {
+        let rested = u64::try_from(rested.as_millis()).unwrap_or(MAX_REST_MS);
+        let step = rested.min(MAX_REST_MS) / REST_STEP_MS * REST_STEP_MS;
+        *self.used_again.entry(step).or_default() += 1;
     }
 
     pub(super) fn copied(&mut self, authority: String) {

@@ -7,10 +7,16 @@
 //! `sent == answered + failed`, and a server that counts ids has seen each of them at most once
 //! unless the mesh in between sent it again.
 //!
+//! With a [rate](Load::rate) it is an open loop: when requests are due stands fixed before the first
+//! one, and their latency counts from then. [`Report::late`] says how far it fell behind itself.
+//!
 //! It runs on a thread of its own in the client's pod.
 
 mod client;
+mod grpc;
+mod line;
 mod report;
+mod schedule;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +43,10 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
+    /// Unary gRPC calls of the stand-in service over HTTP/2. A call is answered well where its one
+    /// message is what was sent and its trailers say status 0; a call that ends in another way is a
+    /// failure. Of a [`Shot`] only the length of the body counts.
+    Grpc,
 }
 
 /// A kind of request in the mix.
@@ -87,6 +97,10 @@ pub struct Load {
     protocol: Protocol,
     clients: usize,
     rate: Option<f64>,
+    pauses: Vec<(u64, Duration)>,
+    on_demand: bool,
+    connections: Option<usize>,
+    connect_patience: Duration,
     requests: Option<u64>,
     duration: Option<Duration>,
     timeout: Duration,
@@ -105,6 +119,10 @@ impl Load {
             protocol: Protocol::Http1,
             clients: 1,
             rate: None,
+            pauses: Vec::new(),
+            on_demand: false,
+            connections: None,
+            connect_patience: Duration::ZERO,
             requests: None,
             duration: None,
             timeout: TIMEOUT,
@@ -136,6 +154,34 @@ impl Load {
     /// request's latency then counts from when it was due, so that waiting for a free client shows.
     pub fn rate(mut self, per_second: f64) -> Self {
         self.rate = Some(per_second);
+        self
+    }
+
+    /// With a [rate](Self::rate): after so many requests a pause, then after so many more the next
+    /// one, and so on from the first again.
+    pub fn pauses(mut self, pauses: impl IntoIterator<Item = (u64, Duration)>) -> Self {
+        self.pauses = pauses.into_iter().collect();
+        self
+    }
+
+    /// With a [rate](Self::rate): clients are made as requests need them, and the one that was free
+    /// last goes first. Otherwise all are there from the start and take turns.
+    pub fn on_demand(mut self) -> Self {
+        self.on_demand = true;
+        self
+    }
+
+    /// HTTP/2 and gRPC: the clients share so many connections, as the callers in one process do.
+    /// Without, each has its own.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = Some(connections.max(1));
+        self
+    }
+
+    /// A connection that is refused, or closed before anything of its first request was written, is
+    /// replaced for so long, and counted; nothing was sent by then. Without, it is a failure.
+    pub fn connect_patience(mut self, patience: Duration) -> Self {
+        self.connect_patience = patience;
         self
     }
 

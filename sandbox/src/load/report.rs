@@ -24,6 +24,11 @@ pub struct Report {
     pub failed: u64,
     /// Connections that were replaced because the server had closed them between exchanges.
     pub reconnects: u64,
+    /// Connections that were refused, and tried again.
+    pub refused: u64,
+    /// The longest time from when a request was due to its begin: what its clients waited is not in
+    /// it, that none was free is.
+    pub late: Duration,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Answers by `x-weft-outcome`, those that the mesh made itself.
@@ -140,6 +145,8 @@ impl Default for Report {
             answered: 0,
             failed: 0,
             reconnects: 0,
+            refused: 0,
+            late: Duration::ZERO,
             statuses: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             failures: BTreeMap::new(),

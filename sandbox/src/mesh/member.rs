@@ -127,6 +127,15 @@ impl Member {
                 program = program.args(["--serve", &port.to_string()]);
             }
         }
+        if let Some(keep_alive) = self.spec.keep_alive {
+            let millis = |time: Duration| time.as_millis().to_string();
+            program = program
+                .args(["--keep-alive-ms", &millis(keep_alive.limit)])
+                .args(["--keep-alive-blind-ms", &millis(keep_alive.blind)]);
+            if keep_alive.announced {
+                program = program.arg("--keep-alive-announced");
+            }
+        }
         self.start(&self.app, "app", self.pod.command(&program))
     }
 

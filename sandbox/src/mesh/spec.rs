@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::app::PortKind;
+use crate::app::{KeepAlive, PortKind};
 use crate::process::Program;
 
 /// The programs that a mesh runs. The `weft` command has all of them inside; tests have small
@@ -97,6 +97,7 @@ pub struct Workload {
     pub(super) env: Vec<(String, String)>,
     pub(super) ports: Vec<(u16, AppSpec)>,
     pub(super) probes: Vec<(u16, String)>,
+    pub(super) keep_alive: Option<KeepAlive>,
 }
 
 impl Workload {
@@ -117,6 +118,7 @@ impl Workload {
             env: Vec::new(),
             ports: Vec::new(),
             probes: Vec::new(),
+            keep_alive: None,
         }
     }
 
@@ -197,6 +199,12 @@ impl Workload {
     /// A probe: GETs of this path on this port pass in plaintext even under Strict.
     pub fn probe(mut self, port: u16, path: &str) -> Self {
         self.probes.push((port, path.to_owned()));
+        self
+    }
+
+    /// Its application closes HTTP connections that rest; without, it never does.
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        self.keep_alive = Some(keep_alive);
         self
     }
 

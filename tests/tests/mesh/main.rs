@@ -34,6 +34,7 @@ mod proxy_status;
 mod rates;
 mod reload;
 mod retries;
+mod rolling;
 mod rules;
 mod security;
 mod split;
@@ -73,6 +74,7 @@ fn main() -> anyhow::Result<ExitCode> {
     fallback::register(&mut suite);
     security::register(&mut suite);
     lifecycle::register(&mut suite);
+    rolling::register(&mut suite);
     outage::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);

@@ -404,6 +404,49 @@ async fn http2_is_told_to_leave_and_finishes() {
     task.await.unwrap();
 }
 
+/// Its client is about to send the request that it came for.
+#[tokio::test(start_paused = true)]
+async fn http2_that_begins_while_draining_serves_what_it_came_for() {
+    for phase in [Phase::Draining, Phase::Finishing] {
+        let (near, far) = duplex(1 << 16);
+        let (sender, closing) = crate::net::closing::channel();
+        sender.advance(phase);
+        let task = tokio::spawn(serve(far, Version::Http2, ok(), closing, options()));
+        let (mut client, connection) = h2::client::handshake(near).await.unwrap();
+        let connection = tokio::spawn(connection);
+        tokio::time::sleep(SECOND / 2).await;
+        client = client.ready().await.expect("sent away at once");
+        let head = Request::get("http://a/").body(()).unwrap();
+        let (response, _) = client.send_request(head, true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        tokio::time::sleep(SECOND / 10).await;
+        assert!(client.clone().ready().await.is_err(), "no GOAWAY came");
+        drop(client);
+        connection.await.unwrap().unwrap();
+        task.await.unwrap();
+    }
+}
+
+/// One that nobody uses is not waited for.
+#[tokio::test(start_paused = true)]
+async fn http2_that_begins_while_draining_and_stays_idle_ends() {
+    let (near, far) = duplex(1 << 16);
+    let (sender, closing) = crate::net::closing::channel();
+    sender.advance(Phase::Draining);
+    let task = tokio::spawn(serve(far, Version::Http2, ok(), closing, options()));
+    let (client, connection) = h2::client::handshake(near).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let begin = Instant::now();
+    connection.await.unwrap().unwrap();
+    task.await.unwrap();
+    assert!(
+        (SECOND..2 * SECOND).contains(&begin.elapsed()),
+        "{:?}",
+        begin.elapsed()
+    );
+    drop(client);
+}
+
 #[test]
 fn wrappers_forward_what_hyper_asks() {
     let state = Arc::new(State::new(Version::Http1, options().bounds));
