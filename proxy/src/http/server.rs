@@ -33,16 +33,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use self::io::{Floods, ServerIo};
+use self::io::ServerIo;
 use self::state::{InFlight, State};
-use super::body::{BodyError, ResponseBody, h2_error};
+use super::body::{BodyError, ResponseBody};
 use super::client::BoxFuture;
 use super::deadline::Alarm;
-use super::floods::FloodLimits;
+use super::floods::{FloodBounds, Watch};
 use super::guard::MAX_HEAD;
 use super::{Version, settings};
 use crate::net::closing::{Closing, Phase};
@@ -88,9 +87,7 @@ pub struct ServerOptions {
     /// An HTTP/1 client may end its side and still have its answer. Else its end is the exchange's.
     pub half_close: bool,
     /// HTTP/2 peers whose frames cost more are cut off.
-    pub floods: FloodLimits,
-    /// Counts such peers.
-    pub flooded: Counter,
+    pub floods: FloodBounds,
     /// The peer is a verified sidecar, which carries what many clients send and give up.
     pub from_sidecar: bool,
 }
@@ -103,8 +100,7 @@ impl Default for ServerOptions {
             linger: Duration::from_secs(1),
             announce: true,
             half_close: true,
-            floods: FloodLimits::default(),
-            flooded: Counter::noop(),
+            floods: FloodBounds::default(),
             from_sidecar: false,
         }
     }
@@ -127,7 +123,8 @@ pub async fn serve<I, H>(
         state: Arc::clone(&state),
         http1: version == Version::Http1,
     };
-    let floods = (version == Version::Http2).then(|| Floods::new(&options));
+    let floods = (version == Version::Http2)
+        .then(|| Watch::over_client(&options.floods, options.from_sidecar));
     let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
     let pending_resets = settings::max_pending_accept_resets(options.from_sidecar);
     let half_close = options.half_close;
@@ -275,7 +272,9 @@ impl Driver {
         }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                self.count_flood(ended.err().as_ref());
+                if let Err(error) = ended {
+                    self.options.floods.count_end(&error);
+                }
                 return Poll::Ready(());
             }
             if self.state.may_let_go() {
@@ -292,20 +291,6 @@ impl Driver {
             }
             self.shut_down = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
-        }
-    }
-
-    /// Floods that the library ended: streams reset before they were taken, heads in endless pieces,
-    /// the smallest DATA.
-    fn count_flood(&self, error: Option<&hyper::Error>) {
-        let calmed = error
-            .and_then(|error| h2_error(error))
-            .is_some_and(|error| {
-                error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
-            });
-        if calmed {
-            self.options.flooded.increment(1);
-            tracing::warn!("a flood of HTTP/2 frames, connection ended");
         }
     }
 

@@ -23,6 +23,7 @@ use crate::http::client::{
     BoxFuture, Connect, H1Pool, H2Pool, MAX_REPLACEMENTS, PoolOptions, SendOptions, TryError,
     tcp_peer_has_closed,
 };
+use crate::http::floods::FloodBounds;
 use crate::net::{Dialer, Io, Stream};
 use crate::outcome::{Failure, Outcome};
 use crate::worker::PerWorker;
@@ -38,6 +39,7 @@ pub(crate) struct Apps {
     pools: PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>,
     pools_dropped: Counter,
     spare_source: Counter,
+    floods: FloodBounds,
 }
 
 #[derive(Clone)]
@@ -50,16 +52,18 @@ struct AppConnector {
     dialer: Dialer,
     address: SocketAddr,
     spare_source: Counter,
+    floods: FloodBounds,
 }
 
 impl Apps {
     /// No pool yet. `pools_dropped` counts that there were too many, `spare_source` that source
-    /// ports had run out.
+    /// ports had run out; `floods` is what is borne of an application.
     pub(crate) fn new(
         dialer: Dialer,
         workers: usize,
         pools_dropped: Counter,
         spare_source: Counter,
+        floods: FloodBounds,
     ) -> Self {
         let pools = PerWorker::new(workers, |_| Mutex::default());
         Self {
@@ -67,6 +71,7 @@ impl Apps {
             pools,
             pools_dropped,
             spare_source,
+            floods,
         }
     }
 
@@ -136,6 +141,7 @@ impl Apps {
                 dialer: self.dialer,
                 address,
                 spare_source: self.spare_source.clone(),
+                floods: self.floods.clone(),
             };
             match version {
                 Version::Http1 => AppPool::Http1(H1Pool::new(connector, PoolOptions::PLAIN)),
@@ -185,6 +191,10 @@ impl Connect for AppConnector {
             let connection = dial(dialer, address, APP_CONNECT_LIMIT, &spare).await?;
             Ok(connection.into())
         })
+    }
+
+    fn floods(&self) -> FloodBounds {
+        self.floods.clone()
     }
 
     fn check_before_reuse(&self) -> bool {

@@ -34,7 +34,7 @@ use weft_proto::spiffe::SpiffeId;
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
-use crate::http::floods::FloodLimits;
+use crate::http::floods::{FloodBounds, FloodLimits};
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::closing::{Closing, Phase};
@@ -70,8 +70,7 @@ pub struct Inbound {
     /// What the end of this process waits for.
     connections: TaskTracker,
     spare_source: Counter,
-    floods: FloodLimits,
-    flooded: Counter,
+    floods: FloodBounds,
 }
 
 /// What inbound connections stand on.
@@ -125,16 +124,20 @@ impl Inbound {
     pub fn new(parts: InboundParts) -> Arc<Self> {
         let pools_dropped = parts.telemetry.limit("inbound_app_pools");
         let spare_source = parts.telemetry.limit("source_ports");
+        let floods = FloodBounds {
+            limits: parts.floods,
+            hits: parts.telemetry.limit("http2_floods"),
+        };
         Arc::new(Self {
             apps: Apps::new(
                 parts.dialer,
                 parts.workers,
                 pools_dropped,
                 spare_source.clone(),
+                floods.clone(),
             ),
             limits: limits::Limits::new(&parts.telemetry),
-            floods: parts.floods,
-            flooded: parts.telemetry.limit("http2_floods"),
+            floods,
             spare_source,
             connections: parts.connections,
             discovery: parts.discovery,
@@ -199,8 +202,7 @@ impl Inbound {
                 let options = ServerOptions {
                     // A sidecar that ends its side has given the exchange up: so must the application.
                     half_close: peer.id.is_none(),
-                    floods: self.floods,
-                    flooded: self.flooded.clone(),
+                    floods: self.floods.clone(),
                     from_sidecar: peer.id.is_some(),
                     ..ServerOptions::default()
                 };

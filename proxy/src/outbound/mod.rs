@@ -41,7 +41,7 @@ use weft_proto::names::sentinel;
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::Discovery;
 use crate::http::Version;
-use crate::http::floods::FloodLimits;
+use crate::http::floods::{FloodBounds, FloodLimits};
 use crate::http::server::{self, ServerOptions};
 use crate::identity::Identity;
 use crate::net::closing::{self, Closing, Phase};
@@ -80,7 +80,7 @@ pub(crate) struct Shared {
     /// As this process was told at its start; empty when unknown.
     zone: Arc<str>,
     pub(crate) workers: usize,
-    floods: FloodLimits,
+    pub(crate) floods: FloodBounds,
     /// What the end of this process waits for.
     pub(crate) connections: TaskTracker,
     pub(crate) limits: Limits,
@@ -90,7 +90,6 @@ pub(crate) struct Shared {
 pub(crate) struct Limits {
     pub(crate) destinations: Counter,
     pub(crate) backends: Counter,
-    flooded: Counter,
 }
 
 /// What outbound connections stand on.
@@ -131,7 +130,10 @@ impl Outbound {
         let limits = Limits {
             destinations: parts.telemetry.limit("outbound_destinations"),
             backends: parts.telemetry.limit("outbound_backends"),
-            flooded: parts.telemetry.limit("http2_floods"),
+        };
+        let floods = FloodBounds {
+            limits: parts.floods,
+            hits: parts.telemetry.limit("http2_floods"),
         };
         let shared = Arc::new(Shared {
             discovery: parts.discovery,
@@ -142,7 +144,7 @@ impl Outbound {
             workload: parts.workload,
             zone: parts.zone,
             workers: parts.workers,
-            floods: parts.floods,
+            floods,
             connections: parts.connections,
             limits,
         });
@@ -346,8 +348,7 @@ impl Shared {
     fn server_options(&self) -> ServerOptions {
         ServerOptions {
             announce: false,
-            floods: self.floods,
-            flooded: self.limits.flooded.clone(),
+            floods: self.floods.clone(),
             ..ServerOptions::default()
         }
     }
