@@ -36,6 +36,8 @@ const MOST: u64 = 64 << 20;
 const ENDED_WITHIN: u64 = 8_000_000;
 /// What the sidecar may grow by during one flood.
 const MEMORY: f64 = 48.0 * 1024.0 * 1024.0;
+/// Between the beginning of an answer and the flood.
+const BEFORE_THE_FLOOD: Duration = Duration::from_millis(100);
 /// How often another client asks meanwhile.
 const BYSTANDER_ASKS: Duration = Duration::from_millis(20);
 /// Until a flood must be in the metrics.
@@ -56,7 +58,7 @@ struct Flood {
 fn all() -> Vec<Flood> {
     let flood = |name, part| Flood {
         name,
-        end: "503 `reset`",
+        end: "502 `reset`",
         first: Vec::new(),
         part,
     };
@@ -306,11 +308,13 @@ async fn send_flood(stream: TcpStream, first: &[u8], part: &[u8], id: [u8; 4]) -
         let mut space = vec![0; 16 * 1024];
         while let Ok(1..) = read.read(&mut space).await {}
     });
+    let _ = write.write_all(&of_stream(first, id)).await;
+    // What has begun is on its way when the flood comes.
+    tokio::time::sleep(BEFORE_THE_FLOOD).await;
+    let next = of_stream(part, id).repeat(64);
     let mut sent = 0;
-    let mut next = of_stream(first, id);
     while sent < MOST && write.write_all(&next).await.is_ok() {
         sent += next.len() as u64;
-        next = of_stream(part, id).repeat(64);
     }
     reading.abort();
     sent
