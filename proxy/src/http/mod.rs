@@ -10,6 +10,7 @@
 //! * [`upgrade`]: what follows a `101` or a CONNECT.
 //! * [`answer`]: responses that a sidecar makes itself.
 //! * [`headers`]: hop-by-hop headers, authorities, request ids, streaming detection.
+//! * `kept`: heads that can be sent once more.
 //! * [`replay`]: request bodies that can be sent once more.
 //! * [`body`]: the body types of both directions.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
@@ -23,6 +24,7 @@ pub mod deadline;
 pub mod floods;
 mod guard;
 pub mod headers;
+pub(crate) mod kept;
 pub mod replay;
 pub mod server;
 mod settings;

@@ -24,6 +24,7 @@ use crate::http::client::{
     tcp_peer_has_closed,
 };
 use crate::http::floods::FloodBounds;
+use crate::http::kept::KeptHead;
 use crate::net::{Dialer, Io, Stream};
 use crate::outcome::{Failure, Outcome};
 use crate::worker::PerWorker;
@@ -112,14 +113,15 @@ impl Apps {
             return send_until_taken(&pool, request, &options).await;
         }
         let (head, body) = request.into_parts();
-        let request = Request::from_parts(head.clone(), body);
+        let kept = KeptHead::of(&head);
+        let request = Request::from_parts(head, body);
         match pool.send(request, SendOptions::default()).await {
             Err(TryError {
                 reused: true,
                 failure,
                 ..
             }) if failure.outcome == Outcome::Reset => {
-                let again = Request::from_parts(head, RequestBody::Empty);
+                let again = kept.request(RequestBody::Empty);
                 let fresh = SendOptions {
                     max_idle_age: Some(Duration::ZERO),
                     ..SendOptions::default()
@@ -158,15 +160,16 @@ async fn send_until_taken(
     request: Request<RequestBody>,
     options: &SendOptions,
 ) -> Result<Response<UpstreamBody>, TryError> {
-    let (head, _) = request.into_parts();
-    let request = || Request::from_parts(head.clone(), RequestBody::Empty);
+    let (head, body) = request.into_parts();
+    let kept = KeptHead::of(&head);
+    let mut request = Request::from_parts(head, body);
     for _ in 0..MAX_REPLACEMENTS {
-        match pool.send(request(), options.clone()).await {
-            Err(error) if error.left_out() => {}
+        match pool.send(request, options.clone()).await {
+            Err(error) if error.left_out() => request = kept.request(RequestBody::Empty),
             result => return result,
         }
     }
-    pool.send(request(), options.clone()).await
+    pool.send(request, options.clone()).await
 }
 
 impl AppPool {
