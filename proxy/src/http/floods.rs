@@ -9,17 +9,25 @@
 //! * **What an ordinary peer has a reason to send is never a flood.** Requests, bytes that we send and
 //!   DATA that carries some earn room: a peer may acknowledge each of our frames on its own
 //!   (WINDOW_UPDATE) and measure the path with each (PING); it may give up half of its requests. Only
-//!   what goes beyond counts against an allowance that time refills.
+//!   what goes beyond counts against an allowance that time refills. Of a server each request of ours
+//!   explains a few frames, so that it may refuse all of them; its answers' heads explain nothing.
 //! * Any split of the same bytes into reads has the same verdict.
 //! * A guard keeps 10 bytes of the peer's and a few numbers. The clock is asked only when an
 //!   allowance is used up.
 //!
 //! It fails with a [`Flood`] that names what there was too much of, once; the connection is cut then.
 //! A frame that is none is the library's to refuse.
+//!
+//! [`server`](super::server) guards the connections of clients and [`client`](super::client) those to
+//! servers, both by a [`Watch`].
 
+use std::io;
 use std::time::Duration;
 
+use metrics::Counter;
 use tokio::time::Instant;
+
+use super::body::h2_error;
 
 /// What begins a client's side of a connection (RFC 9113, 3.4).
 const PREFACE: usize = 24;
@@ -34,6 +42,9 @@ const BYTES_PER_FRAME: usize = 5;
 const MAX_EARNED: u32 = 65_536;
 /// Resets that are explained in advance, at most, times [`RESET_COST`].
 const MAX_EARNED_RESETS: u32 = 1_000;
+/// Frames of a server's that a request of ours explains: an answer's heads, interim ones among them,
+/// its trailers, the windows of its stream, and the reset at its end.
+const FRAMES_PER_REQUEST: u32 = 8;
 /// A reset is worth so many requests: half of them may be given up.
 const RESET_COST: u32 = 2;
 /// Settings are applied to each stream.
@@ -53,6 +64,21 @@ pub struct FloodLimits {
     pub resets: u32,
 }
 
+/// What is borne of the peers of some connections, and where it is counted that one went beyond.
+#[derive(Clone)]
+pub struct FloodBounds {
+    /// What is borne.
+    pub limits: FloodLimits,
+    /// Counts connections that were cut.
+    pub hits: Counter,
+}
+
+/// A [`Guard`] over one connection that counts what it finds.
+pub(super) struct Watch {
+    guard: Guard,
+    hits: Counter,
+}
+
 /// What there was too much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Flood {
@@ -67,6 +93,9 @@ pub(super) enum Flood {
 pub(super) struct Guard {
     /// Bytes that are looked at no closer: the rest of the preface or of a payload.
     skip: usize,
+    side: Side,
+    /// Requests of ours that were heard of; of a server only.
+    requests: u64,
     /// The frame header so far, and the length of padding behind that of DATA.
     header: [u8; FRAME_HEADER + 1],
     filled: usize,
@@ -76,6 +105,15 @@ pub(super) struct Guard {
     owed: usize,
     /// Bytes of ours that have explained nothing yet.
     spare: usize,
+}
+
+/// Who the peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// Its HEADERS are requests, which explain much; it may give up half of them.
+    Client,
+    /// Its HEADERS are answers. They, and resets, are explained by what it was asked.
+    Server,
 }
 
 impl Default for FloodLimits {
@@ -98,11 +136,99 @@ impl FloodLimits {
     }
 }
 
+impl Default for FloodBounds {
+    /// The default limits; nothing is counted.
+    fn default() -> Self {
+        Self {
+            limits: FloodLimits::default(),
+            hits: Counter::noop(),
+        }
+    }
+}
+
+impl std::fmt::Debug for FloodBounds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("FloodBounds");
+        debug.field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl FloodBounds {
+    /// Counts a flood that the library ended: streams reset before they were taken, heads in endless
+    /// pieces, the smallest DATA.
+    pub(super) fn count_end(&self, error: &hyper::Error) {
+        let calmed = h2_error(error).is_some_and(|error| {
+            error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+        });
+        if calmed {
+            self.hits.increment(1);
+            tracing::warn!("a flood of HTTP/2 frames, connection ended");
+        }
+    }
+}
+
+impl Watch {
+    /// Over what a client sends, from the first byte on.
+    pub(super) fn over_client(bounds: &FloodBounds, is_sidecar: bool) -> Self {
+        let limits = if is_sidecar {
+            bounds.limits.of_sidecars()
+        } else {
+            bounds.limits
+        };
+        Self::new(Guard::of_client(limits), bounds)
+    }
+
+    /// Over what a server sends, from the first byte on.
+    pub(super) fn over_server(bounds: &FloodBounds) -> Self {
+        Self::new(Guard::of_server(bounds.limits), bounds)
+    }
+
+    fn new(guard: Guard, bounds: &FloodBounds) -> Self {
+        Self {
+            guard,
+            hits: bounds.hits.clone(),
+        }
+    }
+
+    /// Looks at what was read. Fails where the peer floods the connection, which is to be cut then.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.guard.read(bytes, Instant::now).map_err(|flood| {
+            self.hits.increment(1);
+            tracing::warn!(%flood, "connection cut");
+            io::Error::new(io::ErrorKind::ConnectionAborted, flood)
+        })
+    }
+
+    /// So many bytes were written.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.guard.wrote(bytes);
+    }
+
+    /// A server has been sent so many requests so far.
+    pub(super) fn requested(&mut self, requests: u64) {
+        self.guard.requested(requests);
+    }
+}
+
 impl Guard {
     /// Follows what a client sends from the first byte on.
     pub(super) fn of_client(limits: FloodLimits) -> Self {
         Self {
             skip: PREFACE,
+            ..Self::new(Side::Client, limits)
+        }
+    }
+
+    /// Follows what a server sends from the first byte on.
+    pub(super) fn of_server(limits: FloodLimits) -> Self {
+        Self::new(Side::Server, limits)
+    }
+
+    fn new(side: Side, limits: FloodLimits) -> Self {
+        Self {
+            skip: 0,
+            side,
+            requests: 0,
             header: [0; FRAME_HEADER + 1],
             filled: 0,
             frames: Pot::new(limits.frames, MAX_EARNED),
@@ -151,6 +277,16 @@ impl Guard {
             .earn(u32::try_from(spare / BYTES_PER_FRAME).unwrap_or(u32::MAX));
     }
 
+    /// A server has been sent so many requests so far.
+    pub(super) fn requested(&mut self, requests: u64) {
+        let more = requests.saturating_sub(self.requests);
+        if more > 0 {
+            self.requests = requests;
+            let more = u32::try_from(more).unwrap_or(u32::MAX);
+            self.frames.earn(more.saturating_mul(FRAMES_PER_REQUEST));
+        }
+    }
+
     fn header_length(&self) -> usize {
         if self.filled < FRAME_HEADER {
             return FRAME_HEADER;
@@ -165,12 +301,12 @@ impl Guard {
                 return Ok(());
             }
             Frame::DATA if frame.has(Frame::END_STREAM) => return Ok(()),
-            Frame::HEADERS => {
+            Frame::HEADERS if self.side == Side::Client => {
                 self.frames.earn(1);
                 self.resets.earn(1);
                 return Ok(());
             }
-            Frame::RST_STREAM => {
+            Frame::RST_STREAM if self.side == Side::Client => {
                 let borne = self.resets.spend(RESET_COST, now);
                 return borne.then_some(()).ok_or(Flood::Resets);
             }

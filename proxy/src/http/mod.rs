@@ -11,6 +11,7 @@
 //! * [`answer`]: responses that a sidecar makes itself.
 //! * [`headers`]: hop-by-hop headers, authorities, request ids, streaming detection.
 //! * [`forwarded`]: `x-forwarded-for`.
+//! * `kept`: heads that can be sent once more.
 //! * [`replay`]: request bodies that can be sent once more.
 //! * [`body`]: the body types of both directions.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
@@ -25,6 +26,7 @@ pub mod floods;
 pub mod forwarded;
 mod guard;
 pub mod headers;
+pub(crate) mod kept;
 pub mod replay;
 pub mod server;
 mod settings;

@@ -29,17 +29,16 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use self::io::{Floods, ServerIo};
+use self::io::ServerIo;
 use self::service::Serving;
 use self::state::State;
-use super::body::{ResponseBody, h2_error};
+use super::body::ResponseBody;
 use super::client::BoxFuture;
 use super::deadline::Alarm;
-use super::floods::FloodLimits;
+use super::floods::{FloodBounds, Watch};
 use super::{Version, settings};
 use crate::bounds::{Bounds, HeadExcess};
 use crate::net::closing::{Closing, Phase};
@@ -113,9 +112,7 @@ pub struct ServerOptions {
     /// An HTTP/1 client may end its side and still have its answer. Else its end is the exchange's.
     pub half_close: bool,
     /// HTTP/2 peers whose frames cost more are cut off.
-    pub floods: FloodLimits,
-    /// Counts such peers.
-    pub flooded: Counter,
+    pub floods: FloodBounds,
     /// When the peer is to be told to come over another connection: by `Connection: close` or GOAWAY.
     /// What is in flight is finished.
     pub replace_at: Option<Instant>,
@@ -136,8 +133,7 @@ impl ServerOptions {
             linger: Duration::from_secs(1),
             announce: true,
             half_close: true,
-            floods: FloodLimits::default(),
-            flooded: Counter::noop(),
+            floods: FloodBounds::default(),
             replace_at: None,
             keep_case: false,
             from_sidecar: false,
@@ -172,7 +168,8 @@ pub async fn serve<I, H>(
         http1: version == Version::Http1,
         replace_at: options.replace_at,
     };
-    let floods = (version == Version::Http2).then(|| Floods::new(&options));
+    let floods = (version == Version::Http2)
+        .then(|| Watch::over_client(&options.floods, options.from_sidecar));
     let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
     let pending_resets =
         settings::max_pending_accept_resets(options.from_sidecar, limits.http2_streams);
@@ -339,7 +336,9 @@ impl Driver {
         }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                self.count_flood(ended.err().as_ref());
+                if let Err(error) = ended {
+                    self.options.floods.count_end(&error);
+                }
                 return Poll::Ready(());
             }
             if self.state.may_let_go() {
@@ -375,20 +374,6 @@ impl Driver {
                 }
             }
             connection.as_mut().graceful_shutdown();
-        }
-    }
-
-    /// Floods that the library ended: streams reset before they were taken, heads in endless pieces,
-    /// the smallest DATA.
-    fn count_flood(&self, error: Option<&hyper::Error>) {
-        let calmed = error
-            .and_then(|error| h2_error(error))
-            .is_some_and(|error| {
-                error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
-            });
-        if calmed {
-            self.options.flooded.increment(1);
-            tracing::warn!("a flood of HTTP/2 frames, connection ended");
         }
     }
 

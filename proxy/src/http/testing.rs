@@ -15,6 +15,7 @@ use super::Version;
 use super::answer::answer;
 use super::body::{RequestBody, ResponseBody, UpstreamBody};
 use super::client::{BoxFuture, Connect, H1Pool, H2Pool, PoolOptions};
+use super::floods::FloodBounds;
 use super::server::{Excess, Handler, ServerOptions, serve};
 use crate::net::closing::{self, Closing, ClosingSender};
 use crate::outcome::{Failure, Origin, Outcome};
@@ -27,6 +28,7 @@ pub(super) struct Pipes {
     accept: mpsc::UnboundedSender<DuplexStream>,
     made: Arc<AtomicUsize>,
     proof: bool,
+    floods: FloodBounds,
 }
 
 /// The far ends.
@@ -43,6 +45,7 @@ pub(super) fn pipes(proof: bool) -> (Pipes, Accepted) {
         accept,
         made: Arc::clone(&made),
         proof,
+        floods: FloodBounds::default(),
     };
     (pipes, Accepted { streams, made })
 }
@@ -91,6 +94,10 @@ impl Connect for Pipes {
 
     fn clean_close_is_proof(&self) -> bool {
         self.proof
+    }
+
+    fn floods(&self) -> FloodBounds {
+        self.floods.clone()
     }
 }
 
@@ -170,6 +177,13 @@ pub(super) fn h1(proof: bool, options: PoolOptions) -> (H1Pool<Pipes>, Accepted)
 pub(super) fn h2(options: PoolOptions) -> (H2Pool<Pipes>, Accepted) {
     let (pipes, accepted) = pipes(true);
     (H2Pool::new(pipes, options), accepted)
+}
+
+/// With what is borne of the far ends.
+pub(super) fn h2_bounded(floods: FloodBounds) -> (H2Pool<Pipes>, Accepted) {
+    let (pipes, accepted) = pipes(true);
+    let pipes = Pipes { floods, ..pipes };
+    (H2Pool::new(pipes, PoolOptions::MESH), accepted)
 }
 
 pub(super) fn request(method: &str, uri: &str, body: RequestBody) -> Request<RequestBody> {

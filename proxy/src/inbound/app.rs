@@ -25,6 +25,8 @@ use crate::http::client::{
     BoxFuture, Connect, H1Pool, H2Pool, MAX_REPLACEMENTS, PoolOptions, SendOptions, TryError,
     tcp_peer_has_closed,
 };
+use crate::http::floods::FloodBounds;
+use crate::http::kept::KeptHead;
 use crate::net::{Dialer, Io, Stream};
 use crate::outcome::{Failure, Outcome};
 use crate::worker::PerWorker;
@@ -45,6 +47,7 @@ pub(crate) struct Apps {
     keep_case: bool,
     pools_dropped: Counter,
     spare_source: Counter,
+    floods: FloodBounds,
 }
 
 #[derive(Clone)]
@@ -58,17 +61,20 @@ struct AppConnector {
     bounds: Arc<Bounds>,
     address: SocketAddr,
     spare_source: Counter,
+    floods: FloodBounds,
 }
 
 impl Apps {
     /// No pool yet. `keep_case`: names of HTTP/1 headers are written as they were spelled.
-    /// `pools_dropped` counts that there were too many, `spare_source` that source ports had run out.
+    /// `pools_dropped` counts that there were too many, `spare_source` that source ports had run out;
+    /// `floods` is what is borne of an application.
     pub(crate) fn new(
         dialer: Dialer,
         bounds: Arc<Bounds>,
         keep_case: bool,
         pools_dropped: Counter,
         spare_source: Counter,
+        floods: FloodBounds,
     ) -> Self {
         let pools: Arc<Pools> = Arc::new(PerWorker::new(bounds.workers(), |_| Mutex::default()));
         let idle = Arc::downgrade(&pools);
@@ -81,6 +87,7 @@ impl Apps {
             keep_case,
             pools_dropped,
             spare_source,
+            floods,
         }
     }
 
@@ -121,14 +128,15 @@ impl Apps {
             return send_until_taken(&pool, request, &options).await;
         }
         let (head, body) = request.into_parts();
-        let request = Request::from_parts(head.clone(), body);
+        let kept = KeptHead::of(&head);
+        let request = Request::from_parts(head, body);
         match pool.send(request, SendOptions::default()).await {
             Err(TryError {
                 reused: true,
                 failure,
                 ..
             }) if failure.outcome == Outcome::Reset => {
-                let again = Request::from_parts(head, RequestBody::Empty);
+                let again = kept.request(RequestBody::Empty);
                 let fresh = SendOptions {
                     max_idle_age: Some(Duration::ZERO),
                     ..SendOptions::default()
@@ -151,6 +159,7 @@ impl Apps {
                 bounds: Arc::clone(&self.bounds),
                 address,
                 spare_source: self.spare_source.clone(),
+                floods: self.floods.clone(),
             };
             let limits = &self.bounds.limits;
             let most = limits.endpoint_connections_of(self.bounds.workers());
@@ -181,15 +190,16 @@ async fn send_until_taken(
     request: Request<RequestBody>,
     options: &SendOptions,
 ) -> Result<Response<UpstreamBody>, TryError> {
-    let (head, _) = request.into_parts();
-    let request = || Request::from_parts(head.clone(), RequestBody::Empty);
+    let (head, body) = request.into_parts();
+    let kept = KeptHead::of(&head);
+    let mut request = Request::from_parts(head, body);
     for _ in 0..MAX_REPLACEMENTS {
-        match pool.send(request(), options.clone()).await {
-            Err(error) if error.left_out() => {}
+        match pool.send(request, options.clone()).await {
+            Err(error) if error.left_out() => request = kept.request(RequestBody::Empty),
             result => return result,
         }
     }
-    pool.send(request(), options.clone()).await
+    pool.send(request, options.clone()).await
 }
 
 impl AppPool {
@@ -225,6 +235,10 @@ impl Connect for AppConnector {
 
     fn bounds(&self) -> Arc<Bounds> {
         Arc::clone(&self.bounds)
+    }
+
+    fn floods(&self) -> FloodBounds {
+        self.floods.clone()
     }
 
     fn check_before_reuse(&self) -> bool {

@@ -35,7 +35,7 @@ use crate::bounds::{Bounds, DialPlace, ProcessLimits};
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
-use crate::http::floods::FloodLimits;
+use crate::http::floods::{FloodBounds, FloodLimits};
 use crate::http::forwarded::ForwardedFor;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
@@ -78,8 +78,7 @@ pub struct Inbound {
     max_age: AgeCap,
     keep_case: bool,
     forwarded_for: ForwardedFor,
-    floods: FloodLimits,
-    flooded: Counter,
+    floods: FloodBounds,
     /// What the process bears.
     bounds: Arc<Bounds>,
 }
@@ -166,12 +165,17 @@ impl Inbound {
             parts.workers,
             &parts.telemetry,
         );
+        let floods = FloodBounds {
+            limits: parts.floods,
+            hits: parts.telemetry.limit("http2_floods"),
+        };
         let apps = Apps::new(
             parts.dialer,
             Arc::clone(&bounds),
             parts.keep_case,
             pools_dropped,
             spare_source.clone(),
+            floods.clone(),
         );
         Arc::new(Self {
             apps,
@@ -180,8 +184,7 @@ impl Inbound {
             max_age: parts.max_age,
             keep_case: parts.keep_case,
             forwarded_for: parts.forwarded_for,
-            floods: parts.floods,
-            flooded: parts.telemetry.limit("http2_floods"),
+            floods,
             spare_source,
             connections: parts.connections,
             discovery: parts.discovery,
@@ -258,8 +261,7 @@ impl Inbound {
                     },
                     // A sidecar that ends its side has given the exchange up: so must the application.
                     half_close: !from_sidecar,
-                    floods: self.floods,
-                    flooded: self.flooded.clone(),
+                    floods: self.floods.clone(),
                     replace_at: self.replace_at(whose),
                     keep_case: self.keep_case,
                     from_sidecar,

@@ -21,6 +21,7 @@ use crate::http::client::{
     BoxFuture, Connect, H1Pool, H2Pool, PoolOptions, Room, SendOptions, TryError,
     tcp_peer_has_closed,
 };
+use crate::http::floods::FloodBounds;
 use crate::identity::{Alpn, is_wrong_identity};
 use crate::inbound::UNKNOWN;
 use crate::net::{Io, Stream};
@@ -275,6 +276,10 @@ impl Connect for Connector {
 
     fn clean_close_is_proof(&self) -> bool {
         self.link.is_mesh()
+    }
+
+    fn floods(&self) -> FloodBounds {
+        self.link.shared.floods.clone()
     }
 
     fn check_before_reuse(&self) -> bool {

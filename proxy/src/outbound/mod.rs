@@ -42,7 +42,7 @@ use crate::bounds::{Bounds, ProcessLimits};
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::Discovery;
 use crate::http::Version;
-use crate::http::floods::FloodLimits;
+use crate::http::floods::{FloodBounds, FloodLimits};
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::age::AgeCap;
@@ -84,7 +84,7 @@ pub(crate) struct Shared {
     pub(crate) workers: usize,
     pub(crate) max_age: AgeCap,
     pub(crate) keep_case: bool,
-    floods: FloodLimits,
+    pub(crate) floods: FloodBounds,
     /// What the end of this process waits for.
     pub(crate) connections: TaskTracker,
     pub(crate) limits: Limits,
@@ -96,7 +96,6 @@ pub(crate) struct Shared {
 pub(crate) struct Limits {
     pub(crate) destinations: Counter,
     pub(crate) backends: Counter,
-    flooded: Counter,
 }
 
 /// What outbound connections stand on.
@@ -144,7 +143,10 @@ impl Outbound {
         let limits = Limits {
             destinations: parts.telemetry.limit("outbound_destinations"),
             backends: parts.telemetry.limit("outbound_backends"),
-            flooded: parts.telemetry.limit("http2_floods"),
+        };
+        let floods = FloodBounds {
+            limits: parts.floods,
+            hits: parts.telemetry.limit("http2_floods"),
         };
         let bounds = Bounds::new(
             parts.limits,
@@ -164,7 +166,7 @@ impl Outbound {
             workers: parts.workers,
             max_age: parts.max_age,
             keep_case: parts.keep_case,
-            floods: parts.floods,
+            floods,
             connections: parts.connections,
             limits,
         });
@@ -389,8 +391,7 @@ impl Shared {
         ServerOptions {
             announce: false,
             keep_case: self.keep_case,
-            floods: self.floods,
-            flooded: self.limits.flooded.clone(),
+            floods: self.floods.clone(),
             ..ServerOptions::within(&self.bounds)
         }
     }

@@ -8,6 +8,7 @@
 
 mod cases;
 mod floods;
+mod servers;
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -35,6 +36,12 @@ pub(crate) fn register(suite: &mut Suite) {
     });
     suite.add("frames::floods_on_the_way_in", |cx| {
         floods::end_the_connection(cx, Way::In)
+    });
+    suite.add("frames::floods_of_an_application", |cx| {
+        servers::end_the_connection(cx, Way::In)
+    });
+    suite.add("frames::floods_of_a_server_without_a_sidecar", |cx| {
+        servers::end_the_connection(cx, Way::Out)
     });
     suite.add("frames::settings_are_announced", settings);
     suite.add_needing(Some("h2load"), "frames::h2load_is_no_flood", h2load);

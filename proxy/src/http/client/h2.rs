@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::io::{Link, Meter};
+use super::io::{Link, Meter, Publisher};
 use super::lease::Lease;
 use super::sent::SentBody;
 use super::{
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::bounds::Bounds;
 use crate::http::body::{RequestBody, UpstreamBody};
+use crate::http::floods;
 use crate::http::settings;
 use crate::net::age::AgeCap;
 use crate::outcome::{Failure, Outcome};
@@ -185,6 +186,7 @@ impl<C: Connect> H2Pool<C> {
             return Err(TryError::unconnected(failure.into(), request));
         }
         let request = request.map(|body| SentBody::of_http2(body, options.progress.clone()));
+        stream.lease.0.link.count_request();
         match stream.sender.try_send_request(request).await {
             Ok(response) => {
                 stream.lease.0.answered.store(true, Ordering::Relaxed);
@@ -268,15 +270,17 @@ impl Stream {
     /// Whether the peer takes extended CONNECT (RFC 8441, 3). Its settings may not be here, or nobody
     /// may have looked at them, yet.
     async fn takes_extended_connect(&self) -> bool {
+        let link = &self.lease.0.link;
+        let asking = link.ask_for_extended_connect();
         let until = Instant::now() + SETTINGS_WAIT;
         loop {
-            if self.lease.0.link.takes_extended_connect() {
+            if link.takes_extended_connect() {
                 return true;
             }
             if Instant::now() >= until {
                 return false;
             }
-            self.lease.0.link.look_again();
+            asking.look_again();
             tokio::time::sleep(SETTINGS_POLL).await;
         }
     }
@@ -477,7 +481,9 @@ async fn open<C: Connect>(
     let token = (bounds.dials.place().await?, token);
     let io = connect.connect().await?;
     let link = Arc::new(Link::new());
-    let meter = Meter::new(io, Arc::clone(&link), token);
+    let bounds = connect.floods();
+    let watch = floods::Watch::over_server(&bounds);
+    let meter = Meter::new(io, Arc::clone(&link), token).watched(watch);
     let (sender, mut driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits.http2_stream_window)
@@ -492,21 +498,23 @@ async fn open<C: Connect>(
         .await
         .map_err(|error| Failure::never(Outcome::Reset, "no HTTP/2 connection").because(error))?;
     link.publish_max_streams(driver.current_max_send_streams());
-    let (published, room) = (Arc::clone(&link), connect.room());
+    let (mut publisher, room) = (Publisher::new(Arc::clone(&link)), connect.room());
     tokio::spawn(std::future::poll_fn(move |cx| {
-        published.publish_from(cx.waker());
+        publisher.listen(cx.waker());
         let polled = Pin::new(&mut driver).poll(cx);
-        let before = published.max_streams();
-        published.publish_max_streams(driver.current_max_send_streams());
-        if driver.is_extended_connect_protocol_enabled() {
-            published.take_extended_connect();
-        }
+        let has_more = publisher.publish(driver.current_max_send_streams(), || {
+            driver.is_extended_connect_protocol_enabled()
+        });
         if let Some(room) = &room
-            && published.max_streams() > before
+            && has_more
         {
             room.eased();
         }
-        polled.map(drop)
+        polled.map(|ended| {
+            if let Err(error) = ended {
+                bounds.count_end(&error);
+            }
+        })
     }));
     let now = Instant::now();
     Ok(Entry {

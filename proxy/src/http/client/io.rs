@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http::floods::Watch;
 
 /// What is known about a connection. All of it is written by the connection's task and read after a
 /// message from that task, or is only a hint: relaxed order is enough.
@@ -19,10 +20,25 @@ pub(super) struct Link {
     clean_eof: AtomicBool,
     /// HTTP/2: streams that the peer allows at once.
     max_streams: AtomicUsize,
+    /// HTTP/2: requests that were handed over.
+    requests: AtomicU64,
     /// HTTP/2: the peer takes extended CONNECT.
     extended_connect: AtomicBool,
+    /// Who waits to know whether it does.
+    asking: AtomicUsize,
     /// Whoever publishes what the peer says.
-    publisher: AtomicWaker,
+    publisher: Mutex<Option<Waker>>,
+}
+
+/// Somebody wants to know whether the peer takes extended CONNECT, until dropped.
+pub(super) struct Asking<'a>(&'a Link);
+
+/// Publishes what the peer of an HTTP/2 connection says, from the task that polls it.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    link: Arc<Link>,
+    /// Of that task; registered once and not with every poll.
+    waker: Option<Waker>,
 }
 
 /// How far a connection was when a request was handed to it.
@@ -39,8 +55,10 @@ impl Link {
             read: AtomicU64::new(0),
             clean_eof: AtomicBool::new(false),
             max_streams: AtomicUsize::new(usize::MAX),
+            requests: AtomicU64::new(0),
             extended_connect: AtomicBool::new(false),
-            publisher: AtomicWaker::new(),
+            asking: AtomicUsize::new(0),
+            publisher: Mutex::new(None),
         }
     }
 
@@ -69,23 +87,71 @@ impl Link {
         self.max_streams.store(streams, Ordering::Relaxed);
     }
 
-    /// Whoever publishes is to be woken by [`Self::look_again`].
-    pub(super) fn publish_from(&self, waker: &Waker) {
-        self.publisher.register(waker);
-    }
-
-    /// Asks for what the peer says now: its settings wake nobody.
-    pub(super) fn look_again(&self) {
-        self.publisher.wake();
+    /// One more request is handed over.
+    pub(super) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn takes_extended_connect(&self) -> bool {
         self.extended_connect.load(Ordering::Relaxed)
     }
 
-    /// The peer has said so. It may not take it back (RFC 8441, 3).
-    pub(super) fn take_extended_connect(&self) {
-        self.extended_connect.store(true, Ordering::Relaxed);
+    /// From now on [`Publisher::publish`] asks the peer's settings.
+    pub(super) fn ask_for_extended_connect(&self) -> Asking<'_> {
+        self.asking.fetch_add(1, Ordering::SeqCst);
+        Asking(self)
+    }
+}
+
+impl Asking<'_> {
+    /// Has them looked at now: their coming wakes nobody.
+    pub(super) fn look_again(&self) {
+        let publisher = self.0.publisher.lock().clone();
+        if let Some(publisher) = publisher {
+            publisher.wake();
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Publisher {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { link, waker: None }
+    }
+
+    /// The task that polls the connection is to be woken by [`Asking::look_again`].
+    pub(super) fn listen(&mut self, waker: &Waker) {
+        if !self
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
+            *self.link.publisher.lock() = Some(waker.clone());
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    /// Publishes what the peer says now; whether it allows more streams than before.
+    /// `takes_extended_connect` is asked only while somebody waits for its answer, and no more once it
+    /// was yes: that may not be taken back (RFC 8441, 3).
+    pub(super) fn publish(
+        &self,
+        max_streams: usize,
+        takes_extended_connect: impl FnOnce() -> bool,
+    ) -> bool {
+        let link = &self.link;
+        let before = link.max_streams();
+        link.publish_max_streams(max_streams);
+        let asked = link.asking.load(Ordering::SeqCst) > 0 && !link.takes_extended_connect();
+        if asked && takes_extended_connect() {
+            link.extended_connect.store(true, Ordering::Relaxed);
+        }
+        max_streams > before
     }
 }
 
@@ -97,6 +163,8 @@ pub(super) type Probe = Box<dyn Fn() -> bool + Send + Sync>;
 pub(super) struct Meter<I, S> {
     io: Held<I>,
     link: Arc<Link>,
+    /// What an HTTP/2 peer may cost.
+    floods: Option<Watch>,
     _slot: S,
 }
 
@@ -111,7 +179,16 @@ impl<I: Send + 'static, S> Meter<I, S> {
         Self {
             io: Held::Alone(io),
             link,
+            floods: None,
             _slot: slot,
+        }
+    }
+
+    /// With a watch over what the peer sends.
+    pub(super) fn watched(self, floods: Watch) -> Self {
+        Self {
+            floods: Some(floods),
+            ..self
         }
     }
 
@@ -127,6 +204,7 @@ impl<I: Send + 'static, S> Meter<I, S> {
         let meter = Self {
             io: Held::Shared(io),
             link,
+            floods: None,
             _slot: slot,
         };
         let probe = move || {
@@ -146,11 +224,14 @@ impl<I: Unpin, S> Meter<I, S> {
         }
     }
 
-    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+    fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(written)) = polled {
             self.link
                 .written
                 .fetch_add(*written as u64, Ordering::Relaxed);
+            if let Some(floods) = &mut self.floods {
+                floods.wrote(*written);
+            }
         }
     }
 }
@@ -163,12 +244,19 @@ impl<I: AsyncRead + Unpin, S: Unpin> AsyncRead for Meter<I, S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let room = buf.remaining();
+        let before = buf.filled().len();
         let polled = this.with(|io| io.poll_read(cx, buf));
         if let Poll::Ready(Ok(())) = polled {
-            let read = room - buf.remaining();
-            this.link.read.fetch_add(read as u64, Ordering::Relaxed);
-            if read == 0 && room > 0 {
+            let read = &buf.filled()[before..];
+            this.link
+                .read
+                .fetch_add(read.len() as u64, Ordering::Relaxed);
+            if read.is_empty() && room > 0 {
                 this.link.clean_eof.store(true, Ordering::Relaxed);
+            }
+            if let Some(floods) = &mut this.floods {
+                floods.requested(this.link.requests.load(Ordering::Relaxed));
+                floods.read(read)?;
             }
         }
         polled

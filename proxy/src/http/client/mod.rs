@@ -24,6 +24,7 @@ use hyper::client::conn::TrySendError;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{Progress, RequestBody, h2_error};
+use super::floods::FloodBounds;
 use crate::bounds::{Bounds, HeadExcess, ProcessLimits};
 use crate::net::age::AgeCap;
 use crate::outcome::{Failure, Outcome, Processed};
@@ -80,6 +81,11 @@ pub trait Connect: Send + Sync + 'static {
     /// A bound on connections that this pool shares with others. Asked once, by a new pool.
     fn room(&self) -> Option<Arc<dyn Room>> {
         None
+    }
+
+    /// What is borne of an HTTP/2 peer. Asked once per connection.
+    fn floods(&self) -> FloodBounds {
+        FloodBounds::default()
     }
 
     /// Asks the kernel, not the runtime's view of readiness, whether the peer of an idle connection

@@ -3,8 +3,10 @@ use crate::http::server::ServerOptions;
 use crate::http::testing::{Peer, answers, serve_one};
 
 mod age;
+mod floods;
 mod h1;
 mod h2;
+mod publisher;
 mod writes;
 
 /// The body of a request whose client has begun to send it, and the client.

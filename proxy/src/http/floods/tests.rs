@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use metrics::Counter;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -33,7 +32,7 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A guard behind its preface, and a clock to turn.
+/// A guard behind the preface, and a clock to turn.
 struct Turned {
     guard: Guard,
     start: Instant,
@@ -49,6 +48,13 @@ impl Turned {
         };
         turned.read(PREFACE_BYTES).unwrap();
         turned
+    }
+
+    fn of_server() -> Self {
+        Self {
+            guard: Guard::of_server(LIMITS),
+            ..Self::new()
+        }
     }
 
     fn read(&mut self, bytes: &[u8]) -> Result<(), Flood> {
@@ -117,6 +123,47 @@ fn each_kind_of_flood_is_one() {
         let mut turned = Turned::new();
         assert_eq!(turned.borne(&bytes, burst), burst, "{name}");
         assert_eq!(turned.read(&bytes), Err(flood), "{name}");
+    }
+}
+
+#[test]
+fn each_kind_of_flood_of_a_server_is_one() {
+    let kinds: [(&str, Vec<u8>, u32); 8] = [
+        ("PING", frame(Frame::PING, 0, &[0; 8]), 400),
+        ("SETTINGS", frame(Frame::SETTINGS, 0, &[]), 50),
+        ("SETTINGS ack", frame(Frame::SETTINGS, 1, &[]), 400),
+        ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, &[0, 0, 0, 1]), 400),
+        ("empty DATA", frame(Frame::DATA, 0, &[]), 400),
+        ("CONTINUATION", frame(CONTINUATION, 0, &[0; 7]), 400),
+        ("HEADERS", frame(Frame::HEADERS, 4, &[0x88]), 400),
+        ("RST_STREAM", frame(Frame::RST_STREAM, 0, &[0; 4]), 400),
+    ];
+    for (name, bytes, burst) in kinds {
+        let mut turned = Turned::of_server();
+        assert_eq!(turned.borne(&bytes, burst), burst, "{name}");
+        assert_eq!(turned.read(&bytes), Err(Flood::Frames), "{name}");
+        // What it was asked explains some of them, each request once.
+        for _ in 0..2 {
+            turned.guard.skip = 0;
+            turned.guard.requested(10);
+        }
+        let most = FRAMES_PER_REQUEST * 10 * burst / 400;
+        assert_eq!(turned.borne(&bytes, 1_000), most, "{name}");
+    }
+}
+
+#[test]
+fn each_answer_may_have_its_heads_its_trailers_and_its_reset() {
+    let mut turned = Turned::of_server();
+    let mut answer = frame(Frame::HEADERS, 4, &[8, 3, b'1', b'0', b'3']);
+    for kind in [Frame::HEADERS, Frame::HEADERS] {
+        answer.extend(frame(kind, 4, &[0x88]));
+    }
+    answer.extend(frame(WINDOW_UPDATE, 0, &[0, 0, 0, 1]));
+    answer.extend(frame(Frame::RST_STREAM, 0, &[0; 4]));
+    for number in 1..=100_000 {
+        turned.guard.requested(number);
+        turned.read(&answer).unwrap();
     }
 }
 
@@ -210,8 +257,10 @@ async fn a_real_client_is_no_flood_and_costs_little() {
     tokio::spawn(pump(near, far, Arc::clone(&sent)));
     let handler = answers(|_| async { Response::new(ResponseBody::full(vec![b'a'; ANSWER])) });
     let options = ServerOptions {
-        floods: limits,
-        flooded: Counter::noop(),
+        floods: FloodBounds {
+            limits,
+            ..FloodBounds::default()
+        },
         ..ServerOptions::default()
     };
     let (_closing, leaving) = closing::channel();

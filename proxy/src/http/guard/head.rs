@@ -1,4 +1,9 @@
 //! One request head, line by line.
+//!
+//! Most lines are whole when they are looked at and have nothing unusual about them. These are taken in
+//! one pass ([`Head::plain_request_line`], [`Head::plain_field`]), which knows no errors: whatever
+//! else there is goes the long way, where a line's end is found first and every violation has its
+//! name.
 
 use http::Uri;
 use http::uri::Authority;
@@ -55,7 +60,18 @@ impl Head {
     pub(super) fn scan(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Found, Violation> {
         // Where the last line end of the longest head begins.
         let last_cr = limits.bytes.saturating_sub(2);
+        if self.searched == 0
+            && let Some(end) = self.plain_request_line(bytes, limits)
+        {
+            self.next_line(end);
+        }
         loop {
+            while self.began
+                && self.searched == self.line
+                && let Some(end) = self.plain_field(bytes, limits)?
+            {
+                self.next_line(end);
+            }
             let Some(at) = control(&bytes[self.searched..]) else {
                 self.searched = bytes.len();
                 // Not even a line end would fit any more.
@@ -85,8 +101,7 @@ impl Head {
             }
             let line = &bytes[self.line..at];
             let len = at + 2;
-            self.line = len;
-            self.searched = len;
+            self.next_line(len);
             if !line.is_empty() {
                 self.line(line, limits.fields)?;
             } else if self.began {
@@ -100,16 +115,80 @@ impl Head {
         }
     }
 
+    /// The next line begins there.
+    fn next_line(&mut self, begin: usize) {
+        self.line = begin;
+        self.searched = begin;
+    }
+
+    /// Takes a request line of letters, a path, perhaps a query, and a version. Where it ends.
+    fn plain_request_line(&mut self, bytes: &[u8], limits: HeadLimits) -> Option<usize> {
+        let method = plain_len(bytes);
+        let (b' ', rest) = bytes.get(method..)?.split_first()? else {
+            return None;
+        };
+        if method == 0 || rest.first() != Some(&b'/') || &bytes[..method] == b"CONNECT" {
+            return None;
+        }
+        let first_not_in = |bytes: &[u8], class: &[bool; 256]| {
+            bytes.iter().position(|byte| !class[usize::from(*byte)])
+        };
+        let mut target = first_not_in(rest, &PLAIN_PATH)?;
+        if rest[target] == b'?' {
+            target += first_not_in(&rest[target..], &PLAIN_QUERY)?;
+        }
+        let http10 = match rest[target..].first_chunk()? {
+            b" HTTP/1.1\r\n" => false,
+            b" HTTP/1.0\r\n" => true,
+            _ => return None,
+        };
+        let end = method + 1 + target + b" HTTP/1.1\r\n".len();
+        if end > limits.bytes {
+            return None;
+        }
+        self.began = true;
+        self.http10 = http10;
+        Some(end)
+    }
+
+    /// Takes a field whose name is letters and dashes and whose value has no tab. Where its line ends.
+    fn plain_field(
+        &mut self,
+        bytes: &[u8],
+        limits: HeadLimits,
+    ) -> Result<Option<usize>, Violation> {
+        let (name, rest) = bytes[self.line..].split_at(plain_len(&bytes[self.line..]));
+        let Some((b':', value)) = rest.split_first() else {
+            return Ok(None);
+        };
+        let Some(value_len) = control(value) else {
+            return Ok(None);
+        };
+        let (value, end) = value.split_at(value_len);
+        let at = self.line + name.len() + 1 + value_len;
+        if name.is_empty() || !end.starts_with(b"\r\n") || at > limits.bytes.saturating_sub(2) {
+            return Ok(None);
+        }
+        self.count_field(limits.fields)?;
+        self.named(name, value)?;
+        Ok(Some(at + 2))
+    }
+
     fn line(&mut self, line: &[u8], most: u16) -> Result<(), Violation> {
         if !self.began {
             self.began = true;
             return self.request_line(line);
         }
+        self.count_field(most)?;
+        self.field(line)
+    }
+
+    fn count_field(&mut self, most: u16) -> Result<(), Violation> {
         if self.fields == most {
             return Err(Violation::TooManyFields);
         }
         self.fields += 1;
-        self.field(line)
+        Ok(())
     }
 
     fn request_line(&mut self, line: &[u8]) -> Result<(), Violation> {
@@ -148,6 +227,10 @@ impl Head {
             [b' ' | b'\t', ..] => return Err(Violation::SpaceBeforeColon),
             _ => return Err(Violation::FieldName),
         };
+        self.named(name, value)
+    }
+
+    fn named(&mut self, name: &[u8], value: &[u8]) -> Result<(), Violation> {
         // The names that matter differ in length.
         match name.len() {
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
@@ -208,18 +291,23 @@ fn controls(word: u64) -> u64 {
     !(is_above | word) & !LOW
 }
 
-/// How many of the first bytes make a token (RFC 9110, 5.6.2). Most have letters and dashes only.
-fn token_len(bytes: &[u8]) -> usize {
+/// How many of the first bytes are letters and dashes; of the last few bytes nothing is said.
+fn plain_len(bytes: &[u8]) -> usize {
     let (words, _) = bytes.as_chunks::<WORD>();
     let mut len = 0;
     for word in words {
         let found = not_plain(u64::from_le_bytes(*word));
         if found != 0 {
-            len += found.trailing_zeros() as usize / 8;
-            break;
+            return len + found.trailing_zeros() as usize / 8;
         }
         len += WORD;
     }
+    len
+}
+
+/// How many of the first bytes make a token (RFC 9110, 5.6.2). Most have letters and dashes only.
+fn token_len(bytes: &[u8]) -> usize {
+    let len = plain_len(bytes);
     let rest = &bytes[len..];
     let other = rest.iter().position(|byte| !TOKEN[usize::from(*byte)]);
     len + other.unwrap_or(rest.len())
@@ -337,3 +425,18 @@ const TARGET: [u8; 256] = {
     }
     table
 };
+
+/// What a path may have of which nothing more need be known.
+const PLAIN_PATH: [bool; 256] = plain(IN_PATH, b'?');
+/// The same of a query.
+const PLAIN_QUERY: [bool; 256] = plain(IN_QUERY, b' ');
+
+const fn plain(place: u8, but: u8) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = TARGET[byte] & (place | HIGH) == place && byte as u8 != but;
+        byte += 1;
+    }
+    table
+}

@@ -286,6 +286,22 @@ fn each_byte_at_each_place_of_a_name() {
     }
 }
 
+/// What is taken at one glance is what is taken byte by byte.
+#[test]
+fn each_byte_at_each_place_of_a_request_line() {
+    for line in ["GET /a/b?c=d HTTP/1.1", "M-SEARCH / HTTP/1.0"] {
+        for at in 0..line.len() {
+            for byte in 0..=255_u8 {
+                let mut text = format!("{line}\r\nhost: a\r\n\r\n").into_bytes();
+                text.splice(at..=at, [byte]);
+                let glance = scan(&text, []);
+                let bytewise = scan(&text, std::iter::repeat(1));
+                assert_eq!(glance, bytewise, "{:?}", String::from_utf8_lossy(&text));
+            }
+        }
+    }
+}
+
 #[test]
 fn requests_follow_one_another() {
     let text = "GET /1 HTTP/1.1\r\n\r\n\

@@ -7,15 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::ServerOptions;
 use super::guarded::Guarded;
 use super::state::State;
 use crate::http::deadline::Alarm;
-use crate::http::floods::Guard;
+use crate::http::floods::Watch;
 use crate::http::guard::HeadLimits;
 
 /// How long a connection that was ended cleanly waits for its peer to end it too.
@@ -30,14 +28,9 @@ pub(super) struct ServerIo<I> {
     state: Arc<State>,
     /// What stands between an HTTP/1 client and the library.
     guarded: Option<Guarded>,
-    floods: Option<Floods>,
+    /// What an HTTP/2 peer may cost.
+    floods: Option<Watch>,
     lingering: Option<Lingering>,
-}
-
-/// What an HTTP/2 peer may cost.
-pub(super) struct Floods {
-    guard: Guard,
-    hits: Counter,
 }
 
 /// Our end is being closed; the peer's bytes are read so that no reset overtakes what we sent.
@@ -49,7 +42,7 @@ struct Lingering {
 }
 
 impl<I> ServerIo<I> {
-    pub(super) fn new(io: I, state: Arc<State>, floods: Option<Floods>) -> Self {
+    pub(super) fn new(io: I, state: Arc<State>, floods: Option<Watch>) -> Self {
         Self {
             io,
             guarded: state.is_http1().then(|| {
@@ -68,31 +61,8 @@ impl<I> ServerIo<I> {
     fn wrote(&mut self, bytes: usize) {
         self.state.add_written(bytes);
         if let Some(floods) = &mut self.floods {
-            floods.guard.wrote(bytes);
+            floods.wrote(bytes);
         }
-    }
-}
-
-impl Floods {
-    pub(super) fn new(options: &ServerOptions) -> Self {
-        let limits = if options.from_sidecar {
-            options.floods.of_sidecars()
-        } else {
-            options.floods
-        };
-        Self {
-            guard: Guard::of_client(limits),
-            hits: options.flooded.clone(),
-        }
-    }
-
-    /// Fails where the peer floods the connection.
-    fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.guard.read(bytes, Instant::now).map_err(|flood| {
-            self.hits.increment(1);
-            tracing::warn!(%flood, "connection cut");
-            io::Error::new(io::ErrorKind::ConnectionAborted, flood)
-        })
     }
 }
 

@@ -15,6 +15,7 @@ use super::*;
 use crate::http::client::MAX_REPLACEMENTS;
 use crate::outcome::Outcome;
 use crate::policy::MtlsMode;
+use crate::resilience::attempt::{self, TryResult};
 use crate::testing::clients::request;
 use crate::testing::policies::inbound;
 
@@ -113,6 +114,8 @@ async fn not_for_ever() {
     assert_eq!(app.connections(), MAX_REPLACEMENTS + 1);
 }
 
+/// But the caller's sidecar is told so that it sends the request again, whatever its method: see
+/// `outbound::tests::mesh::what_was_not_handed_to_the_application_is_tried_elsewhere_for_every_method`.
 #[tokio::test]
 async fn a_body_is_never_sent_in_part() {
     let app = Leaving::new(1).await;
@@ -121,4 +124,9 @@ async fn a_body_is_never_sent_in_part() {
     let answer = client.post("/", "body").await;
     answer.assert_made_by("inbound", Outcome::ConnectRefused);
     assert_eq!(app.connections(), 1);
+    let heard = attempt::Answer {
+        inbound: Some(Outcome::ConnectRefused),
+        ..attempt::Answer::plain(answer.status)
+    };
+    assert!(TryResult::Answered(heard).never_processed());
 }

@@ -168,11 +168,17 @@ async fn what_the_servers_sidecar_says_is_believed_and_passed_on() {
 async fn what_was_not_handed_to_the_application_is_tried_elsewhere_for_every_method() {
     let mut policy = target("api", &["api"]);
     policy.routes[0].retries = Some(retries());
-    let (sidecar, server) = meshed(policy, refused).await;
-    let answer = sidecar.http1().await.post("/", "body").await;
-    answer.assert_ok("fine");
-    assert_eq!(server.requests(), 2);
-    assert_eq!(server.seen()[1].body, "body");
+    for http2 in [false, true] {
+        let (sidecar, server) = meshed(policy.clone(), refused).await;
+        let mut client = if http2 {
+            sidecar.http2().await
+        } else {
+            sidecar.http1().await
+        };
+        client.post("/", "body").await.assert_ok("fine");
+        assert_eq!(server.requests(), 2);
+        assert_eq!(server.seen()[1].body, "body");
+    }
 
     // Not where policy does not retry.
     let (sidecar, _server) = meshed(target("api", &["api"]), refused).await;
