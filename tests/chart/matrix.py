@@ -86,6 +86,8 @@ REFUSED = {
     "word": ({"injector": {"failurePolicy": "fail"}}, "'Fail', 'Ignore'"),
     "mtls": ({"mesh": {"minimumMtls": "Disabled"}}, "'Permissive', 'Strict'"),
     "yaml-on": ({"proxy": {"sidecarMode": True}}, "'native', 'legacy'"),
+    "limit-of-sidecars": ({"proxy": {"env": {"WEFT_TOKEN_FILE": "1"}}}, "invalid propertyName 'WEFT_TOKEN_FILE'"),
+    "limit-as-number": ({"proxy": {"env": {"WEFT_MAX_REQUESTS": 5}}}, "at '/proxy/env/WEFT_MAX_REQUESTS'"),
     "digest": ({"image": {"digest": "sha256:abc"}}, "at '/image/digest'"),
     "digest-of-the-sidecar": ({"proxy": {"image": {"digest": "md5:" + "0" * 32}}}, "at '/proxy/image/digest'"),
     "tag-with-digest": ({"image": {"tag": "1@sha256:0"}}, "at '/image/tag'"),

@@ -180,8 +180,8 @@ impl Outbound {
             backends.iter().any(|backend| backend.close_idle())
         });
         Arc::new(Self {
-            destinations,
             shared,
+            destinations,
         })
     }
 

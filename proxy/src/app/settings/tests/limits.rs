@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::app::settings::limits::ROWS;
+use crate::app::settings::limits::{ROWS, Row};
 use crate::bounds::Bounds;
 use crate::outcome::Origin;
 use crate::testing::telemetry;
@@ -47,7 +47,7 @@ fn the_page_has_every_limit_with_its_bounds() {
         .iter()
         .map(|row| (&*row.variable, &*row.least, &*row.most));
     let mut shown: Vec<_> = shown.collect();
-    let mut known: Vec<_> = ROWS.iter().map(|row| row.bounds()).collect();
+    let mut known: Vec<_> = ROWS.iter().map(Row::bounds).collect();
     shown.sort_unstable();
     known.sort_unstable();
     assert_eq!(shown, known);
