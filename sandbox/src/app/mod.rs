@@ -9,6 +9,8 @@
 //! [`Behavior`] scripts all requests. It is set, and [`Stats`] are read, through a control port on
 //! the pod's loopback, past the mesh: [`Control`].
 //!
+//! With a [`KeepAlive`] it closes connections that rest.
+//!
 //! On SIGTERM it closes its listeners, announces the end on its connections (HTTP/1 with its next
 //! answer, HTTP/2 by GOAWAY; idle ones are closed a moment later), finishes what is in
 //! flight, for at most 20 s, prints its [`Stats`] as the last line, and exits. A request that carries

@@ -122,14 +122,15 @@ fn pauses(limit: Duration) -> Vec<Duration> {
     let around = |at: Duration| {
         // A connection rests from the end of one burst's work to the begin of the next.
         let steps = [0, 15, 30].map(move |after| at + BURST_WORK + millis(after));
-        let before = [10, 25].map(move |before| at + BURST_WORK - millis(before));
+        let before = [10, 25].map(move |before| at + BURST_WORK.saturating_sub(millis(before)));
         steps.into_iter().chain(before)
     };
     if limit < UNANNOUNCED {
         return around(limit).collect();
     }
     let own = around(UNANNOUNCED).step_by(4);
-    own.chain(around(limit - MARGIN).step_by(4)).collect()
+    own.chain(around(limit.saturating_sub(MARGIN)).step_by(4))
+        .collect()
 }
 
 /// The race took place where it can: servers closed what rested, over requests too. Where the sidecar's
@@ -142,7 +143,7 @@ fn assert_raced(seen: &Stats, limit: Duration) {
         assert!(seen.closed_over_requests > 0, "the race was never met");
         assert!(oldest < limit + CLOCKS, "used again after {oldest:?}");
     } else {
-        let most = UNANNOUNCED.max(limit - MARGIN);
+        let most = UNANNOUNCED.max(limit.saturating_sub(MARGIN));
         assert!(oldest < most + CLOCKS, "used again after {oldest:?}");
         assert_eq!(seen.closed_over_requests, 0, "a sidecar used what was old");
     }

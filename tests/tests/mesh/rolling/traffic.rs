@@ -68,9 +68,10 @@ impl Traffic {
         connect_patience: Duration,
     ) -> anyhow::Result<Self> {
         let client = mesh.pod("client");
-        let rate = match cx.soak {
-            true => SOAK_RATE,
-            false => calibrate(cx, mesh, &client).await,
+        let rate = if cx.soak {
+            SOAK_RATE
+        } else {
+            calibrate(cx, mesh, &client).await
         };
         for app in apps {
             mesh.app(app).reset_stats().await?;
@@ -111,7 +112,7 @@ impl Traffic {
         self.begin.elapsed() + round < self.least
     }
 
-    /// Whether the servers have answered over every protocol by now.
+    /// Looks at what has come of each load so far.
     pub(super) fn look<T>(&self, mut look: impl FnMut(&Report) -> T) -> Vec<T> {
         self.loads
             .iter()
@@ -122,11 +123,10 @@ impl Traffic {
     /// Waits for the load's time to be over, and for its last answer.
     pub(super) async fn end(self) -> Outcome {
         tokio::time::sleep(self.least.saturating_sub(self.begin.elapsed())).await;
-        let mut reports = Vec::new();
-        // Both are told before either is waited for: what waits for nothing stays open.
-        for (name, load) in self.loads {
-            reports.push((name, load.stop().await));
-        }
+        let ending = self.loads.into_iter();
+        // All are told before one is waited for.
+        let ending = ending.map(|(name, load)| async move { (name, load.stop().await) });
+        let reports = futures_util::future::join_all(ending).await;
         Outcome {
             rate: self.rate,
             took: self.begin.elapsed(),
