@@ -78,7 +78,11 @@ async fn one_port(cx: Cx) -> anyhow::Result<()> {
                 }
                 let answer = get1(&pod, to, "/").await?;
                 ensure!((answer.0.as_str(), answer.1.as_str()) == ("200", "ok"));
-                ensure!(server.take().spoken == [Spoken::Http1]);
+                let seen = server.take();
+                ensure!(
+                    seen.heads.len() == 1 && seen.only(Spoken::Http1),
+                    "{seen:?}"
+                );
                 let client = Http2::connect(&pod, to).await?;
                 let answer = client.request(request(Method::GET, "http://api/", "", ""));
                 let answer = answer.await?;
@@ -88,7 +92,8 @@ async fn one_port(cx: Cx) -> anyhow::Result<()> {
                     answer.status,
                     answer.text()
                 );
-                ensure!(server.take().spoken == [Spoken::Http2]);
+                let seen = server.take();
+                ensure!(seen.streams == 1 && seen.only(Spoken::Http2), "{seen:?}");
             }
         }
         // Who asked for a host by TLS of its own is in the client's sidecar's metrics, and in the

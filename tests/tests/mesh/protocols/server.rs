@@ -39,12 +39,21 @@ pub(super) struct Seen {
     pub(super) spoken: Vec<Spoken>,
     /// HTTP/1 heads, and behind a chunked body its trailers, as they came.
     pub(super) heads: Vec<String>,
+    /// HTTP/2 requests.
+    pub(super) streams: usize,
     /// Trailers of HTTP/2 requests.
     pub(super) trailers: Vec<String>,
     /// Bytes of connections that speak neither.
     pub(super) bytes: Vec<u8>,
     /// Bytes of bodies.
     pub(super) body: usize,
+}
+
+impl Seen {
+    /// Nothing else was spoken: on a new connection, or on one that was there.
+    pub(super) fn only(&self, expected: Spoken) -> bool {
+        self.spoken.iter().all(|spoken| *spoken == expected)
+    }
 }
 
 /// Listens until dropped.
@@ -233,6 +242,7 @@ async fn stream_of_http2(
     mut respond: SendResponse<Bytes>,
     seen: &Mutex<Seen>,
 ) -> anyhow::Result<()> {
+    seen.lock().streams += 1;
     if request.uri().path() == "/wait" {
         tokio::time::sleep(NOT_READING).await;
     }
