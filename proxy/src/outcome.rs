@@ -7,9 +7,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
+
+use crate::net::Shortage;
 
 /// The closed list of how an exchange ends (DESIGN section 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -250,6 +253,24 @@ impl Failure {
     /// A failure after which the application may have seen the request.
     pub fn maybe(outcome: Outcome, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(outcome, Processed::Maybe, detail)
+    }
+
+    /// A connection that did not come about: `refused` says what that means, unless it is this
+    /// machine that had no port (`overflow`) or no descriptor (`shed`) for it. Neither is the peer's
+    /// fault, and no breaker counts it.
+    pub fn not_connected(error: io::Error, refused: impl Into<Cow<'static, str>>) -> Self {
+        let failure = match Shortage::behind(&error) {
+            Some(Shortage::Ports) => Self::never(
+                Outcome::Overflow,
+                "source ports towards this address have run out",
+            ),
+            Some(Shortage::Descriptors) => Self::never(
+                Outcome::Shed,
+                "this sidecar has no file descriptor left for a connection",
+            ),
+            None => Self::never(Outcome::ConnectRefused, refused),
+        };
+        failure.because(error)
     }
 
     /// Adds what lies behind.

@@ -23,7 +23,7 @@ use crate::http::client::{
     BoxFuture, Connect, H1Pool, H2Pool, MAX_REPLACEMENTS, PoolOptions, SendOptions, TryError,
     tcp_peer_has_closed,
 };
-use crate::net::{Dialer, Io, Stream};
+use crate::net::{AppDialer, Io, Stream};
 use crate::outcome::{Failure, Outcome};
 use crate::worker::PerWorker;
 
@@ -34,10 +34,9 @@ const FRESH_ENOUGH: Duration = Duration::from_millis(500);
 
 /// The pools of all workers.
 pub(crate) struct Apps {
-    dialer: Dialer,
+    dialer: AppDialer,
     pools: PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>,
     pools_dropped: Counter,
-    spare_source: Counter,
 }
 
 #[derive(Clone)]
@@ -47,26 +46,18 @@ enum AppPool {
 }
 
 struct AppConnector {
-    dialer: Dialer,
+    dialer: AppDialer,
     address: SocketAddr,
-    spare_source: Counter,
 }
 
 impl Apps {
-    /// No pool yet. `pools_dropped` counts that there were too many, `spare_source` that source
-    /// ports had run out.
-    pub(crate) fn new(
-        dialer: Dialer,
-        workers: usize,
-        pools_dropped: Counter,
-        spare_source: Counter,
-    ) -> Self {
+    /// No pool yet. `pools_dropped` counts that there were too many.
+    pub(crate) fn new(dialer: AppDialer, workers: usize, pools_dropped: Counter) -> Self {
         let pools = PerWorker::new(workers, |_| Mutex::default());
         Self {
             dialer,
             pools,
             pools_dropped,
-            spare_source,
         }
     }
 
@@ -133,9 +124,8 @@ impl Apps {
         }
         let pool = pools.entry((address, version)).or_insert_with(|| {
             let connector = AppConnector {
-                dialer: self.dialer,
+                dialer: self.dialer.clone(),
                 address,
-                spare_source: self.spare_source.clone(),
             };
             match version {
                 Version::Http1 => AppPool::Http1(H1Pool::new(connector, PoolOptions::PLAIN)),
@@ -180,9 +170,9 @@ impl Connect for AppConnector {
     type Io = Io;
 
     fn connect(&self) -> BoxFuture<Result<Io, Failure>> {
-        let (dialer, address, spare) = (self.dialer, self.address, self.spare_source.clone());
+        let (dialer, address) = (self.dialer.clone(), self.address);
         Box::pin(async move {
-            let connection = dial(dialer, address, APP_CONNECT_LIMIT, &spare).await?;
+            let connection = dial(&dialer, address, APP_CONNECT_LIMIT).await?;
             Ok(connection.into())
         })
     }
@@ -199,12 +189,11 @@ impl Connect for AppConnector {
     }
 }
 
-/// Connects to the application. `spare_source` counts that the spare source address was needed.
+/// Connects to the application.
 pub(crate) async fn dial(
-    dialer: Dialer,
+    dialer: &AppDialer,
     address: SocketAddr,
     limit: Duration,
-    spare_source: &Counter,
 ) -> Result<TcpStream, Failure> {
     let late = || {
         Failure::never(
@@ -212,14 +201,10 @@ pub(crate) async fn dial(
             "the application took no connection",
         )
     };
-    let dialled = timeout(limit, dialer.dial_app(address))
+    let dialled = timeout(limit, dialer.dial(address))
         .await
         .map_err(|_| late())?;
-    let (connection, spare) = dialled.map_err(refused)?;
-    if spare {
-        spare_source.increment(1);
-    }
-    Ok(connection)
+    dialled.map_err(refused)
 }
 
 /// Methods whose repetition does no harm (RFC 9110 section 9.2.2).
@@ -235,5 +220,5 @@ fn refused(error: io::Error) -> Failure {
         io::ErrorKind::ConnectionRefused => "nothing listens on the application's port",
         _ => "the application could not be reached",
     };
-    Failure::never(Outcome::ConnectRefused, detail).because(error)
+    Failure::not_connected(error, detail)
 }

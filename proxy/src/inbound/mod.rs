@@ -38,7 +38,7 @@ use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::closing::{Closing, Phase};
-use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
+use crate::net::{AppDialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{InboundPolicy, MtlsMode, Protocol};
 use crate::tcp::{self, Progress, RelayError};
@@ -66,10 +66,9 @@ pub struct Inbound {
     pub(crate) apps: Apps,
     pub(crate) limits: limits::Limits,
     own_addresses: OwnAddresses,
-    dialer: Dialer,
+    dialer: AppDialer,
     /// What the end of this process waits for.
     connections: TaskTracker,
-    spare_source: Counter,
     floods: FloodLimits,
     flooded: Counter,
 }
@@ -82,8 +81,8 @@ pub struct InboundParts {
     pub identity: Identity,
     /// Where it counts.
     pub telemetry: Arc<Telemetry>,
-    /// How it connects.
-    pub dialer: Dialer,
+    /// How it connects to the application.
+    pub dialer: AppDialer,
     /// The workload's own addresses.
     pub own_addresses: OwnAddresses,
     /// Data-path workers.
@@ -124,18 +123,11 @@ impl Inbound {
     /// The inbound direction of one workload.
     pub fn new(parts: InboundParts) -> Arc<Self> {
         let pools_dropped = parts.telemetry.limit("inbound_app_pools");
-        let spare_source = parts.telemetry.limit("source_ports");
         Arc::new(Self {
-            apps: Apps::new(
-                parts.dialer,
-                parts.workers,
-                pools_dropped,
-                spare_source.clone(),
-            ),
+            apps: Apps::new(parts.dialer.clone(), parts.workers, pools_dropped),
             limits: limits::Limits::new(&parts.telemetry),
             floods: parts.floods,
             flooded: parts.telemetry.limit("http2_floods"),
-            spare_source,
             connections: parts.connections,
             discovery: parts.discovery,
             identity: parts.identity,
@@ -335,7 +327,7 @@ impl Inbound {
     }
 
     async fn dial_app(&self, address: SocketAddr) -> Result<TcpStream, Failure> {
-        app::dial(self.dialer, address, APP_CONNECT_LIMIT, &self.spare_source).await
+        app::dial(&self.dialer, address, APP_CONNECT_LIMIT).await
     }
 
     /// Closes connections of this worker that have been idle for too long. To be called now and

@@ -46,7 +46,8 @@ impl Outbound {
             Ok(Ok(upstream)) => upstream.into(),
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "address outside of the mesh not reached");
-                return connection.end(Outcome::ConnectRefused);
+                let failure = self.shared().not_connected(error, "nobody took the connection");
+                return connection.end(failure.outcome);
             }
             Err(_) => return connection.end(Outcome::ConnectTimeout),
         };

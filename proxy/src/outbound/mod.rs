@@ -26,6 +26,8 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +48,7 @@ use crate::http::server::{self, ServerOptions};
 use crate::identity::Identity;
 use crate::net::closing::{self, Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Outcome};
 use crate::policy::Protocol;
 use crate::telemetry::Telemetry;
 use bytes::Upstream;
@@ -91,6 +93,7 @@ pub(crate) struct Limits {
     pub(crate) destinations: Counter,
     pub(crate) backends: Counter,
     flooded: Counter,
+    source_ports: Counter,
 }
 
 /// What outbound connections stand on.
@@ -132,6 +135,7 @@ impl Outbound {
             destinations: parts.telemetry.limit("outbound_destinations"),
             backends: parts.telemetry.limit("outbound_backends"),
             flooded: parts.telemetry.limit("http2_floods"),
+            source_ports: parts.telemetry.limit("outbound_source_ports"),
         };
         let shared = Arc::new(Shared {
             discovery: parts.discovery,
@@ -339,6 +343,15 @@ impl Shared {
         }
         let mesh = self.discovery.mesh().load();
         mesh.map_or_else(|| "".into(), |mesh| Arc::clone(&mesh.zone))
+    }
+
+    /// [`Failure::not_connected`], and counts where it was for want of source ports.
+    fn not_connected(&self, error: io::Error, refused: impl Into<Cow<'static, str>>) -> Failure {
+        let failure = Failure::not_connected(error, refused);
+        if failure.outcome == Outcome::Overflow {
+            self.limits.source_ports.increment(1);
+        }
+        failure
     }
 
     /// The application's own connections are kept for an hour; it is not told of a pod's end, because

@@ -17,6 +17,7 @@ mod bodies;
 mod breaker;
 mod common;
 mod conditions;
+mod crowds;
 mod deadlines;
 mod edges;
 mod fallback;
@@ -86,6 +87,7 @@ fn main() -> anyhow::Result<ExitCode> {
     gateway::register(&mut suite);
     http1::register(&mut suite);
     proxy_status::register(&mut suite);
+    crowds::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }
