@@ -322,6 +322,8 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -334,5 +336,21 @@ mod tests {
             );
         }
         assert_eq!(Outcome::from_word(b"fine"), None);
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_not_the_peers_fault() {
+        for (errno, outcome) in [
+            (Errno::ADDRNOTAVAIL, Outcome::Overflow),
+            (Errno::MFILE, Outcome::Shed),
+            (Errno::CONNREFUSED, Outcome::ConnectRefused),
+            (Errno::HOSTUNREACH, Outcome::ConnectRefused),
+        ] {
+            let failure = Failure::not_connected(errno.into(), "nobody listens");
+            assert_eq!(failure.outcome, outcome, "{errno}");
+            assert_eq!(failure.processed, Processed::Never);
+            let blames = outcome == Outcome::ConnectRefused;
+            assert_eq!(failure.outcome.is_breaker_failure(), blames);
+        }
     }
 }

@@ -75,7 +75,7 @@ pub trait Handler: Send + Sync + 'static {
 /// Times and bounds of one connection.
 #[derive(Clone)]
 pub struct ServerOptions {
-    /// From the first byte of an HTTP/1 head to its last.
+    /// From the first byte of a head to its last.
     pub head_timeout: Duration,
     /// Without an exchange, the connection is closed after this.
     pub idle_limit: Duration,
@@ -218,6 +218,8 @@ struct Driver {
     rest: Option<Instant>,
     /// When the first byte of a head came.
     head: Option<Instant>,
+    /// Which head of HTTP/2 that is.
+    head_number: u64,
     /// In phase Draining, until when a request may still come.
     linger_until: Option<Instant>,
     /// When an idle connection was told to end.
@@ -245,6 +247,7 @@ impl Driver {
             rested_at: 0,
             rest: Some(Instant::now()),
             head: None,
+            head_number: 0,
             linger_until: None,
             shut_down: None,
         }
@@ -332,6 +335,16 @@ impl Driver {
 
     /// When and how the connection is to end, unless something happens first.
     fn ends_at(&mut self) -> Option<(Instant, End)> {
+        if let Some(number) = self.state.unfinished_head() {
+            // Nothing else can come on this connection before the rest of the head, and the library
+            // waits for it without end.
+            if number != self.head_number || self.head.is_none() {
+                self.head_number = number;
+                self.head = Some(Instant::now());
+            }
+            let at = self.head?.checked_add(self.options.head_timeout)?;
+            return Some((at, End::Cut));
+        }
         if self.state.in_flight() > 0 {
             self.rest = None;
             self.head = None;

@@ -251,8 +251,8 @@ impl Outbound {
         match timeout(UNDECIDED_LIMIT, verdict(&mut tcp, &mut heard)).await {
             Ok(Verdict::Http1) => Opened::Http(rewound(heard, tcp), Version::Http1),
             Ok(Verdict::Http2) => Opened::Http(rewound(heard, tcp), Version::Http2),
-            // What is said to be HTTP is refused as HTTP where it is not.
-            Ok(Verdict::Opaque)
+            // What is said to be HTTP is refused as HTTP where it is not, or never is a whole head.
+            Ok(Verdict::Opaque) | Err(_)
                 if service.target.protocol == Protocol::Http1 && !heard.is_empty() =>
             {
                 Opened::Http(rewound(heard, tcp), Version::Http1)

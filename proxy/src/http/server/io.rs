@@ -146,6 +146,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for ServerIo<I> {
         this.state.add_read(read.len());
         if let Some(floods) = &mut this.floods {
             floods.read(read)?;
+            this.state.set_unfinished_head(floods.guard.unfinished_head());
         }
         polled
     }

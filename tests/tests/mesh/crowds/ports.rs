@@ -33,11 +33,12 @@ pub(super) fn register(suite: &mut Suite) {
     suite.add("crowds::source_ports_towards_peers", towards_peers);
 }
 
-/// "New opaque connections sustained for 90 s without exhausting ports", IPv4 and IPv6: clients come and
-/// go, each ending first, several times as fast as the minute lets the server's sidecar have new ports
-/// towards its application. None fails, and the application has them all.
+/// "New opaque connections sustained for 90 s without exhausting ports": clients come and go, each ending
+/// first, several times as fast as the minute lets the server's sidecar have new ports towards its
+/// application; over IPv4 through two sidecars, over IPv6 from a stranger straight to the server's. None
+/// fails, and the application has them all.
 async fn new_connections(cx: Cx) -> anyhow::Result<()> {
-    // Ports for each family; new connections per second, of both.
+    // Ports for either family; new connections per second, of both together.
     let (ports, rate) = cx.pick((500_u16, 200), (2_000, 250));
     let lasts = Duration::from_secs(cx.pick(12, 90));
     need_descriptors(8_192)?;
@@ -45,9 +46,15 @@ async fn new_connections(cx: Cx) -> anyhow::Result<()> {
         let server_pod = mesh.pod("server-1");
         narrow(&server_pod, ports)?;
         let server = Echo::start(&server_pod)?;
-        let to = [
-            mesh.addr("a", BYTES_PORT),
-            mesh.addr_v6("a", BYTES_PORT),
+        let [one, other] = CLIENTS.map(|name| mesh.pod(name));
+        let service = mesh.addr("a", BYTES_PORT);
+        let direct = (server_pod.v6(), BYTES_PORT).into();
+        let stranger = mesh.stranger("stranger")?;
+        let ways = [
+            (one, service),
+            (stranger.clone(), direct),
+            (other, service),
+            (stranger, direct),
         ];
         let begin = Instant::now();
         let mut opened = 0;
@@ -55,8 +62,8 @@ async fn new_connections(cx: Cx) -> anyhow::Result<()> {
         while begin.elapsed() < lasts {
             let due = (begin.elapsed().as_secs_f64() * f64::from(rate)) as u64;
             for number in opened..due {
-                let pod = mesh.pod(CLIENTS[number as usize % 2]);
-                exchanges.spawn(once(pod, to[number as usize / 2 % 2], number));
+                let (pod, to) = ways[number as usize % ways.len()].clone();
+                exchanges.spawn(once(pod, to, number));
             }
             opened = due.max(opened);
             while let Some(done) = exchanges.try_join_next() {
