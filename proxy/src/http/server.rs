@@ -18,7 +18,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -253,9 +253,11 @@ impl Driver {
         }
     }
 
-    async fn run<C: Connection>(mut self, connection: C) {
-        let mut connection = pin!(connection);
-        poll_fn(|cx| self.poll(connection.as_mut(), cx)).await;
+    /// Not an `async fn`, which would keep a place for the connection besides the one that it is
+    /// polled in.
+    fn run<C: Connection>(mut self, connection: C) -> impl Future<Output = ()> {
+        let mut connection = Box::pin(connection);
+        poll_fn(move |cx| self.poll(connection.as_mut(), cx))
     }
 
     fn poll<C: Connection>(

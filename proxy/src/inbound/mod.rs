@@ -137,7 +137,8 @@ impl Inbound {
         })
     }
 
-    /// The whole life of one accepted connection.
+    /// The whole life of one accepted connection. Each part of it is boxed: what it needs is given
+    /// back when it is over, and an idle connection has only what it needs then.
     pub async fn connection(
         self: Arc<Self>,
         tcp: TcpStream,
@@ -170,7 +171,7 @@ impl Inbound {
         }
 
         let opened = tokio::select! {
-            opened = self.open(tcp, &port) => opened,
+            opened = Box::pin(self.open(tcp, &port)) => opened,
             () = closing.clone().ends_silence() => return,
         };
         let opened = match opened {
@@ -182,10 +183,12 @@ impl Inbound {
             }
         };
         match opened {
-            Opened::Bytes(io, peer) => self.bytes(io, None, &port, &peer, closing).await,
+            Opened::Bytes(io, peer) => {
+                Box::pin(self.bytes(io, None, &port, &peer, closing)).await;
+            }
             Opened::Greeted(io, app) => {
-                self.bytes(io, Some(app), &port, &Peer::unknown(), closing)
-                    .await;
+                let peer = Peer::unknown();
+                Box::pin(self.bytes(io, Some(app), &port, &peer, closing)).await;
             }
             Opened::Http(io, version, peer) => {
                 let options = ServerOptions {
@@ -198,7 +201,7 @@ impl Inbound {
                 };
                 let requests = request::Requests::new(self, port, peer, closing.clone());
                 let handler = Arc::new(requests);
-                server::serve(io, version, handler, closing, options).await;
+                Box::pin(server::serve(io, version, handler, closing, options)).await;
             }
             Opened::Nothing => {}
         }
@@ -298,7 +301,7 @@ impl Inbound {
         }
         let app = match app {
             Some(app) => Ok(app),
-            None => self.dial_app(port.app).await.map(Io::from),
+            None => Box::pin(self.dial_app(port.app)).await.map(Io::from),
         };
         let mut app = match app {
             Ok(app) => app,

@@ -101,7 +101,11 @@ impl Exhausted {
 
 /// The other address to dial `address` from; none where it is that one itself.
 fn spare(address: SocketAddr) -> Option<IpAddr> {
-    let spare = if address.is_ipv4() { SPARE_V4 } else { SPARE_V6 };
+    let spare = if address.is_ipv4() {
+        SPARE_V4
+    } else {
+        SPARE_V6
+    };
     (address.ip() != spare).then_some(spare)
 }
 

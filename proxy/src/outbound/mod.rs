@@ -156,7 +156,8 @@ impl Outbound {
         })
     }
 
-    /// The whole life of one accepted connection.
+    /// The whole life of one accepted connection. Each part of it is boxed: what it needs is given
+    /// back when it is over, and an idle connection has only what it needs then.
     pub async fn connection(
         self: Arc<Self>,
         mut tcp: TcpStream,
@@ -173,31 +174,40 @@ impl Outbound {
             return;
         }
         if !self.is_in_mesh(address.ip()).await {
-            return self.pass(tcp.into(), address, closing).await;
+            return Box::pin(self.pass(tcp.into(), address, closing)).await;
         }
 
         let destination = self.destinations.at(address);
-        let target = match destination.known(DISCOVERY_WAIT).await {
+        let target = match Box::pin(destination.known(DISCOVERY_WAIT)).await {
             Ok(target) => target,
-            Err(failure) => return self.refuse(tcp, failure, closing).await,
+            Err(failure) => return Box::pin(self.refuse(tcp, failure, closing)).await,
         };
         let service = match &*target {
             Target::Endpoint { service, .. } | Target::Service(service) => Arc::clone(service),
-            Target::NotFound => return self.pass(tcp.into(), address, closing).await,
+            Target::NotFound => {
+                return Box::pin(self.pass(tcp.into(), address, closing)).await;
+            }
         };
         let opened = tokio::select! {
-            opened = self.open(tcp, address, &destination, &service) => opened,
+            opened = Box::pin(self.open(tcp, address, &destination, &service)) => opened,
             () = closing.clone().ends_silence() => return,
         };
         match opened {
             Opened::Bytes(io, upstream) => {
                 let upstream = upstream.map(|upstream| *upstream);
-                self.bytes(io, &service, upstream, closing).await;
+                Box::pin(self.bytes(io, &service, upstream, closing)).await;
             }
             Opened::Http(io, version) => {
                 let options = self.shared.server_options();
                 let requests = request::Requests::new(self, destination, closing.clone());
-                server::serve(io, version, Arc::new(requests), closing, options).await;
+                Box::pin(server::serve(
+                    io,
+                    version,
+                    Arc::new(requests),
+                    closing,
+                    options,
+                ))
+                .await;
             }
             Opened::Nothing => {}
         }

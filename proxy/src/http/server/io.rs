@@ -146,7 +146,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for ServerIo<I> {
         this.state.add_read(read.len());
         if let Some(floods) = &mut this.floods {
             floods.read(read)?;
-            this.state.set_unfinished_head(floods.guard.unfinished_head());
+            this.state
+                .set_unfinished_head(floods.guard.unfinished_head());
         }
         polled
     }

@@ -81,7 +81,10 @@ async fn idle(cx: Cx) -> anyhow::Result<()> {
         let stats = stats(mesh, ["server-1"]).await?;
         let idle = number + number.div_ceil(10) + number / 2 + (number / 2).div_ceil(10);
         let seen = stats.routes.get("GET /idle").copied().unwrap_or_default();
-        assert!(seen.abs_diff(idle as u64) <= 1, "{seen} requests, not {idle}");
+        assert!(
+            seen.abs_diff(idle as u64) <= 1,
+            "{seen} requests, not {idle}"
+        );
         let asked = stats.routes.get("GET /bystander/crowded").copied();
         assert_eq!(asked, Some(crowded.times.len() as u64));
 
@@ -90,7 +93,10 @@ async fn idle(cx: Cx) -> anyhow::Result<()> {
         let strange = each(number / 2, with_tcp, with_strange);
         cx.measured(format!("{number} idle HTTP/1: {http}"));
         cx.measured(format!("{number} idle opaque: {tcp}"));
-        cx.measured(format!("{} idle HTTP/1 in plaintext: {strange}", number / 2));
+        cx.measured(format!(
+            "{} idle HTTP/1 in plaintext: {strange}",
+            number / 2
+        ));
         cx.measured(format!("others alone: {alone}; in the crowd: {crowded}"));
         crowded.assert_like(&alone);
         // The server's sidecar has only what the client's has open at once.

@@ -96,7 +96,10 @@ async fn new_connections(cx: Cx) -> anyhow::Result<()> {
         let own4: String = own4.into_iter().rev().collect();
         let own4 = ports_of(&kept, &own4, BYTES_PORT).len();
         let spare4_ports = ports_of(&kept, "0600007F", BYTES_PORT).len();
-        assert!(own4 >= usize::from(ports) * 9 / 10, "{own4} of {ports} ports");
+        assert!(
+            own4 >= usize::from(ports) * 9 / 10,
+            "{own4} of {ports} ports"
+        );
         assert!(spare4_ports > 0);
         let at_clients = sockets(&mesh.pod("client"), TIME_WAIT).await?.len();
         cx.measured(format!(
@@ -276,7 +279,9 @@ fn two_sidecars(name: &str) -> Builder {
     };
     CLIENTS
         .into_iter()
-        .fold(mesh(name), |mesh, client| mesh.workload(Workload::new(client)))
+        .fold(mesh(name), |mesh, client| {
+            mesh.workload(Workload::new(client))
+        })
         .workload(server("server-1"))
         .workload(server("server-2"))
         .service(service("a", &["server-1"]))

@@ -99,9 +99,7 @@ async fn slow_opaque_readers(cx: Cx) -> anyhow::Result<()> {
                 stream.write_u64(index as u64).await?;
                 Ok(stream)
             },
-            async |index, mut stream| {
-                read_all(&mut stream, Judge::new(length, index as u64)).await
-            },
+            async |index, mut stream| read_all(&mut stream, Judge::new(length, index as u64)).await,
         )
         .await
 }
@@ -248,7 +246,11 @@ impl Crowd {
             let crowded = crowded.end().await?;
 
             many_reads(asked, read).await?;
-            assert_eq!(place.counts.done() - done, served, "answers handed out whole");
+            assert_eq!(
+                place.counts.done() - done,
+                served,
+                "answers handed out whole"
+            );
             let each = each(self.number, before, during);
             report(cx, self.number, each, &alone, &crowded);
             let after = super::each(self.number, before, memory(mesh).await?);

@@ -107,9 +107,7 @@ async fn serve_http(stream: TcpStream, counts: Arc<Counts>) {
     let service = service_fn(move |request| answer(request, Arc::clone(&counts)));
     let server = auto::Builder::new(TokioExecutor::new());
     // What broke is the client's to tell.
-    let _ = server
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(
@@ -238,7 +236,11 @@ impl Judge {
             }
             let (these, rest) = bytes.split_at(bytes.len().min(self.expected.len()));
             let expected = self.expected.split_to(these.len());
-            anyhow::ensure!(expected == these, "wrong bytes in block {}", self.pattern.index);
+            anyhow::ensure!(
+                expected == these,
+                "wrong bytes in block {}",
+                self.pattern.index
+            );
             bytes = rest;
         }
         Ok(())
