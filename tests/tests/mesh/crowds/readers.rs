@@ -46,7 +46,7 @@ pub(super) fn register(suite: &mut Suite) {
 }
 
 /// 1,000 clients that ask for a MiB each over HTTP/1, and some for more than all buffers hold, and read
-/// nothing: memory is bounded and others are served; then they read on, and have every byte.
+/// no more than the head: memory is bounded and others are served; then they read on, and have every byte.
 async fn slow_readers(cx: Cx) -> anyhow::Result<()> {
     let length = |index: usize| {
         if index.is_multiple_of(LONG_ONES) {
@@ -68,16 +68,14 @@ async fn slow_readers(cx: Cx) -> anyhow::Result<()> {
                 let path = format!("/{}/{index}", length(index));
                 let head = format!("GET {path} HTTP/1.1\r\nhost: api\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
-                Ok(stream)
-            },
-            async |index, mut stream| {
                 let (status, first, announced) = answer_head(&mut stream).await?;
                 anyhow::ensure!(status == StatusCode::OK, "{status}");
                 anyhow::ensure!(announced as u64 == length(index));
                 let mut judge = Judge::new(length(index), index as u64);
                 judge.take(&first)?;
-                read_all(&mut stream, judge).await
+                Ok((stream, judge))
             },
+            async |_, (stream, judge)| read_all(stream, judge).await,
         )
         .await
 }
@@ -97,9 +95,13 @@ async fn slow_opaque_readers(cx: Cx) -> anyhow::Result<()> {
                 let mut stream = slow(&place.client, place.bytes).await?;
                 stream.write_u64(length).await?;
                 stream.write_u64(index as u64).await?;
-                Ok(stream)
+                let mut first = [0];
+                stream.read_exact(&mut first).await?;
+                let mut judge = Judge::new(length, index as u64);
+                judge.take(&first)?;
+                Ok((stream, judge))
             },
-            async |index, mut stream| read_all(&mut stream, Judge::new(length, index as u64)).await,
+            async |_, (stream, judge)| read_all(stream, judge).await,
         )
         .await
 }
@@ -339,7 +341,7 @@ async fn http2(pod: &Pod, to: SocketAddr) -> anyhow::Result<SendRequest<bytes::B
     Ok(send)
 }
 
-async fn read_all(stream: &mut TcpStream, mut judge: Judge) -> anyhow::Result<()> {
+async fn read_all(mut stream: TcpStream, mut judge: Judge) -> anyhow::Result<()> {
     let mut part = vec![0; 64 * 1024];
     while !judge.is_done() {
         let read = stream.read(&mut part).await?;

@@ -24,6 +24,9 @@ use weft_sandbox::Pod;
 /// No two blocks of this length are alike.
 const BLOCK: usize = 16 * 1024;
 
+/// Streams that it takes on one connection.
+const STREAMS: u32 = 2_000;
+
 /// What the server has seen and handed out.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -91,8 +94,8 @@ where
 }
 
 async fn serve_bytes(mut stream: TcpStream, counts: &Counts) -> anyhow::Result<()> {
-    counts.begun.fetch_add(1, Ordering::Relaxed);
     let (length, seed) = (stream.read_u64().await?, stream.read_u64().await?);
+    counts.begun.fetch_add(1, Ordering::Relaxed);
     let mut pattern = Pattern::new(length, seed);
     while let Some(part) = pattern.next_block() {
         stream.write_all(&part).await?;
@@ -105,7 +108,9 @@ async fn serve_bytes(mut stream: TcpStream, counts: &Counts) -> anyhow::Result<(
 
 async fn serve_http(stream: TcpStream, counts: Arc<Counts>) {
     let service = service_fn(move |request| answer(request, Arc::clone(&counts)));
-    let server = auto::Builder::new(TokioExecutor::new());
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    // A sidecar makes four connections at most: what finds no stream on them would wait.
+    server.http2().max_concurrent_streams(STREAMS);
     // What broke is the client's to tell.
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
