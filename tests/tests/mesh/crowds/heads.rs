@@ -155,7 +155,7 @@ fn kinds() -> Vec<Half> {
     vec![
         row("a head, outbound", 400, false, &head, once),
         row("a request line, outbound", 100, false, &head[..8], twice),
-        row("a preface, outbound", 60, false, &PREFACE[..17], once),
+        row("a preface, outbound", 60, false, &PREFACE[..17], twice),
         row("HEADERS alone, outbound", 60, false, &without_end, once),
         row("a part of HEADERS, outbound", 30, false, &half_frame, once),
         row("a head, inbound", 200, true, &head, once),
