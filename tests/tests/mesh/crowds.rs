@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often somebody else asks.
 const BYSTANDER_PAUSE: Duration = Duration::from_millis(20);
 /// What a crowd may cost somebody else, beside [`SLOWER`]: the machine has other things to do.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(2);
 /// By how much a crowd may slow somebody else down.
 const SLOWER: u32 = 10;
 const KIB: f64 = 1024.0;
@@ -227,7 +227,7 @@ impl Asked {
     #[track_caller]
     fn assert_like(&self, alone: &Self) {
         let (with, without) = (self.p99(), alone.p99());
-        assert!(self.times.len() > 10, "{} requests", self.times.len());
+        assert!(self.times.len() >= 5, "{} requests", self.times.len());
         assert!(
             with <= without * SLOWER + SLACK,
             "p99 of others is {with:?}, {without:?} without the crowd"
