@@ -170,10 +170,10 @@ fn kinds() -> Vec<Half> {
 fn two_sidecars() -> Builder {
     let api = Service::new("api")
         .port(PORT, APP_PORT)
-        .app_protocol("http")
+        .app_protocol("http1")
         .endpoints(["server-1"]);
     mesh("heads")
         .workload(Workload::new("client"))
-        .workload(Workload::new("server-1").port(APP_PORT, AppSpec::http().protocol("http")))
+        .workload(Workload::new("server-1").port(APP_PORT, AppSpec::http().protocol("http1")))
         .service(api)
 }

@@ -33,7 +33,7 @@ const STILL: Duration = Duration::from_millis(1_500);
 /// Until a crowd stands still.
 const STALLS_WITHIN: Duration = Duration::from_secs(60);
 /// What one that stands still may take of either sidecar's memory, in KiB.
-const HTTP1_EACH: f64 = 384.0;
+const HTTP1_EACH: f64 = 512.0;
 const STREAM_EACH: f64 = 256.0;
 const BYTES_EACH: f64 = 160.0;
 const WRITER_EACH: f64 = 128.0;
@@ -84,10 +84,10 @@ async fn slow_readers(cx: Cx) -> anyhow::Result<()> {
 async fn slow_opaque_readers(cx: Cx) -> anyhow::Result<()> {
     let crowd = Crowd {
         name: "opaque",
-        number: 200,
+        number: 60,
         at_most: BYTES_EACH,
     };
-    let length = 4 * MIB;
+    let length = 24 * MIB;
     crowd
         .run(
             &cx,
