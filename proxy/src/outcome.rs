@@ -7,9 +7,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
+
+use crate::net::Shortage;
 
 /// The closed list of how an exchange ends (DESIGN section 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -252,6 +255,24 @@ impl Failure {
         Self::new(outcome, Processed::Maybe, detail)
     }
 
+    /// A connection that did not come about: `refused` says what that means, unless it is this
+    /// machine that had no port (`overflow`) or no descriptor (`shed`) for it. Neither is the peer's
+    /// fault, and no breaker counts it.
+    pub fn not_connected(error: io::Error, refused: impl Into<Cow<'static, str>>) -> Self {
+        let failure = match Shortage::behind(&error) {
+            Some(Shortage::Ports) => Self::never(
+                Outcome::Overflow,
+                "source ports towards this address have run out",
+            ),
+            Some(Shortage::Descriptors) => Self::never(
+                Outcome::Shed,
+                "this sidecar has no file descriptor left for a connection",
+            ),
+            None => Self::never(Outcome::ConnectRefused, refused),
+        };
+        failure.because(error)
+    }
+
     /// Adds what lies behind.
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
@@ -301,6 +322,8 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -313,5 +336,21 @@ mod tests {
             );
         }
         assert_eq!(Outcome::from_word(b"fine"), None);
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_not_the_peers_fault() {
+        for (errno, outcome) in [
+            (Errno::ADDRNOTAVAIL, Outcome::Overflow),
+            (Errno::MFILE, Outcome::Shed),
+            (Errno::CONNREFUSED, Outcome::ConnectRefused),
+            (Errno::HOSTUNREACH, Outcome::ConnectRefused),
+        ] {
+            let failure = Failure::not_connected(errno.into(), "nobody listens");
+            assert_eq!(failure.outcome, outcome, "{errno}");
+            assert_eq!(failure.processed, Processed::Never);
+            let blames = outcome == Outcome::ConnectRefused;
+            assert_eq!(failure.outcome.is_breaker_failure(), blames);
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use metrics::Counter;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::threads::{ConnectionCount, WorkerHandle, Workers};
@@ -22,6 +22,8 @@ use crate::net::socket::tune;
 
 /// After an error of accepting (no descriptor left, say) the next try waits this long.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
+/// And is told of again after this long.
+const ERROR_REPEAT: Duration = Duration::from_secs(10);
 
 /// What becomes of an accepted connection.
 pub type Serve = Arc<dyn Fn(TcpStream) -> BoxFuture<()> + Send + Sync>;
@@ -86,6 +88,7 @@ impl Accepting {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(listener = self.name, %error, "cannot listen"),
         };
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -94,8 +97,14 @@ impl Accepting {
             };
             match accepted {
                 Ok((connection, _)) => self.take(connection),
+                // One connection has gone before it was taken: the next is as good as ever.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(listener = self.name, %error, "accept failed");
+                    let now = Instant::now();
+                    if told.is_none_or(|told| now - told >= ERROR_REPEAT) {
+                        tracing::warn!(listener = self.name, %error, "connections wait to be accepted");
+                        told = Some(now);
+                    }
                     sleep(ERROR_PAUSE).await;
                 }
             }

@@ -6,12 +6,14 @@
 //! * [`sidecar`]: the parts of one sidecar and their start and end.
 //! * [`state`]: what the admin endpoint and the control plane may ask and change.
 //! * [`readiness`]: what is missing before a sidecar is ready.
+//! * `descriptors`: how many connections there may be.
 //! * `explicit`: listeners that stand for services.
 //! * [`listen`]: accept loops.
 //! * [`threads`]: the data workers and the control thread.
 //! * [`settings`]: what the environment says.
 //! * [`wait`]: `weft-proxy await`.
 
+mod descriptors;
 mod explicit;
 pub mod listen;
 pub mod readiness;
@@ -85,6 +87,7 @@ fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    descriptors::raise();
     match sidecar::run(settings, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -34,7 +34,7 @@ use crate::identity::{ControlPlane, Identity};
 use crate::inbound::{Inbound, InboundParts};
 use crate::net::closing::{self, Closing, ClosingSender, Phase};
 use crate::net::socket::{Fixed, listen_first};
-use crate::net::{Dialer, OriginalDestination, OwnAddresses, Redirected};
+use crate::net::{AppDialer, Dialer, OriginalDestination, OwnAddresses, Redirected};
 use crate::outbound::{Outbound, OutboundParts};
 use crate::policy::InboundPolicy;
 use crate::telemetry::logs::LogControl;
@@ -125,6 +125,7 @@ impl Sidecar {
         let dialer = Dialer::new(settings.mark);
         let apps = settings.explicit_inbound.iter();
         let apps: Vec<_> = apps.map(|one| (one.listen, one.app)).collect();
+        let app_dialer = AppDialer::new(dialer, telemetry.limit("source_ports"));
         let own_addresses = OwnAddresses::new(&settings.workload_addresses, &apps);
         let control_plane = ControlPlane::new(
             settings.control_plane_addr.to_string(),
@@ -177,7 +178,7 @@ impl Sidecar {
             discovery: discovery.clone(),
             identity: identity.clone(),
             telemetry: Arc::clone(&telemetry),
-            dialer,
+            dialer: app_dialer.clone(),
             own_addresses: own_addresses.clone(),
             workers: workers.count(),
             max_age: settings.max_connection_age,
@@ -249,7 +250,7 @@ impl Sidecar {
             telemetry: Arc::clone(&telemetry),
             closing: Arc::clone(&closing),
             log,
-            dialer,
+            dialer: app_dialer,
             own_addresses,
             drain: Arc::clone(&drain),
         });

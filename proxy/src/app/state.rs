@@ -16,7 +16,7 @@ use crate::discovery::{self, Command, CommandHandler, Discovery};
 use crate::identity::Identity;
 use crate::identity::certify::CertifyStatus;
 use crate::net::closing::ClosingSender;
-use crate::net::{Dialer, OwnAddresses};
+use crate::net::{AppDialer, OwnAddresses};
 use crate::outbound::Outbound;
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::LogControl;
@@ -36,7 +36,7 @@ pub struct State {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) closing: Arc<ClosingSender>,
     pub(super) log: LogControl,
-    pub(super) dialer: Dialer,
+    pub(super) dialer: AppDialer,
     pub(super) own_addresses: OwnAddresses,
     /// Starts draining, as SIGTERM does.
     pub(super) drain: Arc<Notify>,

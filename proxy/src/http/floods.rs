@@ -105,6 +105,20 @@ pub(super) struct Guard {
     owed: usize,
     /// Bytes of ours that have explained nothing yet.
     spare: usize,
+    /// Heads that have begun.
+    heads: u64,
+    head: Head,
+}
+
+/// Where in a head what was read ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Head {
+    /// In none.
+    Over,
+    /// In the last frame of one.
+    Last,
+    /// Further frames follow.
+    Open,
 }
 
 /// Who the peer is.
@@ -204,6 +218,11 @@ impl Watch {
         self.guard.wrote(bytes);
     }
 
+    /// Which head, of those that have begun, is not whole yet; see [`Guard::unfinished_head`].
+    pub(super) fn unfinished_head(&self) -> Option<u64> {
+        self.guard.unfinished_head()
+    }
+
     /// A server has been sent so many requests so far.
     pub(super) fn requested(&mut self, requests: u64) {
         self.guard.requested(requests);
@@ -235,6 +254,8 @@ impl Guard {
             resets: Pot::new(limits.resets.saturating_mul(RESET_COST), MAX_EARNED_RESETS),
             owed: 0,
             spare: 0,
+            heads: 0,
+            head: Head::Over,
         }
     }
 
@@ -267,6 +288,16 @@ impl Guard {
         Ok(())
     }
 
+    /// The number of the head that has begun and is not whole; none where there is none.
+    pub(super) fn unfinished_head(&self) -> Option<u64> {
+        let unfinished = match self.head {
+            Head::Over => false,
+            Head::Last => self.skip > 0,
+            Head::Open => true,
+        };
+        unfinished.then_some(self.heads)
+    }
+
     /// So many bytes were written.
     pub(super) fn wrote(&mut self, bytes: usize) {
         let answers = self.owed.min(bytes);
@@ -295,6 +326,11 @@ impl Guard {
     }
 
     fn judge(&mut self, frame: &Frame, now: &impl Fn() -> Instant) -> Result<(), Flood> {
+        self.head = match frame.kind {
+            Frame::HEADERS | Frame::CONTINUATION if frame.has(Frame::END_HEADERS) => Head::Last,
+            Frame::HEADERS | Frame::CONTINUATION => Head::Open,
+            _ => Head::Over,
+        };
         let cost = match frame.kind {
             Frame::DATA if frame.data() > 0 => {
                 self.frames.earn(1);
@@ -302,6 +338,7 @@ impl Guard {
             }
             Frame::DATA if frame.has(Frame::END_STREAM) => return Ok(()),
             Frame::HEADERS if self.side == Side::Client => {
+                self.heads += 1;
                 self.frames.earn(1);
                 self.resets.earn(1);
                 return Ok(());
@@ -339,7 +376,9 @@ impl Frame {
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
     const PING: u8 = 6;
+    const CONTINUATION: u8 = 9;
     const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
     const ACK: u8 = 1;
     const PADDED: u8 = 8;
 

@@ -17,7 +17,7 @@
 //! that is the price of letting clients half-close.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -99,7 +99,7 @@ impl Excess {
 /// Times and bounds of one connection.
 #[derive(Clone)]
 pub struct ServerOptions {
-    /// From the first byte of an HTTP/1 head to its last.
+    /// From the first byte of a head to its last.
     pub head_timeout: Duration,
     /// Without an exchange, the connection is closed after this.
     pub idle_limit: Duration,
@@ -268,6 +268,8 @@ struct Driver {
     rest: Option<Instant>,
     /// When the first byte of a head came.
     head: Option<Instant>,
+    /// Which head of HTTP/2 that is.
+    head_number: u64,
     /// In phase Draining, until when a request may still come.
     linger_until: Option<Instant>,
     /// When a head was found to take too long, and its answer began.
@@ -305,15 +307,18 @@ impl Driver {
             rested_at: 0,
             rest: Some(Instant::now()),
             head: None,
+            head_number: 0,
             linger_until: None,
             late: None,
             shut_down: None,
         }
     }
 
-    async fn run<C: Connection>(mut self, connection: C) {
-        let mut connection = pin!(connection);
-        poll_fn(|cx| self.poll(connection.as_mut(), cx)).await;
+    /// Not an `async fn`, which would keep a place for the connection besides the one that it is
+    /// polled in.
+    fn run<C: Connection>(mut self, connection: C) -> impl Future<Output = ()> {
+        let mut connection = Box::pin(connection);
+        poll_fn(move |cx| self.poll(connection.as_mut(), cx))
     }
 
     fn poll<C: Connection>(
@@ -405,6 +410,16 @@ impl Driver {
 
     /// When and how the connection is to end, unless something happens first.
     fn ends_at(&mut self) -> Option<(Instant, End)> {
+        if let Some(number) = self.state.unfinished_head() {
+            // Nothing else can come on this connection before the rest of the head, and the library
+            // waits for it without end.
+            if number != self.head_number || self.head.is_none() {
+                self.head_number = number;
+                self.head = Some(Instant::now());
+            }
+            let at = self.head?.checked_add(self.options.head_timeout)?;
+            return Some((at, End::Cut));
+        }
         if self.state.in_flight() > 0 {
             self.rest = None;
             self.head = None;

@@ -27,7 +27,7 @@ use crate::http::client::{
 };
 use crate::http::floods::FloodBounds;
 use crate::http::kept::KeptHead;
-use crate::net::{Dialer, Io, Stream};
+use crate::net::{AppDialer, Io, Stream};
 use crate::outcome::{Failure, Outcome};
 use crate::worker::PerWorker;
 
@@ -41,12 +41,11 @@ type Pools = PerWorker<Mutex<HashMap<(SocketAddr, Version), AppPool>>>;
 
 /// Connections to the application.
 pub(crate) struct Apps {
-    dialer: Dialer,
+    dialer: AppDialer,
     bounds: Arc<Bounds>,
     pools: Arc<Pools>,
     keep_case: bool,
     pools_dropped: Counter,
-    spare_source: Counter,
     floods: FloodBounds,
 }
 
@@ -57,23 +56,20 @@ enum AppPool {
 }
 
 struct AppConnector {
-    dialer: Dialer,
+    dialer: AppDialer,
     bounds: Arc<Bounds>,
     address: SocketAddr,
-    spare_source: Counter,
     floods: FloodBounds,
 }
 
 impl Apps {
     /// No pool yet. `keep_case`: names of HTTP/1 headers are written as they were spelled.
-    /// `pools_dropped` counts that there were too many, `spare_source` that source ports had run out;
-    /// `floods` is what is borne of an application.
+    /// `pools_dropped` counts that there were too many; `floods` is what is borne of an application.
     pub(crate) fn new(
-        dialer: Dialer,
+        dialer: AppDialer,
         bounds: Arc<Bounds>,
         keep_case: bool,
         pools_dropped: Counter,
-        spare_source: Counter,
         floods: FloodBounds,
     ) -> Self {
         let pools: Arc<Pools> = Arc::new(PerWorker::new(bounds.workers(), |_| Mutex::default()));
@@ -86,7 +82,6 @@ impl Apps {
             pools,
             keep_case,
             pools_dropped,
-            spare_source,
             floods,
         }
     }
@@ -155,10 +150,9 @@ impl Apps {
         }
         let pool = pools.entry((address, version)).or_insert_with(|| {
             let connector = AppConnector {
-                dialer: self.dialer,
+                dialer: self.dialer.clone(),
                 bounds: Arc::clone(&self.bounds),
                 address,
-                spare_source: self.spare_source.clone(),
                 floods: self.floods.clone(),
             };
             let limits = &self.bounds.limits;
@@ -226,9 +220,9 @@ impl Connect for AppConnector {
     type Io = Io;
 
     fn connect(&self) -> BoxFuture<Result<Io, Failure>> {
-        let (dialer, address, spare) = (self.dialer, self.address, self.spare_source.clone());
+        let (dialer, address) = (self.dialer.clone(), self.address);
         Box::pin(async move {
-            let connection = dial(dialer, address, APP_CONNECT_LIMIT, &spare).await?;
+            let connection = dial(&dialer, address, APP_CONNECT_LIMIT).await?;
             Ok(connection.into())
         })
     }
@@ -253,12 +247,11 @@ impl Connect for AppConnector {
     }
 }
 
-/// Connects to the application. `spare_source` counts that the spare source address was needed.
+/// Connects to the application.
 pub(crate) async fn dial(
-    dialer: Dialer,
+    dialer: &AppDialer,
     address: SocketAddr,
     limit: Duration,
-    spare_source: &Counter,
 ) -> Result<TcpStream, Failure> {
     let late = || {
         Failure::never(
@@ -266,14 +259,10 @@ pub(crate) async fn dial(
             "the application took no connection",
         )
     };
-    let dialled = timeout(limit, dialer.dial_app(address))
+    let dialled = timeout(limit, dialer.dial(address))
         .await
         .map_err(|_| late())?;
-    let (connection, spare) = dialled.map_err(refused)?;
-    if spare {
-        spare_source.increment(1);
-    }
-    Ok(connection)
+    dialled.map_err(refused)
 }
 
 /// Methods whose repetition does no harm (RFC 9110 section 9.2.2).
@@ -289,5 +278,5 @@ fn refused(error: io::Error) -> Failure {
         io::ErrorKind::ConnectionRefused => "nothing listens on the application's port",
         _ => "the application could not be reached",
     };
-    Failure::never(Outcome::ConnectRefused, detail).because(error)
+    Failure::not_connected(error, detail)
 }

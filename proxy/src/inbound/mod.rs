@@ -24,7 +24,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use metrics::Counter;
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -41,7 +40,7 @@ use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::age::AgeCap;
 use crate::net::closing::{Closing, Phase};
-use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
+use crate::net::{AppDialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{InboundPolicy, MtlsMode, Protocol};
 use crate::tcp::{self, Progress, RelayError};
@@ -71,10 +70,9 @@ pub struct Inbound {
     pub(crate) apps: Apps,
     pub(crate) limits: limits::Limits,
     own_addresses: OwnAddresses,
-    dialer: Dialer,
+    dialer: AppDialer,
     /// What the end of this process waits for.
     connections: TaskTracker,
-    spare_source: Counter,
     max_age: AgeCap,
     keep_case: bool,
     forwarded_for: ForwardedFor,
@@ -91,8 +89,8 @@ pub struct InboundParts {
     pub identity: Identity,
     /// Where it counts.
     pub telemetry: Arc<Telemetry>,
-    /// How it connects.
-    pub dialer: Dialer,
+    /// How it connects to the application.
+    pub dialer: AppDialer,
     /// The workload's own addresses.
     pub own_addresses: OwnAddresses,
     /// Data-path workers.
@@ -158,7 +156,6 @@ impl Inbound {
     /// The inbound direction of one workload.
     pub fn new(parts: InboundParts) -> Arc<Self> {
         let pools_dropped = parts.telemetry.limit("inbound_app_pools");
-        let spare_source = parts.telemetry.limit("source_ports");
         let bounds = Bounds::new(
             parts.limits,
             Origin::Inbound,
@@ -170,11 +167,10 @@ impl Inbound {
             hits: parts.telemetry.limit("http2_floods"),
         };
         let apps = Apps::new(
-            parts.dialer,
+            parts.dialer.clone(),
             Arc::clone(&bounds),
             parts.keep_case,
             pools_dropped,
-            spare_source.clone(),
             floods.clone(),
         );
         Arc::new(Self {
@@ -185,7 +181,6 @@ impl Inbound {
             keep_case: parts.keep_case,
             forwarded_for: parts.forwarded_for,
             floods,
-            spare_source,
             connections: parts.connections,
             discovery: parts.discovery,
             identity: parts.identity,
@@ -195,7 +190,8 @@ impl Inbound {
         })
     }
 
-    /// The whole life of one accepted connection.
+    /// The whole life of one accepted connection. Each part of it is boxed: what it needs is given
+    /// back when it is over, and an idle connection has only what it needs then.
     pub async fn connection(
         self: Arc<Self>,
         tcp: TcpStream,
@@ -230,7 +226,7 @@ impl Inbound {
         // One that has gone again needs no address.
         let client = tcp.peer_addr().ok().map(|peer| peer.ip());
         let opened = tokio::select! {
-            opened = self.open(tcp, &port) => opened,
+            opened = Box::pin(self.open(tcp, &port)) => opened,
             () = closing.clone().ends_silence() => return,
         };
         let opened = match opened {
@@ -243,11 +239,11 @@ impl Inbound {
         };
         match opened {
             Opened::Bytes(io, peer, sni) => {
-                self.bytes(io, None, &port, &peer, sni, closing).await;
+                Box::pin(self.bytes(io, None, &port, &peer, sni, closing)).await;
             }
             Opened::Greeted(io, app) => {
-                self.bytes(io, Some(app), &port, &Peer::unknown(), None, closing)
-                    .await;
+                let peer = Peer::unknown();
+                Box::pin(self.bytes(io, Some(app), &port, &peer, None, closing)).await;
             }
             Opened::Http(io, version, peer, whose) => {
                 let from_sidecar = peer.id.is_some();
@@ -269,7 +265,7 @@ impl Inbound {
                 };
                 let requests = request::Requests::new(self, port, peer, client, closing.clone());
                 let handler = Arc::new(requests);
-                server::serve(io, version, handler, closing, options).await;
+                Box::pin(server::serve(io, version, handler, closing, options)).await;
             }
             Opened::Nothing => {}
         }
@@ -378,7 +374,7 @@ impl Inbound {
         }
         let app = match app {
             Some(app) => Ok(app),
-            None => self.dial_app(port.app).await,
+            None => Box::pin(self.dial_app(port.app)).await,
         };
         let mut app = match app {
             Ok(app) => app,
@@ -408,8 +404,7 @@ impl Inbound {
 
     async fn dial_app(&self, address: SocketAddr) -> Result<App, Failure> {
         let place = self.bounds.dials.place().await?;
-        let spare = &self.spare_source;
-        let tcp = app::dial(self.dialer, address, APP_CONNECT_LIMIT, spare).await?;
+        let tcp = app::dial(&self.dialer, address, APP_CONNECT_LIMIT).await?;
         let io = tcp.into();
         Ok(App { io, _place: place })
     }

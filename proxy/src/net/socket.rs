@@ -4,9 +4,10 @@
 //! redirection; one without it would come straight back to the outbound listener.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
@@ -18,8 +19,6 @@ const BACKLOG: i32 = 4096;
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
-/// Another loopback address to dial the own application from when source ports run out.
-const SPARE_SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 
 /// Where a redirected connection was meant to go. Behind a trait, so that tests need no netfilter.
 pub trait OriginalDestination: Send + Sync + 'static {
@@ -111,27 +110,20 @@ impl Dialer {
 
     /// Connects. The caller bounds the time.
     pub async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        self.dial_from(address, None).await
+        connect(self.socket(address)?, address).await
     }
 
-    /// Connects to the sidecar's own application. When source ports have run out, tries once more
-    /// from another loopback address (IPv4 only: there is one `::1`).
-    ///
-    /// Returns whether the spare address was used.
-    pub async fn dial_app(&self, address: SocketAddr) -> io::Result<(TcpStream, bool)> {
-        match self.dial_from(address, None).await {
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && address.is_ipv4() => {
-                Ok((self.dial_from(address, Some(SPARE_SOURCE)).await?, true))
-            }
-            result => Ok((result?, false)),
-        }
+    /// [`Self::dial`] from one of this machine's addresses. The port is the kernel's choice, and no
+    /// other than [`Self::dial`] would have: for the destination alone it must be free.
+    pub async fn dial_from(&self, address: SocketAddr, source: IpAddr) -> io::Result<TcpStream> {
+        let socket = self.socket(address)?;
+        // Else the port would be taken now, for every destination, and kept from all who connect.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        connect(socket, address).await
     }
 
-    async fn dial_from(
-        &self,
-        address: SocketAddr,
-        source: Option<IpAddr>,
-    ) -> io::Result<TcpStream> {
+    fn socket(&self, address: SocketAddr) -> io::Result<Socket> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -141,14 +133,15 @@ impl Dialer {
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }
-        if let Some(source) = source {
-            socket.bind(&SocketAddr::new(source, 0).into())?;
-        }
-        let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
-        let connection = socket.connect(address).await?;
-        tune(&connection)?;
-        Ok(connection)
+        Ok(socket)
     }
+}
+
+async fn connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
+    let connection = socket.connect(address).await?;
+    tune(&connection)?;
+    Ok(connection)
 }
 
 #[cfg(test)]

@@ -57,7 +57,10 @@ impl Outbound {
             Ok(Ok(upstream)) => upstream.into(),
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "address outside of the mesh not reached");
-                return connection.end(Outcome::ConnectRefused);
+                let failure = self
+                    .shared()
+                    .not_connected(error, "nobody took the connection");
+                return connection.end(failure.outcome);
             }
             Err(_) => return connection.end(Outcome::ConnectTimeout),
         };
@@ -75,7 +78,7 @@ impl Outbound {
     ) {
         let upstream = match upstream {
             Some(upstream) => Ok(upstream),
-            None => self.dial_bytes(service).await,
+            None => Box::pin(self.dial_bytes(service)).await,
         };
         match upstream {
             Ok(mut upstream) => {

@@ -239,7 +239,7 @@ impl Link {
         };
         let tcp: TcpStream = self.shared.dialer.dial(dialled).await.map_err(|error| {
             let detail = format!("{dialled} took no connection");
-            Failure::never(Outcome::ConnectRefused, detail).because(error)
+            self.shared.not_connected(error, detail)
         })?;
         let Some(expected) = self.info.identity.as_ref().filter(|_| !self.local) else {
             return Ok(tcp.into());

@@ -26,6 +26,8 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +50,7 @@ use crate::identity::{HelloVerdict, Identity, is_mesh_client_hello};
 use crate::net::age::AgeCap;
 use crate::net::closing::{self, Closing, Phase};
 use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
-use crate::outcome::{Failure, Origin};
+use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::Protocol;
 use crate::telemetry::Telemetry;
 use bytes::Upstream;
@@ -96,6 +98,7 @@ pub(crate) struct Shared {
 pub(crate) struct Limits {
     pub(crate) destinations: Counter,
     pub(crate) backends: Counter,
+    source_ports: Counter,
 }
 
 /// What outbound connections stand on.
@@ -143,6 +146,7 @@ impl Outbound {
         let limits = Limits {
             destinations: parts.telemetry.limit("outbound_destinations"),
             backends: parts.telemetry.limit("outbound_backends"),
+            source_ports: parts.telemetry.limit("outbound_source_ports"),
         };
         let floods = FloodBounds {
             limits: parts.floods,
@@ -185,7 +189,8 @@ impl Outbound {
         })
     }
 
-    /// The whole life of one accepted connection.
+    /// The whole life of one accepted connection. Each part of it is boxed: what it needs is given
+    /// back when it is over, and an idle connection has only what it needs then.
     pub async fn connection(
         self: Arc<Self>,
         mut tcp: TcpStream,
@@ -202,31 +207,40 @@ impl Outbound {
             return;
         }
         if !self.is_in_mesh(address.ip()).await {
-            return self.pass(tcp.into(), address, closing).await;
+            return Box::pin(self.pass(tcp.into(), address, closing)).await;
         }
 
         let destination = self.destinations.at(address);
-        let target = match destination.known(DISCOVERY_WAIT).await {
+        let target = match Box::pin(destination.known(DISCOVERY_WAIT)).await {
             Ok(target) => target,
-            Err(failure) => return self.refuse(tcp, failure, closing).await,
+            Err(failure) => return Box::pin(self.refuse(tcp, failure, closing)).await,
         };
         let service = match &*target {
             Target::Endpoint { service, .. } | Target::Service(service) => Arc::clone(service),
-            Target::NotFound => return self.pass(tcp.into(), address, closing).await,
+            Target::NotFound => {
+                return Box::pin(self.pass(tcp.into(), address, closing)).await;
+            }
         };
         let opened = tokio::select! {
-            opened = self.open(tcp, address, &destination, &service) => opened,
+            opened = Box::pin(self.open(tcp, address, &destination, &service)) => opened,
             () = closing.clone().ends_silence() => return,
         };
         match opened {
             Opened::Bytes(io, upstream, sni) => {
                 let upstream = upstream.map(|upstream| *upstream);
-                self.bytes(io, &service, upstream, sni, closing).await;
+                Box::pin(self.bytes(io, &service, upstream, sni, closing)).await;
             }
             Opened::Http(io, version) => {
                 let options = self.shared.server_options();
                 let requests = request::Requests::new(self, destination, closing.clone());
-                server::serve(io, version, Arc::new(requests), closing, options).await;
+                Box::pin(server::serve(
+                    io,
+                    version,
+                    Arc::new(requests),
+                    closing,
+                    options,
+                ))
+                .await;
             }
             Opened::Nothing => {}
         }
@@ -280,8 +294,8 @@ impl Outbound {
         match timeout(UNDECIDED_LIMIT, verdict(&mut tcp, &mut heard)).await {
             Ok(Verdict::Http1) => Opened::Http(rewound(heard, tcp), Version::Http1),
             Ok(Verdict::Http2) => Opened::Http(rewound(heard, tcp), Version::Http2),
-            // What is said to be HTTP is refused as HTTP where it is not.
-            Ok(Verdict::Opaque)
+            // What is said to be HTTP is refused as HTTP where it is not, or never is a whole head.
+            Ok(Verdict::Opaque) | Err(_)
                 if service.target.protocol == Protocol::Http1 && !heard.is_empty() =>
             {
                 Opened::Http(rewound(heard, tcp), Version::Http1)
@@ -385,8 +399,17 @@ impl Shared {
         mesh.map_or_else(|| "".into(), |mesh| Arc::clone(&mesh.zone))
     }
 
-    /// The application's own connections are kept for an hour, if nobody says otherwise; it is not told of a pod's end, because
-    /// it is the pod's application that ends.
+    /// [`Failure::not_connected`], and counts where it was for want of source ports.
+    fn not_connected(&self, error: io::Error, refused: impl Into<Cow<'static, str>>) -> Failure {
+        let failure = Failure::not_connected(error, refused);
+        if failure.outcome == Outcome::Overflow {
+            self.limits.source_ports.increment(1);
+        }
+        failure
+    }
+
+    /// The application's own connections are kept for an hour, if nobody says otherwise; it is not
+    /// told of a pod's end, because it is the pod's application that ends.
     fn server_options(&self) -> ServerOptions {
         ServerOptions {
             announce: false,

@@ -17,6 +17,7 @@ mod bodies;
 mod breaker;
 mod common;
 mod conditions;
+mod crowds;
 mod deadlines;
 mod edges;
 mod fallback;
@@ -92,6 +93,7 @@ fn main() -> anyhow::Result<ExitCode> {
     http1::register(&mut suite);
     protocols::register(&mut suite);
     proxy_status::register(&mut suite);
+    crowds::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

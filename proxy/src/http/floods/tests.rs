@@ -379,3 +379,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_head_is_unfinished_until_its_last_byte() {
+    let mut guard = Guard::of_client(LIMITS);
+    let mut read = |bytes: &[u8]| {
+        guard.read(bytes, Instant::now).unwrap();
+        guard.unfinished_head()
+    };
+    assert_eq!(read(PREFACE_BYTES), None);
+    assert_eq!(read(&frame(4, 0, b"")), None);
+    let whole = frame(1, 4, b"block");
+    let (most, last) = whole.split_at(whole.len() - 1);
+    assert_eq!(read(most), Some(1));
+    assert_eq!(read(last), None);
+    assert_eq!(read(&frame(0, 1, b"data")), None);
+    assert_eq!(read(&frame(1, 0, b"block")), Some(2));
+    assert_eq!(read(&frame(CONTINUATION, 0, b"block")), Some(2));
+    assert_eq!(read(&frame(CONTINUATION, 4, b"")), None);
+    assert_eq!(read(&frame(1, 0, b"")), Some(3));
+}

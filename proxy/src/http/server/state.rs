@@ -15,6 +15,8 @@ pub(super) struct State {
     in_flight: AtomicUsize,
     requests: AtomicU64,
     read: AtomicU64,
+    /// The number of the HTTP/2 head that is not whole; 0 where there is none.
+    unfinished_head: AtomicU64,
     written: AtomicU64,
     /// Bytes written when the last request was handed over.
     written_when_taken: AtomicU64,
@@ -44,6 +46,7 @@ impl State {
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             read: AtomicU64::new(0),
+            unfinished_head: AtomicU64::new(0),
             written: AtomicU64::new(0),
             written_when_taken: AtomicU64::new(0),
             announce_close: AtomicBool::new(false),
@@ -88,6 +91,17 @@ impl State {
 
     pub(super) fn add_read(&self, bytes: usize) {
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Which head of an HTTP/2 client has begun and is not whole.
+    pub(super) fn unfinished_head(&self) -> Option<u64> {
+        let number = self.unfinished_head.load(Ordering::Relaxed);
+        (number > 0).then_some(number)
+    }
+
+    pub(super) fn set_unfinished_head(&self, number: Option<u64>) {
+        self.unfinished_head
+            .store(number.unwrap_or(0), Ordering::Relaxed);
     }
 
     pub(super) fn add_written(&self, bytes: usize) {

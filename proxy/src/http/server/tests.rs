@@ -155,6 +155,26 @@ async fn heads_and_idleness_have_their_limits() {
     assert!(peer.ends_within(2 * SECOND).await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_http2_head_that_never_ends_is_not_waited_for() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const WITHOUT_END: &[u8] = b"\0\0\0\x01\x01\0\0\0\x01";
+    const A_PART: &[u8] = b"\0\0\x09\x01\x05\0\0\0\x01part";
+    for begun in [WITHOUT_END, A_PART] {
+        let (mut near, far) = duplex(1 << 16);
+        let (_sender, closing) = crate::net::closing::channel();
+        let mut task = tokio::spawn(serve(far, Version::Http2, ok(), closing, options()));
+        near.write_all(PREFACE).await.unwrap();
+        // Without a head there is no such limit.
+        tokio::time::sleep(15 * SECOND).await;
+        near.write_all(begun).await.unwrap();
+        tokio::time::sleep(just_below(options().head_timeout)).await;
+        assert!(!task.is_finished());
+        let ended = tokio::time::timeout(2 * SECOND, &mut task).await;
+        ended.expect("the head was waited for").unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_was_taken_is_never_answered_by_a_clean_close() {
     let (near, mut far) = duplex(64);

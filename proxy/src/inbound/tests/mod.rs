@@ -23,7 +23,7 @@ use crate::identity::testing::{Ca, spiffe};
 use crate::net::age::AgeCap;
 use crate::net::closing::{self, ClosingSender};
 use crate::net::socket::Fixed;
-use crate::net::{Dialer, OriginalDestination, OwnAddresses};
+use crate::net::{AppDialer, Dialer, OriginalDestination, OwnAddresses};
 use crate::policy::InboundPolicy;
 use crate::telemetry::Telemetry;
 use crate::testing::clients::{Http, Link};
@@ -72,7 +72,7 @@ impl Sidecar {
             discovery: discovery.clone(),
             identity: ca.identity(&spiffe("api")),
             telemetry: Arc::clone(&telemetry),
-            dialer: Dialer::default(),
+            dialer: AppDialer::new(Dialer::default(), metrics::Counter::noop()),
             own_addresses: OwnAddresses::new(&["10.1.0.7".parse().unwrap()], &[]),
             workers: 1,
             max_age,
