@@ -175,3 +175,22 @@ fn joined<T: Display>(items: &[T]) -> String {
     let items: Vec<_> = items.iter().map(T::to_string).collect();
     items.join(",")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::annotations;
+
+    #[test]
+    fn limits_are_variables_of_the_sidecar() {
+        let image = Settings::default_image();
+        let mut settings = Settings::new("weft", "cluster.local", image).expect("good settings");
+        settings.limits = vec![(env::MAX_REQUESTS, "7".to_owned())];
+        let pod = json!({});
+        let read = annotations::read(&settings, std::iter::empty(), &pod);
+        let (config, _) = read.expect("nothing is said");
+        let sidecar = sidecar(&settings, &config, &[], Duration::from_secs(5));
+        let variables = sidecar["env"].as_array().expect("variables");
+        assert!(variables.contains(&json!({"name": "WEFT_MAX_REQUESTS", "value": "7"})));
+    }
+}
