@@ -19,6 +19,9 @@ const OK: [u8; 10] = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
 /// The longest flood that is sent.
 const MOST: usize = 200_000;
 
+/// A name, what is sent first and then again and again, and how the request ends.
+type Case<'a> = (&'a str, &'a [u8], &'a [u8], Option<Outcome>);
+
 fn bounds() -> (FloodBounds, Arc<AtomicU64>) {
     let hits = Arc::new(AtomicU64::new(0));
     let bounds = FloodBounds {
@@ -110,7 +113,7 @@ async fn a_server_that_floods_is_cut_and_the_request_was_reset() {
     // `:status: 103` as a literal: an interim answer.
     let interim = [0, 0, 5, 1, 4, 0, 0, 0, 1, 0x08, 3, b'1', b'0', b'3'];
     assert_eq!(interim.len(), 9 + 5);
-    let cases: [(&str, &[u8], &[u8], Option<Outcome>); 5] = [
+    let cases: [Case; 5] = [
         ("PING", &[], &ping, Some(Outcome::Reset)),
         ("SETTINGS", &[], &SETTINGS, Some(Outcome::Reset)),
         ("WINDOW_UPDATE", &[], &window, Some(Outcome::Reset)),
