@@ -123,8 +123,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for ServerIo<I> {
         this.state.add_read(read.len());
         if let Some(floods) = &mut this.floods {
             floods.read(read)?;
-            this.state
-                .set_unfinished_head(floods.unfinished_head());
+            this.state.set_unfinished_head(floods.unfinished_head());
         }
         polled
     }
