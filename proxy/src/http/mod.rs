@@ -10,7 +10,7 @@
 //! * [`upgrade`]: what follows a `101` or a CONNECT.
 //! * [`answer`]: responses that a sidecar makes itself.
 //! * [`headers`]: hop-by-hop headers, authorities, request ids, streaming detection.
-//! * [`forwarded`]: what becomes of `x-forwarded-for`.
+//! * [`forwarded`]: what applications are told of their clients' addresses.
 //! * `kept`: heads that can be sent once more.
 //! * [`replay`]: request bodies that can be sent once more.
 //! * [`body`]: the body types of both directions.

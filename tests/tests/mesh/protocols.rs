@@ -3,6 +3,7 @@
 //! its own accord: it replaces connections, and says who the client is.
 
 mod server;
+mod standing;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use weft_sandbox::load::{Load, Protocol, Shot};
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::{AppSpec, Mesh, Pod, Service, Workload};
 
-use self::server::{NOT_READING, Server, Spoken};
+use self::server::{Server, Spoken};
+use self::standing::{long_http1, long_http2};
 use crate::Suite;
 use crate::common::{
     Cx, PORT, assert_no_failure, client_and, http_app, mesh, metrics, request, service, stats,
@@ -34,7 +36,6 @@ const SERVER_NAME: &str = "shop.example";
 const LONG: usize = 256 * 1024 * 1024;
 /// What those buffers hold at most: the kernel's of three connections, and the windows.
 const HELD: usize = 96 * 1024 * 1024;
-const BLOCK: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn register(suite: &mut Suite) {
@@ -283,75 +284,6 @@ async fn not_reading(cx: Cx) -> anyhow::Result<()> {
         Ok(())
     })
     .await
-}
-
-/// How much was sent before nothing more could be, for half of the time in which nobody reads.
-struct Standing {
-    sent: usize,
-    at: Option<usize>,
-}
-
-impl Standing {
-    /// Sends by `send`, and notes where that came to a stand.
-    async fn wait<T>(
-        &mut self,
-        sending: impl Future<Output = anyhow::Result<T>>,
-    ) -> anyhow::Result<T> {
-        let mut sending = std::pin::pin!(sending);
-        if let Ok(sent) = tokio::time::timeout(NOT_READING / 2, &mut sending).await {
-            return sent;
-        }
-        self.at.get_or_insert(self.sent);
-        tokio::time::timeout(PATIENCE, sending)
-            .await
-            .context("stands for good")?
-    }
-}
-
-async fn long_http1(pod: &Pod, to: SocketAddr) -> anyhow::Result<usize> {
-    let mut stream = pod.connect(to).await?;
-    let head = format!("POST /wait HTTP/1.1\r\nhost: h\r\ncontent-length: {LONG}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
-    let mut standing = Standing { sent: 0, at: None };
-    let block = vec![7; BLOCK];
-    while standing.sent < LONG {
-        let writing = async { Ok(stream.write_all(&block).await?) };
-        standing.wait(writing).await?;
-        standing.sent += BLOCK;
-    }
-    until(&mut stream, "\r\n\r\nok").await?;
-    standing.at.context("it never came to a stand")
-}
-
-/// The other stream of the connection is answered meanwhile.
-async fn long_http2(pod: &Pod, to: SocketAddr) -> anyhow::Result<usize> {
-    let client = connect2(pod, to).await?;
-    let mut client = client.ready().await?;
-    let post = Request::post("http://own/wait").body(())?;
-    let (answer, mut body) = client.send_request(post, false)?;
-    let mut standing = Standing { sent: 0, at: None };
-    let mut other = None;
-    while standing.sent < LONG {
-        body.reserve_capacity(BLOCK);
-        let room = async {
-            let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await;
-            Ok(room.context("the stream ended")??)
-        };
-        let room = standing.wait(room).await?;
-        let now = room.min(LONG - standing.sent);
-        body.send_data(Bytes::from(vec![7; now]), false)?;
-        standing.sent += now;
-        if other.is_none() {
-            client = client.ready().await?;
-            let get = Request::get("http://own/").body(())?;
-            let (answer, _) = client.send_request(get, true)?;
-            other = Some(tokio::time::timeout(NOT_READING / 2, answer).await??);
-        }
-    }
-    body.send_data(Bytes::new(), true)?;
-    ensure!(answer.await?.status() == 200);
-    ensure!(other.context("the other stream")?.status() == 200);
-    standing.at.context("it never came to a stand")
 }
 
 /// Connections between sidecars become a second old and are replaced under load, whoever of the two

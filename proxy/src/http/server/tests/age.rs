@@ -26,7 +26,7 @@ async fn http1_says_so_in_the_next_response() {
     peer.write(GET).await;
     assert!(!peer.read_until("ok").await.contains("connection"));
     // Under way when the time comes.
-    tokio::time::sleep(just_below(AGE - 10 * SECOND)).await;
+    tokio::time::sleep(AGE.saturating_sub(11 * SECOND)).await;
     peer.write(GET).await;
     tokio::time::sleep(5 * SECOND).await;
     let answer = peer.read_until("ok").await;
@@ -59,7 +59,7 @@ async fn http2_is_sent_away_and_finishes() {
     let (first, _) = send.send_request(get(), true).unwrap();
     assert_eq!(first.await.unwrap().status(), 200);
 
-    tokio::time::sleep(AGE - 15 * SECOND).await;
+    tokio::time::sleep(AGE.saturating_sub(15 * SECOND)).await;
     send = send.ready().await.unwrap();
     let begun = Instant::now();
     let (in_flight, _) = send.send_request(get(), true).unwrap();
