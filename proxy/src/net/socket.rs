@@ -123,7 +123,7 @@ impl Dialer {
         connect(socket, address).await
     }
 
-    fn socket(&self, address: SocketAddr) -> io::Result<Socket> {
+    fn socket(self, address: SocketAddr) -> io::Result<Socket> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
