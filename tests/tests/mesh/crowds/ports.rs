@@ -4,7 +4,7 @@
 //! namespaces.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,8 +81,9 @@ async fn new_connections(cx: Cx) -> anyhow::Result<()> {
         // A client that is slow to begin makes its sidecar ask the application whether it greets.
         let all = served.values().sum::<u64>();
         assert!(all >= opened, "{served:?}");
-        let count = |ip: &str| served.get(&ip.parse().unwrap()).copied().unwrap_or(0);
-        let (spare4, spare6) = (count("127.0.0.6"), count("::1"));
+        let count = |ip: IpAddr| served.get(&ip).copied().unwrap_or(0);
+        let spare4 = count(Ipv4Addr::new(127, 0, 0, 6).into());
+        let spare6 = count(Ipv6Addr::LOCALHOST.into());
         assert!(
             spare4 > 0 && spare6 > 0,
             "the ports have not run out: {served:?}"
