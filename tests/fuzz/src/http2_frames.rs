@@ -10,13 +10,14 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::io::{AsyncWriteExt as _, duplex};
+use weft_proxy::bounds::{Bounds, ProcessLimits};
 use weft_proxy::http::Version;
 use weft_proxy::http::answer::answer;
 use weft_proxy::http::body::ResponseBody;
 use weft_proxy::http::client::BoxFuture;
-use weft_proxy::http::server::{Handler, ServerOptions, serve};
+use weft_proxy::http::server::{Excess, Handler, ServerOptions, serve};
 use weft_proxy::net::closing;
-use weft_proxy::outcome::{Failure, Origin};
+use weft_proxy::outcome::{Failure, Origin, Outcome};
 
 use crate::input::pieces;
 use crate::parties::{QUIET, hear, run, write};
@@ -44,7 +45,7 @@ pub fn target(data: &[u8]) {
         let counter = Arc::new(Counter::default());
         let (mut client, server) = duplex(PIPE);
         let (_open, closing) = closing::channel();
-        let options = ServerOptions::default();
+        let options = ServerOptions::within(&Bounds::uncounted(ProcessLimits::DEFAULT));
         let handler = Arc::clone(&counter);
         let task = tokio::spawn(serve(server, Version::Http2, handler, closing, options));
         let mut heard = Vec::new();
@@ -110,5 +111,13 @@ impl Handler for Counter {
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
         *self.refused.lock() += 1;
         Box::pin(std::future::ready(answer(&failure, Origin::Inbound, false)))
+    }
+
+    fn turn_away(
+        self: &Arc<Self>,
+        _: Request<Incoming>,
+        excess: Excess,
+    ) -> BoxFuture<Response<ResponseBody>> {
+        self.refuse(excess.failure(Outcome::Shed))
     }
 }

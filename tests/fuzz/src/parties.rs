@@ -11,10 +11,11 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use weft_proxy::bounds::{Bounds, ProcessLimits};
 use weft_proxy::http::answer::answer;
 use weft_proxy::http::body::{RequestBody, ResponseBody};
 use weft_proxy::http::client::{BoxFuture, Connect, H1Pool, PoolOptions, SendOptions};
-use weft_proxy::http::server::{Handler, ServerOptions, serve};
+use weft_proxy::http::server::{Excess, Handler, ServerOptions, serve};
 use weft_proxy::http::upgrade::{self, Wanted};
 use weft_proxy::http::{Version, headers};
 use weft_proxy::net::closing::{self, Closing, ClosingSender};
@@ -90,7 +91,7 @@ impl Core {
     pub(crate) fn serve(self: &Arc<Self>) -> (DuplexStream, JoinHandle<()>) {
         let (near, far) = duplex(PIPE);
         let (core, closing) = (Arc::clone(self), self.closing.clone());
-        let options = ServerOptions::default();
+        let options = ServerOptions::within(&Bounds::uncounted(ProcessLimits::DEFAULT));
         let task = tokio::spawn(serve(far, Version::Http1, core, closing, options));
         (near, task)
     }
@@ -150,6 +151,14 @@ impl Handler for Core {
         self.log.lock().refused += 1;
         let response = answer(&failure, Origin::Inbound, false);
         Box::pin(std::future::ready(response))
+    }
+
+    fn turn_away(
+        self: &Arc<Self>,
+        _: Request<Incoming>,
+        excess: Excess,
+    ) -> BoxFuture<Response<ResponseBody>> {
+        self.refuse(excess.failure(Outcome::Shed))
     }
 }
 
