@@ -132,6 +132,12 @@ pub fn upgrade_wanted<B>(request: &Request<B>) -> bool {
             .any(|token| token.eq_ignore_ascii_case("upgrade"))
 }
 
+/// Whether the only protocol that a request would change to is WebSocket.
+pub fn upgrades_to_websocket(headers: &HeaderMap) -> bool {
+    let mut wanted = tokens(headers, &header::UPGRADE).peekable();
+    wanted.peek().is_some() && wanted.all(|token| token.eq_ignore_ascii_case("websocket"))
+}
+
 /// Whether an HTTP/1 response says in one way only how long it is: chunked and nothing else, or not
 /// coded at all (RFC 9112, 6.3).
 pub fn is_framed_once(headers: &HeaderMap) -> bool {

@@ -12,6 +12,7 @@
 //! * [`headers`]: hop-by-hop headers, authorities, request ids, streaming detection.
 //! * [`replay`]: request bodies that can be sent once more.
 //! * [`body`]: the body types of both directions.
+//! * [`cuts`]: exchanges that may be ended from outside.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
 //! * `settings`: the HTTP/2 settings of both ends.
 //! * [`floods`]: ends what floods an HTTP/2 connection.
@@ -19,6 +20,7 @@
 pub mod answer;
 pub mod body;
 pub mod client;
+pub mod cuts;
 pub mod deadline;
 pub mod floods;
 mod guard;

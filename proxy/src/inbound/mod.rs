@@ -15,6 +15,7 @@ pub mod app;
 pub mod authorize;
 mod limits;
 pub mod request;
+mod revoke;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use weft_proto::spiffe::SpiffeId;
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
+use crate::http::cuts::Cuts;
 use crate::http::floods::FloodLimits;
 use crate::http::server::{self, ServerOptions};
 use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
@@ -44,7 +46,7 @@ use crate::policy::{InboundPolicy, MtlsMode, Protocol};
 use crate::tcp::{self, Progress, RelayError};
 use crate::telemetry::{HandshakeResult, TcpConnection, TcpLabels, Telemetry, Tls};
 use app::Apps;
-use authorize::{Decision, Wish, authorize, has_request_rules};
+use authorize::{Admission, Decision, Wish, admit, authorize, has_request_rules};
 
 /// How long a connection waits for its port's policy before it is closed.
 const POLICY_WAIT: Duration = Duration::from_secs(5);
@@ -95,6 +97,7 @@ pub struct InboundParts {
 }
 
 /// One port of the application, as a connection sees it.
+#[derive(Clone)]
 pub(crate) struct Port {
     /// The address that the client dialled.
     pub(crate) address: SocketAddr,
@@ -204,9 +207,16 @@ impl Inbound {
                     from_sidecar: peer.id.is_some(),
                     ..ServerOptions::default()
                 };
-                let requests = request::Requests::new(self, port, peer, closing.clone());
-                let handler = Arc::new(requests);
-                server::serve(io, version, handler, closing, options).await;
+                let cuts = Arc::new(Cuts::default());
+                let handler = Arc::new(request::Requests::new(
+                    self,
+                    port.clone(),
+                    peer.clone(),
+                    Arc::clone(&cuts),
+                    closing.clone(),
+                ));
+                let serving = server::serve(io, version, handler, closing, options);
+                revoke::serve_while_welcome(&port, &peer, &cuts, serving).await;
             }
             Opened::Nothing => {}
         }
@@ -293,16 +303,19 @@ impl Inbound {
     ) {
         let tls = peer.tls();
         let connection = self.tcp_connection(port, peer, tls);
-        let allowed = port.policy.load().is_some_and(|policy| {
-            authorize(&policy.authorization, peer.id.as_ref(), Wish::Bytes) != Decision::Deny
-        });
-        if !allowed {
-            tracing::info!(
-                port = port.address.port(),
-                peer = &*peer.label,
-                "unauthorized"
-            );
-            return connection.end(Outcome::Unauthorized);
+        let policy = port.policy.load();
+        let admission = match &policy {
+            Some(policy) => admit(policy, peer.id.as_ref(), Wish::Bytes),
+            None => Err(Outcome::ConfigUnavailable),
+        };
+        match admission {
+            Ok(Admission::Audited) => self.audited(port, peer),
+            Ok(Admission::Allowed | Admission::Exempt) => {}
+            Err(outcome) => {
+                let (port, peer) = (port.address.port(), &*peer.label);
+                tracing::info!(port, peer, %outcome, "connection refused");
+                return connection.end(outcome);
+            }
         }
         let app = match app {
             Some(app) => Ok(app),
@@ -317,14 +330,18 @@ impl Inbound {
         };
 
         let progress = Progress::default();
-        let outcome = tokio::select! {
-            end = tcp::relay(&mut io, &mut app, &progress) => match end {
-                Ok(()) => Outcome::Ok,
-                Err(RelayError::Client(_)) => Outcome::ClientGone,
-                Err(RelayError::Server(_)) => Outcome::Reset,
-            },
-            _ = closing.reached(Phase::Over) => Outcome::Shed,
+        let relaying = async {
+            tokio::select! {
+                end = tcp::relay(&mut io, &mut app, &progress) => match end {
+                    Ok(()) => Outcome::Ok,
+                    Err(RelayError::Client(_)) => Outcome::ClientGone,
+                    Err(RelayError::Server(_)) => Outcome::Reset,
+                },
+                _ = closing.reached(Phase::Over) => Outcome::Shed,
+            }
         };
+        let relayed = revoke::relay_while_welcome(port, peer, Wish::Bytes, policy, relaying).await;
+        let outcome = relayed.unwrap_or_else(|revoked| revoked);
         if outcome != Outcome::Ok {
             io.cut();
             app.cut();
@@ -364,6 +381,13 @@ impl Inbound {
                 tls,
             })
             .open()
+    }
+
+    /// Says who was let in only because the policy audits.
+    pub(crate) fn audited(&self, port: &Port, peer: &Peer) {
+        let (number, peer) = (port.address.port(), &peer.label);
+        tracing::info!(port = number, peer = &**peer, "would be unauthorized (audit)");
+        self.telemetry.audited(&port.service_label(), peer);
     }
 
     fn count_refused(&self, port: &Port, peer: &Peer, tls: Tls, outcome: Outcome) {

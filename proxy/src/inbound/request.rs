@@ -1,26 +1,31 @@
 //! The stack of one inbound request. `Requests::stack` lists its layers, outermost first.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 
 use ::http::request::Parts;
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use ::http::uri::PathAndQuery;
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
 
-use super::authorize::{Decision, Wish, authorize};
+use super::authorize::{Admission, Wish, admit};
 use super::limits::{Asker, Resolved};
+use super::revoke::relay_while_welcome;
 use super::{Inbound, Peer, Port};
 use crate::exchange::{Account, Exchange};
 use crate::http::body::{RequestBody, ResponseBody, UpstreamBody};
 use crate::http::client::BoxFuture;
+use crate::http::cuts::{Cuts, Cuttable};
 use crate::http::deadline::before;
 use crate::http::server::Handler;
-use crate::http::upgrade::{self, Wanted};
+use crate::http::upgrade::{self, Bridged, Wanted};
 use crate::http::{Version, answer, headers};
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome, Processed};
-use crate::policy::{InboundPolicy, MtlsMode, Probe};
+use crate::policy::InboundPolicy;
 use crate::resilience::deadline::{Deadline, parse_deadline_ms};
 use crate::telemetry::PeerScopes;
 
@@ -36,11 +41,19 @@ pub(crate) struct Requests {
     account: Account,
     /// The limiters of the port, as far as a request has asked for them.
     limits: Resolved,
+    /// Those in flight.
+    cuts: Arc<Cuts>,
     closing: Closing,
 }
 
 impl Requests {
-    pub(crate) fn new(inbound: Arc<Inbound>, port: Port, peer: Peer, closing: Closing) -> Self {
+    pub(crate) fn new(
+        inbound: Arc<Inbound>,
+        port: Port,
+        peer: Peer,
+        cuts: Arc<Cuts>,
+        closing: Closing,
+    ) -> Self {
         let service = port.service_label();
         let account = Account {
             scopes: Arc::new(PeerScopes::new(
@@ -59,6 +72,7 @@ impl Requests {
             peer,
             account,
             limits: Resolved::default(),
+            cuts,
             closing,
         }
     }
@@ -93,18 +107,18 @@ impl Requests {
         let version = Version::of(request.version());
         let (head, body) = request.into_parts();
 
-        // Policy as it is now: an edit holds for the next request of an open connection.
+        // Policy as it is now: an edit holds for the next request of an open connection, and ends those
+        // in flight that it would refuse.
+        let cuttable = self.cuts.begin(&head.method, &head.uri);
         let policy = self.port.policy.load().ok_or_else(|| {
             Failure::never(Outcome::ConfigUnavailable, "no policy for this port yet")
         })?;
 
         // mTLS, authorization and rate limits; declared probes pass by all of them, copies of other
         // requests by the rates.
-        if !self.is_exempt(&policy, &head) {
-            self.admit(&policy, &head)?;
-            if policy.has_rate_limits() && !mirrored {
-                self.limit(&policy, &head, exchange.started())?;
-            }
+        let admission = self.admit(&policy, &head)?;
+        if admission != Admission::Exempt && policy.has_rate_limits() && !mirrored {
+            self.limit(&policy, &head, exchange.started())?;
         }
 
         // Deadline: the caller's sidecar says how long it still waits.
@@ -121,6 +135,8 @@ impl Requests {
         headers::one_length(&head)?;
         let mut request = Request::from_parts(head, RequestBody::from(body));
         let wanted = Wanted::take(&mut request);
+        let wanted = wanted.filter(|_| self.may_change_over(&policy, admission, &request));
+        let asked = wanted.as_ref().map(|_| Asked::of(&request, policy));
         let streams = headers::request_streams(&request);
         headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
         headers::strip_ours(request.headers_mut());
@@ -132,10 +148,12 @@ impl Requests {
 
         // The application.
         let sending = self.inbound.apps.send(self.port.app, version, request);
-        let response = match before(deadline, sending).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(not_handed_on(error.failure)),
-            Err(_) => {
+        let sent = uncut(&cuttable, before(deadline, sending));
+        let mut response = match sent.await {
+            None => return Err(self.revoked()),
+            Some(Ok(Ok(response))) => response,
+            Some(Ok(Err(error))) => return Err(not_handed_on(error.failure)),
+            Some(Err(_)) => {
                 return Err(Failure::maybe(
                     Outcome::RequestTimeout,
                     "no response within the caller's time",
@@ -145,10 +163,12 @@ impl Requests {
         if Wanted::is_unasked(wanted.as_ref(), &response) {
             return Err(upgrade::unasked());
         }
+        let body = response.body_mut();
+        body.end_when_cut(cuttable, self.revoked().outcome);
         let until = if streams { Deadline::NONE } else { deadline };
         Ok(Answered {
             response,
-            wanted,
+            wanted: wanted.zip(asked),
             until,
         })
     }
@@ -161,19 +181,23 @@ impl Requests {
             until,
         } = answered;
         let status = response.status();
-        let granted = wanted.filter(|wanted| wanted.is_granted(&response));
+        let granted = wanted.filter(|(wanted, _)| wanted.is_granted(&response));
         headers::strip_hop_by_hop(response.headers_mut(), granted.is_some());
         headers::strip_ours(response.headers_mut());
 
-        if let Some(granted) = granted {
+        if let Some((granted, asked)) = granted {
             upgrade::without_length(&mut response);
             let upstream = hyper::upgrade::on(&mut response);
             let downstream = granted.into_downstream();
             let closing = self.closing.clone();
             let bridge = upgrade::bridge_upgrade(downstream, upstream, closing, Deadline::NONE);
+            let (port, peer) = (self.port.clone(), self.peer.clone());
             let bridging = async move {
-                let bridged = bridge.await;
-                exchange.finish(status.as_u16(), None, bridged.outcome());
+                let wish = asked.wish();
+                let seen = Some(Arc::clone(&asked.policy));
+                let bridged = relay_while_welcome(&port, &peer, wish, seen, bridge).await;
+                let outcome = bridged.map_or_else(|revoked| revoked, Bridged::outcome);
+                exchange.finish(status.as_u16(), None, outcome);
             };
             self.inbound.spawn_tracked("upgraded connection", bridging);
             return response.map(|_| ResponseBody::Empty);
@@ -191,43 +215,41 @@ impl Requests {
         self.peer.id.is_some() && request.headers().get(&MIRROR).is_some_and(|it| it == TRUE)
     }
 
-    /// Whether a request passes without identity: plaintext, and exactly a declared probe.
-    fn is_exempt(&self, policy: &InboundPolicy, head: &Parts) -> bool {
-        if self.peer.id.is_some() {
-            return false;
-        }
-        let is_probe =
-            |probe: &Probe| *probe.path == *head.uri.path() && probe.method == head.method;
-        let exempt = policy.probes.iter().any(is_probe);
-        if exempt {
-            self.inbound.telemetry.plaintext_exempt();
-        }
-        exempt
-    }
-
     /// Whether the caller may make this request.
-    fn admit(&self, policy: &InboundPolicy, head: &Parts) -> Result<(), Failure> {
-        if policy.mtls == MtlsMode::Strict && self.peer.id.is_none() {
-            return Err(Failure::never(
-                Outcome::MtlsRequired,
-                "this port takes mesh TLS only",
-            ));
-        }
+    fn admit(&self, policy: &InboundPolicy, head: &Parts) -> Result<Admission, Failure> {
         let wish = Wish::Request {
             method: &head.method,
             path: head.uri.path(),
         };
-        match authorize(&policy.authorization, self.peer.id.as_ref(), wish) {
-            Decision::Allow => Ok(()),
-            Decision::AllowAudited => {
-                tracing::info!(peer = &*self.peer.label, "would be unauthorized (audit)");
-                Ok(())
-            }
-            Decision::Deny => Err(Failure::never(
-                Outcome::Unauthorized,
-                "the caller may not make this request",
-            )),
+        let admission = admit(policy, self.peer.id.as_ref(), wish).map_err(not_admitted)?;
+        match admission {
+            Admission::Exempt => self.inbound.telemetry.plaintext_exempt(),
+            Admission::Audited => self.inbound.audited(&self.port, &self.peer),
+            Admission::Allowed => {}
         }
+        Ok(admission)
+    }
+
+    /// Whether the connection may change over to another protocol, of which nothing is seen any more.
+    /// Nobody who may not send bytes may send requests that way: then only WebSocket is let through,
+    /// which carries none, and for CONNECT what is said of it, which is a method.
+    fn may_change_over(
+        &self,
+        policy: &InboundPolicy,
+        admission: Admission,
+        request: &Request<RequestBody>,
+    ) -> bool {
+        if admission == Admission::Exempt {
+            return false;
+        }
+        *request.method() == Method::CONNECT
+            || headers::upgrades_to_websocket(request.headers())
+            || admit(policy, self.peer.id.as_ref(), Wish::Bytes).is_ok()
+    }
+
+    /// What an exchange ends with that would not be admitted any more.
+    fn revoked(&self) -> Failure {
+        Failure::maybe(Outcome::Unauthorized, "authorization was revoked")
     }
 
     /// Whether the request is within every rate.
@@ -274,8 +296,51 @@ impl Handler for Requests {
 /// A response, and what of its request still matters.
 struct Answered {
     response: Response<UpstreamBody>,
-    wanted: Option<Wanted>,
+    wanted: Option<(Wanted, Asked)>,
     until: Deadline,
+}
+
+/// What was asked for and admitted, for as long as what follows it lasts.
+struct Asked {
+    method: Method,
+    target: Option<PathAndQuery>,
+    policy: Arc<InboundPolicy>,
+}
+
+impl Asked {
+    fn of(request: &Request<RequestBody>, policy: Arc<InboundPolicy>) -> Self {
+        Self {
+            method: request.method().clone(),
+            target: request.uri().path_and_query().cloned(),
+            policy,
+        }
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        Wish::Request {
+            method: &self.method,
+            path: self.target.as_ref().map_or("", PathAndQuery::path),
+        }
+    }
+}
+
+/// What `future` makes, unless the exchange is cut before.
+async fn uncut<T>(exchange: &Cuttable, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(made) => Poll::Ready(Some(made)),
+        Poll::Pending => exchange.poll_cut(cx).map(|()| None),
+    })
+    .await
+}
+
+/// A caller is told what was decided.
+fn not_admitted(outcome: Outcome) -> Failure {
+    let detail = match outcome {
+        Outcome::MtlsRequired => "this port takes mesh TLS only",
+        _ => "the caller may not make this request",
+    };
+    Failure::never(outcome, detail)
 }
 
 /// A connection to the application that broke before it took the request is, to the caller, one that
