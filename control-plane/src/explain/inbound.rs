@@ -180,18 +180,24 @@ fn authorization(model: &Model, namespace: &str, leading: &[Leading<'_>]) -> Vec
             add(&policy, said.into_iter().next().map(Source::from));
         }
     }
-    if lists.is_empty()
-        && let Some(policy) = model.namespace_policy(namespace).authorization
-    {
+    if lists.is_empty() {
         let said = model.said_of_namespace(namespace, "authorization");
-        lists.push((
-            AllowList::default(),
-            Enforced {
-                from: said.into_iter().map(Source::from).collect(),
+        let inherited = model.namespace_policy(namespace).authorization;
+        let (source, value) = match inherited {
+            Some(policy) => (said.map(Source::from), Some(Tree::of(&*policy))),
+            None => {
+                let default = model.default_authorization();
+                (Some(Source::MeshFile), default.as_ref().map(Tree::of))
+            }
+        };
+        lists.extend(value.map(|value| {
+            let enforced = Enforced {
+                from: source.into_iter().collect(),
                 rule: None,
-                value: Tree::of(&*policy),
-            },
-        ));
+                value,
+            };
+            (AllowList::default(), enforced)
+        }));
     }
     lists
         .into_iter()
