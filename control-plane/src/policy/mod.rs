@@ -29,8 +29,9 @@ pub use fallback::{Fallback, FallbackBackend, FallbackHeader, FallbackResponse, 
 pub use fault::{FaultAbort, FaultDelay, FaultInjection};
 pub use rate_limit::{RateLimit, RateLimitKey, RateLimitOverride};
 pub use spec::{
-    AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, ForServices, Metadata, Mtls, MtlsMode,
-    Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy, TrafficPolicySpec,
+    AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, ForServices, Metadata, Mtls,
+    MtlsMode, Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy,
+    TrafficPolicySpec,
 };
 pub use status::{
     AncestorRef, AncestorStatus, Condition, ConditionStatus, ProxyCounts, TrafficPolicyStatus,

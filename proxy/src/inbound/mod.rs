@@ -386,7 +386,11 @@ impl Inbound {
     /// Says who was let in only because the policy audits.
     pub(crate) fn audited(&self, port: &Port, peer: &Peer) {
         let (number, peer) = (port.address.port(), &peer.label);
-        tracing::info!(port = number, peer = &**peer, "would be unauthorized (audit)");
+        tracing::info!(
+            port = number,
+            peer = &**peer,
+            "would be unauthorized (audit)"
+        );
         self.telemetry.audited(&port.service_label(), peer);
     }
 

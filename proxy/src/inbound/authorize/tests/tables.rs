@@ -172,7 +172,10 @@ fn who_proves_nothing_gets_the_probes() {
         let refused = admit(&strict, None, get(other));
         assert_eq!(refused, Err(Outcome::MtlsRequired), "{other}");
     }
-    assert_eq!(admit(&strict, None, Wish::Bytes), Err(Outcome::MtlsRequired));
+    assert_eq!(
+        admit(&strict, None, Wish::Bytes),
+        Err(Outcome::MtlsRequired)
+    );
     let admitted = admit(&strict, Some(&id("web")), get("/"));
     assert_eq!(admitted, Ok(Admission::Allowed));
 }
