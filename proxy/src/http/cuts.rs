@@ -48,16 +48,12 @@ impl Cuts {
             waker: None,
         };
         let mut slots = self.0.lock();
-        let at = match slots.free.pop() {
-            Some(at) => {
-                slots.slots[at] = Some(slot);
-                at
-            }
-            None => {
-                slots.slots.push(Some(slot));
-                slots.slots.len() - 1
-            }
-        };
+        let at = slots.free.pop().unwrap_or(slots.slots.len());
+        if at == slots.slots.len() {
+            slots.slots.push(Some(slot));
+        } else {
+            slots.slots[at] = Some(slot);
+        }
         let cuts = Arc::clone(self);
         Cuttable { cuts, at }
     }

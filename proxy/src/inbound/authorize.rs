@@ -127,9 +127,13 @@ fn entry_matches(entry: &AllowEntry, caller: &SpiffeId, wish: Wish<'_>) -> bool 
     match wish {
         Wish::Bytes => entry.methods.is_empty() && entry.paths.is_empty(),
         Wish::Request { method, path } => {
-            let below = |prefix: &Box<str>| paths::always_below(prefix, path);
             let method_fits = entry.methods.is_empty() || entry.methods.contains(method);
-            method_fits && (entry.paths.is_empty() || entry.paths.iter().any(below))
+            method_fits
+                && (entry.paths.is_empty()
+                    || entry
+                        .paths
+                        .iter()
+                        .any(|prefix| paths::always_below(prefix, path)))
         }
     }
 }

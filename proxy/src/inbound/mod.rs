@@ -21,6 +21,7 @@ mod revoke;
 mod tests;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -215,7 +216,7 @@ impl Inbound {
                     Arc::clone(&cuts),
                     closing.clone(),
                 ));
-                let serving = server::serve(io, version, handler, closing, options);
+                let serving = pin!(server::serve(io, version, handler, closing, options));
                 revoke::serve_while_welcome(&port, &peer, &cuts, serving).await;
             }
             Opened::Nothing => {}
@@ -330,17 +331,19 @@ impl Inbound {
         };
 
         let progress = Progress::default();
-        let relaying = async {
-            tokio::select! {
-                end = tcp::relay(&mut io, &mut app, &progress) => match end {
-                    Ok(()) => Outcome::Ok,
-                    Err(RelayError::Client(_)) => Outcome::ClientGone,
-                    Err(RelayError::Server(_)) => Outcome::Reset,
-                },
-                _ = closing.reached(Phase::Over) => Outcome::Shed,
-            }
+        let relayed = {
+            let relaying = pin!(async {
+                tokio::select! {
+                    end = tcp::relay(&mut io, &mut app, &progress) => match end {
+                        Ok(()) => Outcome::Ok,
+                        Err(RelayError::Client(_)) => Outcome::ClientGone,
+                        Err(RelayError::Server(_)) => Outcome::Reset,
+                    },
+                    _ = closing.reached(Phase::Over) => Outcome::Shed,
+                }
+            });
+            revoke::relay_while_welcome(port, peer, Wish::Bytes, policy, relaying).await
         };
-        let relayed = revoke::relay_while_welcome(port, peer, Wish::Bytes, policy, relaying).await;
         let outcome = relayed.unwrap_or_else(|revoked| revoked);
         if outcome != Outcome::Ok {
             io.cut();

@@ -1,6 +1,7 @@
 //! The stack of one inbound request. `Requests::stack` lists its layers, outermost first.
 
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -147,10 +148,10 @@ impl Requests {
         headers::prepare(&mut request)?;
 
         // The application.
-        let sending = self.inbound.apps.send(self.port.app, version, request);
-        let sent = uncut(&cuttable, before(deadline, sending));
-        let mut response = match sent.await {
-            None => return Err(self.revoked()),
+        let apps = &self.inbound.apps;
+        let sending = pin!(before(deadline, apps.send(self.port.app, version, request)));
+        let mut response = match uncut(&cuttable, sending).await {
+            None => return Err(revoked()),
             Some(Ok(Ok(response))) => response,
             Some(Ok(Err(error))) => return Err(not_handed_on(error.failure)),
             Some(Err(_)) => {
@@ -164,7 +165,7 @@ impl Requests {
             return Err(upgrade::unasked());
         }
         let body = response.body_mut();
-        body.end_when_cut(cuttable, self.revoked().outcome);
+        body.end_when_cut(cuttable, revoked().outcome);
         let until = if streams { Deadline::NONE } else { deadline };
         Ok(Answered {
             response,
@@ -195,7 +196,7 @@ impl Requests {
             let bridging = async move {
                 let wish = asked.wish();
                 let seen = Some(Arc::clone(&asked.policy));
-                let bridged = relay_while_welcome(&port, &peer, wish, seen, bridge).await;
+                let bridged = relay_while_welcome(&port, &peer, wish, seen, pin!(bridge)).await;
                 let outcome = bridged.map_or_else(|revoked| revoked, Bridged::outcome);
                 exchange.finish(status.as_u16(), None, outcome);
             };
@@ -245,11 +246,6 @@ impl Requests {
         *request.method() == Method::CONNECT
             || headers::upgrades_to_websocket(request.headers())
             || admit(policy, self.peer.id.as_ref(), Wish::Bytes).is_ok()
-    }
-
-    /// What an exchange ends with that would not be admitted any more.
-    fn revoked(&self) -> Failure {
-        Failure::maybe(Outcome::Unauthorized, "authorization was revoked")
     }
 
     /// Whether the request is within every rate.
@@ -324,9 +320,13 @@ impl Asked {
     }
 }
 
+/// What an exchange ends with that would not be admitted any more.
+fn revoked() -> Failure {
+    Failure::maybe(Outcome::Unauthorized, "authorization was revoked")
+}
+
 /// What `future` makes, unless the exchange is cut before.
-async fn uncut<T>(exchange: &Cuttable, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
+async fn uncut<F: Future>(exchange: &Cuttable, mut future: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(made) => Poll::Ready(Some(made)),
         Poll::Pending => exchange.poll_cut(cx).map(|()| None),

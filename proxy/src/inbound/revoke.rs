@@ -12,6 +12,7 @@
 //! `unauthorized`. Time passes only for what must be given the chance to say so: [`GRACE`].
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub(super) async fn serve_while_welcome(
     port: &Port,
     peer: &Peer,
     cuts: &Cuts,
-    serving: impl Future<Output = ()>,
+    serving: Pin<&mut impl Future<Output = ()>>,
 ) {
     let revoked = async {
         let mut seen = port.policy.load();
@@ -68,7 +69,7 @@ pub(super) async fn relay_while_welcome<T>(
     peer: &Peer,
     wish: Wish<'_>,
     mut seen: Option<Arc<InboundPolicy>>,
-    relaying: impl Future<Output = T>,
+    relaying: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Outcome> {
     let revoked = async {
         loop {
@@ -87,10 +88,9 @@ pub(super) async fn relay_while_welcome<T>(
 /// `running`'s result, unless `revoked` ends first. The latter is polled only when it has something to
 /// say: what all connections wait on is not touched with every byte of each.
 async fn unless<T, R>(
-    running: impl Future<Output = T>,
+    mut running: Pin<&mut impl Future<Output = T>>,
     revoked: impl Future<Output = R>,
 ) -> Result<T, R> {
-    let mut running = std::pin::pin!(running);
     let mut revoked = FuturesUnordered::from_iter([revoked]);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(Some(revoked)) = revoked.poll_next_unpin(cx) {

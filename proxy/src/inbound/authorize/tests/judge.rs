@@ -1,6 +1,10 @@
 //! Paths against an independent judge.
 
 #[path = "../../../../../tests/src/readings.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "the file is shared with the end-to-end suite"
+)]
 mod readings;
 
 use proptest::prelude::*;
