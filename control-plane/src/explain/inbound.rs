@@ -181,23 +181,7 @@ fn authorization(model: &Model, namespace: &str, leading: &[Leading<'_>]) -> Vec
         }
     }
     if lists.is_empty() {
-        let said = model.said_of_namespace(namespace, "authorization");
-        let inherited = model.namespace_policy(namespace).authorization;
-        let (source, value) = match inherited {
-            Some(policy) => (said.map(Source::from), Some(Tree::of(&*policy))),
-            None => {
-                let default = model.default_authorization();
-                (Some(Source::MeshFile), default.as_ref().map(Tree::of))
-            }
-        };
-        lists.extend(value.map(|value| {
-            let enforced = Enforced {
-                from: source.into_iter().collect(),
-                rule: None,
-                value,
-            };
-            (AllowList::default(), enforced)
-        }));
+        lists.extend(unsaid(model, namespace).map(|enforced| (AllowList::default(), enforced)));
     }
     lists
         .into_iter()
@@ -206,6 +190,21 @@ fn authorization(model: &Model, namespace: &str, leading: &[Leading<'_>]) -> Vec
             enforced
         })
         .collect()
+}
+
+/// What holds where no service's policy says who may call: the namespace's, else the mesh's default.
+fn unsaid(model: &Model, namespace: &str) -> Option<Enforced> {
+    let enforced = |from: Option<Source>, value| Enforced {
+        from: from.into_iter().collect(),
+        rule: None,
+        value,
+    };
+    if let Some(policy) = model.namespace_policy(namespace).authorization {
+        let said = model.said_of_namespace(namespace, "authorization");
+        return Some(enforced(said.map(Source::from), Tree::of(&*policy)));
+    }
+    let default = model.default_authorization()?;
+    Some(enforced(Some(Source::MeshFile), Tree::of(&default)))
 }
 
 fn rate_limits(model: &Model, leading: &[Leading<'_>]) -> Vec<Enforced> {
