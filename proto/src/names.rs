@@ -209,6 +209,9 @@ pub mod env {
     pub const SERVER_FIRST_PORTS: &str = "WEFT_SERVER_FIRST_PORTS";
     /// Control plane of a cluster: what no policy may weaken, as `Permissive` or `Strict`.
     pub const MINIMUM_MTLS: &str = "WEFT_MINIMUM_MTLS";
+    /// Control plane of a cluster: who may call what no policy speaks of, as `AllowAll`,
+    /// `Authenticated`, `SameNamespace` or `DenyAll`.
+    pub const DEFAULT_AUTHORIZATION: &str = "WEFT_DEFAULT_AUTHORIZATION";
     /// Control plane of a cluster: its pod's name, which says who leads.
     pub const POD_NAME: &str = "WEFT_POD_NAME";
     /// Control plane of a cluster: its pod's address, by which other replicas know it.

@@ -8,7 +8,8 @@ EVERYTHING = {
     # Words that YAML 1.1 reads as something else stay what they are.
     "commonLabels": {"example.org/team": "no", "example.org/on": "on", "example.org/number": "1e3"},
     "mesh": {"trustDomain": "mesh.example.org", "networks": ["10.1.0.0/16", "fd00::/48"],
-             "serverFirstPorts": [25, 3306], "minimumMtls": "Strict"},
+             "serverFirstPorts": [25, 3306], "minimumMtls": "Strict",
+             "defaultAuthorization": "SameNamespace"},
     "controlPlane": {
         "autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 6},
         "leafLifetime": "90m", "leaseDuration": "30s", "log": {"level": "debug", "format": "plain"},

@@ -269,7 +269,8 @@ class Consistent(unittest.TestCase):
         control_plane = variables("weft-control-plane")
         self.assertLessEqual({
             "WEFT_NETWORKS": "10.1.0.0/16,fd00::/48", "WEFT_SERVER_FIRST_PORTS": "25,3306",
-            "WEFT_MINIMUM_MTLS": "Strict", "WEFT_LEAF_LIFETIME": "90m", "WEFT_LEASE_DURATION": "30s",
+            "WEFT_MINIMUM_MTLS": "Strict", "WEFT_DEFAULT_AUTHORIZATION": "SameNamespace",
+            "WEFT_LEAF_LIFETIME": "90m", "WEFT_LEASE_DURATION": "30s",
             "WEFT_LOG_LEVEL": "debug", "WEFT_LOG_FORMAT": "plain", "MALLOC_ARENA_MAX": "2",
         }.items(), control_plane.items())
         self.assertIn("WEFT_POD_IP", control_plane)
@@ -283,7 +284,8 @@ class Consistent(unittest.TestCase):
         env = defaults["spec"]["template"]["spec"]["containers"][0]["env"]
         # The programs know the defaults of these better.
         said = {it["name"] for it in env}
-        self.assertFalse(said & {"WEFT_NETWORKS", "WEFT_SERVER_FIRST_PORTS", "WEFT_MINIMUM_MTLS"})
+        self.assertFalse(said & {"WEFT_NETWORKS", "WEFT_SERVER_FIRST_PORTS", "WEFT_MINIMUM_MTLS",
+                                 "WEFT_DEFAULT_AUTHORIZATION"})
 
     @every_case
     def test_texts_stay_texts(self, case):

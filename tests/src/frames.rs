@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// What begins a client's side (RFC 9113, 3.4).
@@ -160,32 +160,16 @@ impl Heard {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Wire {
-    stream: TcpStream,
+pub struct Wire<S = TcpStream> {
+    stream: S,
     unread: BytesMut,
     /// What has come back.
     pub heard: Heard,
 }
 
-impl Wire {
-    /// Sends the preface and empty settings, and waits until the peer has answered.
-    pub async fn open(stream: TcpStream) -> anyhow::Result<Self> {
-        stream.set_nodelay(true)?;
-        let mut wire = Self {
-            stream,
-            unread: BytesMut::new(),
-            heard: Heard::default(),
-        };
-        let mut first = PREFACE.to_vec();
-        first.extend(frame(kind::SETTINGS, 0, 0, &[]));
-        wire.send(&first).await?;
-        let greeted = wire.until(STANDSTILL, |heard| heard.settings_acks > 0);
-        anyhow::ensure!(greeted.await?, "no HTTP/2 server: {:?}", wire.heard);
-        Ok(wire)
-    }
-
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A connection that has said nothing yet.
-    pub fn raw(stream: TcpStream) -> Self {
+    pub fn raw(stream: S) -> Self {
         Self {
             stream,
             unread: BytesMut::new(),
@@ -223,6 +207,32 @@ impl Wire {
         Ok(done(&self.heard))
     }
 
+    async fn read(&mut self) -> anyhow::Result<()> {
+        // A reset is an end too.
+        if self.stream.read_buf(&mut self.unread).await.unwrap_or(0) == 0 {
+            self.heard.closed = true;
+        }
+        understand(&mut self.unread, &mut self.heard)
+    }
+}
+
+impl Wire {
+    /// Sends the preface and empty settings, and waits until the peer has answered.
+    pub async fn open(stream: TcpStream) -> anyhow::Result<Self> {
+        stream.set_nodelay(true)?;
+        let mut wire = Self {
+            stream,
+            unread: BytesMut::new(),
+            heard: Heard::default(),
+        };
+        let mut first = PREFACE.to_vec();
+        first.extend(frame(kind::SETTINGS, 0, 0, &[]));
+        wire.send(&first).await?;
+        let greeted = wire.until(STANDSTILL, |heard| heard.settings_acks > 0);
+        anyhow::ensure!(greeted.await?, "no HTTP/2 server: {:?}", wire.heard);
+        Ok(wire)
+    }
+
     /// Sends `part(0)`, `part(1)` and so on until the connection ends, at most `most`, and answers how
     /// many were sent when the end was noticed. With `deaf` nothing is read until writing fails or
     /// stands still.
@@ -258,14 +268,6 @@ impl Wire {
             }
         }
         Ok(sent)
-    }
-
-    async fn read(&mut self) -> anyhow::Result<()> {
-        // A reset is an end too.
-        if self.stream.read_buf(&mut self.unread).await.unwrap_or(0) == 0 {
-            self.heard.closed = true;
-        }
-        understand(&mut self.unread, &mut self.heard)
     }
 }
 

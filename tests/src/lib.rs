@@ -1,5 +1,5 @@
 //! What the suites share and what needs no mesh: an API server, canary tools, definitions for it, TLS endpoints whose
-//! identity a test makes up, HTTP/2 by hand, and how loads are counted.
+//! identity a test makes up, HTTP/2 by hand, a judge of paths, and how loads are counted.
 #![forbid(unsafe_code)]
 
 pub mod apiserver;
@@ -8,4 +8,5 @@ pub mod counts;
 pub mod frames;
 pub mod gateway_crds;
 pub mod promql;
+pub mod readings;
 pub mod tls;

@@ -52,6 +52,7 @@ impl Running {
             networks: vec!["10.0.0.0/8".parse().unwrap()],
             server_first_ports: Vec::new(),
             minimum_mtls: None,
+            default_authorization: weft_control_plane::policy::DefaultAuthorization::AllowAll,
         };
         let (progress, end) = (Progress::default(), CancellationToken::new());
         let following = watch_cluster(client, settings, progress.clone(), end.clone());

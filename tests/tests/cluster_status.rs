@@ -93,6 +93,7 @@ async fn writer(server: &Arc<ApiServer>, leads: bool) -> Writer {
         networks: Vec::new(),
         server_first_ports: Vec::new(),
         minimum_mtls: None,
+        default_authorization: weft_control_plane::policy::DefaultAuthorization::AllowAll,
     };
     let client = client(server).await;
     let end = CancellationToken::new();

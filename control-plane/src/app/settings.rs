@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use weft_proto::names::{self, env, ports};
 
 use crate::identity::{DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
-use crate::policy::MtlsMode;
+use crate::policy::{DefaultAuthorization, MtlsMode};
 use crate::source::mesh_file::{DEFAULT_NETWORKS, DEFAULT_SERVER_FIRST_PORTS, Defaults, MeshFile};
 
 /// Tells sidecars what they need to know, and vouches for who they are.
@@ -122,6 +122,10 @@ pub(super) struct Cluster {
     #[arg(long, env = env::MINIMUM_MTLS, value_name = "MODE", conflicts_with = "dir",
           value_parser = mtls_mode)]
     pub(super) minimum_mtls: Option<MtlsMode>,
+    /// Who may call what no policy speaks of: AllowAll, Authenticated, SameNamespace or DenyAll.
+    #[arg(long, env = env::DEFAULT_AUTHORIZATION, value_name = "WHO", conflicts_with = "dir",
+          default_value_t)]
+    pub(super) default_authorization: DefaultAuthorization,
 }
 
 /// Who this replica of the control plane is.
@@ -167,6 +171,7 @@ impl Cluster {
             server_first_ports: Some(self.server_first_ports),
             defaults: Some(Defaults {
                 mtls: self.minimum_mtls,
+                authorization: Some(self.default_authorization),
             }),
             ..MeshFile::default()
         }
@@ -318,13 +323,19 @@ mod tests {
             "10.1.0.0/16,fd00::/48",
             "--minimum-mtls",
             "Strict",
+            "--default-authorization",
+            "SameNamespace",
         ];
         let file = serve(&args).unwrap().cluster.into_file();
         assert_eq!(file.networks.len(), 2);
-        assert_eq!(file.defaults.unwrap().mtls, Some(MtlsMode::Strict));
+        let defaults = file.defaults.unwrap();
+        assert_eq!(defaults.mtls, Some(MtlsMode::Strict));
+        let who = Some(DefaultAuthorization::SameNamespace);
+        assert_eq!(defaults.authorization, who);
         for wrong in [
             ["--networks", "10.1.0.0"],
             ["--minimum-mtls", "Disabled"],
+            ["--default-authorization", "Deny"],
             ["--server-first-ports", "70000"],
         ] {
             assert!(serve(&wrong).is_err(), "{wrong:?}");

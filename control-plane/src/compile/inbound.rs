@@ -49,8 +49,8 @@ pub(super) fn compile(model: &Model, client: &Client, port: u16) -> Option<Inbou
     })
 }
 
-/// One list per service that has one, all of which must allow; else the namespace's, which each of
-/// them is within.
+/// One list per service that has one, all of which must allow; else the namespace's, else the mesh's
+/// default.
 fn authorization(
     model: &Model,
     namespace: &str,
@@ -69,8 +69,10 @@ fn authorization(
         }
     }
     if lists.is_empty() {
-        let inherited = model.namespace_policy(namespace).authorization?;
-        lists.push(list(&inherited));
+        match model.namespace_policy(namespace).authorization {
+            Some(inherited) => lists.push(list(&inherited)),
+            None => lists.push(list(&model.default_authorization()?)),
+        }
     }
     Some(Authorization { lists })
 }

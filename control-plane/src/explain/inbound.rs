@@ -180,18 +180,8 @@ fn authorization(model: &Model, namespace: &str, leading: &[Leading<'_>]) -> Vec
             add(&policy, said.into_iter().next().map(Source::from));
         }
     }
-    if lists.is_empty()
-        && let Some(policy) = model.namespace_policy(namespace).authorization
-    {
-        let said = model.said_of_namespace(namespace, "authorization");
-        lists.push((
-            AllowList::default(),
-            Enforced {
-                from: said.into_iter().map(Source::from).collect(),
-                rule: None,
-                value: Tree::of(&*policy),
-            },
-        ));
+    if lists.is_empty() {
+        lists.extend(unsaid(model, namespace).map(|enforced| (AllowList::default(), enforced)));
     }
     lists
         .into_iter()
@@ -200,6 +190,21 @@ fn authorization(model: &Model, namespace: &str, leading: &[Leading<'_>]) -> Vec
             enforced
         })
         .collect()
+}
+
+/// What holds where no service's policy says who may call: the namespace's, else the mesh's default.
+fn unsaid(model: &Model, namespace: &str) -> Option<Enforced> {
+    let enforced = |from: Option<Source>, value| Enforced {
+        from: from.into_iter().collect(),
+        rule: None,
+        value,
+    };
+    if let Some(policy) = model.namespace_policy(namespace).authorization {
+        let said = model.said_of_namespace(namespace, "authorization");
+        return Some(enforced(said.map(Source::from), Tree::of(&*policy)));
+    }
+    let default = model.default_authorization()?;
+    Some(enforced(Some(Source::MeshFile), Tree::of(&default)))
 }
 
 fn rate_limits(model: &Model, leading: &[Leading<'_>]) -> Vec<Enforced> {

@@ -85,14 +85,21 @@ pub(super) fn of(model: &Model, service: &Service, port: &ServicePort) -> Vec<St
         connect_stanza.instead_of.clear();
         connect_stanza.value = Tree::of(&DEFAULT_CONNECT);
     }
+    let mut authorization = stanza(
+        "authorization",
+        policy.authorization.as_deref().map(Tree::of),
+        None,
+    );
+    if policy.authorization.is_none()
+        && let Some(default) = model.default_authorization()
+    {
+        authorization.value = Tree::of(&default);
+        authorization.from = Source::MeshFile;
+    }
     let tree_of = |value: &_| Tree::of(value);
     vec![
         mtls,
-        stanza(
-            "authorization",
-            policy.authorization.as_deref().map(Tree::of),
-            None,
-        ),
+        authorization,
         stanza("timeouts", no_connect.as_ref().map(tree_of), None),
         connect_stanza,
         stanza(

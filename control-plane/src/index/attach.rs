@@ -299,6 +299,7 @@ impl Attached {
                 owners.insert("authorization", owner);
                 stanzas.authorization = Some(Arc::new(Authorization {
                     mode: AuthorizationMode::Enforce,
+                    for_services: None,
                     allow: Vec::new(),
                 }));
             }
@@ -454,7 +455,8 @@ fn weaker(
                 "WeakerThanNamespace",
                 "spec.authorization allows what the namespace's does not",
             ),
-            "allow it in the namespace's policy too, or narrow this one".to_owned(),
+            "allow it in the namespace's policy too, make that one's forServices Default, or narrow this one"
+                .to_owned(),
         ));
     }
     found

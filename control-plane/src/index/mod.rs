@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::policy::MtlsMode;
+use crate::policy::{Authorization, MtlsMode};
 use attach::Attached;
 pub use attach::Stanzas;
 pub use changes::Since;
@@ -199,6 +199,14 @@ impl Model {
     /// The policy of a namespace.
     pub fn namespace_policy(&self, namespace: &str) -> Stanzas {
         self.policies.of_namespace(namespace)
+    }
+
+    /// Who may call what no policy of the mesh has an `authorization` for; nothing where everybody may.
+    pub fn default_authorization(&self) -> Option<Authorization> {
+        let settings = &self.settings;
+        settings
+            .default_authorization
+            .authorization(&settings.trust_domain)
     }
 
     /// The mTLS mode of a workload's port: the strictest of its namespace's and of all services that

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::policy::{MtlsMode, TrafficPolicy};
+use crate::policy::{DefaultAuthorization, MtlsMode, TrafficPolicy};
 use crate::route::{ReferenceGrant, Route};
 
 /// Where an object stands, for people.
@@ -49,6 +49,8 @@ pub struct MeshSettings {
     pub server_first_ports: Vec<u16>,
     /// What no policy may weaken; `None` leaves every mode to policies.
     pub minimum_mtls: Option<MtlsMode>,
+    /// Who may call what no policy speaks of.
+    pub default_authorization: DefaultAuthorization,
 }
 
 /// A pod or a named process. It has one identity.

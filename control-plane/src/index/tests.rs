@@ -375,3 +375,45 @@ fn bad_policies_close_what_they_are_for() {
         [shut, open, open]
     );
 }
+
+/// What a namespace says may be no more than a default: then a service's own holds instead, wider or
+/// not. A policy of it that could not be understood stays a ceiling.
+#[test]
+fn a_namespace_may_leave_the_word_to_its_services() {
+    const WEB: &str = "authorization: {allow: [{principals: [{serviceAccount: {name: web}}]}]}";
+    let allowed = |stanzas: Stanzas| stanzas.authorization.map(|it| it.allow.len());
+    for (said, a) in [
+        ("forServices: Default, ", Some(1)),
+        ("forServices: Ceiling, ", Some(0)),
+        ("", Some(0)),
+        ("forServices: Default, mode: Sometimes, ", Some(0)),
+    ] {
+        let deny = format!("authorization: {{{said}allow: []}}");
+        let model = mesh(&[
+            policy("name: ns", NAMESPACE, &deny),
+            policy("name: svc", "{name: a}", WEB),
+        ]);
+        assert_eq!(
+            allowed(of(&model, "a", 0)),
+            a,
+            "{said}: {:?}",
+            reasons(&model)
+        );
+        assert_eq!(allowed(of(&model, "b", 0)), Some(0), "{said}");
+        assert_eq!(reasons(&model).is_empty(), a == Some(1), "{said}");
+    }
+}
+
+#[test]
+fn a_mesh_may_have_a_default() {
+    let default = |who: &str| {
+        let mesh = format!("defaults: {{authorization: {who}}}{MESH}");
+        let authorization = model_of(&[("mesh.yaml", &mesh)]).default_authorization();
+        authorization.map(|it| it.allow.len())
+    };
+    assert_eq!(default("AllowAll"), None);
+    assert_eq!(default("Authenticated"), Some(1));
+    assert_eq!(default("SameNamespace"), Some(1));
+    assert_eq!(default("DenyAll"), Some(0));
+    assert_eq!(mesh(&[]).default_authorization(), None);
+}

@@ -2,11 +2,14 @@
 //!
 //! The answer errs towards no: an entry is only compared with one other entry at a time.
 
-use crate::policy::{AllowEntry, Authorization, AuthorizationMode, Principal, ServiceAccountRef};
+use crate::policy::{
+    AllowEntry, Authorization, AuthorizationMode, ForServices, Principal, ServiceAccountRef,
+};
 
-/// Whether everything that `inner` allows is allowed by `outer`, which is of the same namespace.
+/// Whether everything that `inner` allows is allowed by `outer`, which is of the same namespace, or
+/// `outer` is only what holds without it.
 pub(super) fn is_within(inner: &Authorization, outer: &Authorization, namespace: &str) -> bool {
-    if outer.mode == AuthorizationMode::Audit {
+    if outer.for_services == Some(ForServices::Default) || outer.mode == AuthorizationMode::Audit {
         return true;
     }
     if inner.mode == AuthorizationMode::Audit {

@@ -8,6 +8,7 @@
 //! bounds, then rules in CEL. Nothing that somebody asked for is silently left undone. Whatever the
 //! schema accepts, the types can hold.
 
+mod default_authorization;
 mod duration;
 mod evaluate;
 mod fallback;
@@ -21,14 +22,16 @@ mod tests;
 mod traffic;
 mod validate;
 
+pub use default_authorization::DefaultAuthorization;
 pub use duration::{DurationError, PATTERN as DURATION_PATTERN, PolicyDuration};
 pub use evaluate::{Definition, Evaluation};
 pub use fallback::{Fallback, FallbackBackend, FallbackHeader, FallbackResponse, FallbackTrigger};
 pub use fault::{FaultAbort, FaultDelay, FaultInjection};
 pub use rate_limit::{RateLimit, RateLimitKey, RateLimitOverride};
 pub use spec::{
-    AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, Metadata, Mtls, MtlsMode,
-    Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy, TrafficPolicySpec,
+    AllowEntry, Authorization, AuthorizationMode, DEFAULT_NAMESPACE, ForServices, Metadata, Mtls,
+    MtlsMode, Principal, ServiceAccountRef, TargetKind, TargetRef, TrafficPolicy,
+    TrafficPolicySpec,
 };
 pub use status::{
     AncestorRef, AncestorStatus, Condition, ConditionStatus, ProxyCounts, TrafficPolicyStatus,

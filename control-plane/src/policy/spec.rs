@@ -9,7 +9,7 @@ use weft_proto::names;
 use super::fallback::Fallback;
 use super::fault::FaultInjection;
 use super::rate_limit::RateLimit;
-use super::schema::words::{GROUP, LABEL, PATH, Rule, SERVICE_ACCOUNT, SPIFFE_ID, SUBDOMAIN};
+use super::schema::words::{GROUP, LABEL, PLAIN_PATH, Rule, SERVICE_ACCOUNT, SPIFFE_ID, SUBDOMAIN};
 use super::traffic::{CircuitBreaker, LoadBalancer, Method, Retries, Split, Timeouts};
 
 /// One `TrafficPolicy` as a manifest carries it.
@@ -70,6 +70,12 @@ pub struct Metadata {
     )
     .at(".authorization")
     .mend("use mtls mode Permissive or Strict: callers are known by their certificates"),
+    Rule::new(
+        "!(has(self.authorization) && has(self.authorization.forServices) && self.targetRefs.exists(t, t.kind == 'Service'))",
+        "forServices needs targets of kind Namespace",
+    )
+    .at(".authorization.forServices")
+    .mend("leave it out: below a service there is nothing that it could be for"),
 ]))]
 pub struct TrafficPolicySpec {
     /// What the policy is meant for. All targets are of the policy's own namespace.
@@ -226,6 +232,9 @@ pub struct Authorization {
     /// Whether what is not allowed is denied.
     #[serde(default)]
     pub mode: AuthorizationMode,
+    /// Of a Namespace's: what it is to the namespace's services. Ceiling where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_services: Option<ForServices>,
     /// What is allowed: requests that any entry matches. An empty list denies everything.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub allow: Vec<AllowEntry>,
@@ -241,6 +250,15 @@ pub enum AuthorizationMode {
     Audit,
 }
 
+/// What a namespace's authorization is to its services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ForServices {
+    /// They may narrow it, never widen.
+    Ceiling,
+    /// It holds for what has none of its own: a service's replaces it.
+    Default,
+}
+
 /// Requests that are allowed: those that match all parts of the entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -252,12 +270,12 @@ pub struct AllowEntry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 9), extend("x-kubernetes-list-type" = "set"))]
     pub methods: Vec<Method>,
-    /// The paths: those that begin with the whole segments of any of these; every path where this
-    /// is left out.
+    /// The paths: those that begin with the whole segments of any of these, however the server reads
+    /// them; every path where this is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
-        inner(length(min = 1, max = 1024), regex(pattern = PATH)),
+        inner(length(min = 1, max = 1024), regex(pattern = PLAIN_PATH)),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub paths: Vec<String>,

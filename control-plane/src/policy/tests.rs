@@ -397,7 +397,19 @@ fn violations_name_their_field() {
         ),
         (
             "targetRefs: [{name: a}], authorization: {allow: [{principals: [{serviceAccount: {name: '*'}}], paths: [x]}]}",
-            "paths[0]: \"x\" does not match ^/",
+            "paths[0]: \"x\" does not match ^(/|",
+        ),
+        (
+            "targetRefs: [{name: a}], authorization: {allow: [{principals: [{serviceAccount: {name: '*'}}], paths: [/a, /a/../b]}]}",
+            "paths[1]: \"/a/../b\" does not match",
+        ),
+        (
+            "targetRefs: [{name: a}], authorization: {allow: [{principals: [{serviceAccount: {name: '*'}}], paths: [//a]}]}",
+            "paths[0]: \"//a\" does not match",
+        ),
+        (
+            "targetRefs: [{name: a}], authorization: {forServices: Default, allow: []}",
+            "forServices needs targets of kind Namespace",
         ),
     ] {
         let error = policy(spec).expect_err(spec);

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::MtlsMode;
+use crate::policy::{DefaultAuthorization, MtlsMode};
 
 /// The file's name inside its directory.
 pub const FILE_NAME: &str = "mesh.yaml";
@@ -57,6 +57,9 @@ pub struct Defaults {
     /// The mesh's minimum: a namespace may be stricter, never weaker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtls: Option<MtlsMode>,
+    /// Who may call what no policy speaks of; everybody where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<DefaultAuthorization>,
 }
 
 /// A pod or process.

@@ -33,6 +33,9 @@ pub enum BodyError {
     /// Nothing moved for too long.
     #[error("nothing moved for too long")]
     Idle(#[source] h2::Error),
+    /// Its caller may not have it any more.
+    #[error("authorization was revoked")]
+    Revoked(#[source] h2::Error),
     /// A later try reads this body now.
     #[error("another try took over")]
     Superseded(#[source] h2::Error),
@@ -47,6 +50,10 @@ pub enum BodyError {
 impl BodyError {
     pub(super) fn deadline() -> Self {
         Self::Deadline(h2::Reason::CANCEL.into())
+    }
+
+    pub(super) fn revoked() -> Self {
+        Self::Revoked(h2::Reason::CANCEL.into())
     }
 
     pub(super) fn idle() -> Self {

@@ -130,6 +130,12 @@ pub fn upgrade_wanted<B>(request: &Request<B>) -> bool {
             .any(|token| token.eq_ignore_ascii_case(b"upgrade"))
 }
 
+/// Whether the only protocol that a request would change to is WebSocket.
+pub fn upgrades_to_websocket(headers: &HeaderMap) -> bool {
+    let mut wanted = tokens(headers, &header::UPGRADE).peekable();
+    wanted.peek().is_some() && wanted.all(|token| token.eq_ignore_ascii_case(b"websocket"))
+}
+
 /// Whether an HTTP/1 response says in one way only how long it is: chunked and nothing else, or one
 /// length, or nothing (RFC 9112, 6.3). The same length said several times becomes one: whoever reads it
 /// next may know no lists.

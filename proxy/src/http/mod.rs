@@ -14,6 +14,7 @@
 //! * `kept`: heads that can be sent once more.
 //! * [`replay`]: request bodies that can be sent once more.
 //! * [`body`]: the body types of both directions.
+//! * [`cuts`]: exchanges that may be ended from outside.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
 //! * `settings`: the library's settings at both ends.
 //! * [`floods`]: ends what floods an HTTP/2 connection.
@@ -21,6 +22,7 @@
 pub mod answer;
 pub mod body;
 pub mod client;
+pub mod cuts;
 pub mod deadline;
 pub mod floods;
 pub mod forwarded;

@@ -15,11 +15,13 @@ pub mod app;
 pub mod authorize;
 mod limits;
 pub mod request;
+mod revoke;
 
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ use crate::bounds::{Bounds, DialPlace, ProcessLimits};
 use crate::detect::{self, Speaker, Verdict};
 use crate::discovery::{Discovery, Watched};
 use crate::http::Version;
+use crate::http::cuts::Cuts;
 use crate::http::floods::{FloodBounds, FloodLimits};
 use crate::http::forwarded::ForwardedFor;
 use crate::http::server::{self, ServerOptions};
@@ -46,7 +49,7 @@ use crate::policy::{InboundPolicy, MtlsMode, Protocol};
 use crate::tcp::{self, Progress, RelayError};
 use crate::telemetry::{HandshakeResult, TcpConnection, TcpLabels, Telemetry, Tls};
 use app::Apps;
-use authorize::{Decision, Wish, authorize, has_request_rules};
+use authorize::{Admission, Decision, Wish, admit, authorize, has_request_rules};
 
 /// How long a connection waits for its port's policy before it is closed.
 const POLICY_WAIT: Duration = Duration::from_secs(5);
@@ -110,6 +113,7 @@ pub struct InboundParts {
 }
 
 /// One port of the application, as a connection sees it.
+#[derive(Clone)]
 pub(crate) struct Port {
     /// The address that the client dialled.
     pub(crate) address: SocketAddr,
@@ -263,9 +267,20 @@ impl Inbound {
                     from_sidecar,
                     ..ordinary
                 };
-                let requests = request::Requests::new(self, port, peer, client, closing.clone());
-                let handler = Arc::new(requests);
-                Box::pin(server::serve(io, version, handler, closing, options)).await;
+                let cuts = Arc::new(Cuts::default());
+                let handler = Arc::new(request::Requests::new(
+                    self,
+                    port.clone(),
+                    peer.clone(),
+                    client,
+                    Arc::clone(&cuts),
+                    closing.clone(),
+                ));
+                Box::pin(async {
+                    let serving = pin!(server::serve(io, version, handler, closing, options));
+                    revoke::serve_while_welcome(&port, &peer, &cuts, serving).await;
+                })
+                .await;
             }
             Opened::Nothing => {}
         }
@@ -361,16 +376,19 @@ impl Inbound {
         mut closing: Closing,
     ) {
         let connection = self.tcp_connection(port, peer, peer.tls(), sni);
-        let allowed = port.policy.load().is_some_and(|policy| {
-            authorize(&policy.authorization, peer.id.as_ref(), Wish::Bytes) != Decision::Deny
-        });
-        if !allowed {
-            tracing::info!(
-                port = port.address.port(),
-                peer = &*peer.label,
-                "unauthorized"
-            );
-            return connection.end(Outcome::Unauthorized);
+        let policy = port.policy.load();
+        let admission = match &policy {
+            Some(policy) => admit(policy, peer.id.as_ref(), Wish::Bytes),
+            None => Err(Outcome::ConfigUnavailable),
+        };
+        match admission {
+            Ok(Admission::Audited) => self.audited(port, peer),
+            Ok(Admission::Allowed | Admission::Exempt) => {}
+            Err(outcome) => {
+                let (port, peer) = (port.address.port(), &*peer.label);
+                tracing::info!(port, peer, %outcome, "connection refused");
+                return connection.end(outcome);
+            }
         }
         let app = match app {
             Some(app) => Ok(app),
@@ -385,14 +403,20 @@ impl Inbound {
         };
 
         let progress = Progress::default();
-        let outcome = tokio::select! {
-            end = tcp::relay(&mut io, &mut app.io, &progress) => match end {
-                Ok(()) => Outcome::Ok,
-                Err(RelayError::Client(_)) => Outcome::ClientGone,
-                Err(RelayError::Server(_)) => Outcome::Reset,
-            },
-            _ = closing.reached(Phase::Over) => Outcome::Shed,
+        let relayed = {
+            let relaying = pin!(async {
+                tokio::select! {
+                    end = tcp::relay(&mut io, &mut app.io, &progress) => match end {
+                        Ok(()) => Outcome::Ok,
+                        Err(RelayError::Client(_)) => Outcome::ClientGone,
+                        Err(RelayError::Server(_)) => Outcome::Reset,
+                    },
+                    _ = closing.reached(Phase::Over) => Outcome::Shed,
+                }
+            });
+            revoke::relay_while_welcome(port, peer, Wish::Bytes, policy, relaying).await
         };
+        let outcome = relayed.unwrap_or_else(|revoked| revoked);
         if outcome != Outcome::Ok {
             io.cut();
             app.io.cut();
@@ -442,6 +466,17 @@ impl Inbound {
                 sni,
             })
             .open()
+    }
+
+    /// Says who was let in only because the policy audits.
+    pub(crate) fn audited(&self, port: &Port, peer: &Peer) {
+        let (number, peer) = (port.address.port(), &peer.label);
+        tracing::info!(
+            port = number,
+            peer = &**peer,
+            "would be unauthorized (audit)"
+        );
+        self.telemetry.audited(&port.service_label(), peer);
     }
 
     fn count_refused(&self, port: &Port, peer: &Peer, tls: Tls, outcome: Outcome) {

@@ -1,27 +1,33 @@
 //! The stack of one inbound request. `Requests::stack` lists its layers, outermost first.
 
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use ::http::request::Parts;
+use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_proto::names::headers as names;
 
-use super::authorize::{Decision, Wish, authorize};
+use super::authorize::{Admission, Wish, admit, is_probe};
 use super::limits::{Asker, Resolved};
+use super::revoke::relay_while_welcome;
 use super::{Inbound, Peer, Port};
 use crate::exchange::{Account, Exchange};
 use crate::http::body::{RequestBody, ResponseBody, UpstreamBody};
 use crate::http::client::BoxFuture;
+use crate::http::cuts::{Cuts, Cuttable};
 use crate::http::deadline::before;
 use crate::http::server::{Excess, Handler};
-use crate::http::upgrade::{self, Wanted};
+use crate::http::upgrade::{self, Bridged, Wanted};
 use crate::http::{Version, answer, forwarded, headers};
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome, Processed};
-use crate::policy::{InboundPolicy, MtlsMode, Probe};
+use crate::policy::InboundPolicy;
 use crate::resilience::deadline::{Deadline, parse_deadline_ms};
 use crate::telemetry::PeerScopes;
 
@@ -39,6 +45,8 @@ pub(crate) struct Requests {
     limits: Resolved,
     /// What is added to `x-forwarded-for`.
     forwarded_for: Option<HeaderValue>,
+    /// Those in flight.
+    cuts: Arc<Cuts>,
     closing: Closing,
 }
 
@@ -49,6 +57,7 @@ impl Requests {
         port: Port,
         peer: Peer,
         client: Option<IpAddr>,
+        cuts: Arc<Cuts>,
         closing: Closing,
     ) -> Self {
         let service = port.service_label();
@@ -71,6 +80,7 @@ impl Requests {
             account,
             limits: Resolved::default(),
             forwarded_for,
+            cuts,
             closing,
         }
     }
@@ -108,18 +118,18 @@ impl Requests {
         let version = Version::of(request.version());
         let (head, body) = request.into_parts();
 
-        // Policy as it is now: an edit holds for the next request of an open connection.
+        // Policy as it is now: an edit holds for the next request of an open connection, and ends those
+        // in flight that it would refuse.
+        let cuttable = self.cuts.begin(&head.method, &head.uri);
         let policy = self.port.policy.load().ok_or_else(|| {
             Failure::never(Outcome::ConfigUnavailable, "no policy for this port yet")
         })?;
 
         // mTLS, authorization and rate limits; declared probes pass by all of them, copies of other
         // requests by the rates.
-        if !self.is_exempt(&policy, &head) {
-            self.admit(&policy, &head)?;
-            if policy.has_rate_limits() && !mirrored {
-                self.limit(&policy, &head, exchange.started())?;
-            }
+        let admission = self.admit(&policy, &head)?;
+        if admission != Admission::Exempt && policy.has_rate_limits() && !mirrored {
+            self.limit(&policy, &head, exchange.started())?;
         }
 
         // Deadline: the caller's sidecar says how long it still waits.
@@ -136,6 +146,8 @@ impl Requests {
         headers::one_length(&head)?;
         let mut request = Request::from_parts(head, RequestBody::from(body));
         let wanted = Wanted::take(&mut request);
+        let wanted = wanted.filter(|_| self.may_change_over(&policy, admission, &request));
+        let asked = wanted.as_ref().map(|_| Asked::of(&request, policy));
         let streams = headers::request_streams(&request);
         headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
         headers::strip_ours(request.headers_mut());
@@ -149,11 +161,13 @@ impl Requests {
         headers::prepare(&mut request)?;
 
         // The application.
-        let sending = self.inbound.apps.send(self.port.app, version, request);
-        let response = match before(deadline, sending).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(not_handed_on(error.failure)),
-            Err(_) => {
+        let apps = &self.inbound.apps;
+        let sending = pin!(before(deadline, apps.send(self.port.app, version, request)));
+        let mut response = match uncut(&cuttable, sending).await {
+            None => return Err(revoked()),
+            Some(Ok(Ok(response))) => response,
+            Some(Ok(Err(error))) => return Err(not_handed_on(error.failure)),
+            Some(Err(_)) => {
                 return Err(Failure::maybe(
                     Outcome::RequestTimeout,
                     "no response within the caller's time",
@@ -163,10 +177,12 @@ impl Requests {
         if Wanted::is_unasked(wanted.as_ref(), &response) {
             return Err(upgrade::unasked());
         }
+        let body = response.body_mut();
+        body.end_when_cut(cuttable, revoked().outcome);
         let until = if streams { Deadline::NONE } else { deadline };
         Ok(Answered {
             response,
-            wanted,
+            wanted: wanted.zip(asked),
             until,
         })
     }
@@ -179,19 +195,23 @@ impl Requests {
             until,
         } = answered;
         let status = response.status();
-        let granted = wanted.filter(|wanted| wanted.is_granted(&response));
+        let granted = wanted.filter(|(wanted, _)| wanted.is_granted(&response));
         headers::strip_hop_by_hop(response.headers_mut(), granted.is_some());
         headers::strip_ours(response.headers_mut());
 
-        if let Some(granted) = granted {
+        if let Some((granted, asked)) = granted {
             upgrade::without_length(&mut response);
             let upstream = hyper::upgrade::on(&mut response);
             let downstream = granted.into_downstream();
             let closing = self.closing.clone();
             let bridge = upgrade::bridge_upgrade(downstream, upstream, closing, Deadline::NONE);
+            let (port, peer) = (self.port.clone(), self.peer.clone());
             let bridging = async move {
-                let bridged = bridge.await;
-                exchange.finish(status.as_u16(), None, bridged.outcome());
+                let wish = asked.wish();
+                let seen = Some(Arc::clone(&asked.policy));
+                let bridged = relay_while_welcome(&port, &peer, wish, seen, pin!(bridge)).await;
+                let outcome = bridged.map_or_else(|revoked| revoked, Bridged::outcome);
+                exchange.finish(status.as_u16(), None, outcome);
             };
             self.inbound.spawn_tracked("upgraded connection", bridging);
             return response.map(|_| ResponseBody::Empty);
@@ -209,48 +229,46 @@ impl Requests {
         self.peer.id.is_some() && request.headers().get(&MIRROR).is_some_and(|it| it == TRUE)
     }
 
-    /// Whether a request passes without identity: plaintext, and exactly a declared probe.
-    fn is_exempt(&self, policy: &InboundPolicy, head: &Parts) -> bool {
-        if self.peer.id.is_some() {
-            return false;
-        }
-        let exempt = is_probe(policy, &head.method, head.uri.path());
-        if exempt {
-            self.inbound.telemetry.plaintext_exempt();
-        }
-        exempt
-    }
-
     /// Whether this is a probe that the port declares, of whoever proved nothing.
     fn is_declared_probe<B>(&self, request: &Request<B>) -> bool {
+        let wish = Wish::Request {
+            method: request.method(),
+            path: request.uri().path(),
+        };
         let policy = self.port.policy.load();
-        self.peer.id.is_none()
-            && policy.is_some_and(|it| is_probe(&it, request.method(), request.uri().path()))
+        self.peer.id.is_none() && policy.is_some_and(|policy| is_probe(&policy, wish))
     }
 
     /// Whether the caller may make this request.
-    fn admit(&self, policy: &InboundPolicy, head: &Parts) -> Result<(), Failure> {
-        if policy.mtls == MtlsMode::Strict && self.peer.id.is_none() {
-            return Err(Failure::never(
-                Outcome::MtlsRequired,
-                "this port takes mesh TLS only",
-            ));
-        }
+    fn admit(&self, policy: &InboundPolicy, head: &Parts) -> Result<Admission, Failure> {
         let wish = Wish::Request {
             method: &head.method,
             path: head.uri.path(),
         };
-        match authorize(&policy.authorization, self.peer.id.as_ref(), wish) {
-            Decision::Allow => Ok(()),
-            Decision::AllowAudited => {
-                tracing::info!(peer = &*self.peer.label, "would be unauthorized (audit)");
-                Ok(())
-            }
-            Decision::Deny => Err(Failure::never(
-                Outcome::Unauthorized,
-                "the caller may not make this request",
-            )),
+        let admission = admit(policy, self.peer.id.as_ref(), wish).map_err(not_admitted)?;
+        match admission {
+            Admission::Exempt => self.inbound.telemetry.plaintext_exempt(),
+            Admission::Audited => self.inbound.audited(&self.port, &self.peer),
+            Admission::Allowed => {}
         }
+        Ok(admission)
+    }
+
+    /// Whether the connection may change over to another protocol, of which nothing is seen any more.
+    /// Nobody who may not send bytes may send requests that way: then only WebSocket is let through,
+    /// which carries none, and for CONNECT what is said of it, which is a method.
+    fn may_change_over(
+        &self,
+        policy: &InboundPolicy,
+        admission: Admission,
+        request: &Request<RequestBody>,
+    ) -> bool {
+        if admission == Admission::Exempt {
+            return false;
+        }
+        *request.method() == Method::CONNECT
+            || headers::upgrades_to_websocket(request.headers())
+            || admit(policy, self.peer.id.as_ref(), Wish::Bytes).is_ok()
     }
 
     /// Whether the request is within every rate.
@@ -315,13 +333,55 @@ impl Handler for Requests {
 /// A response, and what of its request still matters.
 struct Answered {
     response: Response<UpstreamBody>,
-    wanted: Option<Wanted>,
+    wanted: Option<(Wanted, Asked)>,
     until: Deadline,
 }
 
-fn is_probe(policy: &InboundPolicy, method: &Method, path: &str) -> bool {
-    let declared = |probe: &Probe| *probe.path == *path && probe.method == *method;
-    policy.probes.iter().any(declared)
+/// What was asked for and admitted, for as long as what follows it lasts.
+struct Asked {
+    method: Method,
+    target: Option<PathAndQuery>,
+    policy: Arc<InboundPolicy>,
+}
+
+impl Asked {
+    fn of(request: &Request<RequestBody>, policy: Arc<InboundPolicy>) -> Self {
+        Self {
+            method: request.method().clone(),
+            target: request.uri().path_and_query().cloned(),
+            policy,
+        }
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        Wish::Request {
+            method: &self.method,
+            path: self.target.as_ref().map_or("", PathAndQuery::path),
+        }
+    }
+}
+
+/// What an exchange ends with that would not be admitted any more.
+fn revoked() -> Failure {
+    Failure::maybe(Outcome::Unauthorized, "authorization was revoked")
+}
+
+/// What `future` makes, unless the exchange is cut before.
+async fn uncut<F: Future>(exchange: &Cuttable, mut future: Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(made) => Poll::Ready(Some(made)),
+        Poll::Pending => exchange.poll_cut(cx).map(|()| None),
+    })
+    .await
+}
+
+/// A caller is told what was decided.
+fn not_admitted(outcome: Outcome) -> Failure {
+    let detail = match outcome {
+        Outcome::MtlsRequired => "this port takes mesh TLS only",
+        _ => "the caller may not make this request",
+    };
+    Failure::never(outcome, detail)
 }
 
 /// A connection to the application that broke before it took the request is, to the caller, one that

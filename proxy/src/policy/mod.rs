@@ -513,7 +513,7 @@ pub struct AllowEntry {
 pub enum Principal {
     /// This SPIFFE id.
     Exact(Box<str>),
-    /// Every SPIFFE id that begins so.
+    /// Every SPIFFE id that begins so; it ends with a slash, so that whole segments are compared.
     Prefix(Box<str>),
 }
 

@@ -59,6 +59,7 @@ families! { HANDLED:
     CONFIG_AGE = Gauge "weft_config_age_seconds" "Seconds since the configuration was last known to be current; 0 while the discovery stream stands.";
     DISCOVERY_CONNECTED = Gauge "weft_discovery_connected" "Whether the discovery stream to the control plane stands.";
     PLAINTEXT_EXEMPT = Counter "weft_plaintext_exempt_total" "Plaintext requests that passed a strict port because they are declared probes or paths.";
+    AUDITED = Counter "weft_authorization_audited_total" "Requests and opaque connections that an authorization would have denied if it enforced.";
     PANICS = Counter "weft_panics_total" "Tasks of this process that panicked; each is a bug.";
     LIMIT_HITS = Counter "weft_limit_hits_total" "Times that a bound of this process was hit, by its name.";
 }

@@ -105,6 +105,7 @@ struct Scopes {
     limits: Bounded<&'static str>,
     retries: Bounded<(Arc<str>, Arc<str>, Arc<str>)>,
     mirrors: Bounded<(Arc<str>, Arc<str>)>,
+    audited: HashMap<(Arc<str>, Arc<str>), Counter>,
     requests: HashMap<ScopeLabels, Arc<RequestScope>>,
     tcp: HashMap<TcpLabels, Arc<TcpScope>>,
 }
@@ -158,6 +159,7 @@ impl Telemetry {
                 limits: Bounded::new(MAX_LIMITS),
                 retries: Bounded::new(MAX_SCOPES),
                 mirrors: Bounded::new(MAX_SCOPES),
+                audited: HashMap::new(),
                 requests: HashMap::new(),
                 tcp: HashMap::new(),
             }),
@@ -279,6 +281,30 @@ impl Telemetry {
     /// Counts a plaintext request that passed a strict port.
     pub fn plaintext_exempt(&self) {
         self.plaintext_exempt.increment(1);
+    }
+
+    /// Counts a request or connection of `peer` to `service` that was let in only because the policy
+    /// audits. It takes a lock: for what is not to last.
+    pub fn audited(&self, service: &Arc<str>, peer: &Arc<str>) {
+        let mut scopes = self.scopes.lock();
+        let peer = self.bounded_peer(&mut scopes, Arc::clone(peer));
+        let mut key = (Arc::clone(service), peer);
+        if !scopes.audited.contains_key(&key) && scopes.audited.len() >= MAX_SCOPES {
+            key = (OVERFLOW.into(), OVERFLOW.into());
+            self.hit(&mut scopes, "audited_scopes");
+        }
+        let counter = scopes.audited.entry(key).or_insert_with_key(|key| {
+            let (service, peer) = key;
+            let labels = [
+                ("direction", Origin::Inbound.as_str()),
+                ("workload", &*self.process.workload),
+                ("namespace", &*self.process.namespace),
+                ("service", service),
+                ("peer", peer),
+            ];
+            self.recorder.counter(&families::AUDITED, &labels)
+        });
+        counter.increment(1);
     }
 
     /// Counts a copy of a request that came from another sidecar.

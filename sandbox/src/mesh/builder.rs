@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use weft_control_plane::policy::MtlsMode;
+use weft_control_plane::policy::{DefaultAuthorization, MtlsMode};
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
@@ -48,6 +48,7 @@ pub struct Builder {
     manifests: Vec<(String, String)>,
     control_plane_env: Vec<(String, String)>,
     minimum_mtls: Option<MtlsMode>,
+    default_authorization: Option<DefaultAuthorization>,
     server_first_ports: Option<Vec<u16>>,
     patience: Duration,
 }
@@ -66,6 +67,7 @@ impl Builder {
             manifests: Vec::new(),
             control_plane_env: Vec::new(),
             minimum_mtls: None,
+            default_authorization: None,
             server_first_ports: None,
             patience: START_PATIENCE,
         }
@@ -126,6 +128,12 @@ impl Builder {
     /// One more manifest, in `NAME.yaml`: what [`Mesh::apply_policy`] replaces by this name.
     pub fn named_policy(mut self, name: &str, yaml: &str) -> Self {
         self.manifests.push((name.to_owned(), yaml.to_owned()));
+        self
+    }
+
+    /// Who may call what no policy speaks of.
+    pub fn default_authorization(mut self, who: DefaultAuthorization) -> Self {
+        self.default_authorization = Some(who);
         self
     }
 
@@ -217,6 +225,7 @@ impl Builder {
             control_plane_env: self.control_plane_env,
             trust_domain: self.trust_domain,
             minimum_mtls: self.minimum_mtls,
+            default_authorization: self.default_authorization,
             server_first_ports: self.server_first_ports,
             namespace,
             networks: match block {

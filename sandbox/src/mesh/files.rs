@@ -44,9 +44,10 @@ impl Files {
             trust_domain: Some(common.trust_domain.clone()),
             networks: common.networks.clone(),
             server_first_ports: common.server_first_ports.clone(),
-            defaults: common
-                .minimum_mtls
-                .map(|mode| Defaults { mtls: Some(mode) }),
+            defaults: Some(Defaults {
+                mtls: common.minimum_mtls,
+                authorization: common.default_authorization,
+            }),
             explicit_listeners: listeners(state),
             workloads: state
                 .members

@@ -42,7 +42,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use weft_control_plane::policy::MtlsMode;
+use weft_control_plane::policy::{DefaultAuthorization, MtlsMode};
 use weft_proto::names;
 use weft_proto::spiffe::SpiffeId;
 
@@ -92,6 +92,7 @@ struct Common {
     control_plane_env: Vec<(String, String)>,
     trust_domain: String,
     minimum_mtls: Option<MtlsMode>,
+    default_authorization: Option<DefaultAuthorization>,
     server_first_ports: Option<Vec<u16>>,
     namespace: String,
     networks: Vec<IpNet>,

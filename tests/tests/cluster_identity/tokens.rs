@@ -39,6 +39,7 @@ fn model(workloads: &[(&str, &str, &str)]) -> Objects {
             networks: Vec::new(),
             server_first_ports: Vec::new(),
             minimum_mtls: None,
+            default_authorization: weft_control_plane::policy::DefaultAuthorization::AllowAll,
         },
         listeners: Vec::new(),
         workloads: workloads.iter().map(workload).collect(),

@@ -107,6 +107,19 @@ async fn audit(cx: Cx) -> anyhow::Result<()> {
         assert_eq!((seen.requests, seen.repeated_ids()), (10, 0));
         let log = mesh.sidecar_log("api-1");
         assert_eq!(log.matches("would be unauthorized (audit)").count(), 10);
+        let counted = async || {
+            let labels = [
+                ("direction", "inbound"),
+                ("service", "default/api:80"),
+                ("peer", "default/other"),
+            ];
+            let counted = metrics(mesh, "api-1").await?;
+            anyhow::Ok(counted.sum("weft_authorization_audited_total", &labels))
+        };
+        assert_eq!(counted().await?, 10.0);
+        let allowed = request(Method::GET, "/", "allowed", "");
+        let answer = send(&mesh.pod("client"), to, allowed).await?;
+        assert_eq!((answer.status.as_u16(), counted().await?), (200, 10.0));
 
         mesh.apply_policy("api", &mode("Enforce"))?;
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -118,7 +131,8 @@ async fn audit(cx: Cx) -> anyhow::Result<()> {
                 (403, Some("unauthorized"))
             );
         }
-        assert_eq!(stats(mesh, ["api-1"]).await?.requests, 10);
+        assert_eq!(stats(mesh, ["api-1"]).await?.requests, 11);
+        assert_eq!(counted().await?, 10.0, "what is denied is not audited");
         Ok(())
     })
     .await

@@ -11,6 +11,7 @@
 #![allow(clippy::float_cmp)]
 
 mod allowed;
+mod authz;
 mod backend_limits;
 mod balancer;
 mod bodies;
@@ -81,6 +82,7 @@ fn main() -> anyhow::Result<ExitCode> {
     rates::register(&mut suite);
     targets::register(&mut suite);
     allowed::register(&mut suite);
+    authz::register(&mut suite);
     reload::register(&mut suite);
     edges::register(&mut suite);
     limits::register(&mut suite);

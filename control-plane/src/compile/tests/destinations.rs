@@ -256,6 +256,14 @@ fn inbound_is_what_all_services_of_a_port_agree_to() {
     };
     assert!(ops.authorization.unwrap().lists[0].audit);
 
+    // What no policy speaks of is the mesh's default.
+    let file = format!("defaults: {{authorization: SameNamespace}}\n{MESH}");
+    let model = model_of(&[("mesh.yaml", &file)]);
+    let rest = inbound(&model, "both-1", "both", 0).unwrap();
+    let lists = rest.authorization.unwrap().lists;
+    let principals = &lists[0].entries[0].principals;
+    assert_eq!(*principals, ["spiffe://weft.local/ns/demo/sa/*"]);
+
     // Somebody else's workload.
     assert_eq!(inbound(&model, "both-1", "web", 8080), None);
     assert_eq!(inbound(&model, "gone", "web", 8080), None);

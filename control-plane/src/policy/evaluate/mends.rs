@@ -7,7 +7,7 @@ use crate::policy::duration;
 use crate::policy::schema::words;
 
 /// By what a text does not match.
-const PATTERNS: [(&str, &str); 12] = [
+const PATTERNS: [(&str, &str); 13] = [
     (duration::PATTERN, "write it as 250ms, 3s or 1h30m"),
     (
         words::LABEL,
@@ -32,6 +32,10 @@ const PATTERNS: [(&str, &str); 12] = [
         "leave out control characters, which no header can carry",
     ),
     (words::PATH, "begin it with /"),
+    (
+        words::PLAIN_PATH,
+        "write it as servers resolve it: /a/b, without //, dot segments, backslashes, ;, ? and #",
+    ),
     (
         words::SPIFFE_ID,
         "write spiffe://TRUST-DOMAIN/PATH, where the path may end in /*",

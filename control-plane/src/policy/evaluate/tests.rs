@@ -9,8 +9,8 @@ use crate::policy::TrafficPolicy;
 /// Texts that a pattern of the schema matches; the first ones of durations are in order.
 fn texts(pattern: &str) -> &'static [&'static str] {
     use crate::policy::schema::words::{
-        GROUP, GRPC_METHOD, GRPC_SERVICE, HEADER_VALUE, LABEL, LABEL_VALUE, PATH, SERVICE_ACCOUNT,
-        SPIFFE_ID, SUBDOMAIN, TOKEN,
+        GROUP, GRPC_METHOD, GRPC_SERVICE, HEADER_VALUE, LABEL, LABEL_VALUE, PATH, PLAIN_PATH,
+        SERVICE_ACCOUNT, SPIFFE_ID, SUBDOMAIN, TOKEN,
     };
     match pattern {
         crate::policy::DURATION_PATTERN => &[
@@ -22,6 +22,7 @@ fn texts(pattern: &str) -> &'static [&'static str] {
         TOKEN => &["x-user", "beta", "X-Canary", "connection"],
         HEADER_VALUE => &["", "text/plain", "a b"],
         PATH => &["/", "/orders"],
+        PLAIN_PATH => &["/", "/orders", "/.well-known/a..b/", "/caf\u{e9}/%20"],
         SPIFFE_ID => &["spiffe://cluster.local/ns/a/sa/b", "spiffe://x/*"],
         GRPC_SERVICE | GRPC_METHOD => &["Quotes", "_x"],
         other => panic!("{other}"),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::SPEC;
 use super::words::{
-    ENFORCED, EXAMPLE, GROUP, GRPC_METHOD, GRPC_SERVICE, HEADER_VALUE, LABEL, PATH,
+    ENFORCED, EXAMPLE, GROUP, GRPC_METHOD, GRPC_SERVICE, HEADER_VALUE, LABEL, PATH, PLAIN_PATH,
     SERVICE_ACCOUNT, SPIFFE_ID, SUBDOMAIN, TOKEN,
 };
 use crate::policy::duration;
@@ -194,6 +194,7 @@ fn text_kind(schema: &Value, length: &str) -> Vec<String> {
         Some(TOKEN) => "token",
         Some(HEADER_VALUE) => "text without control characters",
         Some(PATH) => "text that begins with `/`",
+        Some(PLAIN_PATH) => "path without empty segments, segments of dots, `\\`, `;`, `?` and `#`",
         Some(SPIFFE_ID) => "SPIFFE id",
         Some(GRPC_SERVICE) => "letters, digits, `_` and `.`",
         Some(GRPC_METHOD) => "letters, digits and `_`",

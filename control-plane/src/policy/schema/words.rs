@@ -31,6 +31,9 @@ pub(crate) const TOKEN: &str = r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$";
 pub(crate) const HEADER_VALUE: &str = r"^[^\x00-\x08\x0a-\x1f\x7f]*$";
 /// A path.
 pub(crate) const PATH: &str = "^/";
+/// A path that all servers read alike: no empty segment, none of dots only, no `\`, `;`, `?` or `#`.
+pub(crate) const PLAIN_PATH: &str =
+    r"^(/|(/\.*[^/.\\;?#\x00-\x20\x7f][^/\\;?#\x00-\x1f\x7f]*)+/?)$";
 /// A SPIFFE id, or with `/*` all ids below one.
 pub(crate) const SPIFFE_ID: &str = r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*(/\*)?$";
 /// A gRPC service with its package.

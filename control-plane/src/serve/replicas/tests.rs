@@ -147,6 +147,7 @@ fn replicas() -> (Arc<Replicas>, watch::Sender<Arc<Model>>) {
             networks: Vec::new(),
             server_first_ports: Vec::new(),
             minimum_mtls: None,
+            default_authorization: crate::policy::DefaultAuthorization::AllowAll,
         },
         listeners: Vec::new(),
         workloads: Vec::new(),

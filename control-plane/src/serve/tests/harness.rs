@@ -473,6 +473,7 @@ pub(super) fn objects() -> Objects {
             networks: vec![network("10.0.0.0/8")],
             server_first_ports: Vec::new(),
             minimum_mtls: None,
+            default_authorization: crate::policy::DefaultAuthorization::AllowAll,
         },
         listeners: Vec::new(),
         workloads,

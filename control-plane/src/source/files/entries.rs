@@ -28,13 +28,15 @@ pub(super) fn settings(file: MeshFile) -> Result<MeshSettings, String> {
     if file.networks.is_empty() {
         return Err("networks: at least one is required".to_owned());
     }
+    let defaults = file.defaults.unwrap_or_default();
     Ok(MeshSettings {
         trust_domain,
         networks: file.networks,
         server_first_ports: file
             .server_first_ports
             .unwrap_or_else(|| DEFAULT_SERVER_FIRST_PORTS.to_vec()),
-        minimum_mtls: file.defaults.and_then(|defaults| defaults.mtls),
+        minimum_mtls: defaults.mtls,
+        default_authorization: defaults.authorization.unwrap_or_default(),
     })
 }
 

@@ -74,6 +74,7 @@ pub(super) fn together(files: &BTreeMap<String, Contents>) -> Once {
         networks: Vec::new(),
         server_first_ports: DEFAULT_SERVER_FIRST_PORTS.to_vec(),
         minimum_mtls: None,
+        default_authorization: crate::policy::DefaultAuthorization::AllowAll,
     });
     Once {
         objects: store.objects_under(settings),

@@ -20,7 +20,7 @@ use super::service::Service;
 use super::slice::Slice;
 use super::store::{Change, Cluster};
 use crate::index::{MeshSettings, Name, Objects};
-use crate::policy::MtlsMode;
+use crate::policy::{DefaultAuthorization, MtlsMode};
 use crate::source::mesh_file::{DEFAULT_NETWORKS, DEFAULT_SERVER_FIRST_PORTS};
 
 /// Objects of one answer at most, so that no answer is big.
@@ -114,11 +114,18 @@ pub fn settings_of(lookup: impl Fn(&str) -> Option<String>) -> Result<MeshSettin
         Some("Strict") => Some(MtlsMode::Strict),
         Some(other) => return Err(wrong(env::MINIMUM_MTLS, other)),
     };
+    let default_authorization = match lookup(env::DEFAULT_AUTHORIZATION) {
+        None => DefaultAuthorization::default(),
+        Some(word) => word
+            .parse()
+            .map_err(|_| wrong(env::DEFAULT_AUTHORIZATION, &word))?,
+    };
     Ok(MeshSettings {
         trust_domain: lookup(env::TRUST_DOMAIN).unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
         networks: networks.collect::<Result<_, _>>()?,
         server_first_ports: ports.collect::<Result<_, _>>()?,
         minimum_mtls,
+        default_authorization,
     })
 }
 

@@ -32,6 +32,7 @@ fn settings() -> MeshSettings {
         networks: vec!["10.0.0.0/8".parse().unwrap()],
         server_first_ports: Vec::new(),
         minimum_mtls: None,
+        default_authorization: crate::policy::DefaultAuthorization::AllowAll,
     }
 }
 

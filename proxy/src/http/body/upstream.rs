@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::BodyError;
 use crate::http::client::Lease;
+use crate::http::cuts::Cuttable;
 use crate::http::deadline::Alarm;
 use crate::outcome::Outcome;
 use crate::resilience::deadline::Deadline;
@@ -107,6 +108,8 @@ pub struct UpstreamBody {
     bytes: u64,
     grpc_status: Option<u16>,
     ended: bool,
+    /// Who may end it, and the outcome then.
+    cut: Option<(Cuttable, Outcome)>,
 }
 
 impl UpstreamBody {
@@ -129,6 +132,7 @@ impl UpstreamBody {
             bytes: 0,
             grpc_status: None,
             ended: false,
+            cut: None,
         };
         if body.inner.is_end_stream() {
             body.lease.give_back();
@@ -151,6 +155,11 @@ impl UpstreamBody {
         self.deadline = deadline;
         self.idle = idle;
         self.last_frame = idle.map(|_| Instant::now());
+    }
+
+    /// Ends the body with an error, and its exchange with `outcome`, when the exchange is cut.
+    pub fn end_when_cut(&mut self, exchange: Cuttable, outcome: Outcome) {
+        self.cut = Some((exchange, outcome));
     }
 
     /// Waits for the first frame, which still comes in its turn: the trailers, where they are all that
@@ -198,6 +207,7 @@ impl UpstreamBody {
             return;
         }
         self.ended = true;
+        self.cut = None;
         self.alarm.disarm();
         if ending == Ending::Complete {
             self.lease.give_back();
@@ -234,6 +244,13 @@ impl Body for UpstreamBody {
         let this = self.get_mut();
         if this.ended {
             return Poll::Ready(None);
+        }
+        if let Some((exchange, outcome)) = &this.cut
+            && exchange.poll_cut(cx).is_ready()
+        {
+            let outcome = *outcome;
+            this.finish(Ending::Failed(outcome));
+            return Poll::Ready(Some(Err(BodyError::revoked())));
         }
         let polled = match this.ahead.take() {
             Some(ahead) => Poll::Ready(Some(ahead)),

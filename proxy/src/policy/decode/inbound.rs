@@ -68,6 +68,10 @@ fn principal(text: &str) -> Decoded<Principal> {
     if stem.contains('*') || text.is_empty() {
         return Err(refuse("", "empty, or an asterisk before the end"));
     }
+    if prefix && !stem.ends_with('/') {
+        // A namespace's name may begin with another's.
+        return Err(refuse("", "an asterisk that is no whole segment"));
+    }
     Ok(if prefix {
         Principal::Prefix(stem.into())
     } else {

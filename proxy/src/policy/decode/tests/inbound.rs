@@ -34,6 +34,14 @@ fn inbound() {
         ]
     );
 
+    for bad in ["spiffe://a/ns/b*", "*", "spiffe://a/*/b*", ""] {
+        let mut message = message.clone();
+        let lists = &mut message.authorization.as_mut().unwrap().lists;
+        lists[0].entries[0].principals[0] = bad.into();
+        let error = decode::inbound(&message).unwrap_err().to_string();
+        assert!(error.starts_with("authorization"), "{bad}: {error}");
+    }
+
     assert_eq!(policy.rate_limits, []);
     // What a control plane of before does not say is not so.
     assert!(!policy.application_ended && !policy.terminating);

@@ -1,0 +1,4 @@
+//! The decision by tables, and the readings of paths against a judge of their own.
+
+mod judge;
+mod tables;
