@@ -10,6 +10,11 @@
 
 mod authority;
 mod csr;
+mod document;
+mod make;
+mod pair;
+pub mod rotation;
+mod signer;
 mod state;
 pub mod tokens;
 
@@ -25,11 +30,15 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
 
 pub use self::authority::{
-    Authority, BadAuthority, DEFAULT_LEAF_LIFETIME, IssueError, Leaf, MIN_LEAF_LIFETIME,
+    Authority, BadAuthority, DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME, Stand,
 };
-#[cfg(feature = "kubernetes")]
-pub(crate) use self::authority::{BACKDATING, parse_key, serial, set_validity};
 pub use self::csr::{CsrError, WorkloadKey};
+pub use self::document::{BeginError, Document, Underway};
+pub use self::make::Lifetimes;
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::make::{BACKDATING, parse_key, serial, set_validity};
+pub use self::pair::{Fingerprint, Pair};
+pub use self::signer::{IssueError, Leaf};
 pub use self::state::{StateError, TRUST_BUNDLE_FILE};
 
 /// Whom the mesh trusts. Cheap to clone.

@@ -1,5 +1,8 @@
 //! Properties of the authority and of tokens.
 
+mod document;
+mod rotation;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
