@@ -36,6 +36,8 @@ pub struct Authority {
     leaf_lifetime: Duration,
     in_force: ArcSwap<InForce>,
     bundle: watch::Sender<TrustBundle>,
+    /// The state's generation.
+    changes: watch::Sender<u64>,
     /// Makes writers take turns, and has what was signed.
     signed: Mutex<Signed>,
 }
@@ -177,6 +179,7 @@ impl Authority {
             trust_domain: trust_domain.to_owned(),
             leaf_lifetime,
             bundle: watch::Sender::new(in_force.document.bundle()),
+            changes: watch::Sender::new(in_force.document.generation),
             in_force: ArcSwap::from_pointee(in_force),
             signed: Mutex::default(),
         })
@@ -195,6 +198,11 @@ impl Authority {
     /// Whom the mesh trusts, now and later.
     pub fn bundle(&self) -> watch::Receiver<TrustBundle> {
         self.bundle.subscribe()
+    }
+
+    /// Changes after what is in force does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// The state that is in force.
@@ -247,6 +255,7 @@ impl Authority {
     pub(crate) fn put_in_force(&self, document: Document) -> Result<(), String> {
         let next = InForce::of(document)?;
         let bundle = next.document.bundle();
+        let generation = next.document.generation;
         let mut signed = self.signed.lock();
         if next.signer.fingerprint() != self.in_force.load().signer.fingerprint() {
             signed.by_former = signed.by_former.max(signed.by_this.take());
@@ -258,6 +267,7 @@ impl Authority {
             *known = bundle;
             is_new
         });
+        self.changes.send_replace(generation);
         Ok(())
     }
 

@@ -11,10 +11,12 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::pair::{Key, Pair};
+use super::rotation::Timing;
 
 /// Certificates are good from so long ago, for clocks that are behind.
 pub(crate) const BACKDATING: Duration = Duration::from_secs(15 * 60);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+/// In seconds.
+const DAY: u64 = 24 * 3600;
 const SERIAL_LEN: usize = 16;
 
 /// How long what stands above leaves lives.
@@ -26,14 +28,56 @@ pub struct Lifetimes {
     pub root: Duration,
 }
 
-impl Default for Lifetimes {
+impl Lifetimes {
     /// One year and ten.
-    fn default() -> Self {
-        Self {
-            issuer: DAY * 365,
-            root: DAY * 3650,
+    pub const DEFAULT: Self = Self {
+        issuer: Duration::from_secs(365 * DAY),
+        root: Duration::from_secs(3650 * DAY),
+    };
+
+    /// What is too short for leaves of this life, if anything: what is rotated at two thirds of its life has
+    /// to be out of use when it ends.
+    pub fn trouble(&self, leaf: Duration) -> Option<String> {
+        let Timing {
+            leaf,
+            slack,
+            settle: _,
+            margin,
+        } = Timing::of(leaf);
+        let sign = leaf + margin + slack;
+        let issuer = sign * 3;
+        let root = (sign + leaf + slack) * 3;
+        let with = |what: &str, is: Duration, least: Duration| {
+            Some(format!(
+                "{what} of {} s is too short for leaves of {} s: at least {} s",
+                is.as_secs(),
+                leaf.as_secs(),
+                least.as_secs()
+            ))
+        };
+        if self.issuer < issuer {
+            return with("an issuer's life", self.issuer, issuer);
         }
+        if self.root < root.max(self.issuer) {
+            return with("a root's life", self.root, root.max(self.issuer));
+        }
+        None
     }
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// When a certificate that signs is to be rotated: at two thirds of its life, or of the life that it should
+/// have where that is shorter.
+pub fn due_at(certificate: &CertificateDer<'_>, lifetime: Duration) -> Result<SystemTime, String> {
+    let (not_before, not_after) = super::pair::validity(certificate)?;
+    let made = not_before + BACKDATING;
+    let life = not_after.duration_since(made).unwrap_or_default();
+    Ok(made + life.min(lifetime) * 2 / 3)
 }
 
 /// A root and an issuer under it.

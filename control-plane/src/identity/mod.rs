@@ -34,12 +34,12 @@ pub use self::authority::{
 };
 pub use self::csr::{CsrError, WorkloadKey};
 pub use self::document::{BeginError, Document, Underway};
-pub use self::make::Lifetimes;
 #[cfg(feature = "kubernetes")]
 pub(crate) use self::make::{BACKDATING, parse_key, serial, set_validity};
-pub use self::pair::{Fingerprint, Pair};
+pub use self::make::{Lifetimes, due_at};
+pub use self::pair::{Fingerprint, Pair, validity};
 pub use self::signer::{IssueError, Leaf};
-pub use self::state::{StateError, TRUST_BUNDLE_FILE};
+pub use self::state::{Directory, StateError, TRUST_BUNDLE_FILE};
 
 /// Whom the mesh trusts. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]

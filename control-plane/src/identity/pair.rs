@@ -98,9 +98,7 @@ impl Pair {
 }
 
 /// From when until when a certificate is good.
-pub(super) fn validity(
-    certificate: &CertificateDer<'_>,
-) -> Result<(SystemTime, SystemTime), String> {
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|e| format!("the certificate cannot be read: {e}"))?;
     let validity = certificate.validity();

@@ -68,11 +68,6 @@ impl Signer {
         Fingerprint::of(&self.chain[0])
     }
 
-    /// When the first certificate of its chain expires.
-    pub(super) fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
-
     /// Its certificate.
     pub(super) fn certificate(&self) -> &CertificateDer<'static> {
         &self.chain[0]

@@ -32,6 +32,7 @@ mod proxy_status;
 mod rates;
 mod reload;
 mod retries;
+mod rotation;
 mod rules;
 mod security;
 mod split;
@@ -72,6 +73,7 @@ fn main() -> anyhow::Result<ExitCode> {
     security::register(&mut suite);
     lifecycle::register(&mut suite);
     outage::register(&mut suite);
+    rotation::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);

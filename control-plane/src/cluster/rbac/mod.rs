@@ -194,8 +194,8 @@ pub const RULES: &[Rule] = &[
         group: "",
         resources: &["secrets"],
         names: &[cluster::AUTHORITY_SECRET],
-        verbs: &["get"],
-        why: "the certificate authority's state, which nobody changes",
+        verbs: &["get", "update"],
+        why: "the certificate authority's state, which rotations change",
     },
     Rule {
         scope: Scope::Own,
