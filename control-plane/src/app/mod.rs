@@ -37,8 +37,8 @@ use self::settings::{Command, Serve, Settings, Token};
 use crate::identity::tokens::{JoinTokenReviewer, JoinTokens};
 use crate::identity::{Authority, Directory, TRUST_BUNDLE_FILE, TokenReviewer};
 use crate::index::Model;
-use crate::keeper::{DirectoryStore, Keeper};
-use crate::serve::admin::{Admin, Trusted};
+use crate::keeper::{AnyKeeper, DirectoryStore, FilesGiver, GivenFiles, GivenKeeper, Keeper};
+use crate::serve::admin::Admin;
 use crate::serve::counts::Counts;
 use crate::serve::replicas::Place;
 use crate::serve::streams::Streams;
@@ -209,8 +209,7 @@ async fn serve_until(
     );
     synced.send_replace(Some(models));
     serving.send_replace(Some(server.replicas()));
-    let trusted: Arc<dyn Trusted> = parts.keeper.clone();
-    keeping.send_replace(Some(trusted));
+    keeping.send_replace(Some(parts.keeper.trusted()));
     tasks.spawn(
         end.clone()
             .run_until_cancelled_owned(parts.keeper.run(server.replicas())),
@@ -231,7 +230,7 @@ struct Parts {
     models: watch::Receiver<Arc<Model>>,
     authority: Arc<Authority>,
     /// Who moves its rotations on.
-    keeper: Arc<Keeper>,
+    keeper: AnyKeeper,
     reviewer: Arc<dyn TokenReviewer>,
     /// Where sidecars boot from, for people.
     trust_bundle: String,
@@ -268,13 +267,11 @@ async fn from_directory(
         .await
         .with_context(|| format!("reading {}", dir.display()))?;
     let trust_domain = models.borrow().trust_domain().to_owned();
-    let lifetimes = settings.lifetimes()?;
-    let (leaf, now) = (settings.leaf_lifetime, SystemTime::now());
-    let authority = Authority::open_with(state, &trust_domain, leaf, &lifetimes, now)
-        .context("the certificate authority")?;
-    let authority = Arc::new(authority);
-    let store = DirectoryStore::new(Directory::new(state));
-    let keeper = Keeper::new(authority.clone(), store, lifetimes, metrics);
+    let (authority, keeper) = match settings.given() {
+        Some(files) => given(files, state, &trust_domain, settings, metrics),
+        None => own(state, &trust_domain, settings, metrics),
+    }
+    .context("the certificate authority")?;
     let tokens = JoinTokens::open(state).context("the join tokens")?;
     let accounts = {
         let models = models.clone();
@@ -287,12 +284,50 @@ async fn from_directory(
     Ok(Parts {
         models,
         authority,
-        keeper: Arc::new(keeper),
+        keeper,
         reviewer: Arc::new(JoinTokenReviewer::new(tokens, Box::new(accounts))),
         trust_bundle: state.join(TRUST_BUNDLE_FILE).display().to_string(),
         place: None,
         beside: None,
     })
+}
+
+/// An authority that is made in the state directory, once.
+fn own(
+    state: &Path,
+    trust_domain: &str,
+    settings: &Serve,
+    metrics: &Metrics,
+) -> anyhow::Result<(Arc<Authority>, AnyKeeper)> {
+    let lifetimes = settings.lifetimes()?;
+    let (leaf, now) = (settings.leaf_lifetime, SystemTime::now());
+    let authority = Authority::open_with(state, trust_domain, leaf, &lifetimes, now)?;
+    let authority = Arc::new(authority);
+    let store = DirectoryStore::new(Directory::new(state));
+    let keeper = Keeper::new(authority.clone(), store, lifetimes, metrics);
+    Ok((authority, AnyKeeper::Own(Arc::new(keeper))))
+}
+
+/// An authority whose issuer is given in files. Its bundle is in the state directory.
+fn given(
+    files: GivenFiles,
+    state: &Path,
+    trust_domain: &str,
+    settings: &Serve,
+    metrics: &Metrics,
+) -> anyhow::Result<(Arc<Authority>, AnyKeeper)> {
+    let (leaf, now) = (settings.leaf_lifetime, SystemTime::now());
+    let authority = Authority::given(&files.read()?, trust_domain, leaf, now)
+        .with_context(|| format!("the issuer of {}", files.certificate.display()))?;
+    let directory = Directory::new(state);
+    directory.begin_given(&authority)?;
+    let authority = Arc::new(authority);
+    let keeper = GivenKeeper::new(
+        authority.clone(),
+        FilesGiver::new(files, directory),
+        metrics,
+    );
+    Ok((authority, AnyKeeper::Given(Arc::new(keeper))))
 }
 
 #[cfg(feature = "kubernetes")]

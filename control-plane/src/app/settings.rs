@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use weft_proto::names::{self, env, ports};
 
 use crate::identity::{DEFAULT_LEAF_LIFETIME, Lifetimes, MIN_LEAF_LIFETIME};
+use crate::keeper::GivenFiles;
 use crate::policy::MtlsMode;
 use crate::source::mesh_file::{DEFAULT_NETWORKS, DEFAULT_SERVER_FIRST_PORTS, Defaults, MeshFile};
 
@@ -91,6 +92,17 @@ pub(super) struct Serve {
     #[arg(long, env = env::LEAF_LIFETIME, value_name = "DURATION",
           value_parser = leaf_lifetime, default_value = "24h")]
     pub(super) leaf_lifetime: Duration,
+    /// Certificate of an issuer that somebody else makes, with those between it and its root; with --dir.
+    /// It is read again when it changes. In a cluster it is in Secret weft-issuer.
+    #[arg(long, env = env::ISSUER_CERT, value_name = "FILE",
+          requires_all = ["dir", "issuer_key", "trust_roots"])]
+    pub(super) issuer_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, env = env::ISSUER_KEY, value_name = "FILE", requires = "issuer_cert")]
+    pub(super) issuer_key: Option<PathBuf>,
+    /// The roots that the mesh trusts with it.
+    #[arg(long, env = env::TRUST_ROOTS, value_name = "FILE", requires = "issuer_cert")]
+    pub(super) trust_roots: Option<PathBuf>,
     /// How long issuers live; rotated at two thirds of that.
     #[arg(long, env = env::ISSUER_LIFETIME, value_name = "DURATION",
           value_parser = duration, default_value = "8760h")]
@@ -111,6 +123,15 @@ pub(super) struct Serve {
 }
 
 impl Serve {
+    /// Where an issuer is given, if it is.
+    pub(super) fn given(&self) -> Option<GivenFiles> {
+        Some(GivenFiles {
+            certificate: self.issuer_cert.clone()?,
+            key: self.issuer_key.clone()?,
+            roots: self.trust_roots.clone()?,
+        })
+    }
+
     /// How long issuers and roots live, where that is long enough for the leaves.
     pub(super) fn lifetimes(&self) -> anyhow::Result<Lifetimes> {
         let lifetimes = Lifetimes {

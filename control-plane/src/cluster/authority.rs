@@ -18,7 +18,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use weft_proto::names::cluster::{
-    AUTHORITY_KEY, AUTHORITY_SECRET, MANAGED_BY, MANAGED_BY_LABEL, ROTATE, TRUST_BUNDLE,
+    AUTHORITY_KEY, AUTHORITY_SECRET, MANAGED_BY, MANAGED_BY_LABEL, ROTATE, STANDING, TRUST_BUNDLE,
     TRUST_BUNDLE_KEY,
 };
 use zeroize::Zeroizing;
@@ -27,7 +27,7 @@ use super::bundle::Reached;
 use super::call::{CallError, Pauses, call};
 use super::{Leading, until_leading};
 use crate::identity::rotation::{Kind, Published};
-use crate::identity::{Authority, BadAuthority, Lifetimes, TrustBundle};
+use crate::identity::{Authority, BadAuthority, Document, Lifetimes, TrustBundle};
 use crate::keeper::{Kept, Store, StoreError, Written};
 
 /// How long a replica that does not lead waits between looks.
@@ -173,11 +173,9 @@ fn judge(
     let bundle = bundle.and_then(|data| data.get(TRUST_BUNDLE_KEY));
     let bundle = bundle.and_then(|text| TrustBundle::from_pem(text.as_bytes()));
     match bundle {
-        Some(bundle) if !authority.document().is_known_to(&bundle) => {
-            Err(AuthorityError::OtherBundle {
-                namespace: namespace(),
-            })
-        }
+        Some(bundle) if !authority.is_known_to(&bundle) => Err(AuthorityError::OtherBundle {
+            namespace: namespace(),
+        }),
         _ => Ok(Some(authority)),
     }
 }
@@ -187,10 +185,13 @@ async fn make(secrets: &Api<Secret>, home: &Home<'_>) -> Result<(), Trouble> {
     let (domain, lifetimes, leaf) = (home.trust_domain, &home.lifetimes, home.leaf_lifetime);
     let state = Authority::make_state_with(domain, lifetimes, leaf, SystemTime::now());
     let state = state.map_err(Trouble::Bad)?;
+    let standing = Document::parse(state.as_bytes(), domain, SystemTime::now());
+    let standing = standing.map(|document| (STANDING.to_owned(), document.standing()));
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(AUTHORITY_SECRET.to_owned()),
             labels: Some([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into()),
+            annotations: standing.ok().map(|standing| [standing].into()),
             ..ObjectMeta::default()
         },
         type_: Some("Opaque".to_owned()),
@@ -300,13 +301,15 @@ impl Store for SecretStore {
 
     fn write<'a>(
         &'a self,
-        text: &'a str,
+        next: &'a Document,
         over: &'a Kept,
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
         let change = |secret: &mut Secret| {
-            let content = ByteString(text.as_bytes().to_vec());
+            let content = ByteString(next.to_text().as_bytes().to_vec());
             let data = secret.data.get_or_insert_default();
             data.insert(AUTHORITY_KEY.to_owned(), content);
+            let annotations = secret.metadata.annotations.get_or_insert_default();
+            annotations.insert(STANDING.to_owned(), next.standing());
             forget(secret);
         };
         self.change(&over.version, change).boxed()
@@ -317,13 +320,7 @@ impl Store for SecretStore {
     }
 
     fn published<'a>(&'a self, bundle: &'a TrustBundle) -> BoxFuture<'a, Published> {
-        let reached = self.reached.borrow();
-        let published = match reached.failures {
-            _ if reached.bundle.as_ref() != Some(bundle) => Published::No,
-            0 => Published::Everywhere,
-            _ => Published::Partly,
-        };
-        ready(published).boxed()
+        ready(reached_by(&self.reached, bundle)).boxed()
     }
 
     fn ask(&self, kind: Kind) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -340,6 +337,16 @@ impl Store for SecretStore {
             }
         };
         asking.boxed()
+    }
+}
+
+/// How far a bundle has come.
+pub(super) fn reached_by(reached: &watch::Receiver<Reached>, bundle: &TrustBundle) -> Published {
+    let reached = reached.borrow();
+    match reached.failures {
+        _ if reached.bundle.as_ref() != Some(bundle) => Published::No,
+        0 => Published::Everywhere,
+        _ => Published::Partly,
     }
 }
 

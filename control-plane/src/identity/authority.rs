@@ -17,6 +17,7 @@ use weft_proto::spiffe::SpiffeId;
 use zeroize::Zeroizing;
 
 use super::document::Document;
+use super::given::{Given, GivenText};
 use super::make::{Lifetimes, parse_key};
 use super::pair::Fingerprint;
 use super::signer::{IssueError, Leaf, Signer, own_id};
@@ -44,7 +45,8 @@ pub struct Authority {
 
 struct InForce {
     signer: Signer,
-    document: Arc<Document>,
+    /// `None` where somebody else gives the issuer.
+    document: Option<Arc<Document>>,
 }
 
 /// When the last leaf expires of those that were signed here.
@@ -52,6 +54,12 @@ struct InForce {
 struct Signed {
     by_this: Option<SystemTime>,
     by_former: Option<SystemTime>,
+}
+
+/// A given issuer that may be taken.
+pub struct Weighed {
+    given: Given,
+    is_known: bool,
 }
 
 /// Where an authority stands, for others to know.
@@ -128,7 +136,7 @@ impl Authority {
             // One that cannot be read says nothing of another authority.
             Some(bundle)
                 if TrustBundle::from_pem(&bundle)
-                    .is_some_and(|bundle| !authority.document().is_known_to(&bundle)) =>
+                    .is_some_and(|bundle| !authority.is_known_to(&bundle)) =>
             {
                 return Err(corrupt(
                     &bundle_path,
@@ -174,12 +182,37 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Self, BadAuthority> {
         let document = Document::parse(state, trust_domain, now).map_err(BadAuthority)?;
+        let (bundle, generation) = (document.bundle(), document.generation);
         let in_force = InForce::of(document).map_err(BadAuthority)?;
         Ok(Self {
             trust_domain: trust_domain.to_owned(),
             leaf_lifetime,
-            bundle: watch::Sender::new(in_force.document.bundle()),
-            changes: watch::Sender::new(in_force.document.generation),
+            bundle: watch::Sender::new(bundle),
+            changes: watch::Sender::new(generation),
+            in_force: ArcSwap::from_pointee(in_force),
+            signed: Mutex::default(),
+        })
+    }
+
+    /// The authority of an issuer that somebody else makes. See [`Authority::weigh`] for later ones.
+    pub fn given(
+        text: &GivenText,
+        trust_domain: &str,
+        leaf_lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Self, BadAuthority> {
+        let given = Given::parse(text, trust_domain, now).map_err(BadAuthority)?;
+        let in_force = InForce {
+            signer: given.signer,
+            document: None,
+        };
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            leaf_lifetime,
+            bundle: watch::Sender::new(TrustBundle {
+                roots: given.roots.into(),
+            }),
+            changes: watch::Sender::new(0),
             in_force: ArcSwap::from_pointee(in_force),
             signed: Mutex::default(),
         })
@@ -205,9 +238,18 @@ impl Authority {
         self.changes.subscribe()
     }
 
-    /// The state that is in force.
-    pub fn document(&self) -> Arc<Document> {
+    /// The state that is in force; `None` where somebody else gives the issuer.
+    pub fn document(&self) -> Option<Arc<Document>> {
         self.in_force.load().document.clone()
+    }
+
+    /// Whether somebody who trusts these roots knows this authority, or knew it.
+    pub fn is_known_to(&self, bundle: &TrustBundle) -> bool {
+        if let Some(document) = self.document() {
+            return document.is_known_to(bundle);
+        }
+        let own = self.bundle.borrow();
+        bundle.roots.iter().any(|root| own.roots.contains(root))
     }
 
     /// Where it stands.
@@ -234,6 +276,7 @@ impl Authority {
     pub fn adopt(&self, state: &[u8], now: SystemTime) -> Result<bool, BadAuthority> {
         let document = Document::parse(state, &self.trust_domain, now).map_err(BadAuthority)?;
         let in_force = self.document();
+        let in_force = in_force.ok_or_else(|| BadAuthority("the issuer is given".to_owned()))?;
         if document.generation == in_force.generation && document.is_same(&in_force) {
             return Ok(false);
         }
@@ -253,22 +296,58 @@ impl Authority {
 
     /// Puts a state in force that follows from the one that is.
     pub(crate) fn put_in_force(&self, document: Document) -> Result<(), String> {
+        let bundle = document.bundle();
         let next = InForce::of(document)?;
-        let bundle = next.document.bundle();
-        let generation = next.document.generation;
+        self.replace(next, Some(bundle));
+        Ok(())
+    }
+
+    /// Looks at a given issuer that was read later. Nothing of it is in force before [`Authority::take`].
+    pub fn weigh(&self, text: &GivenText, now: SystemTime) -> Result<Weighed, BadAuthority> {
+        let given = Given::parse(text, &self.trust_domain, now).map_err(BadAuthority)?;
+        let known = self.bundle.borrow().roots.clone();
+        // By the roots of now alone: whoever trusts them believes it at once.
+        let is_known = given.signer.prove(&self.trust_domain, &known, now).is_ok();
+        Ok(Weighed { given, is_known })
+    }
+
+    /// Signs with a given issuer from now on.
+    pub fn take(&self, weighed: Weighed) {
+        let next = InForce {
+            signer: weighed.given.signer,
+            document: None,
+        };
+        self.replace(next, None);
+    }
+
+    /// Trusts these roots from now on; for given ones.
+    pub fn trust(&self, roots: Vec<CertificateDer<'static>>) {
+        let bundle = TrustBundle {
+            roots: roots.into(),
+        };
+        self.say(bundle);
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn replace(&self, next: InForce, bundle: Option<TrustBundle>) {
         let mut signed = self.signed.lock();
         if next.signer.fingerprint() != self.in_force.load().signer.fingerprint() {
             signed.by_former = signed.by_former.max(signed.by_this.take());
         }
         self.in_force.store(Arc::new(next));
         drop(signed);
+        if let Some(bundle) = bundle {
+            self.say(bundle);
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn say(&self, bundle: TrustBundle) {
         self.bundle.send_if_modified(|known| {
             let is_new = *known != bundle;
             *known = bundle;
             is_new
         });
-        self.changes.send_replace(generation);
-        Ok(())
     }
 
     /// Signs a workload's key.
@@ -309,12 +388,29 @@ impl Authority {
     }
 }
 
+impl Weighed {
+    /// Whether whoever trusts the roots of now believes it.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// Whom to trust with it.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.given.roots
+    }
+
+    /// What tells it from another one.
+    pub fn digest(&self) -> (Fingerprint, Vec<Fingerprint>) {
+        self.given.digest()
+    }
+}
+
 impl InForce {
     fn of(document: Document) -> Result<Self, String> {
         let key = parse_key(document.signing.issuer_key.der())?;
         Ok(Self {
             signer: Signer::new(vec![document.signing.issuer.clone()], key)?,
-            document: Arc::new(document),
+            document: Some(Arc::new(document)),
         })
     }
 }

@@ -26,7 +26,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use zeroize::Zeroizing;
 
 use super::make::{self, Lifetimes};
-use super::pair::{Fingerprint, Key, Pair};
+use super::pair::{Fingerprint, Key, Pair, validity};
 use super::rotation::{Kind, Phase, Rotation};
 use super::{TrustBundle, pem_section};
 
@@ -152,6 +152,22 @@ impl Document {
             text.push_str(section);
         }
         text
+    }
+
+    /// Where it stands, without anything secret, as one JSON object: for whoever may look at what it is kept
+    /// in and not inside. Moments are seconds of unix time.
+    pub fn standing(&self) -> String {
+        let ends = |certificate| validity(certificate).map_or(0, |(_, end)| seconds(end));
+        let begins = |certificate| validity(certificate).map_or(0, |(begin, _)| seconds(begin));
+        let rotation = self.underway.as_ref().map(|underway| underway.rotation);
+        serde_json::json!({
+            "issuerNotBefore": begins(&self.signing.issuer),
+            "issuerNotAfter": ends(&self.signing.issuer),
+            "rotation": rotation.map(|it| it.kind.to_string()),
+            "phase": rotation.map(|it| it.phase.to_string()),
+            "since": rotation.map(|it| seconds(it.since)),
+        })
+        .to_string()
     }
 
     /// Whom the mesh trusts: the oldest root first, so that going from one phase to the next changes

@@ -11,6 +11,7 @@
 mod authority;
 mod csr;
 mod document;
+mod given;
 mod make;
 mod pair;
 pub mod rotation;
@@ -19,7 +20,7 @@ mod state;
 pub mod tokens;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -30,10 +31,11 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
 
 pub use self::authority::{
-    Authority, BadAuthority, DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME, Stand,
+    Authority, BadAuthority, DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME, Stand, Weighed,
 };
 pub use self::csr::{CsrError, WorkloadKey};
 pub use self::document::{BeginError, Document, Underway};
+pub use self::given::GivenText;
 #[cfg(feature = "kubernetes")]
 pub(crate) use self::make::{BACKDATING, parse_key, serial, set_validity};
 pub use self::make::{Lifetimes, due_at};

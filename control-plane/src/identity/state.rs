@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
-use super::TrustBundle;
+use super::{Authority, TrustBundle};
 
 /// The trust bundle's name in the state directory.
 pub const TRUST_BUNDLE_FILE: &str = "trust-bundle.pem";
@@ -74,6 +74,22 @@ impl Directory {
             path: path.to_owned(),
             lock: Mutex::new(None),
         }
+    }
+
+    /// Puts the bundle of a given issuer there. Refused where the one that is there has none of its roots:
+    /// no sidecar that knows that one would believe the control plane.
+    pub fn begin_given(&self, authority: &Authority) -> Result<(), StateError> {
+        create_directory(&self.path)?;
+        let path = self.path.join(TRUST_BUNDLE_FILE);
+        let found = read(&path)?.and_then(|found| TrustBundle::from_pem(&found));
+        if found.is_some_and(|found| !authority.is_known_to(&found)) {
+            return Err(corrupt(
+                &path,
+                "holds none of the roots that are given now: put the former root beside them until every \
+                 sidecar has the new one, or remove the bundle to begin a new mesh",
+            ));
+        }
+        self.publish(&authority.bundle().borrow())
     }
 
     /// Where they are, for people.

@@ -1,6 +1,7 @@
 //! Properties of the authority and of tokens.
 
 mod document;
+pub(crate) mod given;
 mod rotation;
 
 use std::fs;

@@ -1,9 +1,15 @@
 //! The state in a directory. One process writes: the first that serves it.
 
-use futures_util::future::{BoxFuture, ready};
+use std::path::{Path, PathBuf};
 
-use super::{Kept, Kind, Published, Store, StoreError, Written};
-use crate::identity::{Directory, StateError, TrustBundle};
+use futures_util::future::{BoxFuture, ready};
+use zeroize::Zeroizing;
+
+use super::{Giver, Kept, Kind, Published, Store, StoreError, Written};
+use crate::identity::{Directory, Document, GivenText, StateError, TrustBundle};
+
+/// The longest file of a given issuer, in bytes.
+const MAX_GIVEN: u64 = 256 * 1024;
 
 /// Keeps the state in files.
 pub struct DirectoryStore(Directory);
@@ -40,10 +46,10 @@ impl Store for DirectoryStore {
 
     fn write<'a>(
         &'a self,
-        text: &'a str,
+        next: &'a Document,
         over: &'a Kept,
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
-        let replaced = self.0.replace(text, &over.text).map_err(said);
+        let replaced = self.0.replace(&next.to_text(), &over.text).map_err(said);
         let written = replaced.map(|done| match done {
             true => Written::Done,
             false => Written::Overtaken,
@@ -70,6 +76,68 @@ impl Store for DirectoryStore {
     fn ask(&self, _: Kind) -> BoxFuture<'_, Result<(), StoreError>> {
         let why = "another process serves this state directory: ask that one";
         Box::pin(ready(Err(StoreError(why.to_owned()))))
+    }
+}
+
+/// An issuer that is given in files, and the bundle in a state directory.
+pub struct FilesGiver {
+    files: GivenFiles,
+    directory: Directory,
+}
+
+/// Where an issuer's files are.
+#[derive(Clone, Debug)]
+pub struct GivenFiles {
+    /// The issuer's certificate, then those between it and its root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Whom the mesh trusts.
+    pub roots: PathBuf,
+}
+
+impl GivenFiles {
+    /// Reads them. They are small: whatever is longer is none of them.
+    pub fn read(&self) -> Result<GivenText, StoreError> {
+        let read = |path: &Path| {
+            let said =
+                |error: &dyn std::fmt::Display| StoreError(format!("{}: {error}", path.display()));
+            let length = std::fs::metadata(path).map_err(|e| said(&e))?.len();
+            if length > MAX_GIVEN {
+                return Err(said(&"longer than 256 KiB"));
+            }
+            std::fs::read(path).map_err(|e| said(&e))
+        };
+        Ok(GivenText {
+            certificate: read(&self.certificate)?,
+            key: Zeroizing::new(read(&self.key)?),
+            roots: read(&self.roots)?,
+        })
+    }
+}
+
+impl FilesGiver {
+    /// In these files.
+    pub fn new(files: GivenFiles, directory: Directory) -> Self {
+        Self { files, directory }
+    }
+}
+
+impl Giver for FilesGiver {
+    fn place(&self) -> String {
+        self.files.certificate.display().to_string()
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Option<GivenText>, StoreError>> {
+        // A file that is gone is nothing to wait for: it is said as such.
+        Box::pin(ready(Ok(self.files.read().ok())))
+    }
+
+    fn published(&self, bundle: &TrustBundle) -> Published {
+        match self.directory.publish(bundle) {
+            Ok(()) => Published::Everywhere,
+            Err(_) => Published::No,
+        }
     }
 }
 

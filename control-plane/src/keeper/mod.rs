@@ -11,6 +11,7 @@
 //! * Rotations begin by age, or by request. A request while one is under way is refused.
 
 mod directory;
+mod given;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -22,12 +23,14 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use metrics::Gauge;
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
-pub use directory::DirectoryStore;
+pub use directory::{DirectoryStore, FilesGiver, GivenFiles};
+pub use given::{GivenKeeper, Giver};
 pub use status::Status;
 
 use crate::identity::rotation::{Heard, Kind, Next, Phase, Published, Timing};
@@ -55,7 +58,7 @@ pub trait Store: Send + Sync + 'static {
     /// Puts a state in the place of the one that was read, and with it takes away what was asked.
     fn write<'a>(
         &'a self,
-        text: &'a str,
+        next: &'a Document,
         over: &'a Kept,
     ) -> BoxFuture<'a, Result<Written, StoreError>>;
     /// Takes away what was asked, and leaves the rest as it is.
@@ -130,6 +133,33 @@ struct Order {
     answer: oneshot::Sender<Result<(), Refused>>,
 }
 
+/// Whoever keeps an authority.
+#[derive(Clone)]
+pub enum AnyKeeper {
+    /// One that has a state of its own.
+    Own(Arc<Keeper>),
+    /// One whose issuer is given.
+    Given(Arc<GivenKeeper>),
+}
+
+impl AnyKeeper {
+    /// Keeps it. Never ends.
+    pub async fn run(self, replicas: Arc<Replicas>) {
+        match self {
+            Self::Own(keeper) => keeper.run(replicas).await,
+            Self::Given(keeper) => keeper.run(replicas).await,
+        }
+    }
+
+    /// For whoever asks.
+    pub fn trusted(&self) -> Arc<dyn Trusted> {
+        match self {
+            Self::Own(keeper) => keeper.clone(),
+            Self::Given(keeper) => keeper.clone(),
+        }
+    }
+}
+
 /// What the last round saw.
 #[derive(Clone, Default)]
 struct Seen {
@@ -147,7 +177,7 @@ struct Gauges {
 }
 
 impl Keeper {
-    /// Keeps this authority there, with issuers and roots of these lives.
+    /// Keeps this authority, which has a state of its own, there, with issuers and roots of these lives.
     pub fn new(
         authority: Arc<Authority>,
         store: impl Store,
@@ -166,7 +196,7 @@ impl Keeper {
             seen: Mutex::default(),
         };
         keeper.gauges.intact.set(1.0);
-        keeper.gauges.show(&keeper.authority.document());
+        keeper.gauges.show(&keeper.document());
         keeper
     }
 
@@ -187,7 +217,7 @@ impl Keeper {
             let others = || replicas.standpoints();
             let now = SystemTime::now();
             let round = self.round(&others, &mut in_step, wanted, now).await;
-            self.gauges.show(&self.authority.document());
+            self.gauges.show(&self.document());
             pause = match &round {
                 Err(Refused::Store(_)) => (pause * 2).min(LONGEST_PAUSE),
                 _ => TICK,
@@ -201,7 +231,7 @@ impl Keeper {
 
     /// Begins a rotation here, or asks whoever leads.
     pub async fn rotate(&self, kind: Kind) -> Result<Accepted, Refused> {
-        if let Some(underway) = &self.authority.document().underway {
+        if let Some(underway) = &self.document().underway {
             let rotation = underway.rotation;
             let (kind, phase) = (rotation.kind, rotation.phase);
             return Err(BeginError::Underway { kind, phase }.into());
@@ -227,11 +257,17 @@ impl Keeper {
         let seen = self.seen.lock().clone();
         Status::of(
             &self.authority,
+            &self.document(),
             &self.lifetimes,
             &seen,
             self.store.place(),
             &standpoints.unwrap_or_default(),
         )
+    }
+
+    fn document(&self) -> Arc<Document> {
+        let document = self.authority.document();
+        document.expect("a keeper is made for an authority with a state of its own")
     }
 
     /// Reads, follows, and where this process leads does what is due. What became of `wanted`.
@@ -298,7 +334,7 @@ impl Keeper {
             tracing::error!("{problem}");
         }
         if taken? {
-            tell("followed", &self.authority.document());
+            tell("followed", &self.document());
         }
         read.ok_or(place)
     }
@@ -312,7 +348,7 @@ impl Keeper {
         heard: &Heard,
         now: SystemTime,
     ) -> Result<(), Refused> {
-        let document = self.authority.document();
+        let document = self.document();
         let longest = longest_leaf(self.authority.leaf_lifetime(), standpoints);
         if longest > document.longest_leaf {
             // First of all: everything else counts with it.
@@ -381,8 +417,7 @@ impl Keeper {
     }
 
     async fn write(&self, next: Document, over: &Kept) -> Result<(), Refused> {
-        let text = next.to_text();
-        match self.store.write(&text, over).await {
+        match self.store.write(&next, over).await {
             Ok(Written::Done) => {}
             Ok(Written::Overtaken) => {
                 return Err(Refused::Store(
@@ -393,7 +428,11 @@ impl Keeper {
         }
         let in_force = self.authority.put_in_force(next);
         in_force.map_err(Refused::Store)?;
-        tell("written", &self.authority.document());
+        // Where sidecars boot from it need not wait for the next look.
+        let bundle = self.authority.bundle().borrow().clone();
+        let published = self.store.published(&bundle).await;
+        self.seen.lock().published = published;
+        tell("written", &self.document());
         Ok(())
     }
 }
@@ -490,17 +529,27 @@ impl Gauges {
     }
 
     fn show(&self, document: &Document) {
-        for (gauge, certificate) in [
-            (&self.issuer_expiry, &document.signing.issuer),
-            (&self.root_expiry, &document.signing.root),
-        ] {
-            // It was read before it came into force.
-            if let Ok((_, not_after)) = validity(certificate) {
-                gauge.set(seconds(not_after) as f64);
-            }
-        }
         let underway = document.underway.as_ref();
         let now = underway.map(|underway| (underway.rotation.kind, underway.rotation.phase));
+        let root = std::slice::from_ref(&document.signing.root);
+        self.show_certificates(&document.signing.issuer, root, now);
+    }
+
+    /// Of several roots, the one that expires first.
+    fn show_certificates(
+        &self,
+        issuer: &CertificateDer<'_>,
+        roots: &[CertificateDer<'_>],
+        now: Option<(Kind, Phase)>,
+    ) {
+        // All were read before they came into force.
+        let end = |it: &CertificateDer<'_>| validity(it).ok().map(|(_, not_after)| not_after);
+        if let Some(not_after) = end(issuer) {
+            self.issuer_expiry.set(seconds(not_after) as f64);
+        }
+        if let Some(not_after) = roots.iter().filter_map(end).min() {
+            self.root_expiry.set(seconds(not_after) as f64);
+        }
         for (phase, gauge) in &self.phases {
             gauge.set(f64::from(u8::from(now == Some(*phase))));
         }

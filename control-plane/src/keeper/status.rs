@@ -6,8 +6,8 @@ use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 
 use super::{Seen, lagging, seconds, signs, trusts};
-use crate::identity::rotation::{Kind, Phase, Published, Timing};
-use crate::identity::{Authority, Fingerprint, Lifetimes, due_at, validity};
+use crate::identity::rotation::{self, Kind, Phase, Published, Timing};
+use crate::identity::{Authority, Document, Fingerprint, Lifetimes, due_at, validity};
 use crate::serve::counts::MAX_LAGGING;
 use crate::serve::replicas::Standpoint;
 
@@ -34,7 +34,7 @@ pub struct Status {
 #[serde(rename_all = "camelCase")]
 struct Certificate {
     kind: String,
-    /// `signs`, `comes` or `goes`.
+    /// `signs`, `comes` or `goes`; of roots that are given, `trusted`.
     state: &'static str,
     /// SHA-256.
     fingerprint: String,
@@ -60,7 +60,7 @@ struct Rotation {
 /// Whom it waits for, beside the time.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Waiting {
+pub(super) struct Waiting {
     /// The bundle is not yet where sidecars boot from.
     bundle: bool,
     /// Replicas that have not followed.
@@ -74,12 +74,12 @@ struct Waiting {
 impl Status {
     pub(super) fn of(
         authority: &Authority,
+        document: &Document,
         lifetimes: &Lifetimes,
         seen: &Seen,
         kept: String,
         standpoints: &[Standpoint],
     ) -> Self {
-        let document = authority.document();
         let signing = &document.signing;
         let mut certificates = vec![
             Certificate::of(Kind::Root, "signs", &signing.root, Some(lifetimes.root)),
@@ -102,17 +102,10 @@ impl Status {
         let rotation = document.underway.as_ref().map(|underway| {
             let timing = Timing::of(document.longest_leaf);
             let rotation = &underway.rotation;
-            Rotation {
-                kind: rotation.kind.to_string(),
-                phase: rotation.phase.to_string(),
-                since: seconds(rotation.since),
-                next: match rotation.phase {
-                    Phase::Publish => "sign",
-                    Phase::Sign => "retire",
-                },
-                at_the_latest: seconds(rotation.ends(&timing)),
-                waiting_for: Waiting::of(rotation.phase, authority, seen, standpoints),
-            }
+            // Only whoever leads knows how far the bundle is.
+            let bundle = seen.leads && seen.published != Published::Everywhere;
+            let waiting = Waiting::of(rotation.phase, authority, bundle, standpoints);
+            Rotation::of(rotation, &timing, waiting)
         });
         Self {
             trust_domain: authority.trust_domain().to_owned(),
@@ -123,6 +116,48 @@ impl Status {
             leaf_lifetime_seconds: authority.leaf_lifetime().as_secs(),
             certificates,
             rotation,
+        }
+    }
+}
+
+impl Status {
+    /// That of an authority whose issuer is given.
+    pub(super) fn of_given(
+        authority: &Authority,
+        kept: String,
+        problem: Option<String>,
+        rotation: Option<(rotation::Rotation, Timing, Waiting)>,
+    ) -> Self {
+        let roots = authority.bundle().borrow().roots.clone();
+        let roots = roots.iter();
+        let roots = roots.map(|root| Certificate::of(Kind::Root, "trusted", root, None));
+        let issuer = Certificate::of(Kind::Issuer, "signs", &authority.issuer(), None);
+        let rotation = rotation.map(|(it, timing, waiting)| Rotation::of(&it, &timing, waiting));
+        Self {
+            trust_domain: authority.trust_domain().to_owned(),
+            kept,
+            generation: 0,
+            leads: false,
+            problem,
+            leaf_lifetime_seconds: authority.leaf_lifetime().as_secs(),
+            certificates: roots.chain([issuer]).collect(),
+            rotation,
+        }
+    }
+}
+
+impl Rotation {
+    fn of(rotation: &rotation::Rotation, timing: &Timing, waiting_for: Waiting) -> Self {
+        Self {
+            kind: rotation.kind.to_string(),
+            phase: rotation.phase.to_string(),
+            since: seconds(rotation.since),
+            next: match rotation.phase {
+                Phase::Publish => "sign",
+                Phase::Sign => "retire",
+            },
+            at_the_latest: seconds(rotation.ends(timing)),
+            waiting_for,
         }
     }
 }
@@ -146,7 +181,12 @@ impl Certificate {
 }
 
 impl Waiting {
-    fn of(phase: Phase, authority: &Authority, seen: &Seen, standpoints: &[Standpoint]) -> Self {
+    pub(super) fn of(
+        phase: Phase,
+        authority: &Authority,
+        bundle: bool,
+        standpoints: &[Standpoint],
+    ) -> Self {
         let own = authority.stand();
         let follows = match phase {
             Phase::Publish => trusts,
@@ -163,8 +203,7 @@ impl Waiting {
         };
         // Once the new one signs, only time is waited for.
         if phase == Phase::Publish {
-            // Only whoever leads knows.
-            waiting.bundle = seen.leads && seen.published != Published::Everywhere;
+            waiting.bundle = bundle;
             waiting.sidecars = standpoints.iter().map(lagging).sum();
             let names = standpoints.iter().filter_map(|it| it.trust.as_ref());
             let names = names.flat_map(|trust| trust.names.iter().cloned());

@@ -11,8 +11,10 @@ use zeroize::Zeroizing;
 
 use super::{InStep, Keeper, Kept, Refused, Store, StoreError, Written};
 use crate::identity::rotation::{Kind, Phase, Published, Timing};
-use crate::identity::{Authority, Document, Fingerprint, Lifetimes, TrustBundle};
+use crate::identity::tests::given::Root;
+use crate::identity::{Authority, Document, Fingerprint, GivenText, Lifetimes, TrustBundle};
 use crate::serve::Metrics;
+use crate::serve::admin::Trusted;
 use crate::serve::counts::Trust;
 use crate::serve::replicas::Standpoint;
 
@@ -86,14 +88,14 @@ impl Store for Memory {
 
     fn write<'a>(
         &'a self,
-        text: &'a str,
+        next: &'a Document,
         over: &'a Kept,
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
         let mut kept = self.kept.lock();
         if kept.as_ref() != Some(&over.version) {
             return ready(Ok(Written::Overtaken)).boxed();
         }
-        *kept = Some(text.to_owned());
+        *kept = Some(next.to_text().to_string());
         *self.asked.lock() = None;
         ready(Ok(Written::Done)).boxed()
     }
@@ -176,6 +178,11 @@ impl Process {
             tokio::time::advance(MINUTE).await;
             self.round(None, others, lagging).await.unwrap();
         }
+    }
+
+    fn phase(&self) -> Option<(Kind, Phase)> {
+        let underway = self.keeper.document().underway.clone()?;
+        Some((underway.rotation.kind, underway.rotation.phase))
     }
 
     fn roots(&self) -> Vec<Fingerprint> {
@@ -376,10 +383,10 @@ async fn age_begins_a_rotation() {
     let mut process = Process::start(&store);
     process.now += 243 * DAY;
     process.round(None, &[], 0).await.unwrap();
-    assert_eq!(store.phase(), None);
+    assert_eq!(process.phase(), None);
     process.now += DAY;
     process.round(None, &[], 0).await.unwrap();
-    assert_eq!(store.phase(), Some((Kind::Issuer, Phase::Sign)));
+    assert_eq!(process.phase(), Some((Kind::Issuer, Phase::Sign)));
 
     let store = Memory::new();
     let short = Lifetimes {
@@ -391,7 +398,7 @@ async fn age_begins_a_rotation() {
     process.keeper.lifetimes = short;
     process.now += DAY * 2 - MINUTE * 30;
     process.round(None, &[], 0).await.unwrap();
-    assert_eq!(store.phase(), Some((Kind::Issuer, Phase::Sign)));
+    assert_eq!(process.phase(), Some((Kind::Issuer, Phase::Sign)));
     process.go_on(100, &[], 0).await;
     assert_eq!(process.roots().len(), 2, "the root's turn has come");
 }
@@ -426,5 +433,119 @@ async fn the_status_says_who_is_waited_for() {
     assert!(
         !text.contains("PRIVATE") && !text.contains("BEGIN"),
         "{text}"
+    );
+}
+
+/// An issuer in memory.
+#[derive(Clone)]
+struct Hands(Arc<Mutex<Option<(Vec<u8>, Vec<u8>, Vec<u8>)>>>);
+
+impl Hands {
+    fn give(&self, text: &GivenText) {
+        let parts = (
+            text.certificate.clone(),
+            text.key.to_vec(),
+            text.roots.clone(),
+        );
+        *self.0.lock() = Some(parts);
+    }
+}
+
+impl super::Giver for Hands {
+    fn place(&self) -> String {
+        "the giver".to_owned()
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Option<GivenText>, StoreError>> {
+        let parts = self.0.lock().clone();
+        let given = parts.map(|(certificate, key, roots)| GivenText {
+            certificate,
+            key: Zeroizing::new(key),
+            roots,
+        });
+        ready(Ok(given)).boxed()
+    }
+
+    fn published(&self, _: &TrustBundle) -> Published {
+        Published::Everywhere
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_given_issuer_is_followed_phase_by_phase_or_refused() {
+    let (one, two) = (Root::new("one"), Root::new("two"));
+    let first = one.issues(&[&one]);
+    let mut now = SystemTime::now();
+    let authority = Arc::new(Authority::given(&first, DOMAIN, LEAF, now).unwrap());
+    let hands = Hands(Arc::default());
+    hands.give(&first);
+    let metrics = Metrics::new();
+    let keeper = super::GivenKeeper::new(authority.clone(), hands.clone(), &metrics);
+    let mut course = keeper.course();
+    let mut go_on = async |minutes: u32| {
+        for _ in 0..minutes {
+            now += MINUTE;
+            tokio::time::advance(MINUTE).await;
+            let trust = Trust {
+                stand: authority.stand(),
+                lagging: 0,
+                names: Vec::new(),
+            };
+            let all = || {
+                vec![Standpoint {
+                    replica: String::new(),
+                    trust: Some(trust.clone()),
+                }]
+            };
+            keeper.round(&mut course, &all, now).await;
+        }
+    };
+    go_on(2).await;
+    let begin = authority.stand();
+
+    // Another issuer under the same root: at once.
+    hands.give(&one.issues(&[&one]));
+    go_on(1).await;
+    let second = authority.stand();
+    assert_ne!(second.issuer, begin.issuer);
+    assert_eq!(second.roots, begin.roots);
+
+    // What cannot be used changes nothing, and is said.
+    hands.give(&two.issues(&[&one]));
+    go_on(1).await;
+    assert_eq!(authority.stand(), second);
+    let said = serde_json::to_value(keeper.describe()).unwrap()["problem"].to_string();
+    assert!(
+        said.contains("refused") && said.contains("last good"),
+        "{said}"
+    );
+    *hands.0.lock() = None;
+    go_on(1).await;
+    assert_eq!(authority.stand(), second);
+
+    // Another root, without the former one beside it: trusted first, then it signs, then it is alone.
+    authority.issue_own(SystemTime::now()).unwrap();
+    hands.give(&two.issues(&[&two]));
+    go_on(1).await;
+    assert_eq!(authority.stand().roots.len(), 2);
+    assert_eq!(authority.stand().issuer, second.issuer);
+    go_on(4).await;
+    let third = authority.stand();
+    assert_ne!(third.issuer, second.issuer);
+    assert_eq!(third.roots.len(), 2);
+    go_on(40).await;
+    assert_eq!(
+        authority.stand().roots.len(),
+        2,
+        "leaves of the former one are good"
+    );
+    go_on(40).await;
+    let roots = authority.stand().roots;
+    assert!(roots.len() == 1 && roots != begin.roots);
+    let refused = Trusted::rotate(&keeper, "root").await.unwrap_err();
+    assert!(
+        refused.1.contains("whoever gives it rotates it"),
+        "{}",
+        refused.1
     );
 }
