@@ -121,7 +121,7 @@ fn what_does_not_fit_is_refused_in_words() {
         ),
         (
             narrow.issues(&[&narrow]),
-            "not believed by who trusts its roots",
+            "no room for issuers",
         ),
         (root.issues(&[]), "0 roots"),
         (root.issues(&[&root, &gone]), "a root has expired"),
