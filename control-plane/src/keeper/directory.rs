@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use futures_util::future::{BoxFuture, ready};
 use zeroize::Zeroizing;
 
-use super::{Giver, Kept, Kind, Published, Store, StoreError, Written};
+use super::{Giver, Kept, Store, StoreError, Written};
+use crate::identity::rotation::{Kind, Published};
 use crate::identity::{Directory, Document, GivenText, StateError, TrustBundle};
 
 /// The longest file of a given issuer, in bytes.
@@ -50,9 +51,12 @@ impl Store for DirectoryStore {
         over: &'a Kept,
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
         let replaced = self.0.replace(&next.to_text(), &over.text).map_err(said);
-        let written = replaced.map(|done| match done {
-            true => Written::Done,
-            false => Written::Overtaken,
+        let written = replaced.map(|done| {
+            if done {
+                Written::Done
+            } else {
+                Written::Overtaken
+            }
         });
         Box::pin(ready(written))
     }

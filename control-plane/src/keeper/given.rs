@@ -17,8 +17,10 @@ use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::time::sleep;
 
+use super::gauges::Gauges;
+use super::hearing::{InStep, heard, longest_leaf};
 use super::status::{Status, Waiting};
-use super::{Gauges, InStep, StoreError, TICK, heard, longest_leaf};
+use super::{StoreError, TICK};
 use crate::identity::rotation::{Heard, Kind, Phase, Published, Rotation, Timing};
 use crate::identity::{Authority, Fingerprint, GivenText, TrustBundle, Weighed};
 use crate::serve::Metrics;

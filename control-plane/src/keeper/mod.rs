@@ -11,8 +11,11 @@
 //! * Rotations begin by age, or by request. A request while one is under way is refused.
 
 mod directory;
+mod gauges;
 mod given;
+mod hearing;
 mod status;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -21,21 +24,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use http::StatusCode;
-use metrics::Gauge;
 use parking_lot::Mutex;
-use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
-use zeroize::Zeroizing;
+use tokio::time::sleep;
 
 pub use directory::{DirectoryStore, FilesGiver, GivenFiles};
 pub use given::{GivenKeeper, Giver};
 pub use status::Status;
+pub use store::{Kept, Store, StoreError, Written};
 
-use crate::identity::rotation::{Heard, Kind, Next, Phase, Published, Timing};
-use crate::identity::{Authority, BeginError, Document, Fingerprint, Lifetimes, due_at, validity};
-use crate::identity::{Stand, TrustBundle};
+use gauges::Gauges;
+use hearing::{InStep, heard, longest_leaf};
+
+use crate::identity::rotation::{Heard, Kind, Next, Published, Timing};
+use crate::identity::{Authority, BeginError, Document, Fingerprint, Lifetimes, due_at};
 use crate::serve::Metrics;
 use crate::serve::admin::Trusted;
 use crate::serve::replicas::{Replicas, Standpoint};
@@ -46,52 +49,6 @@ const TICK: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Requests that wait for their turn.
 const MAX_ORDERS: usize = 4;
-
-/// Where the state is kept.
-pub trait Store: Send + Sync + 'static {
-    /// Where, for people.
-    fn place(&self) -> String;
-    /// Whether this process is the one that writes.
-    fn leads(&self) -> bool;
-    /// What is kept; `None` where it is gone.
-    fn read(&self) -> BoxFuture<'_, Result<Option<Kept>, StoreError>>;
-    /// Puts a state in the place of the one that was read, and with it takes away what was asked.
-    fn write<'a>(
-        &'a self,
-        next: &'a Document,
-        over: &'a Kept,
-    ) -> BoxFuture<'a, Result<Written, StoreError>>;
-    /// Takes away what was asked, and leaves the rest as it is.
-    fn forget_asked<'a>(&'a self, kept: &'a Kept) -> BoxFuture<'a, Result<Written, StoreError>>;
-    /// How far the bundle has come to where sidecars boot from.
-    fn published<'a>(&'a self, bundle: &'a TrustBundle) -> BoxFuture<'a, Published>;
-    /// Asks whoever leads for a rotation.
-    fn ask(&self, kind: Kind) -> BoxFuture<'_, Result<(), StoreError>>;
-}
-
-/// The state as it was read.
-pub struct Kept {
-    /// Secret.
-    pub text: Zeroizing<Vec<u8>>,
-    /// What a write must be over.
-    pub version: String,
-    /// A rotation that was asked for.
-    pub asked: Option<Kind>,
-}
-
-/// What became of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// It is there.
-    Done,
-    /// Something else is there than what was read.
-    Overtaken,
-}
-
-/// The store cannot be reached, in its own words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct StoreError(pub String);
 
 /// Why no rotation begins.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -169,13 +126,6 @@ struct Seen {
     published: Published,
 }
 
-struct Gauges {
-    issuer_expiry: Gauge,
-    root_expiry: Gauge,
-    phases: [((Kind, Phase), Gauge); 3],
-    intact: Gauge,
-}
-
 impl Keeper {
     /// Keeps this authority, which has a state of its own, there, with issuers and roots of these lives.
     pub fn new(
@@ -217,7 +167,6 @@ impl Keeper {
             let others = || replicas.standpoints();
             let now = SystemTime::now();
             let round = self.round(&others, &mut in_step, wanted, now).await;
-            self.gauges.show(&self.document());
             pause = match &round {
                 Err(Refused::Store(_)) => (pause * 2).min(LONGEST_PAUSE),
                 _ => TICK,
@@ -334,7 +283,7 @@ impl Keeper {
             tracing::error!("{problem}");
         }
         if taken? {
-            tell("followed", &self.document());
+            self.tell("followed");
         }
         read.ok_or(place)
     }
@@ -432,8 +381,15 @@ impl Keeper {
         let bundle = self.authority.bundle().borrow().clone();
         let published = self.store.published(&bundle).await;
         self.seen.lock().published = published;
-        tell("written", &self.document());
+        self.tell("written");
         Ok(())
+    }
+
+    /// In the log and as metrics.
+    fn tell(&self, how: &str) {
+        let document = self.document();
+        self.gauges.show(&document);
+        tell(how, &document);
     }
 }
 
@@ -458,153 +414,6 @@ impl Trusted for Keeper {
             Ok(format!("a rotation of the {kind} {done}"))
         })
     }
-}
-
-/// Since when everybody has been in step without a break.
-#[derive(Default)]
-struct InStep {
-    since: Option<Instant>,
-    /// Of this bundle.
-    roots: Vec<Fingerprint>,
-}
-
-impl InStep {
-    fn broken(&mut self) {
-        self.since = None;
-    }
-
-    fn look(&mut self, is_so: bool, roots: &[Fingerprint]) -> Option<Duration> {
-        if !is_so || self.roots != roots {
-            self.since = None;
-            self.roots = roots.to_vec();
-        }
-        if !is_so {
-            return None;
-        }
-        Some(self.since.get_or_insert_with(Instant::now).elapsed())
-    }
-}
-
-impl Gauges {
-    fn new(metrics: &Metrics) -> Self {
-        let phase = |kind, phase, labels: [(&'static str, &'static str); 2]| {
-            let gauge = metrics.gauge_with(
-                "weft_control_plane_rotation_phase",
-                "Whether a rotation of the authority is in this phase.",
-                &labels,
-            );
-            ((kind, phase), gauge)
-        };
-        Self {
-            issuer_expiry: metrics.gauge(
-                "weft_control_plane_issuer_expiry_timestamp_seconds",
-                "When the issuer's certificate expires.",
-            ),
-            root_expiry: metrics.gauge(
-                "weft_control_plane_root_expiry_timestamp_seconds",
-                "When the root's certificate expires that the issuer is under.",
-            ),
-            phases: [
-                phase(
-                    Kind::Root,
-                    Phase::Publish,
-                    [("kind", "root"), ("phase", "publish")],
-                ),
-                phase(
-                    Kind::Root,
-                    Phase::Sign,
-                    [("kind", "root"), ("phase", "sign")],
-                ),
-                phase(
-                    Kind::Issuer,
-                    Phase::Sign,
-                    [("kind", "issuer"), ("phase", "sign")],
-                ),
-            ],
-            intact: metrics.gauge(
-                "weft_control_plane_authority_secret_intact",
-                "Whether the authority's state still is what this process serves.",
-            ),
-        }
-    }
-
-    fn show(&self, document: &Document) {
-        let underway = document.underway.as_ref();
-        let now = underway.map(|underway| (underway.rotation.kind, underway.rotation.phase));
-        let root = std::slice::from_ref(&document.signing.root);
-        self.show_certificates(&document.signing.issuer, root, now);
-    }
-
-    /// Of several roots, the one that expires first.
-    fn show_certificates(
-        &self,
-        issuer: &CertificateDer<'_>,
-        roots: &[CertificateDer<'_>],
-        now: Option<(Kind, Phase)>,
-    ) {
-        // All were read before they came into force.
-        let end = |it: &CertificateDer<'_>| validity(it).ok().map(|(_, not_after)| not_after);
-        if let Some(not_after) = end(issuer) {
-            self.issuer_expiry.set(seconds(not_after) as f64);
-        }
-        if let Some(not_after) = roots.iter().filter_map(end).min() {
-            self.root_expiry.set(seconds(not_after) as f64);
-        }
-        for (phase, gauge) in &self.phases {
-            gauge.set(f64::from(u8::from(now == Some(*phase))));
-        }
-    }
-}
-
-/// What is known of everybody.
-fn heard(
-    own: &Stand,
-    standpoints: &[Standpoint],
-    published: Published,
-    in_step: &mut InStep,
-) -> Heard {
-    let all = |is_so: fn(&Stand, &Standpoint) -> bool| standpoints.iter().all(|it| is_so(own, it));
-    let signers = standpoints.iter().filter_map(|it| it.trust.as_ref());
-    let signers = signers.filter(|trust| trust.stand.issuer == own.issuer);
-    let former = signers.filter_map(|trust| trust.stand.former_until);
-    Heard {
-        published,
-        in_step_for: in_step.look(
-            all(trusts) && standpoints.iter().all(|it| lagging(it) == 0),
-            &own.roots,
-        ),
-        all_sign: all(signs),
-        former_until: former.chain(own.former_until).max(),
-    }
-}
-
-/// Whether a replica trusts what is trusted here.
-fn trusts(own: &Stand, standpoint: &Standpoint) -> bool {
-    let trust = standpoint.trust.as_ref();
-    trust.is_some_and(|trust| {
-        own.roots
-            .iter()
-            .all(|root| trust.stand.roots.contains(root))
-    })
-}
-
-/// Whether a replica signs with what signs here.
-fn signs(own: &Stand, standpoint: &Standpoint) -> bool {
-    let trust = standpoint.trust.as_ref();
-    trust.is_some_and(|trust| trust.stand.issuer == own.issuer)
-}
-
-/// A replica's sidecars that have not confirmed its bundle.
-fn lagging(standpoint: &Standpoint) -> u32 {
-    standpoint.trust.as_ref().map_or(0, |trust| trust.lagging)
-}
-
-fn longest_leaf(own: Duration, standpoints: &[Standpoint]) -> Duration {
-    let others = standpoints.iter().filter_map(|it| it.trust.as_ref());
-    let others = others.map(|trust| trust.stand.leaf_lifetime);
-    // Whole seconds, as it is kept.
-    let longest = others.chain([own]).max().unwrap_or(own);
-    Duration::from_secs(longest.as_secs())
 }
 
 fn tell(how: &str, document: &Document) {

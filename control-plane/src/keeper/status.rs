@@ -5,7 +5,8 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 
-use super::{Seen, lagging, seconds, signs, trusts};
+use super::hearing::{lagging, signs, trusts};
+use super::{Seen, seconds};
 use crate::identity::rotation::{self, Kind, Phase, Published, Timing};
 use crate::identity::{Authority, Document, Fingerprint, Lifetimes, due_at, validity};
 use crate::serve::counts::MAX_LAGGING;

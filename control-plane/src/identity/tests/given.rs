@@ -46,10 +46,10 @@ impl Root {
 
     /// An issuer under it, with these roots beside it.
     pub(crate) fn issues(&self, roots: &[&Self]) -> GivenText {
-        self.issues_as(ca("issuer", 10 * HOUR), roots)
+        self.issues_as(&ca("issuer", 10 * HOUR), roots)
     }
 
-    fn issues_as(&self, params: CertificateParams, roots: &[&Self]) -> GivenText {
+    fn issues_as(&self, params: &CertificateParams, roots: &[&Self]) -> GivenText {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         GivenText {
@@ -90,7 +90,7 @@ fn what_it_signs_is_believed_by_whoever_trusts_its_roots() {
     assert_eq!(leaf.chain.len(), 2);
     let mut named = ca("issuer", 10 * HOUR);
     named.subject_alt_names = vec![SanType::URI("spiffe://mesh.test".try_into().unwrap())];
-    given(&root.issues_as(named, &[&root])).unwrap();
+    given(&root.issues_as(&named, &[&root])).unwrap();
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn what_does_not_fit_is_refused_in_words() {
     let with = |change: &dyn Fn(&mut CertificateParams)| {
         let mut params = ca("issuer", 10 * HOUR);
         change(&mut params);
-        root.issues_as(params, &[&root])
+        root.issues_as(&params, &[&root])
     };
     let narrow = {
         let mut params = ca("narrow", 100 * HOUR);
@@ -119,10 +119,7 @@ fn what_does_not_fit_is_refused_in_words() {
             root.issues(&[&other]),
             "not believed by who trusts its roots",
         ),
-        (
-            narrow.issues(&[&narrow]),
-            "no room for issuers",
-        ),
+        (narrow.issues(&[&narrow]), "no room for issuers"),
         (root.issues(&[]), "0 roots"),
         (root.issues(&[&root, &gone]), "a root has expired"),
         (with(&|it| it.is_ca = IsCa::ExplicitNoCa), "isCA"),
