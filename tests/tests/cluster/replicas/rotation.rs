@@ -27,7 +27,8 @@ pub(super) async fn leader_killed(cx: Cx) -> anyhow::Result<()> {
     let cluster = cx.cluster().await?;
     let builder = replicated("rotation", LEASE).control_plane_env(env::LEAF_LIFETIME, LEAF);
     cx.on(&cluster, builder, async |mesh| {
-        let scene = Scene::begin(&cluster, mesh).await?;
+        let mut scene = Scene::begin(&cluster, mesh).await?;
+        scene.expect_renewals();
         let (leader, other) = leader_and_other(&cluster, mesh).await?;
         let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), mesh.namespace());
         let bundle = async || -> anyhow::Result<String> {
