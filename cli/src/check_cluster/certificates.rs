@@ -57,6 +57,10 @@ fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
 fn authority(common: &Common, after: &After) -> Line {
     let secret = format!("Secret {}/{}", common.namespace, cluster::AUTHORITY_SECRET);
     match &after.authority {
+        Ok(Some(found)) if found["metadata"]["name"] == cluster::ISSUER_SECRET => {
+            let (namespace, name) = (&common.namespace, cluster::ISSUER_SECRET);
+            AUTHORITY.ok(format!("the issuer is given by Secret {namespace}/{name}"))
+        }
         Ok(Some(_)) => AUTHORITY.ok(format!("{secret} is there")),
         Ok(None) => AUTHORITY.failed(
             format!("{secret} is not there: no sidecar can get a certificate"),
@@ -70,6 +74,14 @@ fn authority(common: &Common, after: &After) -> Line {
 /// The issuer and a rotation, as the authority's Secret says beside what is secret.
 fn issuer(common: &Common, after: &After) -> Line {
     let standing = match &after.authority {
+        Ok(Some(found)) if found["metadata"]["name"] == cluster::ISSUER_SECRET => {
+            let hint =
+                "weft_control_plane_issuer_expiry_timestamp_seconds and weft identity status do";
+            return ISSUER.skipped(
+                "the Secret does not say without its content when the issuer ends",
+                hint,
+            );
+        }
         Ok(Some(secret)) => secret["metadata"]["annotations"][cluster::STANDING].as_str(),
         Ok(None) => return ISSUER.skipped("there is no authority: see above", ""),
         Err(trouble) => return ISSUER.untold("where the authority stands", trouble),
