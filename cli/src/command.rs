@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{check, demo, explain, inject, install, proxy_status};
+use crate::{check, demo, explain, identity, inject, install, proxy_status};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -47,6 +47,9 @@ enum Command {
     /// Asks the control plane about its sidecars.
     #[command(subcommand)]
     Proxy(proxy_status::ProxyCommand),
+    /// Shows who signs and whom the mesh trusts, and rotates either.
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
     /// Prints the version.
     Version,
     /// Runs one of the programs that a mesh is made of.
@@ -114,6 +117,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Upgrade(options) => install::upgrade(&options),
         Command::Uninstall(options) => install::uninstall(&options),
         Command::Proxy(command) => proxy_status::run(&command),
+        Command::Identity(command) => identity::run(&command),
         Command::Version => {
             println!("weft {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

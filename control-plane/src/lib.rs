@@ -6,6 +6,7 @@
 //! * [`app`]: the command line, settings, start and end.
 //! * `cluster`: what is written to a cluster, and who somebody is there; behind the feature
 //!   `kubernetes`.
+//! * [`keeper`]: moves the authority's rotations on, and follows what others do of them.
 //! * [`serve`]: the gRPC services and their streams.
 //! * [`check`]: pure: (objects) → what is wrong, or can never act, and how to mend it.
 //! * [`explain`]: pure: (model, service) → what is in force for it, and who said so.
@@ -25,6 +26,7 @@ pub mod compile;
 pub mod explain;
 pub mod identity;
 pub mod index;
+pub mod keeper;
 pub mod policy;
 pub mod route;
 pub mod serve;

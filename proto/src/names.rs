@@ -224,6 +224,16 @@ pub mod env {
     pub const LISTEN_ADDR: &str = "WEFT_LISTEN_ADDR";
     /// Control plane: how long workload certificates live, as `24h`.
     pub const LEAF_LIFETIME: &str = "WEFT_LEAF_LIFETIME";
+    /// Control plane: certificate of an issuer that somebody else makes.
+    pub const ISSUER_CERT: &str = "WEFT_ISSUER_CERT";
+    /// Control plane: that issuer's key.
+    pub const ISSUER_KEY: &str = "WEFT_ISSUER_KEY";
+    /// Control plane: the roots that the mesh trusts with it.
+    pub const TRUST_ROOTS: &str = "WEFT_TRUST_ROOTS";
+    /// Control plane: how long issuers live, as `8760h`.
+    pub const ISSUER_LIFETIME: &str = "WEFT_ISSUER_LIFETIME";
+    /// Control plane: how long roots live, as `87600h`.
+    pub const ROOT_LIFETIME: &str = "WEFT_ROOT_LIFETIME";
     /// Webhook: image of the sidecar and its init container.
     pub const PROXY_IMAGE: &str = "WEFT_PROXY_IMAGE";
     /// Webhook: when the image is pulled, as Kubernetes spells it; the cluster's default where unset.
@@ -275,6 +285,13 @@ pub mod cluster {
     pub const AUTHORITY_SECRET: &str = "weft-authority";
     /// Its key: root and issuer with their keys, PEM.
     pub const AUTHORITY_KEY: &str = "authority.pem";
+    /// Annotation of the authority's Secret: where it stands, as JSON without anything secret.
+    pub const STANDING: &str = "weft.dev/standing";
+    /// Secret with an issuer that somebody else makes, as cert-manager, in the control plane's namespace:
+    /// `tls.crt`, `tls.key` and `ca.crt`. Where it is, the control plane has no authority of its own.
+    pub const ISSUER_SECRET: &str = "weft-issuer";
+    /// Annotation of the authority's Secret: a rotation that the replica that leads is asked for, `root` or `issuer`.
+    pub const ROTATE: &str = "weft.dev/rotate";
     /// Volume of a sidecar's pod with its token.
     pub const TOKEN_VOLUME: &str = "weft-token";
     /// Volume of a sidecar's pod with the trust bundle.

@@ -80,9 +80,15 @@ impl World {
             }))
             .await;
         let authority = json!({cluster::AUTHORITY_KEY: STANDARD.encode("secret")});
-        world
-            .put(secret(cluster::AUTHORITY_SECRET, &authority))
-            .await;
+        let mut authority = secret(cluster::AUTHORITY_SECRET, &authority);
+        let now = renewed.as_second();
+        let year = 365 * DAY.as_secs() as i64;
+        let standing = json!({
+            "issuerNotBefore": now, "issuerNotAfter": now + year - 60,
+            "rotation": null, "phase": null, "since": null,
+        });
+        authority["metadata"]["annotations"] = json!({cluster::STANDING: standing.to_string()});
+        world.put(authority).await;
         let (age, left) = (3 * DAY + HOUR, 362 * DAY + HOUR);
         let leaf = certificate("weft-injector.weft.svc", age, left);
         let certificate = json!({

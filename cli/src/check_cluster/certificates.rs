@@ -1,5 +1,6 @@
 //! Certificates and the trust bundle: whether they are there, agree, and how long they last.
 
+use serde_json::Value;
 use weft_proto::names::cluster;
 use x509_parser::pem::Pem;
 
@@ -8,12 +9,15 @@ use super::line::{Check, Line, counted};
 use super::time::{DAY, span};
 
 const AUTHORITY: Check = Check("certificates", "authority");
+const ISSUER: Check = Check("certificates", "issuer");
 const ROOTS: Check = Check("certificates", "roots");
 const BUNDLES: Check = Check("certificates", "trust-bundles");
 const WEBHOOK: Check = Check("certificates", "webhook");
 
 /// A root that ends sooner should be on the way out: everybody has to trust the next one before.
 const ROOT_NOTICE: i64 = 60 * DAY;
+/// The share of an issuer's life that is left when something is wrong with rotating it.
+const ISSUER_LEFT: f64 = 0.25;
 /// The share of the webhook certificate's life that is left when something is wrong with renewing it,
 /// which begins when a third is left.
 const WEBHOOK_LEFT: f64 = 0.25;
@@ -21,6 +25,7 @@ const WEBHOOK_LEFT: f64 = 0.25;
 pub(super) fn check(common: &Common, after: &After) -> Vec<Line> {
     vec![
         authority(common, after),
+        issuer(common, after),
         roots(common, after),
         bundles(common, after),
         webhook(common, after),
@@ -52,6 +57,10 @@ fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
 fn authority(common: &Common, after: &After) -> Line {
     let secret = format!("Secret {}/{}", common.namespace, cluster::AUTHORITY_SECRET);
     match &after.authority {
+        Ok(Some(found)) if found["metadata"]["name"] == cluster::ISSUER_SECRET => {
+            let (namespace, name) = (&common.namespace, cluster::ISSUER_SECRET);
+            AUTHORITY.ok(format!("the issuer is given by Secret {namespace}/{name}"))
+        }
         Ok(Some(_)) => AUTHORITY.ok(format!("{secret} is there")),
         Ok(None) => AUTHORITY.failed(
             format!("{secret} is not there: no sidecar can get a certificate"),
@@ -60,6 +69,53 @@ fn authority(common: &Common, after: &After) -> Line {
         ),
         Err(trouble) => AUTHORITY.untold(&secret, trouble),
     }
+}
+
+/// The issuer and a rotation, as the authority's Secret says beside what is secret.
+fn issuer(common: &Common, after: &After) -> Line {
+    let standing = match &after.authority {
+        Ok(Some(found)) if found["metadata"]["name"] == cluster::ISSUER_SECRET => {
+            let hint =
+                "weft_control_plane_issuer_expiry_timestamp_seconds and weft identity status do";
+            return ISSUER.skipped(
+                "the Secret does not say without its content when the issuer ends",
+                hint,
+            );
+        }
+        Ok(Some(secret)) => secret["metadata"]["annotations"][cluster::STANDING].as_str(),
+        Ok(None) => return ISSUER.skipped("there is no authority: see above", ""),
+        Err(trouble) => return ISSUER.untold("where the authority stands", trouble),
+    };
+    let standing = standing.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let Some(standing) = standing else {
+        return ISSUER.skipped(
+            "the authority's Secret does not say when its issuer ends",
+            "weft identity status does; the Secret does after the next rotation",
+        );
+    };
+    let moment = |name: &str| standing[name].as_i64().unwrap_or_default();
+    let (begin, end) = (moment("issuerNotBefore"), moment("issuerNotAfter"));
+    let left = end - common.now;
+    let rotation = standing["rotation"].as_str().map(|kind| {
+        let phase = standing["phase"].as_str().unwrap_or_default();
+        let since = span(common.now - moment("since"));
+        format!("; a rotation of the {kind} is in phase {phase} since {since}")
+    });
+    let rotation = rotation.unwrap_or_default();
+    let hint = "it is rotated when a third of its life is left: weft identity status says what is in the \
+                way, and the log of the replica that leads";
+    if left <= 0 {
+        let what = format!(
+            "the issuer ended {} ago: no certificate is given{rotation}",
+            span(-left)
+        );
+        return ISSUER.failed(what, hint);
+    }
+    let what = format!("the issuer ends in {}{rotation}", span(left));
+    if (left as f64) < (end - begin) as f64 * ISSUER_LEFT {
+        return ISSUER.warning(what, hint);
+    }
+    ISSUER.ok(what)
 }
 
 /// The trust bundle of a namespace, as PEM.
@@ -95,7 +151,7 @@ fn roots(common: &Common, after: &After) -> Line {
         left => format!("{}: ended {} ago", root.subject, span(-left)),
     });
     let listed: Vec<_> = listed.collect();
-    let hint = "begin to rotate it now: sidecars must trust the next one before this one ends";
+    let hint = "weft identity rotate root: sidecars must trust the next one before this one ends";
     // While roots are rotated the old one may end: the longest counts.
     match roots.iter().map(left).max().unwrap_or_default() {
         ..=0 => ROOTS

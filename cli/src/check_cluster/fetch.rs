@@ -116,7 +116,12 @@ impl Cluster<'_> {
             .find(&format!("{leases}/{}", cluster::LEASE), None)
             .await;
         let authority = format!("{own}/secrets/{}", cluster::AUTHORITY_SECRET);
-        let authority = self.find(&authority, Some(METADATA)).await;
+        let mut authority = self.find(&authority, Some(METADATA)).await;
+        if matches!(authority, Ok(None)) {
+            // Somebody else may give the issuer.
+            let given = format!("{own}/secrets/{}", cluster::ISSUER_SECRET);
+            authority = self.find(&given, Some(METADATA)).await;
+        }
         let webhook_secret = format!("{own}/secrets/{}", cluster::WEBHOOK_SECRET);
         let webhook_secret = self.find(&webhook_secret, None).await;
         (self.progress)("trust bundles");

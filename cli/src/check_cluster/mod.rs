@@ -15,7 +15,7 @@ mod print;
 mod sidecars;
 #[cfg(test)]
 mod tests;
-mod time;
+pub(crate) mod time;
 
 use std::io::{self, IsTerminal as _, Write as _};
 

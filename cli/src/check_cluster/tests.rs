@@ -44,7 +44,7 @@ fn good() -> (Common, After) {
             .map(|name| slice(name, true))
             .into()),
         lease: Ok(Some(lease("a", NOW - 3))),
-        authority: Ok(Some(json!({}))),
+        authority: Ok(Some(standing(NOW - DAY, NOW + 364 * DAY, &json!(null)))),
         webhook_secret: Ok(Some(json!({"data": {
             "tls.crt": STANDARD.encode(leaf), "ca.crt": STANDARD.encode("ca"),
         }}))),
@@ -647,4 +647,62 @@ fn moments_and_spans() {
     ] {
         assert_eq!(span(seconds), text);
     }
+}
+
+/// The authority's Secret, as far as it is read.
+fn standing(begin: i64, end: i64, phase: &Value) -> Value {
+    let said = json!({
+        "issuerNotBefore": begin, "issuerNotAfter": end,
+        "rotation": phase.as_str().map(|_| "root"), "phase": phase, "since": NOW - 300,
+    });
+    json!({"metadata": {"annotations": {cluster::STANDING: said.to_string()}}})
+}
+
+#[test]
+fn issuers_and_rotations_are_told() {
+    let told = |secret: Value| {
+        let (common, mut after) = good();
+        after.authority = Ok(Some(secret));
+        let lines = judge_after(&common, &after);
+        let line = lines
+            .into_iter()
+            .find(|line| line.check == "issuer")
+            .unwrap();
+        (line.state, line.what)
+    };
+    let year = |left: i64| (NOW - (365 - left) * DAY, NOW + left * DAY);
+    let cases = [
+        (
+            year(300),
+            json!(null),
+            State::Ok,
+            "the issuer ends in 300 days",
+        ),
+        (
+            year(300),
+            json!("publish"),
+            State::Ok,
+            "the issuer ends in 300 days; a rotation of the root is in phase publish since 5 min",
+        ),
+        (
+            year(80),
+            json!(null),
+            State::Warning,
+            "the issuer ends in 80 days",
+        ),
+        (
+            year(-2),
+            json!(null),
+            State::Failed,
+            "the issuer ended 2 days ago: no certificate is given",
+        ),
+    ];
+    for ((begin, end), phase, state, words) in cases {
+        assert_eq!(
+            told(standing(begin, end, &phase)),
+            (state, words.to_owned())
+        );
+    }
+    // One that was made by a build that says nothing.
+    assert_eq!(told(json!({})).0, State::Skipped);
 }

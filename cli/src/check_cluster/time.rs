@@ -6,7 +6,7 @@ use serde_json::Value;
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 /// Seconds of a day.
-pub(super) const DAY: i64 = 24 * HOUR;
+pub(crate) const DAY: i64 = 24 * HOUR;
 
 /// Seconds since the epoch of a moment as Kubernetes writes them.
 pub(super) fn moment(value: &Value) -> Option<i64> {
@@ -15,7 +15,7 @@ pub(super) fn moment(value: &Value) -> Option<i64> {
 }
 
 /// A span in the largest unit of which there are two.
-pub(super) fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     let units = [(DAY, "days"), (HOUR, "h"), (MINUTE, "min")];
     let unit = units.into_iter().find(|(length, _)| seconds >= 2 * length);
     let (length, unit) = unit.unwrap_or((1, "s"));

@@ -1,4 +1,4 @@
-//! Asking the control plane's admin port: one GET over HTTP/1.1, bounded in time and size.
+//! Asking the control plane's admin port: one request over HTTP/1.1, bounded in time and size.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -19,14 +19,14 @@ const MAX_ANSWER: u64 = 128 * 1024 * 1024;
 
 /// Whom to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
+pub(crate) struct Server {
     host: String,
     port: u16,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
+pub(crate) enum AskError {
     #[error(
         "{0}; in a cluster, run first: kubectl -n weft port-forward deploy/weft-control-plane 15190"
     )]
@@ -72,10 +72,20 @@ pub(super) fn status(server: &Server) -> Result<Status, AskError> {
     Ok(serde_json::from_slice(&body)?)
 }
 
-fn get(server: &Server, path: &str) -> Result<Vec<u8>, AskError> {
+/// What there is at a path.
+pub(crate) fn get(server: &Server, path: &str) -> Result<Vec<u8>, AskError> {
+    exchange(server, "GET", path)
+}
+
+/// What is answered to being told so.
+pub(crate) fn post(server: &Server, path: &str) -> Result<Vec<u8>, AskError> {
+    exchange(server, "POST", path)
+}
+
+fn exchange(server: &Server, method: &str, path: &str) -> Result<Vec<u8>, AskError> {
     let mut tcp = connect(server).map_err(AskError::Connect)?;
     let request = format!(
-        "GET {path} HTTP/1.1\r\nhost: {}:{}\r\nconnection: close\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: {}:{}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
         server.host, server.port
     );
     tcp.write_all(request.as_bytes())?;

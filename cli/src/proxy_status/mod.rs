@@ -3,7 +3,7 @@
 //! One replica of the control plane is asked on its admin port; it asks the others. Here the answer is
 //! judged and printed.
 
-mod ask;
+pub(crate) mod ask;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_proto::names::cluster::TRUST_BUNDLE;
@@ -11,13 +12,15 @@ use weft_proto::names::env;
 
 use super::Parts;
 use super::settings::Serve;
-use crate::cluster::authority::Home;
-use crate::cluster::bundle::Bundles;
+use crate::cluster::authority::{Home, SecretStore};
+use crate::cluster::bundle::{Bundles, Reached};
+use crate::cluster::given::SecretGiver;
 use crate::cluster::lease::Candidate;
 use crate::cluster::review::TokenReviews;
 use crate::cluster::status::{Known, StatusWriter};
 use crate::cluster::webhook::Webhook;
-use crate::cluster::{authority, bundle, lease, rbac, webhook};
+use crate::cluster::{authority, bundle, given, lease, rbac, webhook};
+use crate::keeper::{AnyKeeper, GivenKeeper, Keeper};
 use crate::serve::Metrics;
 use crate::serve::replicas::Place;
 use crate::source;
@@ -66,35 +69,42 @@ pub(super) async fn start(
 
     // Who is believed, and who vouches.
     let trust_domain = models.borrow().trust_domain().to_owned();
-    let home = Home {
-        namespace,
-        trust_domain: &trust_domain,
-        leaf_lifetime: settings.leaf_lifetime,
-    };
-    let authority = authority::open(client.clone(), home, leading.clone())
+    let (reached, is_reached) = watch::channel(Reached::default());
+    let leaf_lifetime = settings.leaf_lifetime;
+    let given = given::open(&client, namespace, &trust_domain, leaf_lifetime)
         .await
         .context("the certificate authority")?;
+    let (authority, keeper) = if let Some(authority) = given {
+        let authority = Arc::new(authority);
+        let giver = SecretGiver::new(client.clone(), namespace, is_reached);
+        let keeper = GivenKeeper::new(authority.clone(), giver, metrics);
+        (authority, AnyKeeper::Given(Arc::new(keeper)))
+    } else {
+        let lifetimes = settings.lifetimes()?;
+        let home = Home {
+            namespace,
+            trust_domain: &trust_domain,
+            leaf_lifetime,
+            lifetimes,
+        };
+        let authority = authority::open(client.clone(), home, leading.clone())
+            .await
+            .context("the certificate authority")?;
+        let authority = Arc::new(authority);
+        let store = SecretStore::new(client.clone(), namespace, leading.clone(), is_reached);
+        let keeper = Keeper::new(authority.clone(), store, lifetimes, metrics);
+        (authority, AnyKeeper::Own(Arc::new(keeper)))
+    };
     let reviewer = TokenReviews::new(client.clone(), models.clone());
-    let intact = metrics.gauge(
-        "weft_control_plane_authority_secret_intact",
-        "Whether the authority's Secret still holds what this replica serves.",
-    );
-    let bundle = authority.bundle();
-    let known = bundle.borrow().clone();
-    until_end(Box::pin(authority::watch(
-        client.clone(),
-        namespace.clone(),
-        known,
-        intact,
-    )));
 
     // What is kept, by the replica that leads.
     let bundles = Bundles {
         client: client.clone(),
         namespace: namespace.clone(),
-        bundle,
+        bundle: authority.bundle(),
         injected,
         leading: leading.clone(),
+        reached,
         period: bundle::PERIOD,
     };
     until_end(Box::pin(bundles.run()));
@@ -128,7 +138,8 @@ pub(super) async fn start(
 
     Ok(Parts {
         models,
-        authority: Arc::new(authority),
+        authority,
+        keeper,
         reviewer: Arc::new(reviewer),
         trust_bundle: format!("ConfigMap {namespace}/{TRUST_BUNDLE}"),
         place,

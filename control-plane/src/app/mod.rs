@@ -35,8 +35,9 @@ use weft_proto::names::env;
 
 use self::settings::{Command, Serve, Settings, Token};
 use crate::identity::tokens::{JoinTokenReviewer, JoinTokens};
-use crate::identity::{Authority, TRUST_BUNDLE_FILE, TokenReviewer};
+use crate::identity::{Authority, Directory, TRUST_BUNDLE_FILE, TokenReviewer};
 use crate::index::Model;
+use crate::keeper::{AnyKeeper, DirectoryStore, FilesGiver, GivenFiles, GivenKeeper, Keeper};
 use crate::serve::admin::Admin;
 use crate::serve::counts::Counts;
 use crate::serve::replicas::Place;
@@ -159,6 +160,7 @@ async fn serve_until(
 
     let (synced, models) = watch::channel(None);
     let (serving, replicas) = watch::channel(None);
+    let (keeping, keeper) = watch::channel(None);
     let admin = bind(settings.admin).await.context("the admin listener")?;
     let admin_address = admin.local_addr().context("the admin listener")?;
     let progress = Progress::default();
@@ -168,6 +170,7 @@ async fn serve_until(
         streams: streams.clone(),
         metrics: metrics.clone(),
         replicas,
+        keeper,
         end: end.clone(),
     };
     tokio::spawn(pages.run(admin));
@@ -206,6 +209,11 @@ async fn serve_until(
     );
     synced.send_replace(Some(models));
     serving.send_replace(Some(server.replicas()));
+    keeping.send_replace(Some(parts.keeper.trusted()));
+    tasks.spawn(
+        end.clone()
+            .run_until_cancelled_owned(parts.keeper.run(server.replicas())),
+    );
     if let Some(beside) = parts.beside {
         tasks.spawn(
             end.clone()
@@ -221,6 +229,8 @@ async fn serve_until(
 struct Parts {
     models: watch::Receiver<Arc<Model>>,
     authority: Arc<Authority>,
+    /// Who moves its rotations on.
+    keeper: AnyKeeper,
     reviewer: Arc<dyn TokenReviewer>,
     /// Where sidecars boot from, for people.
     trust_bundle: String,
@@ -241,7 +251,7 @@ async fn gather(
     end: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     match (&settings.dir, &settings.state) {
-        (Some(dir), Some(state)) => from_directory(dir, state, settings.leaf_lifetime, end).await,
+        (Some(dir), Some(state)) => from_directory(dir, state, settings, metrics, end).await,
         _ => from_cluster(settings, metrics, progress, tasks, end).await,
     }
 }
@@ -249,15 +259,19 @@ async fn gather(
 async fn from_directory(
     dir: &Path,
     state: &Path,
-    leaf_lifetime: Duration,
+    settings: &Serve,
+    metrics: &Arc<Metrics>,
     end: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     let models = source::files::watch_dir(dir.to_owned(), end.clone())
         .await
         .with_context(|| format!("reading {}", dir.display()))?;
     let trust_domain = models.borrow().trust_domain().to_owned();
-    let authority = Authority::open(state, &trust_domain, leaf_lifetime, SystemTime::now())
-        .context("the certificate authority")?;
+    let (authority, keeper) = match settings.given() {
+        Some(files) => given(files, state, &trust_domain, settings, metrics),
+        None => own(state, &trust_domain, settings, metrics),
+    }
+    .context("the certificate authority")?;
     let tokens = JoinTokens::open(state).context("the join tokens")?;
     let accounts = {
         let models = models.clone();
@@ -269,12 +283,51 @@ async fn from_directory(
     };
     Ok(Parts {
         models,
-        authority: Arc::new(authority),
+        authority,
+        keeper,
         reviewer: Arc::new(JoinTokenReviewer::new(tokens, Box::new(accounts))),
         trust_bundle: state.join(TRUST_BUNDLE_FILE).display().to_string(),
         place: None,
         beside: None,
     })
+}
+
+/// An authority that is made in the state directory, once.
+fn own(
+    state: &Path,
+    trust_domain: &str,
+    settings: &Serve,
+    metrics: &Metrics,
+) -> anyhow::Result<(Arc<Authority>, AnyKeeper)> {
+    let lifetimes = settings.lifetimes()?;
+    let (leaf, now) = (settings.leaf_lifetime, SystemTime::now());
+    let authority = Authority::open_with(state, trust_domain, leaf, &lifetimes, now)?;
+    let authority = Arc::new(authority);
+    let store = DirectoryStore::new(Directory::new(state));
+    let keeper = Keeper::new(authority.clone(), store, lifetimes, metrics);
+    Ok((authority, AnyKeeper::Own(Arc::new(keeper))))
+}
+
+/// An authority whose issuer is given in files. Its bundle is in the state directory.
+fn given(
+    files: GivenFiles,
+    state: &Path,
+    trust_domain: &str,
+    settings: &Serve,
+    metrics: &Metrics,
+) -> anyhow::Result<(Arc<Authority>, AnyKeeper)> {
+    let (leaf, now) = (settings.leaf_lifetime, SystemTime::now());
+    let authority = Authority::given(&files.read()?, trust_domain, leaf, now)
+        .with_context(|| format!("the issuer of {}", files.certificate.display()))?;
+    let directory = Directory::new(state);
+    directory.begin_given(&authority)?;
+    let authority = Arc::new(authority);
+    let keeper = GivenKeeper::new(
+        authority.clone(),
+        FilesGiver::new(files, directory),
+        metrics,
+    );
+    Ok((authority, AnyKeeper::Given(Arc::new(keeper))))
 }
 
 #[cfg(feature = "kubernetes")]

@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use weft_proto::names::{self, env, ports};
 
-use crate::identity::{DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME};
+use crate::identity::{DEFAULT_LEAF_LIFETIME, Lifetimes, MIN_LEAF_LIFETIME};
+use crate::keeper::GivenFiles;
 use crate::policy::{DefaultAuthorization, MtlsMode};
 use crate::source::mesh_file::{DEFAULT_NETWORKS, DEFAULT_SERVER_FIRST_PORTS, Defaults, MeshFile};
 
@@ -91,6 +92,25 @@ pub(super) struct Serve {
     #[arg(long, env = env::LEAF_LIFETIME, value_name = "DURATION",
           value_parser = leaf_lifetime, default_value = "24h")]
     pub(super) leaf_lifetime: Duration,
+    /// Certificate of an issuer that somebody else makes, with those between it and its root; with --dir.
+    /// It is read again when it changes. In a cluster it is in Secret weft-issuer.
+    #[arg(long, env = env::ISSUER_CERT, value_name = "FILE",
+          requires_all = ["dir", "issuer_key", "trust_roots"])]
+    pub(super) issuer_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, env = env::ISSUER_KEY, value_name = "FILE", requires = "issuer_cert")]
+    pub(super) issuer_key: Option<PathBuf>,
+    /// The roots that the mesh trusts with it.
+    #[arg(long, env = env::TRUST_ROOTS, value_name = "FILE", requires = "issuer_cert")]
+    pub(super) trust_roots: Option<PathBuf>,
+    /// How long issuers live; rotated at two thirds of that.
+    #[arg(long, env = env::ISSUER_LIFETIME, value_name = "DURATION",
+          value_parser = duration, default_value = "8760h")]
+    pub(super) issuer_lifetime: Duration,
+    /// How long roots live; rotated at two thirds of that.
+    #[arg(long, env = env::ROOT_LIFETIME, value_name = "DURATION",
+          value_parser = duration, default_value = "87600h")]
+    pub(super) root_lifetime: Duration,
     /// Writes the ports that are listened on here, gRPC's and admin's, a line each.
     #[arg(long, value_name = "FILE")]
     pub(super) port_file: Option<PathBuf>,
@@ -100,6 +120,34 @@ pub(super) struct Serve {
     /// How logs look.
     #[arg(long, env = env::LOG_FORMAT, value_enum, default_value_t)]
     pub(super) log_format: LogFormat,
+}
+
+impl Serve {
+    /// Where an issuer is given, if it is.
+    pub(super) fn given(&self) -> Option<GivenFiles> {
+        Some(GivenFiles {
+            certificate: self.issuer_cert.clone()?,
+            key: self.issuer_key.clone()?,
+            roots: self.trust_roots.clone()?,
+        })
+    }
+
+    /// How long issuers and roots live, where that is long enough for the leaves.
+    pub(super) fn lifetimes(&self) -> anyhow::Result<Lifetimes> {
+        let lifetimes = Lifetimes {
+            issuer: self.issuer_lifetime,
+            root: self.root_lifetime,
+        };
+        match lifetimes.trouble(self.leaf_lifetime) {
+            None => Ok(lifetimes),
+            Some(trouble) => anyhow::bail!(
+                "{trouble}; see {}, {} and {}",
+                env::LEAF_LIFETIME,
+                env::ISSUER_LIFETIME,
+                env::ROOT_LIFETIME
+            ),
+        }
+    }
 }
 
 /// What holds for the whole mesh of a cluster; in a directory it stands in mesh.yaml.
@@ -398,6 +446,37 @@ mod tests {
             "5é",
         ] {
             assert!(leaf_lifetime(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_signs_lives_long_enough_for_leaves() {
+        let lifetimes = |args: &[&str]| serve(args).unwrap().lifetimes();
+        assert_eq!(lifetimes(&[]).unwrap(), Lifetimes::DEFAULT);
+        assert!(lifetimes(&["--leaf-lifetime", "720h"]).is_ok());
+        let short = [
+            "--leaf-lifetime",
+            "10s",
+            "--issuer-lifetime",
+            "2m",
+            "--root-lifetime",
+            "10m",
+        ];
+        assert!(lifetimes(&short).is_ok());
+        for (wrong, words) in [
+            (&["--issuer-lifetime", "48h"][..], "an issuer's life"),
+            (&["--root-lifetime", "8000h"], "a root's life"),
+            (
+                &["--issuer-lifetime", "87600h", "--root-lifetime", "87599h"],
+                "a root's life",
+            ),
+        ] {
+            let refused = lifetimes(wrong).unwrap_err().to_string();
+            assert!(
+                refused.starts_with(words) && refused.contains("at least"),
+                "{refused}"
+            );
+            assert!(refused.contains("WEFT_ISSUER_LIFETIME"), "{refused}");
         }
     }
 

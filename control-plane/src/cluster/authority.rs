@@ -5,28 +5,33 @@
 //! * A trust bundle without its Secret is refused: a new authority would cut off every sidecar that
 //!   trusts the old one. So is a Secret that is broken, another mesh's, or not the one of the bundle.
 //! * While the API server is away, it is asked again, later and later.
-//! * Once it is read, nothing that happens to the Secret changes what is served; [`watch`] says so.
+//! * Once it is read, [`SecretStore`] is how the [keeper](crate::keeper) follows and writes it: over the
+//!   version that was read, and nothing but the state and the annotation by which a rotation is asked for.
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use metrics::Gauge;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use weft_proto::names::cluster::{
-    AUTHORITY_KEY, AUTHORITY_SECRET, MANAGED_BY, MANAGED_BY_LABEL, TRUST_BUNDLE, TRUST_BUNDLE_KEY,
+    AUTHORITY_KEY, AUTHORITY_SECRET, MANAGED_BY, MANAGED_BY_LABEL, ROTATE, STANDING, TRUST_BUNDLE,
+    TRUST_BUNDLE_KEY,
 };
+use zeroize::Zeroizing;
 
+use super::bundle::Reached;
 use super::call::{CallError, Pauses, call};
 use super::{Leading, until_leading};
-use crate::identity::{Authority, BadAuthority, TrustBundle};
+use crate::identity::rotation::{Kind, Published};
+use crate::identity::{Authority, BadAuthority, Document, Lifetimes, TrustBundle};
+use crate::keeper::{Kept, Store, StoreError, Written};
 
 /// How long a replica that does not lead waits between looks.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often [`watch`] looks.
-const WATCH_PERIOD: Duration = Duration::from_secs(60);
 
 /// Where the authority is, and whose.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ pub struct Home<'a> {
     pub trust_domain: &'a str,
     /// How long its leaves live.
     pub leaf_lifetime: Duration,
+    /// How long its issuer and its root live.
+    pub lifetimes: Lifetimes,
 }
 
 /// Why there is no authority. Trying again does not help before somebody has mended it.
@@ -124,44 +131,6 @@ pub async fn open(
     }
 }
 
-/// Says, in logs and by `intact`, when the Secret vanishes or changes under a process that has read it.
-/// Never ends.
-pub async fn watch(client: Client, namespace: String, authority: TrustBundle, intact: Gauge) {
-    let secrets: Api<Secret> = Api::namespaced(client, &namespace);
-    let mut known = None;
-    intact.set(1.0);
-    loop {
-        // Away is not gone.
-        if let Ok(secret) = call(secrets.get_opt(AUTHORITY_SECRET)).await {
-            let state = secret.as_ref().map(|secret| {
-                let bundle = state(secret).and_then(TrustBundle::from_pem);
-                bundle
-                    .is_some_and(|bundle| authority.roots.iter().any(|r| bundle.roots.contains(r)))
-            });
-            if known != Some(state) {
-                match state {
-                    Some(true) => {}
-                    Some(false) => tracing::error!(
-                        namespace,
-                        secret = AUTHORITY_SECRET,
-                        "the authority's Secret was changed to something else. What was read from it at \
-                         start is still served; a replica that starts now would not agree: restore it",
-                    ),
-                    None => tracing::error!(
-                        namespace,
-                        secret = AUTHORITY_SECRET,
-                        "the authority's Secret is gone. What was read from it at start is still served; \
-                         a replica that starts now will refuse to: restore it from a backup",
-                    ),
-                }
-            }
-            known = Some(state);
-            intact.set(if state == Some(true) { 1.0 } else { 0.0 });
-        }
-        sleep(WATCH_PERIOD).await;
-    }
-}
-
 enum Trouble {
     Bad(BadAuthority),
     Call(CallError),
@@ -203,29 +172,36 @@ fn judge(
     let bundle = seen.bundle.as_ref().and_then(|map| map.data.as_ref());
     let bundle = bundle.and_then(|data| data.get(TRUST_BUNDLE_KEY));
     let bundle = bundle.and_then(|text| TrustBundle::from_pem(text.as_bytes()));
-    let own = authority.bundle().borrow().clone();
     match bundle {
-        Some(bundle) if !own.roots.iter().any(|root| bundle.roots.contains(root)) => {
-            Err(AuthorityError::OtherBundle {
-                namespace: namespace(),
-            })
-        }
+        Some(bundle) if !authority.is_known_to(&bundle) => Err(AuthorityError::OtherBundle {
+            namespace: namespace(),
+        }),
         _ => Ok(Some(authority)),
     }
 }
 
 /// Makes the Secret, unless it is there by now. It is read back either way.
 async fn make(secrets: &Api<Secret>, home: &Home<'_>) -> Result<(), Trouble> {
-    let state =
-        Authority::make_state(home.trust_domain, SystemTime::now()).map_err(Trouble::Bad)?;
+    let (domain, lifetimes, leaf) = (home.trust_domain, &home.lifetimes, home.leaf_lifetime);
+    let state = Authority::make_state_with(domain, lifetimes, leaf, SystemTime::now());
+    let state = state.map_err(Trouble::Bad)?;
+    let standing = Document::parse(state.as_bytes(), domain, SystemTime::now());
+    let standing = standing.map(|document| (STANDING.to_owned(), document.standing()));
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(AUTHORITY_SECRET.to_owned()),
             labels: Some([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into()),
+            annotations: standing.ok().map(|standing| [standing].into()),
             ..ObjectMeta::default()
         },
         type_: Some("Opaque".to_owned()),
-        data: Some([(AUTHORITY_KEY.to_owned(), ByteString(state.into_bytes()))].into()),
+        data: Some(
+            [(
+                AUTHORITY_KEY.to_owned(),
+                ByteString(state.as_bytes().to_vec()),
+            )]
+            .into(),
+        ),
         ..Secret::default()
     };
     match call(secrets.create(&PostParams::default(), &secret)).await {
@@ -246,6 +222,145 @@ fn state(secret: &Secret) -> Option<&[u8]> {
     data.get(AUTHORITY_KEY).map(|content| content.0.as_slice())
 }
 
+/// The Secret while it is in use. The replica that leads writes it; the others may only ask, by its
+/// annotation.
+pub struct SecretStore {
+    secrets: Api<Secret>,
+    namespace: String,
+    leading: Leading,
+    reached: watch::Receiver<Reached>,
+}
+
+impl SecretStore {
+    /// The Secret of this namespace. `reached` says how far the bundle has come.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        leading: Leading,
+        reached: watch::Receiver<Reached>,
+    ) -> Self {
+        Self {
+            secrets: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            leading,
+            reached,
+        }
+    }
+
+    async fn kept(&self) -> Result<Option<Kept>, StoreError> {
+        let secret = call(self.secrets.get_opt(AUTHORITY_SECRET)).await;
+        let Some(secret) = secret.map_err(said)? else {
+            return Ok(None);
+        };
+        let asked = secret.metadata.annotations.as_ref();
+        let asked = asked.and_then(|all| all.get(ROTATE));
+        let text = state(&secret).unwrap_or_default().to_vec();
+        Ok(Some(Kept {
+            text: Zeroizing::new(text),
+            version: secret.metadata.resource_version.unwrap_or_default(),
+            asked: asked.and_then(|kind| kind.parse().ok()),
+        }))
+    }
+
+    /// Changes the Secret, where it is in this version.
+    async fn change(
+        &self,
+        version: &str,
+        change: impl FnOnce(&mut Secret) + Send,
+    ) -> Result<Written, StoreError> {
+        let secret = call(self.secrets.get_opt(AUTHORITY_SECRET)).await;
+        let Some(mut secret) = secret.map_err(said)? else {
+            return Ok(Written::Overtaken);
+        };
+        if secret.metadata.resource_version.as_deref() != Some(version) {
+            return Ok(Written::Overtaken);
+        }
+        change(&mut secret);
+        let params = PostParams::default();
+        let replaced = self.secrets.replace(AUTHORITY_SECRET, &params, &secret);
+        match call(replaced).await {
+            Ok(_) => Ok(Written::Done),
+            Err(error) if error.is_conflict() => Ok(Written::Overtaken),
+            Err(error) => Err(said(error)),
+        }
+    }
+}
+
+impl Store for SecretStore {
+    fn place(&self) -> String {
+        format!("Secret {}/{AUTHORITY_SECRET}", self.namespace)
+    }
+
+    fn leads(&self) -> bool {
+        *self.leading.borrow()
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Option<Kept>, StoreError>> {
+        self.kept().boxed()
+    }
+
+    fn write<'a>(
+        &'a self,
+        next: &'a Document,
+        over: &'a Kept,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        let change = |secret: &mut Secret| {
+            let content = ByteString(next.to_text().as_bytes().to_vec());
+            let data = secret.data.get_or_insert_default();
+            data.insert(AUTHORITY_KEY.to_owned(), content);
+            let annotations = secret.metadata.annotations.get_or_insert_default();
+            annotations.insert(STANDING.to_owned(), next.standing());
+            forget(secret);
+        };
+        self.change(&over.version, change).boxed()
+    }
+
+    fn forget_asked<'a>(&'a self, kept: &'a Kept) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.change(&kept.version, forget).boxed()
+    }
+
+    fn published<'a>(&'a self, bundle: &'a TrustBundle) -> BoxFuture<'a, Published> {
+        ready(reached_by(&self.reached, bundle)).boxed()
+    }
+
+    fn ask(&self, kind: Kind) -> BoxFuture<'_, Result<(), StoreError>> {
+        let asking = async move {
+            let kept = self.kept().await?;
+            let kept = kept.ok_or_else(|| StoreError(format!("{} is gone", self.place())))?;
+            let asked = self.change(&kept.version, |secret| {
+                let annotations = secret.metadata.annotations.get_or_insert_default();
+                annotations.insert(ROTATE.to_owned(), kind.to_string());
+            });
+            match asked.await? {
+                Written::Done => Ok(()),
+                Written::Overtaken => Err(StoreError("the Secret just changed".to_owned())),
+            }
+        };
+        asking.boxed()
+    }
+}
+
+/// How far a bundle has come.
+pub(super) fn reached_by(reached: &watch::Receiver<Reached>, bundle: &TrustBundle) -> Published {
+    let reached = reached.borrow();
+    match reached.failures {
+        _ if reached.bundle.as_ref() != Some(bundle) => Published::No,
+        0 => Published::Everywhere,
+        _ => Published::Partly,
+    }
+}
+
+fn forget(secret: &mut Secret) {
+    if let Some(annotations) = &mut secret.metadata.annotations {
+        annotations.remove(ROTATE);
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn said(error: CallError) -> StoreError {
+    StoreError(error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +369,7 @@ mod tests {
         namespace: "weft",
         trust_domain: "cluster.local",
         leaf_lifetime: Duration::from_secs(3600),
+        lifetimes: Lifetimes::DEFAULT,
     };
 
     fn made() -> String {

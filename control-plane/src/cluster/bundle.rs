@@ -48,8 +48,19 @@ pub struct Bundles {
     pub injected: watch::Receiver<Arc<BTreeSet<String>>>,
     /// Whether this replica writes.
     pub leading: Leading,
+    /// Says what was written, as soon as it was.
+    pub reached: watch::Sender<Reached>,
     /// How often to look.
     pub period: Duration,
+}
+
+/// What the ConfigMaps hold, as the replica that leads has written or found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// The bundle; `None` before the first look.
+    pub bundle: Option<TrustBundle>,
+    /// Namespaces where it could not be written.
+    pub failures: usize,
 }
 
 /// What one write does.
@@ -77,10 +88,16 @@ impl Bundles {
     async fn keep(&mut self) {
         let mut pauses = Pauses::new();
         loop {
-            let text = self.bundle.borrow_and_update().to_pem();
+            let bundle = self.bundle.borrow_and_update().clone();
+            let text = bundle.to_pem();
             let mut wanted = BTreeSet::clone(&self.injected.borrow_and_update());
             wanted.insert(self.namespace.clone());
-            let pause = match self.round(&text, &wanted).await {
+            let round = self.round(&text, &wanted).await;
+            if let Ok(failures) = &round {
+                let (bundle, failures) = (Some(bundle), *failures);
+                self.reached.send_replace(Reached { bundle, failures });
+            }
+            let pause = match round {
                 Ok(0) => {
                     pauses.reset();
                     self.period

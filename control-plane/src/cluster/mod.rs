@@ -9,6 +9,7 @@ pub mod authority;
 pub mod bundle;
 mod call;
 pub mod events;
+pub mod given;
 pub mod lease;
 pub mod rbac;
 pub mod review;

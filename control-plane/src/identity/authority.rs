@@ -1,21 +1,26 @@
 //! The certificate authority: root → issuer → leaves, all P-256.
+//!
+//! What is in force is replaced whole: who signs, whom the mesh trusts, and the state that both come from.
+//! A state that is read later takes the place of the one before only where it is newer and of the same
+//! authority; everything else is refused, and the last good one stays in force.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::rand;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
-};
-use rustls_pki_types::pem::{PemObject, SectionKind};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rcgen::{KeyPair, PublicKeyData};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
-use weft_proto::names::{CONTROL_PLANE_NAMESPACE, CONTROL_PLANE_SERVICE_ACCOUNT};
-use weft_proto::spiffe::{SpiffeId, SpiffeIdError};
-use x509_parser::extensions::GeneralName;
+use weft_proto::spiffe::SpiffeId;
+use zeroize::Zeroizing;
 
+use super::document::Document;
+use super::given::{Given, GivenText};
+use super::make::{Lifetimes, parse_key};
+use super::pair::Fingerprint;
+use super::signer::{IssueError, Leaf, Signer, own_id};
 use super::state::{
     self, AUTHORITY_FILE, PUBLIC_MODE, SECRET_MODE, StateError, TRUST_BUNDLE_FILE, corrupt,
 };
@@ -26,63 +31,82 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The shortest life of a leaf that can be asked: X.509 counts whole seconds.
 pub const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(2);
 
-/// Leaves are good from so long ago, for clocks that are behind.
-pub(crate) const BACKDATING: Duration = Duration::from_secs(15 * 60);
-/// Ten years: there is one root and one issuer, and nothing renews them.
-const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const SERIAL_LEN: usize = 16;
-const PEM_END: &str = "-----END CERTIFICATE-----\n";
-
 /// Signs the mesh's certificates.
 pub struct Authority {
     trust_domain: String,
     leaf_lifetime: Duration,
-    issuer: Issuer<'static, KeyPair>,
-    issuer_certificate: CertificateDer<'static>,
-    issuer_not_after: SystemTime,
+    in_force: ArcSwap<InForce>,
     bundle: watch::Sender<TrustBundle>,
+    /// The state's generation.
+    changes: watch::Sender<u64>,
+    /// Makes writers take turns, and has what was signed.
+    signed: Mutex<Signed>,
 }
 
-/// A leaf with what its holder shows.
-#[derive(Clone, Debug)]
-pub struct Leaf {
-    /// Leaf, then issuer.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// When the leaf expires.
-    pub not_after: SystemTime,
+struct InForce {
+    signer: Signer,
+    /// `None` where somebody else gives the issuer.
+    document: Option<Arc<Document>>,
+}
+
+/// When the last leaf expires of those that were signed here.
+#[derive(Default)]
+struct Signed {
+    by_this: Option<SystemTime>,
+    by_former: Option<SystemTime>,
+}
+
+/// A given issuer that may be taken.
+pub struct Weighed {
+    given: Given,
+    is_known: bool,
+}
+
+/// Where an authority stands, for others to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// Its issuer's certificate.
+    pub issuer: Fingerprint,
+    /// Whom it trusts.
+    pub roots: Vec<Fingerprint>,
+    /// When the last leaf expires that it has signed with another issuer.
+    pub former_until: Option<SystemTime>,
+    /// How long its leaves live.
+    pub leaf_lifetime: Duration,
 }
 
 /// Why an authority's state cannot be used, or none be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BadAuthority(String);
-
-/// Why no leaf could be signed.
-#[derive(Debug, thiserror::Error)]
-pub enum IssueError {
-    /// The issuer's certificate has expired.
-    #[error("the issuer's certificate has expired")]
-    IssuerExpired,
-    /// The identity's parts make no SPIFFE id.
-    #[error("no SPIFFE id: {0}")]
-    BadId(#[from] SpiffeIdError),
-    /// The id belongs to another mesh.
-    #[error("the id is of another trust domain")]
-    OtherTrustDomain,
-    /// No randomness, or the library refused.
-    #[error("signing failed: {0}")]
-    Signing(String),
-}
+pub struct BadAuthority(pub(super) String);
 
 impl Authority {
-    /// Opens the authority in a state directory, or makes it there once.
-    ///
-    /// Refused: a trust bundle without its secret, files that do not fit each other, an authority of
-    /// another trust domain, one that has expired.
+    /// Opens the authority in a state directory, or makes it there once, with the lifetimes of default.
+    /// See [`Authority::open_with`].
     pub fn open(
         state: &Path,
         trust_domain: &str,
         leaf_lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Self, StateError> {
+        Self::open_with(
+            state,
+            trust_domain,
+            leaf_lifetime,
+            &Lifetimes::default(),
+            now,
+        )
+    }
+
+    /// Opens the authority in a state directory, or makes it there once.
+    ///
+    /// Refused: a trust bundle without its secret, files that do not fit each other, an authority of
+    /// another trust domain, one that has expired.
+    pub fn open_with(
+        state: &Path,
+        trust_domain: &str,
+        leaf_lifetime: Duration,
+        lifetimes: &Lifetimes,
         now: SystemTime,
     ) -> Result<Self, StateError> {
         state::create_directory(state)?;
@@ -91,36 +115,61 @@ impl Authority {
 
         // The bundle is looked at first: another process that is just starting makes it last.
         let bundle = state::read(&bundle_path)?;
-        let secret = match state::read(&secret_path)? {
+        let secret = match state::read(&secret_path)?.map(Zeroizing::new) {
             Some(secret) => secret,
             None if bundle.is_some() => return Err(StateError::SecretLost { path: bundle_path }),
             None => {
-                let made = make(trust_domain, now).map_err(|e| corrupt(&secret_path, e))?;
-                state::create(&secret_path, made.as_bytes(), SECRET_MODE)?;
-                state::read(&secret_path)?
-                    .ok_or_else(|| corrupt(&secret_path, "vanished while it was made"))?
+                let made = Document::make(trust_domain, lifetimes, leaf_lifetime, now)
+                    .map_err(|e| corrupt(&secret_path, e))?;
+                state::create(&secret_path, made.to_text().as_bytes(), SECRET_MODE)?;
+                let made = state::read(&secret_path)?.map(Zeroizing::new);
+                made.ok_or_else(|| corrupt(&secret_path, "vanished while it was made"))?
             }
         };
 
-        let (authority, root_pem) = load(&secret, trust_domain, leaf_lifetime, now)
-            .map_err(|e| corrupt(&secret_path, e))?;
+        let authority = Self::from_state(&secret, trust_domain, leaf_lifetime, now)
+            .map_err(|e| corrupt(&secret_path, e.0))?;
+        let own = authority.bundle.borrow().to_pem();
         match bundle {
-            Some(bundle) if bundle != root_pem.as_bytes() => {
+            Some(bundle) if bundle == own.as_bytes() => {}
+            // One of another phase, as when a process ended between the two writes, is brought up to date.
+            // One that cannot be read says nothing of another authority.
+            Some(bundle)
+                if TrustBundle::from_pem(&bundle)
+                    .is_some_and(|bundle| !authority.is_known_to(&bundle)) =>
+            {
                 return Err(corrupt(
                     &bundle_path,
                     format!("does not hold the root of {AUTHORITY_FILE} beside it"),
                 ));
             }
-            Some(_) => {}
-            None => state::replace(&bundle_path, root_pem.as_bytes(), PUBLIC_MODE)?,
+            _ => state::replace(&bundle_path, own.as_bytes(), PUBLIC_MODE)?,
         }
         Ok(authority)
     }
 
     /// Makes a root and an issuer, for whoever keeps them elsewhere than in a directory. What it returns
-    /// is secret, PEM, and what [`Authority::from_state`] takes.
+    /// is secret, and what [`Authority::from_state`] takes.
     pub fn make_state(trust_domain: &str, now: SystemTime) -> Result<String, BadAuthority> {
-        make(trust_domain, now).map_err(BadAuthority)
+        let made = Self::make_state_with(
+            trust_domain,
+            &Lifetimes::default(),
+            DEFAULT_LEAF_LIFETIME,
+            now,
+        );
+        made.map(|text| text.as_str().to_owned())
+    }
+
+    /// The same with other lifetimes.
+    pub fn make_state_with(
+        trust_domain: &str,
+        lifetimes: &Lifetimes,
+        leaf_lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Zeroizing<String>, BadAuthority> {
+        Document::make(trust_domain, lifetimes, leaf_lifetime, now)
+            .map(|document| document.to_text())
+            .map_err(BadAuthority)
     }
 
     /// The authority of this state.
@@ -132,8 +181,41 @@ impl Authority {
         leaf_lifetime: Duration,
         now: SystemTime,
     ) -> Result<Self, BadAuthority> {
-        let loaded = load(state, trust_domain, leaf_lifetime, now);
-        loaded.map(|(authority, _)| authority).map_err(BadAuthority)
+        let document = Document::parse(state, trust_domain, now).map_err(BadAuthority)?;
+        let (bundle, generation) = (document.bundle(), document.generation);
+        let in_force = InForce::of(document).map_err(BadAuthority)?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            leaf_lifetime,
+            bundle: watch::Sender::new(bundle),
+            changes: watch::Sender::new(generation),
+            in_force: ArcSwap::from_pointee(in_force),
+            signed: Mutex::default(),
+        })
+    }
+
+    /// The authority of an issuer that somebody else makes. See [`Authority::weigh`] for later ones.
+    pub fn given(
+        text: &GivenText,
+        trust_domain: &str,
+        leaf_lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Self, BadAuthority> {
+        let given = Given::parse(text, trust_domain, now).map_err(BadAuthority)?;
+        let in_force = InForce {
+            signer: given.signer,
+            document: None,
+        };
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            leaf_lifetime,
+            bundle: watch::Sender::new(TrustBundle {
+                roots: given.roots.into(),
+            }),
+            changes: watch::Sender::new(0),
+            in_force: ArcSwap::from_pointee(in_force),
+            signed: Mutex::default(),
+        })
     }
 
     /// The mesh that this authority vouches for.
@@ -141,9 +223,131 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// How long its leaves live.
+    pub fn leaf_lifetime(&self) -> Duration {
+        self.leaf_lifetime
+    }
+
     /// Whom the mesh trusts, now and later.
     pub fn bundle(&self) -> watch::Receiver<TrustBundle> {
         self.bundle.subscribe()
+    }
+
+    /// Changes after what is in force does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The state that is in force; `None` where somebody else gives the issuer.
+    pub fn document(&self) -> Option<Arc<Document>> {
+        self.in_force.load().document.clone()
+    }
+
+    /// Whether somebody who trusts these roots knows this authority, or knew it.
+    pub fn is_known_to(&self, bundle: &TrustBundle) -> bool {
+        if let Some(document) = self.document() {
+            return document.is_known_to(bundle);
+        }
+        let own = self.bundle.borrow();
+        bundle.roots.iter().any(|root| own.roots.contains(root))
+    }
+
+    /// Where it stands.
+    pub fn stand(&self) -> Stand {
+        let signed = self.signed.lock();
+        let roots = self.bundle.borrow().roots.clone();
+        Stand {
+            issuer: self.in_force.load().signer.fingerprint(),
+            roots: roots.iter().map(Fingerprint::of).collect(),
+            former_until: signed.by_former,
+            leaf_lifetime: self.leaf_lifetime,
+        }
+    }
+
+    /// The issuer's certificate.
+    pub fn issuer(&self) -> CertificateDer<'static> {
+        self.in_force.load().signer.certificate().clone()
+    }
+
+    /// Takes a state that was read later. Whether it is another one than that in force.
+    ///
+    /// Refused: what [`Authority::from_state`] refuses, a state that is older, and one of an authority that
+    /// never had a root of this one.
+    pub fn adopt(&self, state: &[u8], now: SystemTime) -> Result<bool, BadAuthority> {
+        let document = Document::parse(state, &self.trust_domain, now).map_err(BadAuthority)?;
+        let in_force = self.document();
+        let in_force = in_force.ok_or_else(|| BadAuthority("the issuer is given".to_owned()))?;
+        if document.generation == in_force.generation && document.is_same(&in_force) {
+            return Ok(false);
+        }
+        if !document.is_known_to(&in_force.bundle()) {
+            return Err(BadAuthority("it is another authority's".to_owned()));
+        }
+        if document.generation <= in_force.generation {
+            return Err(BadAuthority(format!(
+                "it is older (generation {}) than what is in force (generation {}): its certificates may \
+                 have been retired",
+                document.generation, in_force.generation
+            )));
+        }
+        self.put_in_force(document).map_err(BadAuthority)?;
+        Ok(true)
+    }
+
+    /// Puts a state in force that follows from the one that is.
+    pub(crate) fn put_in_force(&self, document: Document) -> Result<(), String> {
+        let bundle = document.bundle();
+        let next = InForce::of(document)?;
+        self.replace(next, Some(bundle));
+        Ok(())
+    }
+
+    /// Looks at a given issuer that was read later. Nothing of it is in force before [`Authority::take`].
+    pub fn weigh(&self, text: &GivenText, now: SystemTime) -> Result<Weighed, BadAuthority> {
+        let given = Given::parse(text, &self.trust_domain, now).map_err(BadAuthority)?;
+        let known = self.bundle.borrow().roots.clone();
+        // By the roots of now alone: whoever trusts them believes it at once.
+        let is_known = given.signer.prove(&self.trust_domain, &known, now).is_ok();
+        Ok(Weighed { given, is_known })
+    }
+
+    /// Signs with a given issuer from now on.
+    pub fn take(&self, weighed: Weighed) {
+        let next = InForce {
+            signer: weighed.given.signer,
+            document: None,
+        };
+        self.replace(next, None);
+    }
+
+    /// Trusts these roots from now on; for given ones.
+    pub fn trust(&self, roots: Vec<CertificateDer<'static>>) {
+        let bundle = TrustBundle {
+            roots: roots.into(),
+        };
+        self.say(bundle);
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn replace(&self, next: InForce, bundle: Option<TrustBundle>) {
+        let mut signed = self.signed.lock();
+        if next.signer.fingerprint() != self.in_force.load().signer.fingerprint() {
+            signed.by_former = signed.by_former.max(signed.by_this.take());
+        }
+        self.in_force.store(Arc::new(next));
+        drop(signed);
+        if let Some(bundle) = bundle {
+            self.say(bundle);
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn say(&self, bundle: TrustBundle) {
+        self.bundle.send_if_modified(|known| {
+            let is_new = *known != bundle;
+            *known = bundle;
+            is_new
+        });
     }
 
     /// Signs a workload's key.
@@ -158,11 +362,7 @@ impl Authority {
 
     /// Makes a key and a certificate for the control plane itself.
     pub fn issue_own(&self, now: SystemTime) -> Result<(Leaf, PrivateKeyDer<'static>), IssueError> {
-        let id = SpiffeId::new(
-            &self.trust_domain,
-            CONTROL_PLANE_NAMESPACE,
-            CONTROL_PLANE_SERVICE_ACCOUNT,
-        )?;
+        let id = own_id(&self.trust_domain)?;
         let key = KeyPair::generate().map_err(|e| IssueError::Signing(e.to_string()))?;
         let leaf = self.sign(&id, &key, now)?;
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
@@ -178,203 +378,39 @@ impl Authority {
         if id.trust_domain() != self.trust_domain {
             return Err(IssueError::OtherTrustDomain);
         }
-        let not_after = (now + self.leaf_lifetime).min(self.issuer_not_after);
-        if not_after <= now {
-            return Err(IssueError::IssuerExpired);
-        }
-        // Never further back than the life is long: half the life must mean what it says.
-        let not_before = now - BACKDATING.min(self.leaf_lifetime);
+        // Written down before the state can change: a leaf of the former issuer is always known as one.
+        let in_force = {
+            let mut signed = self.signed.lock();
+            signed.by_this = signed.by_this.max(Some(now + self.leaf_lifetime));
+            self.in_force.load_full()
+        };
+        in_force.signer.sign(id, key, self.leaf_lifetime, now)
+    }
+}
 
-        let signing = |e: rcgen::Error| IssueError::Signing(e.to_string());
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(signing)?)];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, not_before, not_after);
-        params.serial_number = Some(serial().map_err(IssueError::Signing)?);
+impl Weighed {
+    /// Whether whoever trusts the roots of now believes it.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
 
-        let leaf = params.signed_by(key, &self.issuer).map_err(signing)?;
-        Ok(Leaf {
-            chain: vec![leaf.der().clone(), self.issuer_certificate.clone()],
-            not_after,
+    /// Whom to trust with it.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.given.roots
+    }
+
+    /// What tells it from another one.
+    pub fn digest(&self) -> (Fingerprint, Vec<Fingerprint>) {
+        self.given.digest()
+    }
+}
+
+impl InForce {
+    fn of(document: Document) -> Result<Self, String> {
+        let key = parse_key(document.signing.issuer_key.der())?;
+        Ok(Self {
+            signer: Signer::new(vec![document.signing.issuer.clone()], key)?,
+            document: Some(Arc::new(document)),
         })
     }
-}
-
-/// Makes a root and an issuer: the content of `authority.pem`.
-fn make(trust_domain: &str, now: SystemTime) -> Result<String, String> {
-    let text = |e: rcgen::Error| e.to_string();
-
-    let root_key = KeyPair::generate().map_err(text)?;
-    let root_params = ca_params("root", 1, trust_domain, now)?;
-    let root = root_params.self_signed(&root_key).map_err(text)?;
-    let root_key_pem = root_key.serialize_pem();
-    let root_issuer = Issuer::new(root_params, root_key);
-
-    let issuer_key = KeyPair::generate().map_err(text)?;
-    let issuer = ca_params("issuer", 0, trust_domain, now)?
-        .signed_by(&issuer_key, &root_issuer)
-        .map_err(text)?;
-    Ok([
-        root.pem(),
-        root_key_pem,
-        issuer.pem(),
-        issuer_key.serialize_pem(),
-    ]
-    .concat())
-}
-
-fn ca_params(
-    role: &str,
-    path_len: u8,
-    trust_domain: &str,
-    now: SystemTime,
-) -> Result<CertificateParams, String> {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "Weft");
-    name.push(DnType::CommonName, format!("Weft {role}"));
-
-    let mut params = CertificateParams::default();
-    params.distinguished_name = name;
-    // A signing certificate names its trust domain and no path (SPIFFE X.509-SVID, section 2).
-    let uri = trust_domain_uri(trust_domain);
-    params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(|e| format!("{e}"))?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
-    set_validity(&mut params, now - BACKDATING, now + AUTHORITY_LIFETIME);
-    params.serial_number = Some(serial()?);
-    Ok(params)
-}
-
-/// Reads `authority.pem`, and proves that its parts fit by signing with them. Also gives the root
-/// certificate in PEM.
-fn load(
-    secret: &[u8],
-    trust_domain: &str,
-    leaf_lifetime: Duration,
-    now: SystemTime,
-) -> Result<(Authority, String), String> {
-    let sections: Vec<(SectionKind, Vec<u8>)> = PemObject::pem_slice_iter(secret)
-        .collect::<Result<_, _>>()
-        .map_err(|e: rustls_pki_types::pem::Error| format!("not PEM: {e}"))?;
-    let [
-        (SectionKind::Certificate, root),
-        (SectionKind::PrivateKey, root_key),
-        (SectionKind::Certificate, issuer),
-        (SectionKind::PrivateKey, issuer_key),
-    ] = &sections[..]
-    else {
-        return Err("not root certificate, root key, issuer certificate, issuer key".to_owned());
-    };
-    let root_pem = std::str::from_utf8(secret)
-        .ok()
-        .and_then(|text| text.split_inclusive(PEM_END).next())
-        .ok_or("not PEM")?
-        .to_owned();
-
-    check_root(root, root_key, trust_domain)?;
-    let root = CertificateDer::from(root.clone());
-    let issuer_certificate = CertificateDer::from(issuer.clone());
-    let issuer_key = parse_key(issuer_key)?;
-    let issuer_not_after = not_after(&issuer_certificate)?;
-    let issuer = Issuer::from_ca_cert_der(&issuer_certificate, issuer_key)
-        .map_err(|e| format!("the issuer's certificate cannot be read: {e}"))?;
-
-    let roots = vec![root.clone()].into();
-    let authority = Authority {
-        trust_domain: trust_domain.to_owned(),
-        leaf_lifetime,
-        issuer,
-        issuer_certificate,
-        issuer_not_after,
-        bundle: watch::Sender::new(TrustBundle { roots }),
-    };
-    let (leaf, _) = authority.issue_own(now).map_err(|e| e.to_string())?;
-    verify(&leaf, &root, now).map_err(|e| format!("root, issuer and keys do not fit: {e}"))?;
-    Ok((authority, root_pem))
-}
-
-fn check_root(root: &[u8], key: &[u8], trust_domain: &str) -> Result<(), String> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(root)
-        .map_err(|e| format!("the root certificate cannot be read: {e}"))?;
-    if certificate.public_key().subject_public_key.data != parse_key(key)?.public_key_raw() {
-        return Err("the root key is not the root certificate's".to_owned());
-    }
-    let names = certificate
-        .subject_alternative_name()
-        .ok()
-        .flatten()
-        .map(|extension| &extension.value.general_names[..]);
-    let wanted = trust_domain_uri(trust_domain);
-    match names {
-        Some([GeneralName::URI(uri)]) if *uri == wanted => Ok(()),
-        Some([GeneralName::URI(uri)]) => Err(format!(
-            "made for trust domain {uri}, but the mesh's is {wanted}: a mesh keeps its trust domain"
-        )),
-        _ => Err("the root certificate names no trust domain".to_owned()),
-    }
-}
-
-pub(crate) fn parse_key(der: &[u8]) -> Result<KeyPair, String> {
-    let der = PrivatePkcs8KeyDer::from(der);
-    KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
-        .map_err(|_| "a key is not a P-256 key in PKCS#8".to_owned())
-}
-
-fn not_after(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate)
-        .map_err(|e| format!("the issuer's certificate cannot be read: {e}"))?;
-    let seconds = certificate.validity().not_after.timestamp();
-    Ok(UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-}
-
-/// Checks a leaf's chain as its peers will.
-fn verify(leaf: &Leaf, root: &CertificateDer<'_>, now: SystemTime) -> Result<(), webpki::Error> {
-    let anchor = anchor_from_trusted_cert(root)?;
-    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    EndEntityCert::try_from(&leaf.chain[0])?
-        .verify_for_usage(
-            &[webpki::aws_lc_rs::ECDSA_P256_SHA256],
-            &[anchor],
-            &leaf.chain[1..],
-            UnixTime::since_unix_epoch(since_epoch),
-            KeyUsage::client_auth(),
-            None,
-            None,
-        )
-        .map(drop)
-}
-
-fn trust_domain_uri(trust_domain: &str) -> String {
-    format!("spiffe://{trust_domain}")
-}
-
-pub(crate) fn set_validity(
-    params: &mut CertificateParams,
-    not_before: SystemTime,
-    not_after: SystemTime,
-) {
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    // Whole seconds on both sides: X.509 has no others.
-    let seconds = |time: SystemTime| {
-        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Duration::from_secs(since_epoch.as_secs())
-    };
-    params.not_before = epoch + seconds(not_before);
-    params.not_after = epoch + seconds(not_after);
-}
-
-/// Random, positive, not zero (RFC 5280, section 4.1.2.2).
-pub(crate) fn serial() -> Result<SerialNumber, String> {
-    let mut bytes = [0; SERIAL_LEN];
-    rand::fill(&mut bytes).map_err(|_| "the system gives no randomness".to_owned())?;
-    bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    Ok(SerialNumber::from_slice(&bytes))
 }

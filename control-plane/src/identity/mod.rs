@@ -10,11 +10,17 @@
 
 mod authority;
 mod csr;
+mod document;
+mod given;
+mod make;
+mod pair;
+pub mod rotation;
+mod signer;
 mod state;
 pub mod tokens;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -25,12 +31,17 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
 
 pub use self::authority::{
-    Authority, BadAuthority, DEFAULT_LEAF_LIFETIME, IssueError, Leaf, MIN_LEAF_LIFETIME,
+    Authority, BadAuthority, DEFAULT_LEAF_LIFETIME, MIN_LEAF_LIFETIME, Stand, Weighed,
 };
-#[cfg(feature = "kubernetes")]
-pub(crate) use self::authority::{BACKDATING, parse_key, serial, set_validity};
 pub use self::csr::{CsrError, WorkloadKey};
-pub use self::state::{StateError, TRUST_BUNDLE_FILE};
+pub use self::document::{BeginError, Document, Underway};
+pub use self::given::GivenText;
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::make::{BACKDATING, parse_key, serial, set_validity};
+pub use self::make::{Lifetimes, due_at};
+pub use self::pair::{Fingerprint, Pair, validity};
+pub use self::signer::{IssueError, Leaf};
+pub use self::state::{Directory, StateError, TRUST_BUNDLE_FILE};
 
 /// Whom the mesh trusts. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! The state directory: what of the authority outlives the process.
 //!
-//! * `authority.pem` (0600): root certificate, root key, issuer certificate, issuer key, in this
-//!   order. One file, so that it is there whole or not at all.
-//! * `trust-bundle.pem` (0644): the root certificate, for sidecars to boot from. Always written after
+//! * `authority.pem` (0600): what `document` says. One file, so that it is there whole or not at all.
+//! * `trust-bundle.pem` (0644): the trusted roots, for sidecars to boot from. Always written after
 //!   `authority.pem`: where it stands alone, the secret was lost.
 //!
 //! Files appear by link or rename of a finished, synced file, so that a reader never sees a part.
@@ -11,6 +10,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+use zeroize::Zeroizing;
+
+use super::{Authority, TrustBundle};
 
 /// The trust bundle's name in the state directory.
 pub const TRUST_BUNDLE_FILE: &str = "trust-bundle.pem";
@@ -52,6 +57,80 @@ pub enum StateError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// The authority's files, for whoever keeps them while they are in use.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    /// Held for as long as this process may write; the kernel gives it back at the process's end.
+    lock: Mutex<Option<File>>,
+}
+
+impl Directory {
+    /// The files in this directory.
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            lock: Mutex::new(None),
+        }
+    }
+
+    /// Puts the bundle of a given issuer there. Refused where the one that is there has none of its roots:
+    /// no sidecar that knows that one would believe the control plane.
+    pub fn begin_given(&self, authority: &Authority) -> Result<(), StateError> {
+        create_directory(&self.path)?;
+        let path = self.path.join(TRUST_BUNDLE_FILE);
+        let found = read(&path)?.and_then(|found| TrustBundle::from_pem(&found));
+        if found.is_some_and(|found| !authority.is_known_to(&found)) {
+            return Err(corrupt(
+                &path,
+                "holds none of the roots that are given now: put the former root beside them until every \
+                 sidecar has the new one, or remove the bundle to begin a new mesh",
+            ));
+        }
+        self.publish(&authority.bundle().borrow())
+    }
+
+    /// Where they are, for people.
+    pub fn authority_file(&self) -> PathBuf {
+        self.path.join(AUTHORITY_FILE)
+    }
+
+    /// Whether this process is the one that writes: the first of those that serve this directory.
+    pub fn is_ours(&self) -> bool {
+        let mut lock = self.lock.lock();
+        if lock.is_none() {
+            let exclusive = FlockOperation::NonBlockingLockExclusive;
+            let held = File::open(&self.path).ok();
+            *lock = held.filter(|directory| flock(directory, exclusive).is_ok());
+        }
+        lock.is_some()
+    }
+
+    /// The authority's state; `None` where it is gone.
+    pub fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        let read = read(&self.authority_file())?;
+        Ok(read.map(Zeroizing::new))
+    }
+
+    /// Puts a state in the place of the one that was read. `false`: another one is there.
+    pub fn replace(&self, text: &str, over: &[u8]) -> Result<bool, StateError> {
+        if self.read()?.is_none_or(|found| *found != over) {
+            return Ok(false);
+        }
+        replace(&self.authority_file(), text.as_bytes(), SECRET_MODE).map(|()| true)
+    }
+
+    /// Puts the bundle where sidecars boot from, unless it is there.
+    pub fn publish(&self, bundle: &TrustBundle) -> Result<(), StateError> {
+        let path = self.path.join(TRUST_BUNDLE_FILE);
+        let wanted = bundle.to_pem();
+        if read(&path)?.is_some_and(|found| found == wanted.as_bytes()) {
+            return Ok(());
+        }
+        replace(&path, wanted.as_bytes(), PUBLIC_MODE)
+    }
 }
 
 /// Makes a private directory where there is none.

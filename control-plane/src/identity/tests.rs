@@ -1,5 +1,9 @@
 //! Properties of the authority and of tokens.
 
+mod document;
+pub(crate) mod given;
+mod rotation;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The admin listener: health and metrics for everybody, status for loopback only. The status of one
+//! The admin listener: health and metrics for everybody, status and rotations for loopback only. The status of one
 //! replica has the sidecars of all, and says which replica did not answer.
 
 mod proxies;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
@@ -36,6 +37,10 @@ const MAX_CONNECTIONS: usize = 64;
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// What a rotation is asked for with; behind it, of what.
+const ROTATE: &str = "/identity/rotate/";
+const LOOPBACK_ONLY: &str = "from loopback only\n";
+const NOT_YET: &str = "the authority is not there yet\n";
 
 /// What the admin listener shows.
 pub struct Admin {
@@ -49,8 +54,18 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// This replica and the others; `None` until it serves.
     pub replicas: watch::Receiver<Option<Arc<Replicas>>>,
+    /// Who keeps the authority; `None` until it serves.
+    pub keeper: watch::Receiver<Option<Arc<dyn Trusted>>>,
     /// Set when the process is about to end: not ready any more.
     pub end: CancellationToken,
+}
+
+/// The authority, as the admin listener shows it and hands requests to it.
+pub trait Trusted: Send + Sync {
+    /// Where it stands.
+    fn status(&self) -> Value;
+    /// Begins a rotation of what is named so. What was done, or the code and the words of a refusal.
+    fn rotate<'a>(&'a self, kind: &'a str) -> BoxFuture<'a, Result<String, (StatusCode, String)>>;
 }
 
 impl Admin {
@@ -93,6 +108,9 @@ impl Admin {
     }
 
     async fn answer(&self, peer: SocketAddr, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if let (&Method::POST, Some(kind)) = (method, path.strip_prefix(ROTATE)) {
+            return self.rotate(peer, kind).await;
+        }
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
         }
@@ -115,11 +133,32 @@ impl Admin {
                 let content_type = "text/plain; version=0.0.4";
                 respond(StatusCode::OK, content_type, self.metrics.render())
             }
-            "/status" if peer.ip().to_canonical().is_loopback() => {
-                json_response(StatusCode::OK, &self.status().await)
-            }
-            "/status" => text(StatusCode::FORBIDDEN, "from loopback only\n"),
+            "/status" if is_loopback(peer) => json_response(StatusCode::OK, &self.status().await),
+            "/identity" if is_loopback(peer) => self.identity(),
+            "/status" | "/identity" => text(StatusCode::FORBIDDEN, LOOPBACK_ONLY),
             _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+        }
+    }
+
+    fn identity(&self) -> Response<Full<Bytes>> {
+        let keeper = self.keeper.borrow().clone();
+        match keeper {
+            Some(keeper) => json_response(StatusCode::OK, &keeper.status()),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, NOT_YET),
+        }
+    }
+
+    async fn rotate(&self, peer: SocketAddr, kind: &str) -> Response<Full<Bytes>> {
+        if !is_loopback(peer) {
+            return text(StatusCode::FORBIDDEN, LOOPBACK_ONLY);
+        }
+        let keeper = self.keeper.borrow().clone();
+        let Some(keeper) = keeper else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, NOT_YET);
+        };
+        match keeper.rotate(kind).await {
+            Ok(done) => respond(StatusCode::OK, "text/plain", done + "\n"),
+            Err((code, why)) => respond(code, "text/plain", why + "\n"),
         }
     }
 
@@ -187,6 +226,10 @@ impl Admin {
             "notConnected": not_connected,
         })
     }
+}
+
+fn is_loopback(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
 }
 
 fn workload(connected: &ConnectedWorkload) -> Value {

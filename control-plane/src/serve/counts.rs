@@ -12,15 +12,18 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use weft_proto::discovery::resource_key::Kind;
-use weft_proto::discovery::{ResourceKey, Version};
+use weft_proto::discovery::{ResourceKey, TrustBundleKey, Version};
 
 use super::memo::{Compiled, Memo};
 use super::streams::{HeldResource, Introduction, Standing};
 use crate::compile::{self, Audience, Client};
+use crate::identity;
 use crate::index::{Model, Name};
 
 /// Refusals that are kept of a policy, for its status.
 pub const MAX_REFUSED: usize = 3;
+/// Sidecars that are named of those that lag behind in a rotation.
+pub const MAX_LAGGING: usize = 10;
 /// Resources whose sources are remembered, over all who share them.
 const MAX_REMEMBERED: usize = 200_000;
 /// Sidecars that are counted before others have their turn on the thread.
@@ -50,6 +53,57 @@ pub(super) struct Counted {
     pub(super) counts: Counts,
     /// Who is connected, by [`workload_id`], and since when in microseconds of unix time.
     pub(super) workloads: HashMap<u64, u64>,
+    /// Where it stands in a rotation; `None` where it does not say.
+    pub(super) trust: Option<Trust>,
+}
+
+/// Where one replica stands in a rotation of the authority, with its sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// Who signs and who is trusted there.
+    pub stand: identity::Stand,
+    /// Its sidecars that have not confirmed the bundle of these roots.
+    pub lagging: u32,
+    /// Some of them, at most [`MAX_LAGGING`], as NAMESPACE/WORKLOAD.
+    pub names: Vec<String>,
+}
+
+impl Trust {
+    /// Looks at the sidecars of `standing` but those that are elsewhere; see [`Counter::count`].
+    pub(super) fn of(
+        stand: identity::Stand,
+        memo: &Memo,
+        standing: &[Standing],
+        elsewhere: impl Fn(u64, u64) -> bool,
+    ) -> Self {
+        let mut trust = Self {
+            stand,
+            lagging: 0,
+            names: Vec::new(),
+        };
+        let key = ResourceKey {
+            kind: Some(Kind::TrustBundle(TrustBundleKey {})),
+        };
+        let mut newest = None;
+        for one in standing {
+            let introduction = &one.introduction;
+            let name = &introduction.workload;
+            if elsewhere(workload_id(name), micros(one.since)) {
+                continue;
+            }
+            // Everybody's is the same.
+            let newest = newest.get_or_insert_with(|| memo.resource(&client(introduction), &key).0);
+            let held = one.held.get(&key);
+            if held.is_some_and(|held| is_confirmed(held, newest)) {
+                continue;
+            }
+            trust.lagging += 1;
+            if trust.names.len() < MAX_LAGGING {
+                trust.names.push(name.to_string());
+            }
+        }
+        trust
+    }
 }
 
 /// Counts, and remembers what makes the next count cheap.
@@ -145,6 +199,7 @@ impl Counter {
             revision: self.revision,
             counts,
             workloads,
+            trust: None,
         }
     }
 

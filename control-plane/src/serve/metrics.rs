@@ -172,6 +172,22 @@ impl Metrics {
         gauge(&self.recorder, name, description)
     }
 
+    /// The same with labels.
+    pub fn gauge_with(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        labels: &[(&'static str, &'static str)],
+    ) -> Gauge {
+        let key = KeyName::from_const_str(name);
+        self.recorder.describe_gauge(key, None, description.into());
+        let labels = labels
+            .iter()
+            .map(|(key, value)| Label::from_static_parts(key, value));
+        let key = Key::from_parts(name, labels.collect::<Vec<_>>());
+        self.recorder.register_gauge(&key, &METADATA)
+    }
+
     /// In Prometheus' text format.
     pub fn render(&self) -> String {
         self.exposition.render()

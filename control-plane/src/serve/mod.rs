@@ -187,14 +187,15 @@ impl Server {
         }
     }
 
-    /// Renews the own certificate at half its life, and the client verifier with each new bundle.
+    /// Renews the own certificate at half its life, and together with the client verifier whenever the
+    /// authority signs with another issuer or trusts other roots.
     async fn renew(&self) {
-        let mut bundle = self.authority.bundle();
+        let mut authority = self.authority.changes();
         let mut pause = self.renew_after;
         loop {
             tokio::select! {
                 () = sleep(pause.max(MIN_RENEWAL_INTERVAL)) => {}
-                Ok(()) = bundle.changed() => {}
+                Ok(()) = authority.changed() => {}
             }
             match tls::server_config(&self.authority) {
                 Ok((config, renew_after)) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
@@ -50,6 +51,8 @@ impl State {
                 "spiffeId": current.id().as_str(),
                 "notAfter": unix_seconds(current.not_after()),
                 "roots": current.roots().len(),
+                "rootFingerprints": current.roots().iter().map(fingerprint).collect::<Vec<_>>(),
+                "issuerFingerprint": current.issuer().map(fingerprint),
                 "certificatesIssued": self.certify.successes(),
                 "lastError": self.last_certify_error(),
             }),
@@ -190,6 +193,20 @@ impl CommandHandler for State {
                 .map(|before| json!(before).to_string()),
         }
     }
+}
+
+/// SHA-256 of a certificate, as hexadecimal digits.
+fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    use std::fmt::Write as _;
+
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("a String takes everything");
+            text
+        })
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {

@@ -214,6 +214,11 @@ impl Credentials {
         self.roots.der()
     }
 
+    /// The certificate of whoever signed the own one, where it came along.
+    pub fn issuer(&self) -> Option<&CertificateDer<'static>> {
+        self.key.cert.get(1)
+    }
+
     /// Mesh TLS as the client. Returns before a byte of the caller's has been sent, and only when
     /// the server proved to be `expected` and agreed to `alpn`; all failures are `tls_failed`, never
     /// processed. The caller bounds the time.

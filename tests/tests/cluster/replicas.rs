@@ -2,6 +2,7 @@
 //! late, what is written and certified goes on, and no sidecar notices.
 
 mod looking;
+mod rotation;
 mod scene;
 
 use std::time::{Duration, Instant};
@@ -60,6 +61,11 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("replicas::the_leader_ends", Needs::default(), leader_ends);
     suite.add("replicas::the_leader_is_cut_off", server, leader_cut_off);
     suite.add("replicas::one_comes_late", server, one_comes_late);
+    suite.add(
+        "rotation::goes_on_when_the_leader_is_killed",
+        Needs::default(),
+        rotation::leader_killed,
+    );
     suite.add(
         "replicas::sidecars_move_to_another",
         Needs::default(),

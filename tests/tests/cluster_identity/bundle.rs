@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::json;
 use tokio::sync::watch;
 use weft_control_plane::cluster::authority::{self};
-use weft_control_plane::cluster::bundle::Bundles;
+use weft_control_plane::cluster::bundle::{Bundles, Reached};
 use weft_tests::apiserver::Outage;
 
 #[tokio::test]
@@ -32,6 +32,7 @@ async fn the_trust_bundle_follows_the_namespaces_that_want_sidecars() {
         bundle: authority.bundle(),
         injected: following,
         leading,
+        reached: watch::channel(Reached::default()).0,
         period: Duration::from_millis(300),
     };
     let task = tokio::spawn(bundles.run());

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use weft_control_plane::cluster::Leading;
 use weft_control_plane::cluster::authority::Home;
 use weft_control_plane::cluster::lease::{Candidate, Timing};
+use weft_control_plane::identity::Lifetimes;
 use weft_control_plane::serve::Metrics;
 use weft_tests::apiserver::ApiServer;
 
@@ -23,6 +24,7 @@ pub(crate) const HOME: Home<'static> = Home {
     namespace: "weft",
     trust_domain: "cluster.local",
     leaf_lifetime: HOUR,
+    lifetimes: Lifetimes::DEFAULT,
 };
 pub(crate) const SECRETS: &str = "/api/v1/namespaces/weft/secrets";
 pub(crate) const MAPS: &str = "/api/v1/namespaces/weft/configmaps";

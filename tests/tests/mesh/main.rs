@@ -37,6 +37,7 @@ mod rates;
 mod reload;
 mod retries;
 mod rolling;
+mod rotation;
 mod rules;
 mod security;
 mod split;
@@ -78,6 +79,7 @@ fn main() -> anyhow::Result<ExitCode> {
     lifecycle::register(&mut suite);
     rolling::register(&mut suite);
     outage::register(&mut suite);
+    rotation::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);

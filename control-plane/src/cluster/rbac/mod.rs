@@ -194,8 +194,16 @@ pub const RULES: &[Rule] = &[
         group: "",
         resources: &["secrets"],
         names: &[cluster::AUTHORITY_SECRET],
+        verbs: &["get", "update"],
+        why: "the certificate authority's state, which rotations change",
+    },
+    Rule {
+        scope: Scope::Own,
+        group: "",
+        resources: &["secrets"],
+        names: &[cluster::ISSUER_SECRET],
         verbs: &["get"],
-        why: "the certificate authority's state, which nobody changes",
+        why: "an issuer that somebody else makes, as cert-manager, where there is one",
     },
     Rule {
         scope: Scope::Own,

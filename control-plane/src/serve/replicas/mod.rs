@@ -42,7 +42,7 @@ pub(super) use self::exchange::Exchange;
 
 use self::dial::Client;
 use self::sum::Table;
-use super::counts::{Counted, Counter, Counts};
+use super::counts::{Counted, Counter, Counts, Trust};
 use super::memo::Memo;
 use super::metrics::Metrics;
 use super::streams::Streams;
@@ -74,6 +74,15 @@ pub struct Asked {
     pub address: Option<SocketAddr>,
     /// What it said.
     pub answer: Result<ProxiesResponse, String>,
+}
+
+/// Where a replica stands in a rotation of the authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standpoint {
+    /// The replica's name, or its address where it said nothing yet; empty for the only one.
+    pub replica: String,
+    /// What it said; `None` where it is not heard, or of a build that does not say.
+    pub trust: Option<Trust>,
 }
 
 /// This replica among the others.
@@ -133,6 +142,45 @@ impl Replicas {
         self.summed.subscribe()
     }
 
+    /// Where every replica stands that there is, this one's first. Those that the model has and that are
+    /// not heard are among them.
+    pub fn standpoints(&self) -> Vec<Standpoint> {
+        let counted = self.counted.borrow().clone();
+        let own = Standpoint {
+            replica: self.name().to_owned(),
+            // What is counted may be a moment older than what is in force.
+            trust: counted
+                .trust
+                .clone()
+                .filter(|trust| trust.stand == self.authority.stand()),
+        };
+        let mut all = vec![own];
+        let Some(place) = self.place.get() else {
+            return all;
+        };
+        let (peers, beyond) = find::peers(&self.models.borrow(), place);
+        let table = self.table.lock();
+        let heard: HashMap<SocketAddr, Standpoint> = table
+            .trust()
+            .map(|(peer, replica, trust)| {
+                let (replica, trust) = (replica.to_owned(), trust.cloned());
+                (peer, Standpoint { replica, trust })
+            })
+            .collect();
+        all.extend(peers.iter().map(|peer| {
+            let unheard = || Standpoint {
+                replica: peer.to_string(),
+                trust: None,
+            };
+            heard.get(peer).cloned().unwrap_or_else(unheard)
+        }));
+        all.extend((0..beyond).map(|_| Standpoint {
+            replica: "beyond the limit".to_owned(),
+            trust: None,
+        }));
+        all
+    }
+
     /// Every replica's sidecars, this one's first; for each other one up to 3 s.
     pub async fn ask_all(&self) -> Vec<Asked> {
         let own = Asked {
@@ -178,9 +226,11 @@ impl Replicas {
     /// Counts anew when something changed, at most every 500 ms.
     async fn count(&self) {
         let mut models = self.models.clone();
+        let mut authority = self.authority.changes();
         let mut counter = Counter::default();
         loop {
             models.mark_unchanged();
+            authority.mark_unchanged();
             let elsewhere = self.table.lock().elsewhere();
             let standing = self.streams.standing();
             let is_newer = |id, since| {
@@ -188,7 +238,10 @@ impl Replicas {
                     .get(&id)
                     .is_some_and(|(other, at)| (*other, &**at) > (since, self.name()))
             };
-            let counted = counter.count(&self.memo, &standing, is_newer).await;
+            let stand = self.authority.stand();
+            let trust = Trust::of(stand, &self.memo, &standing, is_newer);
+            let mut counted = counter.count(&self.memo, &standing, is_newer).await;
+            counted.trust = Some(trust);
             // Who has it need not copy what it is about to change.
             drop(standing);
             self.counted.send_if_modified(|known| {
@@ -202,6 +255,7 @@ impl Replicas {
             tokio::select! {
                 () = self.streams.changed() => {}
                 Ok(()) = models.changed() => {}
+                Ok(()) = authority.changed() => {}
                 () = self.moved.notified() => {}
             }
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use crate::index::Name;
-use crate::serve::counts::{Count, Counted, Counts, MAX_REFUSED};
+use crate::serve::counts::{Count, Counted, Counts, MAX_REFUSED, Trust};
 
 /// The other replicas, by address.
 #[derive(Default)]
@@ -30,6 +30,14 @@ impl Table {
     /// The peer is gone. Whether it counted until now.
     pub(super) fn forget(&mut self, peer: SocketAddr) -> bool {
         self.heard.remove(&peer).is_some()
+    }
+
+    /// Where the others stand in a rotation, as heard last.
+    pub(super) fn trust(&self) -> impl Iterator<Item = (SocketAddr, &str, Option<&Trust>)> {
+        self.heard.iter().map(|(peer, heard)| {
+            let trust = heard.counted.trust.as_ref();
+            (*peer, &*heard.replica, trust)
+        })
     }
 
     /// How many are heard.

@@ -56,6 +56,7 @@ fn counted(counts: Counts) -> Counted {
         revision: 7,
         counts,
         workloads: [(1, 10), (2, 20)].into(),
+        trust: None,
     }
 }
 

@@ -453,6 +453,7 @@ async fn admin_pages_say_how_it_is() {
         streams: mesh.streams.clone(),
         metrics: mesh.metrics.clone(),
         replicas,
+        keeper: watch::channel(None).1,
         end: end.clone(),
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

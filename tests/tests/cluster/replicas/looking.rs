@@ -119,6 +119,7 @@ impl Said {
 /// What sidecars have of the control plane, looked at again and again: none of them is to notice anything.
 pub(super) struct Calm {
     before: BTreeMap<String, Own>,
+    renews: bool,
     /// What the label of the service that is looked at begins with.
     backend: String,
     seen: Arc<Mutex<Noticed>>,
@@ -174,17 +175,29 @@ impl Calm {
         });
         Ok(Self {
             before,
+            renews: false,
             backend,
             seen,
             _task: AbortOnDropHandle::new(task),
         })
     }
 
-    /// No sidecar was started again, or has another certificate.
+    /// Certificates live so short that every sidecar is to have another one at the end.
+    pub(super) fn expect_renewals(&mut self) {
+        self.renews = true;
+    }
+
+    /// No sidecar was started again, or has another certificate where that is not expected.
     pub(super) async fn end(self, mesh: &Mesh) -> anyhow::Result<Noticed> {
         for (workload, before) in &self.before {
             let now = Own::of(mesh, workload).await?;
-            assert_eq!(now, *before, "{workload}");
+            if self.renews {
+                assert_eq!(now.process, before.process, "{workload}");
+                let (now, before) = (now.certificate_expiry, before.certificate_expiry);
+                assert!(now > before, "{workload} has not renewed");
+            } else {
+                assert_eq!(now, *before, "{workload}");
+            }
             assert!(mesh.sidecar(workload)?.ended()?.is_none(), "{workload}");
         }
         let mut seen = self.seen.lock().clone();

@@ -41,6 +41,11 @@ impl<'a> Scene<'a> {
         })
     }
 
+    /// Certificates live so short that every sidecar is to have another one at the end.
+    pub(super) fn expect_renewals(&mut self) {
+        self.calm.expect_renewals();
+    }
+
     /// A new policy that all servers' sidecars hold something of.
     pub(super) async fn create_rates(&self) -> anyhow::Result<()> {
         let stanza = "rateLimit: {requestsPerSecond: 10000, burst: 10000}";
