@@ -134,12 +134,12 @@ fn pauses(limit: Duration) -> Vec<Duration> {
 }
 
 /// The race took place where it can: servers closed what rested, over requests too. Where the sidecar's
-/// limits are below the server's there is none: nothing is used again that is older.
+/// limits are below the server's it has no occasion to: nothing is used again that is older.
 fn assert_raced(seen: &Stats, limit: Duration) {
-    assert!(seen.closed_at_rest > 0, "no connection was closed at rest");
     let oldest = seen.used_again.keys().next_back().copied().unwrap_or(0);
     let oldest = Duration::from_millis(oldest);
     if limit < UNANNOUNCED {
+        assert!(seen.closed_at_rest > 0, "no connection was closed at rest");
         assert!(seen.closed_over_requests > 0, "the race was never met");
         assert!(oldest < limit + CLOCKS, "used again after {oldest:?}");
     } else {
