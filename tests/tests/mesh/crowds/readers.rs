@@ -36,7 +36,8 @@ const STALLS_WITHIN: Duration = Duration::from_secs(60);
 const HTTP1_EACH: f64 = 512.0;
 const STREAM_EACH: f64 = 256.0;
 const BYTES_EACH: f64 = 160.0;
-const WRITER_EACH: f64 = 128.0;
+/// Three buffers of HTTP/1, of 128 KiB at most each; a third of what a writer sends in all.
+const WRITER_EACH: f64 = 384.0;
 
 pub(super) fn register(suite: &mut Suite) {
     suite.add("crowds::slow_readers", slow_readers);
@@ -152,9 +153,9 @@ async fn slow_streams(cx: Cx) -> anyhow::Result<()> {
 
 /// Uploads that trickle: memory is bounded, others are served, and the server has every byte.
 async fn slow_writers(cx: Cx) -> anyhow::Result<()> {
-    const LENGTH: u64 = 256 * 1024;
+    const LENGTH: u64 = 1024 * 1024;
     /// Parts, and the pause between them.
-    const PARTS: u64 = 64;
+    const PARTS: u64 = 128;
     const PAUSE: Duration = Duration::from_millis(50);
     let number = 200;
     need_descriptors(8_192)?;
