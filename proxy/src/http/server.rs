@@ -363,7 +363,13 @@ impl Driver {
             ready!(self.alarm.poll_at(cx, at));
             let hits = &self.options.bounds.hits;
             match end {
-                End::Cut => return Poll::Ready(()),
+                End::Cut => {
+                    // Over HTTP/2 nothing can be said to a client that keeps its head to itself.
+                    if self.state.unfinished_head().is_some() {
+                        hits.header_timeout.increment(1);
+                    }
+                    return Poll::Ready(());
+                }
                 End::Late => {
                     hits.header_timeout.increment(1);
                     self.late = Some(Instant::now());

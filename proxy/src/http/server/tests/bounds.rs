@@ -116,6 +116,21 @@ async fn who_does_not_take_the_answer_to_a_slow_head_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_http2_head_that_never_ends_is_counted() {
+    const BEGUN: &[u8] =
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x09\x01\x05\0\0\0\x01part";
+    let telemetry = telemetry();
+    let bounds = Bounds::new(ProcessLimits::DEFAULT, Origin::Inbound, 1, &telemetry);
+    let (mut near, far) = duplex(1 << 16);
+    let (_sender, closing) = crate::net::closing::channel();
+    let options = ServerOptions::within(&bounds);
+    let task = tokio::spawn(serve(far, Version::Http2, ok(), closing, options));
+    near.write_all(BEGUN).await.unwrap();
+    task.await.unwrap();
+    assert_eq!(limit_hits(&telemetry, "header_timeout"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_counts_when_it_has_all_the_streams_it_may() {
     let telemetry = telemetry();
     let limits = ProcessLimits {
