@@ -24,6 +24,7 @@ use weft_proto::spiffe::SpiffeId;
 pub const PATIENCE: Duration = Duration::from_secs(12);
 
 /// A certificate chain with its key. Nothing checks that they fit each other: a liar's do not.
+#[derive(Clone)]
 pub struct Credentials(Arc<CertifiedKey>);
 
 impl Credentials {
