@@ -12,6 +12,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -22,11 +23,9 @@ use weft_proto::spiffe::SpiffeId;
 /// How long a peer may take to answer or to close, before a test calls it silent.
 pub const PATIENCE: Duration = Duration::from_secs(12);
 
-/// A certificate chain with its key.
-pub struct Credentials {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-}
+/// A certificate chain with its key. Nothing checks that they fit each other: a liar's do not.
+#[derive(Clone)]
+pub struct Credentials(Arc<CertifiedKey>);
 
 impl Credentials {
     /// Signed by the authority in `state` at the time `at`: long ago makes one that has expired.
@@ -40,18 +39,21 @@ impl Credentials {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let request = CertificateParams::default().serialize_request(&key)?;
         let leaf = authority.issue(id, &WorkloadKey::from_csr(request.der())?, at)?;
-        Ok(Self {
-            chain: leaf.chain,
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
-        })
+        let chain = leaf.chain.iter().map(|der| der.to_vec()).collect();
+        Ok(Self::of(chain, key.serialize_der()))
     }
 
     /// What somebody else issued: certificates in DER, leaf first, and the key in PKCS#8.
     pub fn of(chain: Vec<Vec<u8>>, key: Vec<u8>) -> Self {
-        Self {
-            chain: chain.into_iter().map(CertificateDer::from).collect(),
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key)),
-        }
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+        let key = aws_lc_rs::sign::any_supported_type(&key).expect("a key that a test has made");
+        Self::signing(chain, key)
+    }
+
+    /// Certificates in DER, leaf first, and whatever signs the handshakes.
+    pub fn signing(chain: Vec<Vec<u8>>, key: Arc<dyn SigningKey>) -> Self {
+        let chain = chain.into_iter().map(CertificateDer::from).collect();
+        Self(Arc::new(CertifiedKey::new(chain, key)))
     }
 
     /// A chain of the mesh itself, good now.
@@ -70,9 +72,36 @@ impl Credentials {
         Self::good(state.path(), id)
     }
 
-    fn clone_parts(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        (self.chain.clone(), self.key.clone_key())
+    fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::new(SingleCertAndKey::from(Arc::clone(&self.0)))
     }
+}
+
+/// What such a client is made of, for tests that want it otherwise.
+pub fn client_config(
+    credentials: Option<&Credentials>,
+    alpn: &[&[u8]],
+) -> anyhow::Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TakesAnyServer::default()));
+    let mut config = match credentials {
+        Some(credentials) => builder.with_client_cert_resolver(credentials.resolver()),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|id| id.to_vec()).collect();
+    Ok(config)
+}
+
+/// What such a server is made of.
+pub fn server_config(credentials: &Credentials, alpn: &[&[u8]]) -> anyhow::Result<ServerConfig> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(credentials.resolver());
+    config.alpn_protocols = alpn.iter().map(|id| id.to_vec()).collect();
+    Ok(config)
 }
 
 /// A TLS client over `stream`, with or without a certificate, offering these protocols. An error
@@ -83,18 +112,7 @@ pub async fn connect(
     credentials: Option<&Credentials>,
     alpn: &[&[u8]],
 ) -> anyhow::Result<client::TlsStream<TcpStream>> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TakesAnyServer::default()));
-    let mut config = match credentials {
-        Some(credentials) => {
-            let (chain, key) = credentials.clone_parts();
-            builder.with_client_auth_cert(chain, key)?
-        }
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = alpn.iter().map(|id| id.to_vec()).collect();
+    let config = client_config(credentials, alpn)?;
     let name = ServerName::try_from("intruder.invalid").expect("a DNS name");
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
     let stream = tokio::time::timeout(PATIENCE, connecting)
@@ -110,12 +128,7 @@ pub async fn accept(
     credentials: &Credentials,
     alpn: &[&[u8]],
 ) -> anyhow::Result<server::TlsStream<TcpStream>> {
-    let (chain, key) = credentials.clone_parts();
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = alpn.iter().map(|id| id.to_vec()).collect();
+    let config = server_config(credentials, alpn)?;
     let accepting = TlsAcceptor::from(Arc::new(config)).accept(stream);
     let stream = tokio::time::timeout(PATIENCE, accepting)
         .await

@@ -223,6 +223,12 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// Whether this is the control plane's own identity, which no workload may have: every sidecar would take
+    /// its word.
+    pub fn is_own(&self, id: &SpiffeId) -> bool {
+        own_id(&self.trust_domain).is_ok_and(|own| own == *id)
+    }
+
     /// How long its leaves live.
     pub fn leaf_lifetime(&self) -> Duration {
         self.leaf_lifetime

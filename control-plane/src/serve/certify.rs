@@ -55,6 +55,11 @@ impl Certifier {
         let (namespace, account) = (&workload.namespace, &workload.service_account);
         let id = SpiffeId::new(self.authority.trust_domain(), namespace, account)
             .map_err(|error| Status::internal(format!("no SPIFFE id: {error}")))?;
+        if self.authority.is_own(&id) {
+            return Err(Status::permission_denied(
+                "the control plane's own service account is for no workload: give it another one",
+            ));
+        }
         let leaf = self
             .authority
             .issue(&id, &key, SystemTime::now())

@@ -14,6 +14,7 @@
 
 pub mod certify;
 pub mod control_plane;
+mod fault;
 pub mod hello;
 pub mod tls;
 pub mod verify;
@@ -39,8 +40,9 @@ use weft_proto::spiffe::SpiffeId;
 use crate::outcome::{Failure, Outcome};
 
 pub use control_plane::{ControlPlane, Dial};
+pub use fault::fault_of;
 pub use hello::{HelloVerdict, is_mesh_client_hello};
-pub use tls::{Alpn, is_wrong_identity};
+pub use tls::Alpn;
 use verify::{IdentityError, TrustRoots};
 
 /// Who this workload is, and whom it trusts. Cheap to clone; read from any thread.

@@ -85,15 +85,6 @@ impl Refusal {
     }
 }
 
-/// Whether a handshake failed because the peer, though of the mesh, is somebody else.
-pub fn is_wrong_identity(failure: &Failure) -> bool {
-    let refusal = failure
-        .source
-        .as_ref()
-        .and_then(|source| source.downcast_ref::<Refusal>());
-    matches!(refusal, Some(Refusal::WrongPeer { .. }))
-}
-
 /// The TLS settings made of one certificate and one set of roots.
 pub(super) struct Configs {
     server: Arc<ServerConfig>,

@@ -40,14 +40,14 @@ use crate::http::cuts::Cuts;
 use crate::http::floods::{FloodBounds, FloodLimits};
 use crate::http::forwarded::ForwardedFor;
 use crate::http::server::{self, ServerOptions};
-use crate::identity::{Alpn, HelloVerdict, Identity, is_mesh_client_hello};
+use crate::identity::{Alpn, HelloVerdict, Identity, fault_of, is_mesh_client_hello};
 use crate::net::age::AgeCap;
 use crate::net::closing::{Closing, Phase};
 use crate::net::{AppDialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{InboundPolicy, MtlsMode, Protocol};
 use crate::tcp::{self, Progress, RelayError};
-use crate::telemetry::{HandshakeResult, TcpConnection, TcpLabels, Telemetry, Tls};
+use crate::telemetry::{TcpConnection, TcpLabels, Telemetry, Tls};
 use app::Apps;
 use authorize::{Admission, Decision, Wish, admit, authorize, has_request_rules};
 
@@ -310,7 +310,7 @@ impl Inbound {
         if verdict == Verdict::Tls {
             match in_time(read_hello(&mut tcp, &mut buffer)).await? {
                 HelloVerdict::Mesh => {
-                    let (stream, peer, alpn) = in_time(self.accept(tcp, buffer)).await?;
+                    let (stream, peer, alpn) = self.accept(tcp, buffer).await?;
                     return open_mesh(stream, peer, alpn, port).await;
                 }
                 HelloVerdict::NeedMore => return Ok(Opened::Nothing),
@@ -356,11 +356,15 @@ impl Inbound {
         tcp: TcpStream,
         hello: BytesMut,
     ) -> Result<(Stream, Peer, Alpn), Failure> {
-        let accepted = self.identity.accept(Rewind::with_prefix(hello, tcp)).await;
-        let result = accepted
-            .as_ref()
-            .map_or(HandshakeResult::Failed, |_| HandshakeResult::Ok);
-        self.telemetry.tls_handshake(Origin::Inbound, result);
+        // What is given up for its slowness is counted too.
+        let accepting = self.identity.accept(Rewind::with_prefix(hello, tcp));
+        let accepted = in_time(accepting).await;
+        match &accepted {
+            Ok(_) => self.telemetry.tls_handshake(Origin::Inbound),
+            Err(failure) => self
+                .telemetry
+                .tls_handshake_failed(Origin::Inbound, fault_of(failure)),
+        }
         let (tls, id, alpn) = accepted?;
         Ok((Stream::TlsServer(Box::new(tls)), Peer::verified(id), alpn))
     }

@@ -22,7 +22,7 @@ use crate::http::client::{
     tcp_peer_has_closed,
 };
 use crate::http::floods::FloodBounds;
-use crate::identity::{Alpn, is_wrong_identity};
+use crate::identity::{Alpn, fault_of};
 use crate::inbound::UNKNOWN;
 use crate::net::{Io, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
@@ -30,7 +30,7 @@ use crate::policy::EndpointInfo;
 use crate::resilience::balance::Candidate;
 use crate::resilience::health::EndpointHealth;
 use crate::resilience::limits::Limits;
-use crate::telemetry::{HandshakeResult, Tls};
+use crate::telemetry::{HandshakeFault, Tls};
 use crate::worker::PerWorker;
 
 /// One address behind a backend.
@@ -223,7 +223,7 @@ impl Link {
         if self.is_mesh() {
             self.shared
                 .telemetry
-                .tls_handshake(Origin::Outbound, HandshakeResult::Timeout);
+                .tls_handshake_failed(Origin::Outbound, HandshakeFault::Timeout);
         }
         Err(Failure::never(
             Outcome::ConnectTimeout,
@@ -245,14 +245,11 @@ impl Link {
             return Ok(tcp.into());
         };
         let connected = self.shared.identity.connect(tcp, expected, alpn).await;
-        let result = match &connected {
-            Ok(_) => HandshakeResult::Ok,
-            Err(failure) if is_wrong_identity(failure) => HandshakeResult::WrongIdentity,
-            Err(_) => HandshakeResult::Failed,
-        };
-        self.shared
-            .telemetry
-            .tls_handshake(Origin::Outbound, result);
+        let telemetry = &self.shared.telemetry;
+        match &connected {
+            Ok(_) => telemetry.tls_handshake(Origin::Outbound),
+            Err(failure) => telemetry.tls_handshake_failed(Origin::Outbound, fault_of(failure)),
+        }
         Ok(Io::new(Stream::TlsClient(Box::new(connected?))))
     }
 }

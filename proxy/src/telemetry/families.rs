@@ -55,6 +55,7 @@ families! { HANDLED:
     TCP_READ = Counter "weft_tcp_read_bytes_total" "Bytes read from the peers that opened opaque connections.";
     TCP_WRITE = Counter "weft_tcp_write_bytes_total" "Bytes written to the peers that opened opaque connections.";
     TLS_HANDSHAKES = Counter "weft_tls_handshakes_total" "Mesh TLS handshakes by result.";
+    TLS_HANDSHAKE_FAILURES = Counter "weft_tls_handshake_failures_total" "Mesh TLS handshakes that failed by reason.";
     CERTIFICATE_EXPIRY = Gauge "weft_certificate_expiry_timestamp_seconds" "When this workload's certificate expires, in seconds since the Unix epoch.";
     CONFIG_AGE = Gauge "weft_config_age_seconds" "Seconds since the configuration was last known to be current; 0 while the discovery stream stands.";
     DISCOVERY_CONNECTED = Gauge "weft_discovery_connected" "Whether the discovery stream to the control plane stands.";

@@ -14,6 +14,7 @@
 
 mod exposition;
 pub mod families;
+mod handshakes;
 mod histogram;
 mod labels;
 pub mod logs;
@@ -36,6 +37,8 @@ use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
 
 pub use exposition::{Exposition, MAX_SAMPLES};
+use handshakes::HandshakeCounters;
+pub use handshakes::{HandshakeFault, HandshakeResult};
 pub use histogram::{BOUNDS_MICROS, HistogramSnapshot, LatencyHistogram};
 pub use labels::{
     MAX_LIMITS, MAX_PEERS, MAX_SCOPES, MAX_SERVER_NAMES, OTHER_PEER, OTHER_SERVER_NAME, OVERFLOW,
@@ -68,19 +71,6 @@ pub struct ProcessLabels {
     pub namespace: Arc<str>,
 }
 
-/// How a mesh TLS handshake ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandshakeResult {
-    /// Both sides are who they should be.
-    Ok,
-    /// TLS failed.
-    Failed,
-    /// It took too long.
-    Timeout,
-    /// The peer is verified, but not who it should be.
-    WrongIdentity,
-}
-
 /// One sidecar's metrics.
 pub struct Telemetry {
     process: ProcessLabels,
@@ -88,7 +78,7 @@ pub struct Telemetry {
     panics: Counter,
     plaintext_exempt: Counter,
     mirrored_received: Counter,
-    handshakes: [[Counter; HandshakeResult::ALL.len()]; 2],
+    handshakes: [HandshakeCounters; 2],
     discovery_connected: Gauge,
     config_age: Gauge,
     scopes: Mutex<Scopes>,
@@ -110,36 +100,12 @@ struct Scopes {
     tcp: HashMap<TcpLabels, Arc<TcpScope>>,
 }
 
-impl HandshakeResult {
-    /// Every result, in the order of the enum.
-    pub const ALL: [Self; 4] = [Self::Ok, Self::Failed, Self::Timeout, Self::WrongIdentity];
-
-    /// The label's value.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Failed => "failed",
-            Self::Timeout => "timeout",
-            Self::WrongIdentity => "wrong_identity",
-        }
-    }
-}
-
 impl Telemetry {
     /// An empty registry for the process that `process` names.
     pub fn new(process: ProcessLabels) -> Arc<Self> {
         let recorder = WeftRecorder::new();
-        let handshakes = [Origin::Inbound, Origin::Outbound].map(|direction| {
-            HandshakeResult::ALL.map(|result| {
-                recorder.counter(
-                    &families::TLS_HANDSHAKES,
-                    &[
-                        ("direction", direction.as_str()),
-                        ("result", result.as_str()),
-                    ],
-                )
-            })
-        });
+        let handshakes = [Origin::Inbound, Origin::Outbound]
+            .map(|direction| HandshakeCounters::new(&recorder, direction));
         for direction in [Origin::Inbound, Origin::Outbound] {
             recorder
                 .gauge(&families::TCP_OPEN, &[("direction", direction.as_str())])
@@ -273,9 +239,14 @@ impl Telemetry {
         self.limit_counter(&mut self.scopes.lock(), name)
     }
 
-    /// Counts a mesh TLS handshake.
-    pub fn tls_handshake(&self, direction: Origin, result: HandshakeResult) {
-        self.handshakes[direction as usize][result as usize].increment(1);
+    /// Counts a mesh TLS handshake that came about.
+    pub fn tls_handshake(&self, direction: Origin) {
+        self.handshakes[direction as usize].succeeded();
+    }
+
+    /// Counts a mesh TLS handshake that failed, by result and by reason.
+    pub fn tls_handshake_failed(&self, direction: Origin, fault: HandshakeFault) {
+        self.handshakes[direction as usize].failed(fault);
     }
 
     /// Counts a plaintext request that passed a strict port.

@@ -100,7 +100,7 @@ fn exposition_is_golden() {
             &"shop/cart-v1:80".into(),
         )
         .record(RetryResult::Sent);
-    telemetry.tls_handshake(Origin::Inbound, HandshakeResult::WrongIdentity);
+    telemetry.tls_handshake_failed(Origin::Inbound, HandshakeFault::WrongIdentity);
     telemetry.register_collector(Arc::new(|exposition| {
         for (state, value) in [("open", 1.0), ("closed", 0.0)] {
             let labels = [

@@ -103,7 +103,35 @@ async fn a_token_is_believed_for_what_it_proves() {
         ("shop", "frontend", "web")
     );
 
+    // Another cluster, with a pod and an account of the very same names.
+    let elsewhere = self::server().await;
+    namespace(&elsewhere, "shop", true).await;
+    let namesake = pod(&elsewhere, "web", "frontend").await;
+    let of_another_cluster = elsewhere.mint_token(
+        ("shop", "frontend"),
+        &["weft.dev"],
+        HOUR,
+        Some(("web", &namesake)),
+    );
     let wrong = [
+        ("of another cluster", of_another_cluster),
+        (
+            "of this cluster, for another's pod",
+            mint("frontend", "weft.dev", HOUR, Some(("web", &namesake))),
+        ),
+        (
+            "a pod that is not there",
+            mint("frontend", "weft.dev", HOUR, Some(("nobody", &web))),
+        ),
+        (
+            "its claims alone",
+            good[..good.rfind('.').unwrap()].to_owned(),
+        ),
+        ("a line break behind it", format!("{good}\n")),
+        (
+            "a join token",
+            format!("weft-join/shop/web/{}", "0".repeat(64)),
+        ),
         (
             "another audience",
             mint("frontend", "other", HOUR, Some(("web", &web))),
@@ -128,13 +156,15 @@ async fn a_token_is_believed_for_what_it_proves() {
         ("garbage", "garbage".to_owned()),
         ("nothing", String::new()),
         ("too long", "x".repeat(20 * 1024)),
+        ("17 KiB", format!("{good}{}", "0".repeat(17 * 1024))),
         ("spoiled", format!("{good}0")),
     ];
     for (what, token) in &wrong {
         let result = reviews.review(token).await;
         assert_eq!(said(&result), "invalid", "{what}: {result:?}");
     }
-    let unbound = reviews.review(&wrong[2].1).await.unwrap_err().to_string();
+    let (_, unbound) = wrong.iter().find(|(what, _)| *what == "no pod").unwrap();
+    let unbound = reviews.review(unbound).await.unwrap_err().to_string();
     assert!(
         unbound.contains("projected volume"),
         "how to mend it: {unbound}"
@@ -174,5 +204,6 @@ async fn a_token_is_believed_for_what_it_proves() {
         "invalid",
         "its pod is gone"
     );
+    elsewhere.stop().await;
     server.stop().await;
 }

@@ -25,6 +25,7 @@ mod fallback;
 mod faults;
 mod frames;
 mod gateway;
+mod handshakes;
 mod http1;
 mod lifecycle;
 mod limits;
@@ -76,6 +77,7 @@ fn main() -> anyhow::Result<ExitCode> {
     faults::register(&mut suite);
     fallback::register(&mut suite);
     security::register(&mut suite);
+    handshakes::register(&mut suite);
     lifecycle::register(&mut suite);
     rolling::register(&mut suite);
     outage::register(&mut suite);

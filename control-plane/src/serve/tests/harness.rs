@@ -164,6 +164,11 @@ impl Mesh {
         }
     }
 
+    /// The state directory.
+    pub(super) fn state(&self) -> &std::path::Path {
+        self.state.path()
+    }
+
     pub(super) fn token(&self, workload: &str) -> String {
         let tokens = JoinTokens::open(self.state.path()).unwrap();
         tokens.issue("shop", workload).unwrap()
