@@ -6,5 +6,6 @@ mod end_to_end;
 mod harness;
 mod memo;
 mod replicas;
+mod resumption;
 mod session;
 mod streams;

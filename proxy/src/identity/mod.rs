@@ -129,7 +129,14 @@ impl Identity {
     pub async fn accept<S>(
         &self,
         io: S,
-    ) -> Result<(Certified<tokio_rustls::server::TlsStream<S>>, SpiffeId, Alpn), Failure>
+    ) -> Result<
+        (
+            Certified<tokio_rustls::server::TlsStream<S>>,
+            SpiffeId,
+            Alpn,
+        ),
+        Failure,
+    >
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -217,9 +224,7 @@ impl Identity {
 
     fn for_handshake(&self) -> Result<Arc<Credentials>, Failure> {
         let failed = |why| Failure::never(Outcome::TlsFailed, why);
-        let credentials = self
-            .current()
-            .ok_or_else(|| failed("no certificate yet"))?;
+        let credentials = self.current().ok_or_else(|| failed("no certificate yet"))?;
         if self.0.lapse.holds() {
             return Err(failed("the own certificate has expired"));
         }
@@ -275,7 +280,10 @@ impl Credentials {
 
     /// The certificate, in DER.
     pub fn leaf(&self) -> &CertificateDer<'static> {
-        self.key.cert.first().expect("there are no credentials without a leaf")
+        self.key
+            .cert
+            .first()
+            .expect("there are no credentials without a leaf")
     }
 
     /// Its serial number, in hexadecimal digits.

@@ -250,9 +250,7 @@ async fn new_roots_hold_for_the_next_handshake() {
 
     // Roots that disown the own certificate hold, and a new certificate is wanted at once.
     web.trust(new.roots()).unwrap();
-    timeout(PATIENCE, web.renewal_wanted())
-        .await
-        .unwrap();
+    timeout(PATIENCE, web.renewal_wanted()).await.unwrap();
 }
 
 #[test]

@@ -95,12 +95,24 @@ async fn a_ticket_is_neither_given_nor_taken() {
     greedy.resumption = Resumption::store(Arc::clone(&tickets) as _);
     let greedy = Arc::new(greedy);
 
-    assert_eq!(shake(&greedy, &ours).await, [0, 0, 0], "the server gives tickets");
+    assert_eq!(
+        shake(&greedy, &ours).await,
+        [0, 0, 0],
+        "the server gives tickets"
+    );
     assert_eq!(shake(&greedy, &generous).await, [0, 0, 4]);
     assert_eq!(shake(&greedy, &generous).await, [1, 1, 4], "the control");
     let before = tickets.offered.load(Ordering::Relaxed);
-    assert_eq!(shake(&greedy, &ours).await, [0, 0, 0], "the server takes tickets");
-    assert_eq!(tickets.offered.load(Ordering::Relaxed), before + 1, "none was offered");
+    assert_eq!(
+        shake(&greedy, &ours).await,
+        [0, 0, 0],
+        "the server takes tickets"
+    );
+    assert_eq!(
+        tickets.offered.load(Ordering::Relaxed),
+        before + 1,
+        "none was offered"
+    );
 
     // And our own client offers none, wherever it got one.
     let client = web.tls.client(Alpn::Tcp);

@@ -285,8 +285,7 @@ async fn no_stream_is_opened_once_what_the_connection_stands_on_has_ended() {
     let serving = async {
         let peer = peers.next().await.0;
         let options = crate::http::server::ServerOptions::default();
-        let served =
-            crate::http::server::serve(peer, Version::Http2, slow(), closing, options);
+        let served = crate::http::server::serve(peer, Version::Http2, slow(), closing, options);
         tokio::spawn(served);
     };
     let (answer, ()) = tokio::join!(send(), serving);
