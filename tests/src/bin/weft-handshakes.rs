@@ -5,7 +5,7 @@
 //! in memory and on one thread. What the network and the kernel add is not in it. CPU time is the
 //! thread's, taken around each step of each end, so that a busy machine does not change it.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -100,8 +100,8 @@ async fn handshake(
     id: &SpiffeId,
 ) -> anyhow::Result<(Duration, Duration)> {
     let (near, far) = tokio::io::duplex(PIPE);
-    let dialling = Timed::new(pin!(client.connect(near, id, Alpn::Http2)));
-    let accepting = Timed::new(pin!(server.accept(far)));
+    let dialling = Timed::new(Box::pin(client.connect(near, id, Alpn::Http2)));
+    let accepting = Timed::new(Box::pin(server.accept(far)));
     let ((dialled, client), (accepted, server)) = tokio::join!(dialling, accepting);
     let kind = dialled
         .map_err(described)?
