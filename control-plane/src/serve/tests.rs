@@ -7,5 +7,6 @@ mod harness;
 mod memo;
 mod refusals;
 mod replicas;
+mod resumption;
 mod session;
 mod streams;

@@ -13,6 +13,7 @@
 //! * [`settings`]: what the environment says.
 //! * [`wait`]: `weft-proxy await`.
 
+mod certificates;
 mod descriptors;
 mod explicit;
 pub mod listen;

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::certificates::Certificates;
 use super::explicit::ServiceListeners;
 use super::listen::{self, Listener, Serve};
 use super::readiness::Readiness;
@@ -188,6 +189,9 @@ impl Sidecar {
             limits: settings.limits,
             connections: connections.clone(),
         });
+        let certificates = Certificates::new(identity, certify);
+        let collected = certificates.clone();
+        telemetry.register_collector(Arc::new(move |exposition| collected.collect(exposition)));
         let collected = Arc::clone(&outbound);
         telemetry.register_collector(Arc::new(move |exposition| collected.collect(exposition)));
 
@@ -242,8 +246,7 @@ impl Sidecar {
         let state = Arc::new(State {
             settings: settings.clone(),
             started: Instant::now(),
-            identity,
-            certify,
+            certificates,
             discovery: discovery.clone(),
             readiness: Arc::clone(&readiness),
             outbound: Arc::clone(&outbound),

@@ -2,20 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use super::certificates::Certificates;
 use super::readiness::Readiness;
 use super::settings::Settings;
 use crate::admin::{AdminState, BreakerAction, BreakerTarget};
 use crate::discovery::{self, Command, CommandHandler, Discovery};
-use crate::identity::Identity;
-use crate::identity::certify::CertifyStatus;
 use crate::net::closing::ClosingSender;
 use crate::net::{AppDialer, OwnAddresses};
 use crate::outbound::Outbound;
@@ -29,8 +27,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(1);
 pub struct State {
     pub(super) settings: Settings,
     pub(super) started: Instant,
-    pub(super) identity: Identity,
-    pub(super) certify: CertifyStatus,
+    pub(super) certificates: Certificates,
     pub(super) discovery: Discovery,
     pub(super) readiness: Arc<Readiness>,
     pub(super) outbound: Arc<Outbound>,
@@ -41,27 +38,6 @@ pub struct State {
     pub(super) own_addresses: OwnAddresses,
     /// Starts draining, as SIGTERM does.
     pub(super) drain: Arc<Notify>,
-}
-
-impl State {
-    fn identity_json(&self) -> Value {
-        match self.identity.current() {
-            None => json!({ "spiffeId": null, "lastError": self.last_certify_error() }),
-            Some(current) => json!({
-                "spiffeId": current.id().as_str(),
-                "notAfter": unix_seconds(current.not_after()),
-                "roots": current.roots().len(),
-                "rootFingerprints": current.roots().iter().map(fingerprint).collect::<Vec<_>>(),
-                "issuerFingerprint": current.issuer().map(fingerprint),
-                "certificatesIssued": self.certify.successes(),
-                "lastError": self.last_certify_error(),
-            }),
-        }
-    }
-
-    fn last_certify_error(&self) -> Option<String> {
-        self.certify.last_error().map(|error| error.to_string())
-    }
 }
 
 impl AdminState for State {
@@ -78,7 +54,7 @@ impl AdminState for State {
             "uptimeSeconds": self.started.elapsed().as_secs(),
             "phase": format!("{:?}", self.closing.phase()),
             "workload": format!("{}/{}", self.settings.namespace, self.settings.workload),
-            "identity": self.identity_json(),
+            "identity": self.certificates.to_json(),
             "controlPlane": {
                 "address": self.settings.control_plane_addr.to_string(),
                 "connected": self.discovery.connected(),
@@ -129,8 +105,8 @@ impl AdminState for State {
     fn render_metrics(&self) -> String {
         self.telemetry
             .set_discovery(self.discovery.connected(), self.discovery.config_age());
-        if let Some(current) = self.identity.current() {
-            self.telemetry.set_certificate_expiry(current.not_after());
+        if let Some(not_after) = self.certificates.not_after() {
+            self.telemetry.set_certificate_expiry(not_after);
         }
         self.telemetry.render()
     }
@@ -193,24 +169,4 @@ impl CommandHandler for State {
                 .map(|before| json!(before).to_string()),
         }
     }
-}
-
-/// SHA-256 of a certificate, as hexadecimal digits.
-fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    use std::fmt::Write as _;
-
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
-    digest
-        .as_ref()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("a String takes everything");
-            text
-        })
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
 }

@@ -15,6 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::time::{sleep, timeout};
 use weft_proto::identity::identity_client::IdentityClient;
 use weft_proto::identity::{CertifyRequest, CertifyResponse};
+use zeroize::Zeroizing;
 
 use super::control_plane::{Channel, ConnectError, ControlPlane};
 use super::verify::IdentityError;
@@ -92,8 +93,12 @@ impl Certifier {
         self.status.clone()
     }
 
-    /// Runs until it is dropped.
+    /// Runs until it is dropped. Where no renewal comes in time, the expiry is noticed here too.
     pub async fn run(self) {
+        tokio::join!(self.renew(), self.identity.watch_expiry());
+    }
+
+    async fn renew(&self) {
         let mut failures = 0;
         loop {
             match self.certify().await {
@@ -121,11 +126,15 @@ impl Certifier {
     async fn certify(&self) -> Result<Arc<Credentials>, CertifyError> {
         let token = read_token(&self.token_file)?;
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let key = Zeroizing::new(key);
         let csr = signing_request(&key)?;
 
         let channel = self.control_plane.connect_anonymous(&self.identity).await?;
         let mut client = IdentityClient::with_origin(channel, Channel::origin());
-        let call = client.certify(CertifyRequest { token, csr });
+        let call = client.certify(CertifyRequest {
+            token: token.to_string(),
+            csr,
+        });
         let response = timeout(CALL_TIMEOUT, call)
             .await
             .map_err(|_| CertifyError::Timeout)?
@@ -220,17 +229,19 @@ fn signing_request(key: &rcgen::KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     Ok(params.serialize_request(key)?.der().to_vec())
 }
 
-fn read_token(path: &Path) -> Result<String, CertifyError> {
+/// The token is overwritten when it is let go of; only the request's copy is the library's.
+fn read_token(path: &Path) -> Result<Zeroizing<String>, CertifyError> {
     let failed = |why: String| CertifyError::Token {
         path: path.to_path_buf(),
         why,
     };
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = Zeroizing::new(text);
     let token = text.trim();
     if token.is_empty() || token.len() > MAX_TOKEN {
         return Err(failed(format!("{} bytes of token", token.len())));
     }
-    Ok(token.to_owned())
+    Ok(Zeroizing::new(token.to_owned()))
 }
 
 fn seconds_since_epoch(time: SystemTime) -> u64 {
@@ -267,7 +278,7 @@ mod tests {
         let path = dir.path().join("token");
         assert!(read_token(&path).is_err());
         std::fs::write(&path, " secret\n").unwrap();
-        assert_eq!(read_token(&path).unwrap(), "secret");
+        assert_eq!(*read_token(&path).unwrap(), "secret");
         std::fs::write(&path, "\n").unwrap();
         assert!(read_token(&path).is_err());
     }

@@ -9,8 +9,12 @@
 //! [`Identity`] is the handle that everybody shares. What it holds is replaced whole: a handshake
 //! uses one [`Credentials`] from beginning to end, and the next one uses the newest. Nothing is
 //! published that does not verify: the key belongs to the leaf, the leaf chains to the trust roots,
-//! and it names one workload of the mesh. The private key exists only in this process's memory and
-//! has no textual form.
+//! and it names one workload of the mesh. The private key exists only in this process's memory, once,
+//! inside of the TLS library; what it was made of is overwritten, and it has no textual form.
+//!
+//! Every connection knows when the first of the two certificates ends that it was made with. Where
+//! there is no valid certificate any more, nothing is connected, nothing accepted, and what is open
+//! carries nothing: see [`Certified`]. The first new one heals that.
 
 pub mod certify;
 pub mod control_plane;
@@ -32,11 +36,14 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 use weft_proto::spiffe::SpiffeId;
+use zeroize::Zeroize;
 
+use crate::net::certified::{Certified, Lapse};
 use crate::outcome::{Failure, Outcome};
 
 pub use control_plane::{ControlPlane, Dial};
@@ -44,6 +51,12 @@ pub use fault::fault_of;
 pub use hello::{HelloVerdict, is_mesh_client_hello};
 pub use tls::Alpn;
 use verify::{IdentityError, TrustRoots};
+
+/// The clock on the wall is looked at this often, since it may jump where timers do not.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
+/// No connection lasts so long: what a certificate says beyond it does not matter.
+const MAX_LEFT: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Who this workload is, and whom it trusts. Cheap to clone; read from any thread.
 #[derive(Clone, Debug, Default)]
@@ -56,12 +69,15 @@ struct Shared {
     writing: Mutex<()>,
     published: watch::Sender<u64>,
     renew: Notify,
+    /// The newest certificate has expired.
+    lapse: Lapse,
 }
 
 /// One certificate with its key, the roots that it came with, and the TLS settings made of them.
 pub struct Credentials {
     id: SpiffeId,
     not_after: SystemTime,
+    serial: Arc<str>,
     roots: TrustRoots,
     key: Arc<CertifiedKey>,
     tls: tls::Configs,
@@ -95,28 +111,42 @@ impl Identity {
         self.0.published.subscribe()
     }
 
-    /// Mesh TLS as the client; see [`Credentials::connect`]. `tls_failed` without a certificate.
+    /// Mesh TLS as the client; see [`Credentials::connect`]. `tls_failed` without a valid certificate.
     pub async fn connect<S>(
         &self,
         io: S,
         expected: &SpiffeId,
         alpn: Alpn,
-    ) -> Result<tokio_rustls::client::TlsStream<S>, Failure>
+    ) -> Result<Certified<tokio_rustls::client::TlsStream<S>>, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.for_handshake()?.connect(io, expected, alpn).await
+        let credentials = self.for_handshake()?;
+        let stream = credentials.connect(io, expected, alpn).await?;
+        let ends_at = credentials.ends_at(stream.get_ref().1.peer_certificates());
+        Ok(Certified::new(stream, ends_at, self.0.lapse.clone()))
     }
 
-    /// Mesh TLS as the server; see [`Credentials::accept`]. `tls_failed` without a certificate.
+    /// Mesh TLS as the server; see [`Credentials::accept`]. `tls_failed` without a valid certificate.
     pub async fn accept<S>(
         &self,
         io: S,
-    ) -> Result<(tokio_rustls::server::TlsStream<S>, SpiffeId, Alpn), Failure>
+    ) -> Result<
+        (
+            Certified<tokio_rustls::server::TlsStream<S>>,
+            SpiffeId,
+            Alpn,
+        ),
+        Failure,
+    >
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.for_handshake()?.accept(io).await
+        let credentials = self.for_handshake()?;
+        let (stream, peer, alpn) = credentials.accept(io).await?;
+        let ends_at = credentials.ends_at(stream.get_ref().1.peer_certificates());
+        let stream = Certified::new(stream, ends_at, self.0.lapse.clone());
+        Ok((stream, peer, alpn))
     }
 
     /// Publishes a new certificate once it verifies. The roots in force stay where the chain leads
@@ -128,9 +158,7 @@ impl Identity {
         roots: Vec<CertificateDer<'static>>,
         now: SystemTime,
     ) -> Result<Arc<Credentials>, IdentityError> {
-        let key = CertifiedKey::from_der(chain, key.into(), tls::provider())
-            .map_err(IdentityError::Key)?;
-        let key = Arc::new(key);
+        let key = Arc::new(certified_key(chain, key)?);
 
         let _turn = self.0.writing.lock();
         let in_force = self.current().map(|current| current.roots.clone());
@@ -167,14 +195,48 @@ impl Identity {
         self.0.renew.notified().await;
     }
 
+    /// Finds out that the newest certificate has expired, and says so. Runs until it is dropped.
+    pub(crate) async fn watch_expiry(&self) {
+        let mut published = self.published();
+        loop {
+            published.borrow_and_update();
+            let wait = self.current().and_then(|current| {
+                let left = current.not_after.duration_since(SystemTime::now()).ok();
+                if left.is_none() && !self.0.lapse.holds() {
+                    tracing::error!(
+                        identity = %current.id,
+                        "the certificate has expired and was not renewed: mesh connections carry nothing"
+                    );
+                }
+                self.0.lapse.set(left.is_none());
+                left
+            });
+            // Where there is none, or it has expired, only another one changes that. The sender lives
+            // in `self`, so that waiting cannot fail.
+            match wait {
+                Some(left) => {
+                    let _ = timeout(left.min(CLOCK_CHECK), published.changed()).await;
+                }
+                None => {
+                    let _ = published.changed().await;
+                }
+            }
+        }
+    }
+
     fn for_handshake(&self) -> Result<Arc<Credentials>, Failure> {
-        self.current()
-            .ok_or_else(|| Failure::never(Outcome::TlsFailed, "no certificate yet"))
+        let failed = |why| Failure::never(Outcome::TlsFailed, why);
+        let credentials = self.current().ok_or_else(|| failed("no certificate yet"))?;
+        if self.0.lapse.holds() {
+            return Err(failed("the own certificate has expired"));
+        }
+        Ok(credentials)
     }
 
     fn publish(&self, credentials: Credentials) -> Arc<Credentials> {
         let credentials = Arc::new(credentials);
         self.0.current.store(Some(Arc::clone(&credentials)));
+        self.0.lapse.set(credentials.not_after < SystemTime::now());
         self.0.published.send_modify(|count| *count += 1);
         credentials
     }
@@ -189,10 +251,12 @@ impl Credentials {
         let leaf = key.cert.first().ok_or(IdentityError::NoCertificate)?;
         let id = verify::spiffe_id(leaf)?;
         let not_after = x509::Leaf::read(leaf)?.not_after;
+        let serial = x509::serial(leaf)?.into();
         let tls = tls::Configs::new(&key, &roots, id.trust_domain())?;
         let credentials = Self {
             id,
             not_after,
+            serial,
             roots,
             key,
             tls,
@@ -214,6 +278,19 @@ impl Credentials {
     /// The trust roots, in DER.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         self.roots.der()
+    }
+
+    /// The certificate, in DER.
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        self.key
+            .cert
+            .first()
+            .expect("there are no credentials without a leaf")
+    }
+
+    /// Its serial number, in hexadecimal digits.
+    pub fn serial(&self) -> &str {
+        &self.serial
     }
 
     /// The certificate of whoever signed the own one, where it came along.
@@ -264,10 +341,23 @@ impl Credentials {
         Ok(Self {
             id: self.id.clone(),
             not_after: self.not_after,
+            serial: Arc::clone(&self.serial),
             tls: tls::Configs::new(&self.key, &roots, self.id.trust_domain())?,
             roots,
             key: Arc::clone(&self.key),
         })
+    }
+
+    /// When the first of the two certificates ends of a connection that was made with these
+    /// credentials to a peer with this chain.
+    fn ends_at(&self, peer: Option<&[CertificateDer<'_>]>) -> Instant {
+        let leaf = peer.and_then(<[_]>::first);
+        let theirs = leaf.and_then(|leaf| x509::Leaf::read(leaf).ok());
+        let end = theirs.map_or(self.not_after, |leaf| leaf.not_after.min(self.not_after));
+        let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+        let now = Instant::now();
+        // Beyond what the clock can tell, nothing ends.
+        now.checked_add(left.min(MAX_LEFT)).unwrap_or(now)
     }
 
     /// Verifies the own chain as a peer would.
@@ -289,6 +379,26 @@ impl Credentials {
         )
         .map(drop)
     }
+}
+
+/// SHA-256 of a certificate, as hexadecimal digits.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+    x509::hexadecimal(digest.as_ref())
+}
+
+/// A key as the TLS library uses it, once it belongs to the leaf of `chain`. The bytes that it came in
+/// are overwritten.
+fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivatePkcs8KeyDer<'static>,
+) -> Result<CertifiedKey, IdentityError> {
+    let mut der = PrivateKeyDer::from(key);
+    let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der);
+    der.zeroize();
+    let key = CertifiedKey::new(chain, signing.map_err(IdentityError::Key)?);
+    key.keys_match().map_err(IdentityError::Key)?;
+    Ok(key)
 }
 
 impl fmt::Debug for Credentials {

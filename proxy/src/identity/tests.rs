@@ -1,3 +1,6 @@
+mod expiry;
+mod resumption;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +44,7 @@ async fn mesh_tls_both_ways() {
         server.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"ping");
 
-        let (_, connection) = client.get_ref();
+        let (_, connection) = client.inner().get_ref();
         assert_eq!(
             connection.protocol_version(),
             Some(rustls::ProtocolVersion::TLSv1_3)
@@ -247,9 +250,7 @@ async fn new_roots_hold_for_the_next_handshake() {
 
     // Roots that disown the own certificate hold, and a new certificate is wanted at once.
     web.trust(new.roots()).unwrap();
-    tokio::time::timeout(PATIENCE, web.renewal_wanted())
-        .await
-        .unwrap();
+    timeout(PATIENCE, web.renewal_wanted()).await.unwrap();
 }
 
 #[test]
@@ -302,7 +303,7 @@ async fn until(mut condition: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, polling).await.unwrap();
+    timeout(PATIENCE, polling).await.unwrap();
 }
 
 #[tokio::test]

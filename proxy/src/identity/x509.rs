@@ -3,11 +3,13 @@
 //! A reader of DER (X.690) that follows exactly the path to them through a certificate (RFC 5280,
 //! section 4.1) and is strict about lengths. It never panics; what it cannot follow is unreadable.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use super::verify::IdentityError;
 
 const BOOLEAN: u8 = 0x01;
+const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 const OID: u8 = 0x06;
@@ -22,6 +24,8 @@ const URI_NAME: u8 = 0x86;
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+
+const MAX_SERIAL: usize = 21;
 
 /// What is read of a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +99,27 @@ impl Leaf {
         }
         Some(())
     }
+}
+
+/// The serial number of a certificate, in hexadecimal digits.
+pub(super) fn serial(der: &[u8]) -> Result<String, IdentityError> {
+    let bytes = || {
+        let mut certificate = Reader(Reader(der).expect(SEQUENCE)?);
+        let mut fields = Reader(certificate.expect(SEQUENCE)?);
+        fields.optional(VERSION)?;
+        // 20 bytes at most, and a zero before them where they would be negative (RFC 5280, 4.1.2.2).
+        let bytes = fields.expect(INTEGER)?;
+        (1..=MAX_SERIAL).contains(&bytes.len()).then_some(bytes)
+    };
+    Ok(hexadecimal(bytes().ok_or(IdentityError::Unreadable)?))
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes everything");
+        text
+    })
 }
 
 /// What is left of a sequence of elements.

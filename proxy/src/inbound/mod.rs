@@ -46,7 +46,7 @@ use crate::net::closing::{Closing, Phase};
 use crate::net::{AppDialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::{InboundPolicy, MtlsMode, Protocol};
-use crate::tcp::{self, Progress, RelayError};
+use crate::tcp::{self, Progress};
 use crate::telemetry::{TcpConnection, TcpLabels, Telemetry, Tls};
 use app::Apps;
 use authorize::{Admission, Decision, Wish, admit, authorize, has_request_rules};
@@ -262,7 +262,7 @@ impl Inbound {
                     // A sidecar that ends its side has given the exchange up: so must the application.
                     half_close: !from_sidecar,
                     floods: self.floods.clone(),
-                    replace_at: self.replace_at(whose),
+                    replace_at: self.replace_at(whose, io.inner().ends_at()),
                     keep_case: self.keep_case,
                     from_sidecar,
                     ..ordinary
@@ -287,12 +287,12 @@ impl Inbound {
     }
 
     /// When a connection has become too old. Applications keep theirs.
-    fn replace_at(&self, whose: Client) -> Option<Instant> {
+    fn replace_at(&self, whose: Client, ends_at: Option<Instant>) -> Option<Instant> {
         if whose == Client::Application {
             return None;
         }
         self.max_age
-            .replace_at(Instant::now(), fastrand::f64(), None)
+            .replace_at(Instant::now(), fastrand::f64(), ends_at)
     }
 
     /// Finds out what the client speaks and who it is. A client that may not have what it wants is
@@ -412,8 +412,7 @@ impl Inbound {
                 tokio::select! {
                     end = tcp::relay(&mut io, &mut app.io, &progress) => match end {
                         Ok(()) => Outcome::Ok,
-                        Err(RelayError::Client(_)) => Outcome::ClientGone,
-                        Err(RelayError::Server(_)) => Outcome::Reset,
+                        Err(error) => error.outcome(),
                     },
                     _ = closing.reached(Phase::Over) => Outcome::Shed,
                 }

@@ -10,6 +10,9 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::certified::Certified;
 
 /// A connection, whatever it runs over.
 pub type Io = Rewind<Stream>;
@@ -107,9 +110,9 @@ pub enum Stream {
     /// TCP in the clear; bytes may have been read ahead to find out what they are.
     Tcp(Rewind<TcpStream>),
     /// Mesh TLS, dialled by this sidecar.
-    TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    TlsClient(Box<Certified<tokio_rustls::client::TlsStream<TcpStream>>>),
     /// Mesh TLS, accepted by this sidecar.
-    TlsServer(Box<tokio_rustls::server::TlsStream<Rewind<TcpStream>>>),
+    TlsServer(Box<Certified<tokio_rustls::server::TlsStream<Rewind<TcpStream>>>>),
 }
 
 impl Io {
@@ -119,6 +122,17 @@ impl Io {
         if let Stream::Tcp(tcp) = &self.inner {
             // Fails only where the connection has gone already.
             let _ = tcp.inner.set_zero_linger();
+        }
+    }
+}
+
+impl Stream {
+    /// When the first of the certificates ends that it was made with; `None` without certificates.
+    pub fn ends_at(&self) -> Option<Instant> {
+        match self {
+            Self::Memory(_) | Self::Tcp(_) => None,
+            Self::TlsClient(tls) => Some(tls.ends_at()),
+            Self::TlsServer(tls) => Some(tls.ends_at()),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! * [`age`]: how old connections between sidecars may become.
 //! * [`app`]: connections to the own application.
+//! * [`certified`]: connections that stand on certificates.
 //! * [`closing`]: the phases in which a sidecar ends.
 //! * [`io`]: the one stream type of the data path.
 //! * [`own`]: the workload's own addresses, and its application behind them.
@@ -10,6 +11,7 @@
 
 pub mod age;
 pub mod app;
+pub mod certified;
 pub mod closing;
 pub mod io;
 pub mod own;

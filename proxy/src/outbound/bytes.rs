@@ -20,7 +20,7 @@ use crate::resilience::attempt::{TryResult, TryVerdict};
 use crate::resilience::balance::ProbeEligibility;
 use crate::resilience::deadline::Deadline;
 use crate::resilience::limits::Place;
-use crate::tcp::{self, Progress, RelayError};
+use crate::tcp::{self, Progress};
 use crate::telemetry::{TcpConnection, TcpLabels, Tls};
 
 /// Connecting to what is outside of the mesh; the application's own connect would take minutes.
@@ -178,8 +178,7 @@ async fn relay(client: &mut Io, server: &mut Io, connection: TcpConnection, mut 
     let outcome = tokio::select! {
         end = tcp::relay(client, server, &progress) => match end {
             Ok(()) => Outcome::Ok,
-            Err(RelayError::Client(_)) => Outcome::ClientGone,
-            Err(RelayError::Server(_)) => Outcome::Reset,
+            Err(error) => error.outcome(),
         },
         _ = closing.reached(Phase::Over) => Outcome::Shed,
     };

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ::http::{Request, Response};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use crate::bounds::Bounds;
@@ -281,6 +281,10 @@ impl Connect for Connector {
 
     fn check_before_reuse(&self) -> bool {
         !self.link.is_mesh()
+    }
+
+    fn ends_at(io: &Io) -> Option<Instant> {
+        io.inner().ends_at()
     }
 
     fn peer_has_closed(io: &Io) -> bool {

@@ -18,6 +18,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::net::certified::is_lapse;
+use crate::outcome::Outcome;
+
 /// Where throughput stops growing with the buffer (and memory goes on growing).
 const BUFFER_LEN: usize = 64 * 1024;
 /// Buffers that a thread keeps for lending; more are freed.
@@ -41,6 +44,17 @@ pub enum RelayError {
     /// The side that was dialled broke.
     #[error("the server's connection broke: {0}")]
     Server(io::Error),
+}
+
+impl RelayError {
+    /// How the connection ended by it.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Client(error) | Self::Server(error) if is_lapse(error) => Outcome::TlsFailed,
+            Self::Client(_) => Outcome::ClientGone,
+            Self::Server(_) => Outcome::Reset,
+        }
+    }
 }
 
 /// Copies both ways between `client` and `server` until both directions have ended.

@@ -66,6 +66,8 @@ families! { HANDLED:
 }
 
 families! { COLLECTED:
+    CERTIFICATE_RENEWALS = Counter "weft_certificate_renewals_total" "Certificates that this workload asked for: received, or not.";
+    TRUST_ROOT = Gauge "weft_trust_root_info" "1 for each root that this workload trusts, by the begin of its SHA-256 fingerprint.";
     BREAKER_STATE = Gauge "weft_circuit_breaker_state" "1 for the state that a circuit breaker is in, 0 for the others.";
     BREAKER_TRANSITIONS = Counter "weft_circuit_breaker_transitions_total" "Changes of state of a backend's circuit breakers.";
     ENDPOINTS = Gauge "weft_endpoints" "Endpoints of a backend by state.";

@@ -21,6 +21,7 @@ mod conditions;
 mod crowds;
 mod deadlines;
 mod edges;
+mod expiry;
 mod fallback;
 mod faults;
 mod frames;
@@ -82,6 +83,7 @@ fn main() -> anyhow::Result<ExitCode> {
     rolling::register(&mut suite);
     outage::register(&mut suite);
     rotation::register(&mut suite);
+    expiry::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);

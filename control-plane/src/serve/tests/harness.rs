@@ -309,11 +309,11 @@ impl Service<http::Request<Body>> for Connection {
     }
 }
 
-async fn connect(
-    address: SocketAddr,
+/// A client that believes the control plane by `root`, and has these credentials or none.
+pub(super) fn client_config(
     root: CertificateDer<'static>,
     credentials: Option<Credentials>,
-) -> Result<Connection, String> {
+) -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(root).unwrap();
@@ -331,7 +331,15 @@ async fn connect(
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
 
+async fn connect(
+    address: SocketAddr,
+    root: CertificateDer<'static>,
+    credentials: Option<Credentials>,
+) -> Result<Connection, String> {
+    let config = client_config(root, credentials);
     let tcp = TcpStream::connect(address)
         .await
         .map_err(|e| e.to_string())?;

@@ -167,6 +167,7 @@ impl<C: Connect> H1Pool<C> {
         let Bounds { limits, dials, .. } = &*self.shared.bounds;
         let slot = (dials.place().await?, slot);
         let io = self.connect.connect().await?;
+        let ends_at = C::ends_at(&io);
         let link = Arc::new(Link::new());
         let (meter, probe) = if self.connect.check_before_reuse() {
             let (meter, probe) = Meter::with_probe(io, Arc::clone(&link), slot, C::peer_has_closed);
@@ -205,7 +206,7 @@ impl<C: Connect> H1Pool<C> {
             used: now,
             used_before: false,
             idle_limit,
-            replace_at: max_age.replace_at(now, fastrand::f64(), None),
+            replace_at: max_age.replace_at(now, fastrand::f64(), ends_at),
         })
     }
 

@@ -126,8 +126,9 @@ impl<C: Connect> H2Pool<C> {
     /// Whether a connection is there, or being made, that takes one more stream.
     pub fn has_stream(&self) -> bool {
         let state = self.shared.state.lock();
+        let now = Instant::now();
         let takes_more = |entry: &Entry| {
-            !entry.sender.is_closed() && entry.line.streams() < entry.line.link.max_streams()
+            !entry.is_over(now) && entry.line.streams() < entry.line.link.max_streams()
         };
         state.connecting || state.entries.iter().any(takes_more)
     }
@@ -343,6 +344,8 @@ struct Entry {
     used: Instant,
     /// It has become too old, and another one is to be made.
     replace_at: Option<Instant>,
+    /// It takes no more streams, even if there is no other one.
+    ends_at: Option<Instant>,
     /// Another one is being made instead.
     leaving: bool,
 }
@@ -350,6 +353,11 @@ struct Entry {
 impl Entry {
     fn is_old(&self, now: Instant) -> bool {
         self.replace_at.is_some_and(|at| now >= at)
+    }
+
+    /// Whether a stream may not be opened any more.
+    fn is_over(&self, now: Instant) -> bool {
+        self.sender.is_closed() || self.ends_at.is_some_and(|at| now >= at)
     }
 }
 
@@ -373,7 +381,8 @@ impl State {
         options: &PoolOptions,
         room: Option<&Arc<dyn Room>>,
     ) -> Result<Pick, Unconnected> {
-        self.entries.retain(|entry| !entry.sender.is_closed());
+        let now = Instant::now();
+        self.entries.retain(|entry| !entry.is_over(now));
         let limit = options.max_connections.clamp(1, MAX_H2_CONNECTIONS);
         // When no further connection may be made, streams wait inside the least busy one.
         let all_made = self.entries.len() >= limit;
@@ -385,7 +394,6 @@ impl State {
                 if streams >= allowed.saturating_add(options.max_pending) {
                     return Err(Unconnected::full(Full::Pool));
                 }
-                let now = Instant::now();
                 entry.used = now;
                 let stream = Stream {
                     sender: entry.sender.clone(),
@@ -480,6 +488,7 @@ async fn open<C: Connect>(
     let limits = bounds.limits;
     let token = (bounds.dials.place().await?, token);
     let io = connect.connect().await?;
+    let ends_at = C::ends_at(&io);
     let link = Arc::new(Link::new());
     let bounds = connect.floods();
     let watch = floods::Watch::over_server(&bounds);
@@ -526,7 +535,8 @@ async fn open<C: Connect>(
             room: connect.room(),
         }),
         used: now,
-        replace_at: max_age.replace_at(now, fastrand::f64(), None),
+        replace_at: max_age.replace_at(now, fastrand::f64(), ends_at),
+        ends_at,
         leaving: false,
     })
 }

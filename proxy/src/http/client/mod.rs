@@ -22,6 +22,7 @@ use std::time::Duration;
 use http::Request;
 use hyper::client::conn::TrySendError;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::body::{Progress, RequestBody, h2_error};
 use super::floods::FloodBounds;
@@ -86,6 +87,11 @@ pub trait Connect: Send + Sync + 'static {
     /// What is borne of an HTTP/2 peer. Asked once per connection.
     fn floods(&self) -> FloodBounds {
         FloodBounds::default()
+    }
+
+    /// When a connection may take no more requests, whatever its age: what it was made with ends.
+    fn ends_at(_io: &Self::Io) -> Option<Instant> {
+        None
     }
 
     /// Asks the kernel, not the runtime's view of readiness, whether the peer of an idle connection

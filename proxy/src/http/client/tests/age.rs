@@ -218,3 +218,81 @@ async fn without_room_for_another_an_old_http2_connection_serves_on() {
     }
     assert_eq!(made(), 1);
 }
+
+/// Connections that end at a moment, as those that stand on certificates do.
+struct Ending(crate::http::testing::Pipes);
+
+impl Connect for Ending {
+    type Io = tokio::io::DuplexStream;
+
+    fn connect(&self) -> BoxFuture<Result<Self::Io, Failure>> {
+        self.0.connect()
+    }
+
+    fn ends_at(_io: &Self::Io) -> Option<Instant> {
+        Some(Instant::now() + AGE)
+    }
+}
+
+/// What a connection stands on ends before its age does: it is replaced before that.
+#[tokio::test(start_paused = true)]
+async fn connections_are_replaced_before_what_they_stand_on_ends() {
+    let ageless = PoolOptions {
+        max_age: AgeCap::OFF,
+        ..aging()
+    };
+    let (pipes, peers) = crate::http::testing::pipes(true);
+    let made = peers.made_counter();
+    let _closing = peers.serve(Version::Http1, slow());
+    let http1 = H1Pool::new(Ending(pipes), ageless);
+    let (pipes, peers) = crate::http::testing::pipes(true);
+    let made2 = peers.made_counter();
+    let _closing2 = peers.serve(Version::Http2, slow());
+    let http2 = H2Pool::new(Ending(pipes), ageless);
+    for (at, expected) in [(0, 1), (75, 1), (91, 2), (93, 2)] {
+        let start = Instant::now();
+        if at == 91 {
+            // The one that finds out still goes over the old connection, where streams may.
+            let response = http2.send(get(URL), SendOptions::default()).await;
+            assert_eq!(whole(response.unwrap()).await, "ok");
+        }
+        for answer in [
+            http1.send(get("/"), SendOptions::default()).await,
+            http2.send(get(URL), SendOptions::default()).await,
+        ] {
+            assert_eq!(whole(answer.unwrap()).await, "ok");
+        }
+        assert_eq!((made(), made2()), (expected, expected), "after {at} s");
+        let next = match at {
+            0 => 75,
+            75 => 91,
+            _ => 93,
+        };
+        sleep(Duration::from_secs(next - at).saturating_sub(start.elapsed())).await;
+    }
+}
+
+/// Where there is no other one, it serves to the end and not beyond.
+#[tokio::test(start_paused = true)]
+async fn no_stream_is_opened_once_what_the_connection_stands_on_has_ended() {
+    let (pipes, mut peers) = crate::http::testing::pipes(true);
+    let pool = H2Pool::new(Ending(pipes), aging());
+    let send = async || {
+        let sent = pool.send(get(URL), SendOptions::default()).await;
+        sent.map_err(|error| error.failure.outcome)
+    };
+    let (_sender, closing) = crate::net::closing::channel();
+    let serving = async {
+        let peer = peers.next().await.0;
+        let options = crate::http::server::ServerOptions::default();
+        let served = crate::http::server::serve(peer, Version::Http2, slow(), closing, options);
+        tokio::spawn(served);
+    };
+    let (answer, ()) = tokio::join!(send(), serving);
+    assert_eq!(whole(answer.unwrap()).await, "ok");
+    drop(peers);
+    sleep(Duration::from_secs(95)).await;
+    assert_eq!(whole(send().await.unwrap()).await, "ok");
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(send().await.map(drop), Err(Outcome::ConnectRefused));
+}

@@ -361,7 +361,7 @@ async fn a_body_ends_at_its_deadline_and_when_nothing_moves() {
         peer.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no")
             .await;
         let mut body = sent.await.unwrap().unwrap().into_body();
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let deadline = Deadline::after(start.into_std(), deadline.map(seconds));
         body.limit(deadline, idle.map(seconds));
         let ended = Arc::new(Mutex::new(None));
