@@ -207,7 +207,7 @@ fn tokens(mesh: &Mesh, good: &str) -> Vec<(&'static str, String, Code)> {
         ),
         (
             "the hash that is at rest",
-            format!("{rest}/{}", at_rest),
+            format!("{rest}/{at_rest}"),
             Code::Unauthenticated,
         ),
         (
