@@ -258,6 +258,32 @@ async fn a_stranger_is_refused() {
     assert_eq!(sidecar.connections(&[("outcome", "tls_failed")]), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_stalls_is_counted() {
+    let app = app().await;
+    let sidecar = Sidecar::before(&app, inbound(MtlsMode::Permissive));
+    let Link { mut tcp, served } = sidecar.dial().await;
+    // A hello, and never a word after the server's answer.
+    let (near, mut far) = duplex(64 * 1024);
+    let web = Ca::new().identity(&spiffe("web"));
+    let (expected, mut hello) = (spiffe("api"), vec![0; 64 * 1024]);
+    let length = tokio::select! {
+        _ = web.connect(near, &expected, Alpn::Http1) => panic!("nobody has answered"),
+        length = far.read(&mut hello) => length.unwrap(),
+    };
+    tcp.write_all(&hello[..length]).await.unwrap();
+    served.await.unwrap();
+    assert_eq!(app.connections(), 0);
+    let slow = [("direction", "inbound"), ("reason", "timeout")];
+    let failures = "weft_tls_handshake_failures_total";
+    assert_eq!(count(&sidecar.telemetry, failures, &slow), 1);
+    let slow = [("direction", "inbound"), ("result", "timeout")];
+    assert_eq!(
+        count(&sidecar.telemetry, "weft_tls_handshakes_total", &slow),
+        1
+    );
+}
+
 /// A way into `tcp` that passes its first bytes in small pieces.
 fn dribble(tcp: TcpStream) -> DuplexStream {
     let (near, far) = duplex(64 * 1024);
