@@ -370,7 +370,8 @@ impl Authority {
     pub fn issue_own(&self, now: SystemTime) -> Result<(Leaf, PrivateKeyDer<'static>), IssueError> {
         let id = own_id(&self.trust_domain)?;
         let key = KeyPair::generate().map_err(|e| IssueError::Signing(e.to_string()))?;
-        let leaf = self.sign(&id, &key, now)?;
+        let key = Zeroizing::new(key);
+        let leaf = self.sign(&id, &*key, now)?;
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         Ok((leaf, PrivateKeyDer::Pkcs8(key)))
     }

@@ -9,6 +9,7 @@ use rcgen::{
     KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
 
 use super::pair::{Key, Pair};
 use super::rotation::Timing;
@@ -86,9 +87,9 @@ pub(super) fn pair(
     lifetimes: &Lifetimes,
     now: SystemTime,
 ) -> Result<Pair, String> {
-    let key = KeyPair::generate().map_err(text)?;
+    let key = Zeroizing::new(KeyPair::generate().map_err(text)?);
     let params = ca_params("root", 1, trust_domain, now, now + lifetimes.root)?;
-    let root = params.self_signed(&key).map_err(text)?;
+    let root = params.self_signed(&*key).map_err(text)?;
     let pair = Pair {
         root: root.der().clone(),
         root_key: Key::new(key.serialize_der()),
@@ -111,9 +112,9 @@ pub(super) fn renew_issuer(
     let (_, root_not_after) = super::pair::validity(&pair.root)?;
     let not_after = (now + lifetimes.issuer).min(root_not_after);
 
-    let key = KeyPair::generate().map_err(text)?;
+    let key = Zeroizing::new(KeyPair::generate().map_err(text)?);
     let issuer = ca_params("issuer", 0, trust_domain, now, not_after)?
-        .signed_by(&key, &root)
+        .signed_by(&*key, &root)
         .map_err(text)?;
     Ok(Pair {
         root: pair.root.clone(),

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::CertificateDer;
 use webpki::EndEntityCert;
 use weft_proto::spiffe::{SpiffeId, SpiffeIdError};
+use zeroize::Zeroize;
 
 use crate::identity::{Authority, IssueError};
 
@@ -48,7 +51,10 @@ pub(super) fn server_config(
     authority: &Authority,
 ) -> Result<(Arc<ServerConfig>, Duration), TlsError> {
     let now = SystemTime::now();
-    let (leaf, key) = authority.issue_own(now)?;
+    let (leaf, mut key) = authority.issue_own(now)?;
+    // From here on the key is inside of the TLS library only.
+    let signing = any_supported_type(&key);
+    key.zeroize();
     let life = leaf.not_after.duration_since(now).unwrap_or_default();
 
     let mut roots = RootCertStore::empty();
@@ -59,10 +65,12 @@ pub(super) fn server_config(
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
         .allow_unauthenticated()
         .build()?;
+    let own = CertifiedKey::new(leaf.chain, signing?);
+    own.keys_match()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(leaf.chain, key)?;
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

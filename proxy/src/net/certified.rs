@@ -39,7 +39,7 @@ struct Lapsed;
 
 /// Whether a connection failed because the workload's certificate has expired.
 pub fn is_lapse(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Lapsed>())
+    matches!(error.get_ref(), Some(inner) if inner.is::<Lapsed>())
 }
 
 /// A connection with the certificates that it was made with.

@@ -104,17 +104,17 @@ async fn handshake(
     let accepting = Timed::new(Box::pin(server.accept(far)));
     let ((dialled, client), (accepted, server)) = tokio::join!(dialling, accepting);
     let kind = dialled
-        .map_err(described)?
+        .map_err(|failure| described(&failure))?
         .inner()
         .get_ref()
         .1
         .handshake_kind();
     anyhow::ensure!(kind == Some(rustls::HandshakeKind::Full), "{kind:?}");
-    accepted.map_err(described)?;
+    accepted.map_err(|failure| described(&failure))?;
     Ok((client, server))
 }
 
-fn described(failure: weft_proxy::outcome::Failure) -> anyhow::Error {
+fn described(failure: &weft_proxy::outcome::Failure) -> anyhow::Error {
     anyhow::anyhow!("{failure}")
 }
 
