@@ -1,8 +1,9 @@
 //! Accept loops: every worker has one per listener, and a connection goes to the worker with the
 //! fewest.
 //!
-//! A listener stops in the phase that it is told to; what the kernel has completed by then is still
-//! taken over, so that no client sees a connection reset that it believes to be open.
+//! A listener stops in the phase that it is told to. First the kernel begins no more connections, then
+//! what it has completed is taken over, then the listener closes: no client sees a connection reset that
+//! it believes to be open. Who comes meanwhile asks again a second later, and finds whoever listens then.
 
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -18,12 +19,15 @@ use tokio_util::task::TaskTracker;
 use super::threads::{ConnectionCount, WorkerHandle, Workers};
 use crate::http::client::BoxFuture;
 use crate::net::closing::{Closing, Phase};
-use crate::net::socket::tune;
+use crate::net::socket::{begin_no_more, tune};
 
 /// After an error of accepting (no descriptor left, say) the next try waits this long.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// And is told of again after this long.
 const ERROR_REPEAT: Duration = Duration::from_secs(10);
+
+/// How long connections that have begun may take to be completed, when a listener ends.
+const COMPLETED_WITHIN: Duration = Duration::from_millis(50);
 
 /// What becomes of an accepted connection.
 pub type Serve = Arc<dyn Fn(TcpStream) -> BoxFuture<()> + Send + Sync>;
@@ -109,6 +113,11 @@ impl Accepting {
                 }
             }
         }
+        if let Err(error) = begin_no_more(&socket) {
+            tracing::debug!(listener = self.name, %error, "the last connections may be reset");
+        }
+        // Also what the runtime needs to hear of those that are complete.
+        sleep(COMPLETED_WITHIN).await;
         while let Some(Ok((connection, _))) = socket.accept().now_or_never() {
             self.take(connection);
         }

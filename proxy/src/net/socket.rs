@@ -5,10 +5,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 use super::canonical;
@@ -96,6 +97,26 @@ pub fn tune(connection: &TcpStream) -> io::Result<()> {
     )
 }
 
+/// Lets a listener's socket begin no more connections: the kernel drops what would (SYN without ACK), and
+/// goes on with those that have begun. Clients try again a second later (RFC 6298, 2.1).
+///
+/// # Errors
+/// What the kernel says.
+pub fn begin_no_more(listener: &impl AsFd) -> io::Result<()> {
+    // Classic BPF over the TCP header: BPF_LD|BPF_B|BPF_ABS, BPF_ALU|BPF_AND, BPF_JMP|BPF_JEQ, BPF_RET.
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let program = [
+        SockFilter::new(0x30, 0, 0, FLAGS_OFFSET),
+        SockFilter::new(0x54, 0, 0, SYN | ACK),
+        SockFilter::new(0x15, 0, 1, SYN),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    SockRef::from(listener).attach_filter(&program)
+}
+
 /// Makes the sidecar's own connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dialer {
@@ -146,6 +167,8 @@ async fn connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test]
@@ -160,6 +183,27 @@ mod tests {
         assert_eq!(Redirected.of(&server), None);
         let fixed = "10.0.0.1:80".parse().unwrap();
         assert_eq!(Fixed(fixed).of(&server), Some(fixed));
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_ends_takes_what_has_begun_and_nothing_else() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = listen(address.parse().unwrap()) else {
+                continue;
+            };
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let address = listener.local_addr().unwrap();
+            let dial = Dialer::default();
+            // Complete, and not taken yet.
+            let mut before = dial.dial(address).await.unwrap();
+            begin_no_more(&listener).unwrap();
+            let after = tokio::time::timeout(Duration::from_millis(200), dial.dial(address));
+            assert!(after.await.is_err(), "answered, or refused");
+            let (mut taken, _) = listener.accept().await.unwrap();
+            drop(listener);
+            before.write_all(b"ping").await.unwrap();
+            taken.read_exact(&mut [0; 4]).await.unwrap();
+        }
     }
 
     #[test]
