@@ -112,6 +112,11 @@ impl Plan {
         self.shared.report.lock().reconnects += 1;
     }
 
+    /// A request was left out by a GOAWAY and goes over another connection.
+    pub(super) fn left_out(&self) {
+        self.shared.report.lock().left_out += 1;
+    }
+
     /// A connection was refused and will be tried again.
     pub(super) fn refused(&self) {
         self.shared.report.lock().refused += 1;

@@ -3,6 +3,9 @@
 //! It is made when a request needs it, and replaced only when the server has closed it: a request
 //! that hyper hands back because nothing of it was written goes over the next one, where answers had
 //! come over this one or the load has [patience](super::Load::connect_patience).
+//!
+//! With patience, HTTP/2 requests that a server's GOAWAY leaves out go over the next connection too, as
+//! every client library of gRPC does it: they were not processed (RFC 9113, 6.8). They are counted.
 
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -19,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use weft_proxy::http::body::h2_error;
 
 use super::Protocol;
 use super::client::{Plan, text};
@@ -55,6 +59,9 @@ impl Line {
     ) -> Result<Response<Incoming>, String> {
         let until = Instant::now() + plan.connect_patience();
         loop {
+            let may_be_left_out =
+                plan.protocol() != Protocol::Http1 && !plan.connect_patience().is_zero();
+            let copy = may_be_left_out.then(|| request.clone());
             let (result, is_proved) = self.send_once(plan, request).await?;
             match result {
                 Ok(response) => {
@@ -64,7 +71,12 @@ impl Line {
                 Err(mut error) => {
                     // Handed back: nothing of it was written, the connection had been closed.
                     let may_replace = is_proved.get() || Instant::now() < until;
-                    let unsent = error.take_message().filter(|_| may_replace);
+                    let unsent = error.take_message().or_else(|| {
+                        let copy = copy.filter(|_| is_left_out(error.error()))?;
+                        plan.left_out();
+                        Some(copy)
+                    });
+                    let unsent = unsent.filter(|_| may_replace);
                     let Some(unsent) = unsent else {
                         return Err(text(error.error()));
                     };
@@ -106,6 +118,15 @@ impl Line {
             plan.reconnected();
         }
     }
+}
+
+/// Whether a server said that it has not processed the request and never will; or hyper dropped it
+/// before its stream had begun, which is what its user errors are here.
+fn is_left_out(error: &hyper::Error) -> bool {
+    let by_server = h2_error(error).is_some_and(|error| {
+        error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+    });
+    by_server || error.is_user()
 }
 
 type Sent = (

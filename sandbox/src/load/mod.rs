@@ -179,7 +179,8 @@ impl Load {
     }
 
     /// A connection that is refused, or closed before anything of its first request was written, is
-    /// replaced for so long, and counted; nothing was sent by then. Without, it is a failure.
+    /// replaced for so long, and counted; nothing was sent by then. So is one whose GOAWAY leaves out
+    /// HTTP/2 requests, which the server has not processed then. Without, it is a failure.
     pub fn connect_patience(mut self, patience: Duration) -> Self {
         self.connect_patience = patience;
         self

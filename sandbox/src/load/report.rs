@@ -24,6 +24,8 @@ pub struct Report {
     pub failed: u64,
     /// Connections that were replaced because the server had closed them between exchanges.
     pub reconnects: u64,
+    /// Requests that a server's GOAWAY left out, and that went over another connection.
+    pub left_out: u64,
     /// Connections that were refused, and tried again.
     pub refused: u64,
     /// The longest time from when a request was due to its begin: what its clients waited is not in
@@ -145,6 +147,7 @@ impl Default for Report {
             answered: 0,
             failed: 0,
             reconnects: 0,
+            left_out: 0,
             refused: 0,
             late: Duration::ZERO,
             statuses: BTreeMap::new(),
