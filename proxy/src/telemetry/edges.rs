@@ -35,6 +35,8 @@ const MAX_HALF: usize = MAX_EDGES / 2;
 
 /// The edges of one sidecar.
 pub struct Edges {
+    /// Tells this run from those before it.
+    run: u64,
     begun: Instant,
     table: Mutex<Table>,
     dropped: Counter,
@@ -136,6 +138,7 @@ impl Edges {
     /// No edge yet. `dropped` counts those that find no room or lose it.
     pub(super) fn new(dropped: Counter) -> Arc<Self> {
         Arc::new(Self {
+            run: fastrand::u64(..),
             begun: Instant::now(),
             table: Mutex::default(),
             dropped,
@@ -177,6 +180,7 @@ impl Edges {
         table.reported = Some(sum);
         let cells = table.halves.iter().flat_map(HashMap::values);
         Some(wire::Report {
+            run: self.run,
             watched_seconds: now,
             edges: cells.map(|cell| cell.to_wire(now)).collect(),
             breakers: Vec::new(),
