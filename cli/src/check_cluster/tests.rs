@@ -125,7 +125,7 @@ fn status(conditions: &[(&str, &str, &str)]) -> Value {
 /// One that begins and ends so long from now.
 fn certificate(name: &str, begins: i64, ends: i64) -> String {
     let at = |seconds: i64| {
-        let since = std::time::Duration::from_secs((NOW + seconds) as u64);
+        let since = Duration::from_secs((NOW + seconds) as u64);
         std::time::UNIX_EPOCH + since
     };
     let mut params = CertificateParams::new(Vec::new()).expect("no names");

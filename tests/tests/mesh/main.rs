@@ -16,6 +16,7 @@ mod backend_limits;
 mod balancer;
 mod bodies;
 mod breaker;
+mod callers;
 mod common;
 mod conditions;
 mod crowds;
@@ -101,6 +102,7 @@ fn main() -> anyhow::Result<ExitCode> {
     http1::register(&mut suite);
     protocols::register(&mut suite);
     proxy_status::register(&mut suite);
+    callers::register(&mut suite);
     crowds::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
