@@ -5,7 +5,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::line::{Check, Line, counted};
@@ -58,7 +58,8 @@ fn judge(namespace: &str, targets: &[&Target], seen: &Seen, window: u64) -> Line
     }
     if !plain.is_empty() {
         plain.sort_by_key(|(_, caller)| caller.last_seconds);
-        let count = counted(plain.len(), "caller comes", "callers come");
+        let callers: BTreeSet<_> = plain.iter().map(|(_, it)| &it.from.name).collect();
+        let count = counted(callers.len(), "caller comes", "callers come");
         return STRICT
             .warning(
                 format!("{namespace}: Strict is not safe yet: {count} in plaintext"),

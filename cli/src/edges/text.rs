@@ -49,7 +49,10 @@ fn widest(cells: &[Vec<String>]) -> usize {
         cells.max().unwrap_or(0) + GAP
     };
     let others: usize = (2..cells[0].len()).map(width).sum();
-    WIDTH.saturating_sub(others + 2 * GAP).max(1) / 2
+    let room = WIDTH.saturating_sub(others).max(2 * (GAP + 1));
+    // What the shorter one leaves is the longer one's.
+    let shorter = width(0).min(width(1)).min(room / 2);
+    room - shorter - GAP
 }
 
 fn row(edge: &Edge) -> Vec<String> {
