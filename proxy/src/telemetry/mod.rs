@@ -32,7 +32,7 @@ mod tcp;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
@@ -82,7 +82,8 @@ pub struct Telemetry {
     plaintext_exempt: Counter,
     mirrored_received: Counter,
     handshakes: [HandshakeCounters; 2],
-    edges: Arc<Edges>,
+    /// Made by the first who asks.
+    edges: OnceLock<Arc<Edges>>,
     discovery_connected: Gauge,
     config_age: Gauge,
     scopes: Mutex<Scopes>,
@@ -121,7 +122,7 @@ impl Telemetry {
             plaintext_exempt: recorder.counter(&families::PLAINTEXT_EXEMPT, &[]),
             mirrored_received: recorder.counter(&families::MIRRORED_RECEIVED, &[]),
             handshakes,
-            edges: Edges::new(recorder.counter(&families::LIMIT_HITS, &[("limit", "edges")])),
+            edges: OnceLock::new(),
             discovery_connected: recorder.gauge(&families::DISCOVERY_CONNECTED, &[]),
             config_age: recorder.gauge(&families::CONFIG_AGE, &[]),
             scopes: Mutex::new(Scopes {
@@ -290,7 +291,7 @@ impl Telemetry {
 
     /// Who called this workload and whom it called.
     pub fn edges(&self) -> &Arc<Edges> {
-        &self.edges
+        self.edges.get_or_init(|| Edges::new(self.limit("edges")))
     }
 
     /// The counter of panicked tasks.

@@ -114,6 +114,7 @@ async fn migration(cx: Cx) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_secs(WINDOW + 2)).await;
         let said = check(mesh, &format!("{WINDOW}s")).await?;
         assert!(said.out.contains("db: default/legacy"), "{}", said.out);
+        assert!(!said.out.contains("api: "), "{}", said.out);
         drop(held);
 
         // The pod comes again, with a sidecar. What it did before is remembered, and over.
