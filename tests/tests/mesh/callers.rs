@@ -144,6 +144,7 @@ async fn migration(cx: Cx) -> anyhow::Result<()> {
                 .then_some(said))
         })
         .await?;
+        println!("{}", said.out);
         assert_eq!(said.code, Some(0), "{}", said.out);
         // By default sidecars are wanted to have watched for longer, and yesterday counts.
         let said = check(mesh, "24h").await?;
@@ -170,6 +171,7 @@ async fn migration(cx: Cx) -> anyhow::Result<()> {
         assert_eq!((seen.requests, seen.repeated_ids()), (53, 0));
         let refused = format!("address {} > api:80 refused 1 1", stranger.v4());
         wait_for_edges(mesh, &[&refused]).await?;
+        println!("{}", weft(mesh, &["edges"]).await?.out);
 
         mesh.kill_control_plane().await?;
         let said = weft(mesh, &["edges"]).await?;

@@ -251,24 +251,33 @@ impl Known {
         Some(known)
     }
 
-    /// Who has an address; who had it, where nothing came from there since and nobody has it any more.
+    /// Who has an address. Where nothing came from there since the report before, or nobody has it any
+    /// more, whoever was meant then.
     fn who(&self, ip: IpAddr, model: &Model, before: Option<&Heard>) -> Kind {
-        if let Some(Destination::Workload(workload)) = model.destination(ip) {
-            let name = format!("{}/{}", workload.name.namespace, workload.owner);
-            return if workload.meshed {
-                Kind::Meshed(name)
-            } else {
-                Kind::Unmeshed(name)
-            };
-        }
         let before = before.into_iter().flat_map(|heard| &heard.edges);
         let mut same = before.filter(|known| {
             let (a, b) = (&known.edge, &self.edge);
-            known.address == Some(ip) && (a.outbound, a.port, a.tls) == (b.outbound, b.port, b.tls)
+            known.address == Some(ip) && (a.port, a.tls) == (b.port, b.tls)
         });
-        let former = same.next().and_then(|known| known.edge.other.clone());
-        let former = former.and_then(|end| end.kind);
-        former.unwrap_or_else(|| Kind::Address(ip.to_string()))
+        let former = same.next();
+        let is_quiet = former.is_some_and(|former| {
+            let (a, b) = (&former.edge, &self.edge);
+            (a.connections, a.requests) == (b.connections, b.requests)
+        });
+        let former = former.and_then(|known| known.edge.other.clone()?.kind);
+        let former = former.filter(|kind| !matches!(kind, Kind::Address(_)));
+        if let Some(former) = former.clone().filter(|_| is_quiet) {
+            return former;
+        }
+        let Some(Destination::Workload(workload)) = model.destination(ip) else {
+            return former.unwrap_or_else(|| Kind::Address(ip.to_string()));
+        };
+        let name = format!("{}/{}", workload.name.namespace, workload.owner);
+        if workload.meshed {
+            Kind::Meshed(name)
+        } else {
+            Kind::Unmeshed(name)
+        }
     }
 }
 

@@ -276,19 +276,24 @@ async fn names_of_callers_outlive_them() {
         words(&merged),
         ["unmeshed shop/legacy > cart:80 plaintext 3"]
     );
-    // Whoever has it now is who calls now.
+    // Whoever has it now is who calls now, as soon as something comes.
     let mut other = objects();
     other.workloads[3].object.name = Name::new("jobs", "nightly-x");
     other.workloads[3].object.owner = "nightly".to_owned();
-    hear_by(
-        &Model::build(other, 3),
-        &mut book,
-        "cart-1",
-        report(1, 25, [edge]),
-    );
+    let other = Model::build(other, 3);
+    hear_by(&other, &mut book, "cart-1", report(1, 25, [edge.clone()]));
     assert_eq!(
         rows(&mut book),
-        ["unmeshed jobs/nightly > cart:80 plaintext 3"]
+        ["unmeshed shop/legacy > cart:80 plaintext 3"]
+    );
+    let more = Edge {
+        requests: 4,
+        ..edge
+    };
+    hear_by(&other, &mut book, "cart-1", report(1, 35, [more]));
+    assert_eq!(
+        rows(&mut book),
+        ["unmeshed jobs/nightly > cart:80 plaintext 4"]
     );
     // An address that nobody ever had.
     hear(
