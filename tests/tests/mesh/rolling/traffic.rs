@@ -176,7 +176,7 @@ impl Outcome {
         for (name, report) in &self.reports {
             cx.measured(format!(
                 "{name}: {} requests in {:.1?} ({:.0}/s steady), {} failed, {} reconnects, {} refused \
-                 connections, {} left out by GOAWAY, p50 {:.1?}, p99 {:.0?}, longest {:.0?}, begun at most {:.0?} late",
+                 connections, {} left out by GOAWAY, {} dropped unsent, p50 {:.1?}, p99 {:.0?}, longest {:.0?}, begun at most {:.0?} late",
                 report.sent,
                 self.took,
                 self.rate,
@@ -184,6 +184,7 @@ impl Outcome {
                 report.reconnects,
                 report.refused,
                 report.left_out,
+                report.unsent,
                 report.latency(0.5),
                 report.latency(0.99),
                 report.latency(1.0),
