@@ -220,7 +220,7 @@ fn pass(came: &[u8], cuts: &[(usize, u64)]) -> Vec<u8> {
         };
         let mut given = vec![0; came.len() + LAST_PONG.len()];
         let read = tokio::time::timeout(60 * SECOND, io.read_exact(&mut given));
-        let (_, read) = tokio::join!(write, read);
+        let ((), read) = tokio::join!(write, read);
         read.expect("the answer is given").unwrap();
         given
     })
