@@ -197,7 +197,7 @@ fn tokens(mesh: &Mesh, good: &str) -> Vec<(&'static str, String, Code)> {
         ("rotated away", rotated, Code::Unauthenticated),
         (
             "of another mesh",
-            other_mesh.issue("shop", "web-1").unwrap(),
+            other_mesh.issue("shop", "web-1").unwrap().to_string(),
             Code::Unauthenticated,
         ),
         (
@@ -217,7 +217,7 @@ fn tokens(mesh: &Mesh, good: &str) -> Vec<(&'static str, String, Code)> {
         ),
         (
             "a workload of the control plane's account",
-            own.issue("weft", "impostor").unwrap(),
+            own.issue("weft", "impostor").unwrap().to_string(),
             Code::PermissionDenied,
         ),
     ]
