@@ -106,7 +106,35 @@ impl Drop for Cuttable {
 mod tests {
     use std::future::poll_fn;
 
+    use bytes::Bytes;
+
     use super::*;
+
+    /// What one request pays for being among those that can be ended: it begins, waits for the application,
+    /// has its body polled twice, and ends. `cargo test --release -p weft-proxy --lib cost_of_a_request --
+    /// --ignored --nocapture` prints it.
+    #[test]
+    #[ignore = "a measurement, for a release build"]
+    fn cost_of_a_request() {
+        const TIMES: u32 = 2_000_000;
+        // As hyper makes it: a part of what was read.
+        let target = Bytes::from(b"/orders/1234?full=true".to_vec());
+        let uri = Uri::from_maybe_shared(target.slice(..)).unwrap();
+        let cuts = Arc::new(Cuts::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        for others in [0, 100] {
+            let _others: Vec<_> = (0..others).map(|_| cuts.begin(&Method::GET, &uri)).collect();
+            let start = std::time::Instant::now();
+            for _ in 0..TIMES {
+                let exchange = std::hint::black_box(&cuts).begin(&Method::GET, &uri);
+                for _ in 0..3 {
+                    assert!(exchange.poll_cut(&mut cx).is_pending());
+                }
+            }
+            let each = start.elapsed() / TIMES;
+            println!("{each:?} a request beside {others} others");
+        }
+    }
 
     #[tokio::test]
     async fn what_is_chosen_is_cut_and_woken() {
