@@ -94,7 +94,7 @@ impl Maker {
     /// A leaf of any issuer, with these certificates behind it.
     pub(super) fn leaf_below(
         &self,
-        issuer: &Issuer<'_, KeyPair>,
+        issuer: &Issuer<'_, impl rcgen::SigningKey>,
         above: &[CertificateDer<'static>],
         alter: impl FnOnce(&mut CertificateParams),
     ) -> anyhow::Result<Credentials> {
@@ -124,6 +124,12 @@ impl Maker {
         let above = std::slice::from_ref(&self.issuer_der);
         let chain = chain(leaf.der(), above);
         Ok(Credentials::signing(chain, Arc::new(key)))
+    }
+
+    /// A leaf of a CA below the root whose key is of RSA.
+    pub(super) fn leaf_below_rsa(&self, key: Rsa) -> anyhow::Result<Credentials> {
+        let ca = CertifiedIssuer::signed_by(ca_params("an issuer of RSA"), key, &self.root)?;
+        self.leaf_below(&ca, std::slice::from_ref(ca.der()), |_| {})
     }
 
     /// Anything as a leaf.

@@ -44,8 +44,12 @@ pub(super) fn good(maker: &Maker) -> anyhow::Result<Vec<(&'static str, Credentia
             "no extended key usage",
             maker.leaf(|leaf| leaf.extended_key_usages.clear())?,
         ),
-        // An issuer that is given may sign such: only its length tells it from the weak one below.
+        // An issuer that is given may be or sign such: only its length tells it from the weak one below.
         ("a key of RSA-2048", maker.rsa_leaf(Rsa::strong()?)?),
+        (
+            "an issuer of RSA-2048",
+            maker.leaf_below_rsa(Rsa::strong()?)?,
+        ),
     ])
 }
 
@@ -266,6 +270,11 @@ fn chains(maker: &Maker) -> anyhow::Result<Vec<(&'static str, Credentials, &'sta
         (
             "a key of RSA-1024",
             maker.rsa_leaf(Rsa::weak()?)?,
+            "bad_signature",
+        ),
+        (
+            "an issuer of RSA-1024",
+            maker.leaf_below_rsa(Rsa::weak()?)?,
             "bad_signature",
         ),
         ("no certificate in DER", maker.garbage()?, "certificate"),

@@ -1,5 +1,6 @@
-//! Keys of RSA that sign, however short they are: no library of today lends itself to a weak one. RSASSA-PSS
-//! with SHA-256 (RFC 8017, section 8.1), slow and not in constant time.
+//! Keys of RSA that sign, however short they are: no library of today lends itself to a weak one. Handshakes
+//! by RSASSA-PSS and certificates by RSASSA-PKCS1-v1_5, both with SHA-256 (RFC 8017, sections 8.1 and 8.2);
+//! slow and not in constant time.
 
 use anyhow::Context as _;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -15,6 +16,11 @@ const KEYS: &[u8] = include_bytes!("rsa.pem");
 const HASH_LEN: usize = 32;
 /// As long as the hash, as TLS 1.3 wants it (RFC 8446, section 4.2.3).
 const SALT: [u8; HASH_LEN] = [0x77; HASH_LEN];
+/// `DigestInfo` of SHA-256 up to the hash (section 9.2, note 1).
+const SHA256_INFO: [u8; 19] = [
+    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
+    0x00, 0x04, 0x20,
+];
 const INTEGER: u8 = 0x02;
 const SEQUENCE: u8 = 0x30;
 
@@ -70,12 +76,11 @@ impl Rsa {
     }
 
     /// Section 9.1.1, and then RSA itself.
-    fn signature(&self, message: &[u8]) -> Vec<u8> {
-        let length = self.modulus.bits().div_ceil(8) as usize;
+    fn handshake_signature(&self, message: &[u8]) -> Vec<u8> {
         let seed = [&[0; 8], hash(message).as_slice(), &SALT].concat();
         let hash = hash(&seed);
 
-        let mut block = vec![0; length - HASH_LEN - 1];
+        let mut block = vec![0; self.length() - HASH_LEN - 1];
         let salt_at = block.len() - SALT.len();
         block[salt_at - 1] = 1;
         block[salt_at..].copy_from_slice(&SALT);
@@ -86,12 +91,28 @@ impl Rsa {
         block[0] &= 0x7f;
         block.extend(hash);
         block.push(0xbc);
+        self.raw(&block)
+    }
 
-        let signed = BigUint::from_bytes_be(&block).modpow(&self.private, &self.modulus);
+    /// Section 9.2, and then RSA itself.
+    fn certificate_signature(&self, message: &[u8]) -> Vec<u8> {
+        let hash = hash(message);
+        let filling = self.length() - HASH_LEN - SHA256_INFO.len() - 3;
+        let filling = vec![0xff; filling];
+        self.raw(&[&[0, 1], &filling[..], &[0], &SHA256_INFO, &hash].concat())
+    }
+
+    fn raw(&self, block: &[u8]) -> Vec<u8> {
+        let signed = BigUint::from_bytes_be(block).modpow(&self.private, &self.modulus);
         let signed = signed.to_bytes_be();
-        let mut padded = vec![0; length - signed.len()];
+        let mut padded = vec![0; self.length() - signed.len()];
         padded.extend(signed);
         padded
+    }
+
+    /// Of the modulus, and of what it signs, in bytes.
+    fn length(&self) -> usize {
+        self.modulus.bits().div_ceil(8) as usize
     }
 }
 
@@ -142,6 +163,12 @@ impl PublicKeyData for Rsa {
     }
 }
 
+impl rcgen::SigningKey for Rsa {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        Ok(self.certificate_signature(message))
+    }
+}
+
 impl SigningKey for Rsa {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
         offered
@@ -156,7 +183,7 @@ impl SigningKey for Rsa {
 
 impl Signer for Rsa {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        Ok(self.signature(message))
+        Ok(self.handshake_signature(message))
     }
 
     fn scheme(&self) -> SignatureScheme {
