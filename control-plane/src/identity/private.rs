@@ -177,7 +177,12 @@ mod tests {
     use proptest::prelude::*;
     use rustls_pki_types::pem::{PemObject as _, SectionKind};
 
+    use std::time::{Duration, SystemTime};
+
     use super::*;
+    use crate::identity::document::Document;
+    use crate::identity::make::Lifetimes;
+    use crate::identity::rotation::Kind;
 
     proptest! {
         /// What is written is read by the library that others read it with, and by ourselves, and was
@@ -211,6 +216,36 @@ mod tests {
         let foreign = format!("comment\r\n{}{}", parameters, text.as_str()).replace('\n', "\r\n");
         let read = PrivateKey::from_pem(foreign.as_bytes()).unwrap();
         assert_eq!(read.der_bytes(), key.der_bytes());
+    }
+
+    /// What a panic or an error that somebody writes with `{:?}` would show.
+    #[test]
+    fn no_key_is_in_what_is_printed() {
+        let (now, leaf) = (SystemTime::now(), Duration::from_secs(3600));
+        let document = Document::make("mesh.test", &Lifetimes::default(), leaf, now).unwrap();
+        let begun = document.begin(Kind::Root, "mesh.test", &Lifetimes::default(), now, now);
+        let begun = begun.unwrap();
+        let printed = format!("{document:?} {begun:#?}");
+        assert!(printed.contains("generation: 2"), "{printed}");
+        let incoming = begun.underway.as_ref().and_then(|it| it.incoming.as_ref());
+        for pair in [&document.signing, incoming.unwrap()] {
+            for key in [&pair.root_key, &pair.issuer_key] {
+                // The number itself, in the forms that a library or a hurried hand gives it.
+                let der = key.der();
+                let at = der
+                    .windows(5)
+                    .position(|at| *at == [2, 1, 1, 4, 32])
+                    .unwrap()
+                    + 5;
+                let number = &der[at..at + 32];
+                let lists = [format!("{number:?}"), format!("{number:#?}")];
+                let lists = lists.map(|list| list.trim_matches(['[', ']']).to_owned());
+                let base64 = STANDARD.encode(&der[at.next_multiple_of(3)..at + 30]);
+                for form in lists.iter().chain([&crate::identity::hex(number), &base64]) {
+                    assert!(!printed.contains(form.as_str()), "a key is printed");
+                }
+            }
+        }
     }
 
     #[test]

@@ -187,7 +187,7 @@ proptest! {
                 flying.retain(|(what, _)| after.contains(what));
             }
             assert!(callers.iter().all(|caller| !caller.is_over()));
-            advance(GRACE - MOMENT).await;
+            advance(GRACE.saturating_sub(MOMENT)).await;
             settle().await;
             assert!(callers.iter().all(|caller| !caller.is_over()));
             advance(2 * MOMENT).await;

@@ -107,11 +107,12 @@ async fn a_request_that_begins_while_policy_changes_is_refused_or_cut() {
             client.get("/warm").await.assert_ok("app");
             let (discovery, port) = (sidecar.discovery.clone(), sidecar.app.port());
             // From before it is written to after it waits for the application.
-            let moment = Duration::from_micros(fastrand::u64(..400));
+            let moment = || Duration::from_micros(fastrand::u64(..500));
             let telling = std::thread::spawn(move || {
-                std::thread::sleep(moment);
+                std::thread::sleep(moment());
                 discovery.tell_inbound(port, web_may(&["/warm"]));
             });
+            std::thread::sleep(moment());
             let answer = client.get("http://api/held").await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN);
             telling.join().unwrap();
