@@ -1,52 +1,9 @@
-//! What is cut and what is not, whoever is first; and what it costs.
+//! What is cut and what is not, whoever is first.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-use bytes::Bytes;
 
 use super::*;
-
-/// What one request pays for being among those that can be ended: it begins, waits for the application,
-/// has its body polled twice, and ends. The best of many rounds, as others may have the machine too.
-/// `cargo test --release -p weft-proxy --lib cost_of_a_request -- --ignored --nocapture` prints it.
-#[tokio::test]
-#[ignore = "a measurement, for a release build"]
-async fn cost_of_a_request() {
-    const ROUNDS: u32 = 200;
-    const TIMES: u32 = 10_000;
-    // As hyper makes it: a part of what was read.
-    let target = Bytes::from(b"/orders/1234?full=true".to_vec());
-    let uri = Uri::from_maybe_shared(target.slice(..)).unwrap();
-    let cuts = Arc::new(Cuts::default());
-    let (measured, kept) = (Arc::clone(&cuts), uri.clone());
-    let round = move |cx: &mut Context<'_>| {
-        let start = Instant::now();
-        for _ in 0..TIMES {
-            let exchange = std::hint::black_box(&measured).begin(&Method::GET, &uri);
-            for _ in 0..3 {
-                assert!(exchange.poll_cut(cx).is_pending());
-            }
-        }
-        Poll::Ready(start.elapsed() / TIMES)
-    };
-    for others in [0, 100] {
-        let _others: Vec<_> = (0..others)
-            .map(|_| cuts.begin(&Method::GET, &kept))
-            .collect();
-        let round = round.clone();
-        // In a task, whose waker is what a request has.
-        let best = tokio::spawn(async move {
-            let mut best = Duration::MAX;
-            for _ in 0..ROUNDS {
-                best = best.min(poll_fn(&round).await);
-            }
-            best
-        });
-        println!("{:?} a request beside {others} others", best.await.unwrap());
-    }
-}
 
 fn begin(cuts: &Arc<Cuts>, path: &'static str) -> Cuttable {
     cuts.begin(&Method::GET, &Uri::from_static(path))
