@@ -42,6 +42,7 @@ mod retries;
 mod rolling;
 mod rotation;
 mod rules;
+mod secrets;
 mod security;
 mod split;
 mod stickiness;
@@ -84,6 +85,7 @@ fn main() -> anyhow::Result<ExitCode> {
     rolling::register(&mut suite);
     outage::register(&mut suite);
     rotation::register(&mut suite);
+    secrets::register(&mut suite);
     expiry::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
