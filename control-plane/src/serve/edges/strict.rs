@@ -76,17 +76,14 @@ pub fn targets(model: &Model, merged: &Merged) -> Vec<Target> {
                 watched_seconds: u64::MAX,
             };
             for name in workloads {
-                match connected.get(&(&*target.namespace, name)) {
-                    Some(watcher) => {
-                        let watched = target.watched_seconds.min(watcher.watched_seconds);
-                        target.watched_seconds = watched;
-                    }
-                    None => {
-                        target.silent += 1;
-                        if target.silent_names.len() < MAX_SILENT {
-                            target.silent_names.push(name.to_owned());
-                        }
-                    }
+                if let Some(watcher) = connected.get(&(&*target.namespace, name)) {
+                    let watched = target.watched_seconds.min(watcher.watched_seconds);
+                    target.watched_seconds = watched;
+                    continue;
+                }
+                target.silent += 1;
+                if target.silent_names.len() < MAX_SILENT {
+                    target.silent_names.push(name.to_owned());
                 }
             }
             if target.silent == target.workloads {

@@ -202,7 +202,7 @@ proptest! {
                 assert!(table.halves.iter().all(|half| half.len() <= MAX_HALF));
             }
             let report = edges.report(true).unwrap();
-            assert_eq!(report.edges.len() as u64 + report.forgotten >= truth.len() as u64, true);
+            assert!(report.edges.len() as u64 + report.forgotten >= truth.len() as u64);
             for edge in report.edges {
                 let who = u16::from(edge.address[2]) << 8 | u16::from(edge.address[3]);
                 assert_eq!(Some(&edge.requests), truth.get(&(who, edge.tls())), "{edge:?}");
