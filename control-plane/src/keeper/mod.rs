@@ -180,17 +180,9 @@ impl Keeper {
 
     /// Begins a rotation here, or asks whoever leads.
     pub async fn rotate(&self, kind: Kind) -> Result<Accepted, Refused> {
-        if let Some(underway) = &self.document().underway {
-            let rotation = underway.rotation;
-            let (kind, phase) = (rotation.kind, rotation.phase);
-            return Err(BeginError::Underway { kind, phase }.into());
-        }
+        none_under_way(&self.document())?;
         if !self.store.leads() {
-            let asked = self.store.ask(kind).await;
-            return match asked {
-                Ok(()) => Ok(Accepted::Asked),
-                Err(error) => Err(Refused::Store(error.to_string())),
-            };
+            return self.ask(kind).await;
         }
         let (answer, answered) = oneshot::channel();
         let order = Order { kind, answer };
@@ -198,6 +190,19 @@ impl Keeper {
         sent.map_err(|_| Refused::Away)?;
         let answer = answered.await.map_err(|_| Refused::Away)?;
         answer.map(|()| Accepted::Begun)
+    }
+
+    async fn ask(&self, kind: Kind) -> Result<Accepted, Refused> {
+        let away = |error: StoreError| Refused::Store(error.to_string());
+        // Whoever leads may have begun one a moment ago, of which this process has not heard yet.
+        if let Some(kept) = self.store.read().await.map_err(away)?
+            && let Ok(newest) =
+                Document::parse(&kept.text, self.authority.trust_domain(), SystemTime::now())
+        {
+            none_under_way(&newest)?;
+        }
+        self.store.ask(kind).await.map_err(away)?;
+        Ok(Accepted::Asked)
     }
 
     /// Where it stands, for people and programs.
@@ -414,6 +419,15 @@ impl Trusted for Keeper {
             Ok(format!("a rotation of the {kind} {done}"))
         })
     }
+}
+
+fn none_under_way(document: &Document) -> Result<(), BeginError> {
+    let Some(underway) = &document.underway else {
+        return Ok(());
+    };
+    let rotation = underway.rotation;
+    let (kind, phase) = (rotation.kind, rotation.phase);
+    Err(BeginError::Underway { kind, phase })
 }
 
 fn tell(how: &str, document: &Document) {

@@ -12,7 +12,9 @@ use zeroize::Zeroizing;
 use super::{InStep, Keeper, Kept, Refused, Store, StoreError, Written};
 use crate::identity::rotation::{Kind, Phase, Published, Timing};
 use crate::identity::tests::given::Root;
-use crate::identity::{Authority, Document, Fingerprint, GivenText, Lifetimes, TrustBundle};
+use crate::identity::{
+    Authority, BeginError, Document, Fingerprint, GivenText, Lifetimes, TrustBundle,
+};
 use crate::serve::Metrics;
 use crate::serve::admin::Trusted;
 use crate::serve::counts::Trust;
@@ -321,6 +323,16 @@ async fn who_does_not_lead_asks() {
     leader.round(None, &[], 0).await.unwrap();
     assert_eq!(store.phase(), Some((Kind::Issuer, Phase::Sign)));
     assert_ne!(leader.authority.stand().issuer, issuer);
+    assert_eq!(*store.asked.lock(), None);
+    // It has not looked since, and still knows better than to ask.
+    let refused = follower.keeper.rotate(Kind::Root).await;
+    assert_eq!(
+        refused,
+        Err(Refused::Begin(BeginError::Underway {
+            kind: Kind::Issuer,
+            phase: Phase::Sign
+        }))
+    );
     assert_eq!(*store.asked.lock(), None);
     // Asked for meanwhile: forgotten, not kept for later.
     *store.asked.lock() = Some(Kind::Root);

@@ -67,6 +67,16 @@ pub(crate) fn register(suite: &mut Suite) {
         rotation::leader_killed,
     );
     suite.add(
+        "rotation::leaf_and_issuer",
+        Needs::default(),
+        rotation::leaf_and_issuer,
+    );
+    suite.add(
+        "rotation::leaf_and_root",
+        Needs::default(),
+        rotation::leaf_and_root,
+    );
+    suite.add(
         "replicas::sidecars_move_to_another",
         Needs::default(),
         sidecars_move,

@@ -5,29 +5,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Full;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use weft_proto::names::{env, ports};
-use weft_sandbox::app::ID;
-use weft_sandbox::client::Http2;
+use weft_sandbox::Mesh;
 use weft_sandbox::load::{Load, Shot};
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::process::Program;
-use weft_sandbox::{AppSpec, Mesh, Service, Workload};
+use weft_tests::grpc_and_bytes::{GrpcAndBytes, with_servers};
 
 use crate::Suite;
 use crate::common::{
     Cx, PORT, assert_all_served_once, client_and, http_app, metrics, service, stats, wait_for,
 };
 
-const TCP_PORT: u16 = 9000;
-/// What each connection of bytes sends and wants back.
-const BYTES: [u8; 64] = [7; 64];
 /// What an exchange may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// What a rotation with these leaves may take.
@@ -59,14 +50,13 @@ async fn under_load(cx: &Cx, name: &str, kind: &'static str) -> anyhow::Result<(
             .shot(Shot::get("/"))
             .shot(Shot::post("/orders", 100))
             .start(&mesh.pod("client"));
-        let rotating = rotate_watched(mesh, kind);
-        let (calls, exchanges, took) = beside(mesh, rotating).await?;
-        let report = load.stop().await;
+        let others = GrpcAndBytes::start(mesh);
+        let took = rotate_watched(mesh, kind).await?;
+        sleep(Duration::from_secs(1)).await;
+        let (report, others) = (load.stop().await, others.end(mesh).await?);
 
         assert_all_served_once(&report, &stats(mesh, ["api-1", "api-2"]).await?);
-        let called = stats(mesh, ["grpc-1"]).await?;
-        assert_eq!((called.requests, called.repeated_ids()), (calls, 0), "gRPC calls");
-        assert!(calls > 20 && exchanges > 20 && report.sent > 500);
+        assert!(others.calls > 100 && others.connections > 40 && report.sent > 500);
         for (workload, issued) in leaves(mesh).await? {
             assert!(issued >= 3.0, "{workload} had {issued} certificates");
         }
@@ -87,9 +77,9 @@ async fn under_load(cx: &Cx, name: &str, kind: &'static str) -> anyhow::Result<(
             assert_eq!(roots == old_roots, kind == "issuer", "{workload}");
         }
         cx.measured(format!(
-            "a rotation of the {kind} took {took:.0?}: {} requests, {calls} gRPC calls, {exchanges} TCP \
-             connections, 0 failed",
-            report.sent
+            "a rotation of the {kind} took {took:.0?}: {} requests, {} gRPC calls, {} TCP connections, 0 \
+             failed",
+            report.sent, others.calls, others.connections
         ));
         Ok(())
     })
@@ -155,108 +145,7 @@ async fn away(cx: Cx) -> anyhow::Result<()> {
 
 /// Workloads of each protocol, and leaves of ten seconds.
 fn loaded(name: &str) -> Builder {
-    client_and(name, ["api-1", "api-2"])
-        .workload(http_app("grpc-1"))
-        .workload(Workload::new("bytes-1").port(TCP_PORT, AppSpec::tcp()))
-        .service(service("grpc", ["grpc-1"]))
-        .service(
-            Service::new("bytes")
-                .port(TCP_PORT, TCP_PORT)
-                .app_protocol("tcp")
-                .endpoints(["bytes-1"]),
-        )
-        .control_plane_env(env::LEAF_LIFETIME, "10s")
-}
-
-/// Calls and connections one after the other, for as long as the rotation takes: how many there were, all
-/// of them well; and how long it took.
-async fn beside(
-    mesh: &Mesh,
-    rotating: impl Future<Output = anyhow::Result<Duration>>,
-) -> anyhow::Result<(u64, u64, Duration)> {
-    let (mut calls, mut exchanges) = (0, 0);
-    let mut rotating = std::pin::pin!(rotating);
-    let mut kept = connect(mesh).await?;
-    let calling = async {
-        loop {
-            calls += 1;
-            let called = call(mesh, calls).await;
-            if let Err(error) = called {
-                return error.context(format!("call {calls}"));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let exchanging = async {
-        loop {
-            exchanges += 1;
-            let exchange = async {
-                // A handshake for each, beside a connection that stays.
-                exchange(&mut connect(mesh).await?).await?;
-                exchange(&mut kept).await
-            };
-            if let Err(error) = exchange.await {
-                return error.context(format!("exchange {exchanges}"));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let took = {
-        let (mut calling, mut exchanging) = (std::pin::pin!(calling), std::pin::pin!(exchanging));
-        let mut took = None;
-        // Whoever is in the middle of a call finishes it, so that all that was begun is counted.
-        loop {
-            tokio::select! {
-                rotated = &mut rotating, if took.is_none() => took = Some((rotated?, Instant::now())),
-                failed = &mut calling => return Err(failed),
-                failed = &mut exchanging => return Err(failed),
-                () = sleep(Duration::from_millis(50)), if took.is_some() => {}
-            }
-            if let Some((took, since)) = took
-                && since.elapsed() > Duration::from_secs(1)
-            {
-                break took;
-            }
-        }
-    };
-    // The last ones may have been cut off in their middle: they count where the server has seen them.
-    let seen = stats(mesh, ["grpc-1"]).await?.requests;
-    anyhow::ensure!(calls - seen <= 1, "{calls} calls, of which {seen} arrived");
-    Ok((seen, exchanges, took))
-}
-
-async fn call(mesh: &Mesh, number: u64) -> anyhow::Result<()> {
-    let calling = async {
-        let connection = Http2::connect(&mesh.pod("client"), mesh.addr("grpc", PORT)).await?;
-        let call = Request::post("http://grpc/weft.sandbox.v1.Echo/Unary")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .header(ID, format!("call-{number}"))
-            .body(Full::new(Bytes::from_static(b"\0\0\0\0\0")))?;
-        let answer = connection.request(call).await?;
-        anyhow::ensure!(
-            answer.status == 200 && answer.outcome().is_none(),
-            "{answer:?}"
-        );
-        Ok(())
-    };
-    timeout(PATIENCE, calling).await?
-}
-
-async fn connect(mesh: &Mesh) -> anyhow::Result<TcpStream> {
-    let to = mesh.addr("bytes", TCP_PORT);
-    Ok(mesh.pod("client").connect(to).await?)
-}
-
-async fn exchange(stream: &mut TcpStream) -> anyhow::Result<()> {
-    let exchanging = async {
-        stream.write_all(&BYTES).await?;
-        let mut back = [0; BYTES.len()];
-        stream.read_exact(&mut back).await?;
-        anyhow::ensure!(back == BYTES, "other bytes came back");
-        Ok(())
-    };
-    timeout(PATIENCE, exchanging).await?
+    with_servers(client_and(name, ["api-1", "api-2"])).control_plane_env(env::LEAF_LIFETIME, "10s")
 }
 
 /// Rotates by the command, which ends when the rotation has ended. Meanwhile a second one is refused.
