@@ -16,6 +16,7 @@ mod backend_limits;
 mod balancer;
 mod bodies;
 mod breaker;
+mod clocks;
 mod common;
 mod conditions;
 mod crowds;
@@ -84,6 +85,7 @@ fn main() -> anyhow::Result<ExitCode> {
     outage::register(&mut suite);
     rotation::register(&mut suite);
     expiry::register(&mut suite);
+    clocks::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);
