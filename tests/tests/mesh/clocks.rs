@@ -1,7 +1,7 @@
 //! "Clocks ±10 minutes apart with leaves of an hour": processes under libfaketime, whose clocks on the wall a
 //! test sets, also while they run. Timers go on as they are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,115 +37,106 @@ const CALM: Duration = Duration::from_secs(3);
 pub(crate) fn register(suite: &mut Suite) {
     let faketime = Some(FAKETIME);
     suite.add_needing(faketime, "clocks::sidecars_apart", sidecars);
-    suite.add_needing(faketime, "clocks::control_plane_apart", control_plane);
+    suite.add_needing(faketime, "clocks::control_plane_ahead", ahead);
+    suite.add_needing(faketime, "clocks::control_plane_behind", behind);
 }
 
-/// A sidecar whose clock is ten minutes ahead and one whose is ten minutes behind, so twenty apart, with a
-/// control plane in the middle: they are certified, call each other, and renew once when it is time.
+/// One sidecar ten minutes ahead and one ten minutes behind, so twenty apart, with a control plane in the
+/// middle.
 async fn sidecars(cx: Cx) -> anyhow::Result<()> {
-    let clocks = Clocks::new()?;
-    clocks.ahead.set(APART)?;
-    clocks.behind.set(-APART)?;
-    let builder = pair("clocks", &clocks.ahead, &clocks.behind, &clocks.right)?;
-    cx.on(builder, async |mesh| {
-        for (name, ahead) in [("ahead-1", APART), ("behind-1", -APART)] {
+    apart(&cx, APART, -APART, 0, true).await
+}
+
+/// Sidecars whose clocks are right, with a control plane that is ten minutes ahead.
+async fn ahead(cx: Cx) -> anyhow::Result<()> {
+    apart(&cx, 0, 0, APART, cx.soak).await
+}
+
+/// The same with one that is ten minutes behind.
+async fn behind(cx: Cx) -> anyhow::Result<()> {
+    apart(&cx, 0, 0, -APART, cx.soak).await
+}
+
+/// With clocks that are wrong by so much, sidecars are certified, call each other both ways, and renew once
+/// when it is time, for which 40 minutes pass at once where `passes`; and so does who starts again.
+async fn apart(
+    cx: &Cx,
+    one: i64,
+    other: i64,
+    control_plane: i64,
+    passes: bool,
+) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let clock = |name: &str, wrong| Clock::new(directory.path().join(name), wrong);
+    let clocks = [
+        clock("one", one)?,
+        clock("other", other)?,
+        clock("control-plane", control_plane)?,
+    ];
+    let workloads = [("one-1", one), ("other-1", other)];
+    cx.on(pair(&clocks)?, async |mesh| {
+        for (name, wrong) in workloads {
             let seen = Seen::of(mesh, name).await?;
-            seen.assert_sane(name, 0, ahead, 0);
+            seen.assert_sane(name, 0, wrong, control_plane);
             assert_eq!(seen.issued, 1, "{name}");
         }
+        let (mut passed, mut sent, mut issued) = (0, 0, 1);
         let loads = Loads::start(mesh);
-        clocks.pass(PASSES)?;
-        for (name, ahead) in [("ahead-1", APART), ("behind-1", -APART)] {
-            let seen = renewed(mesh, name, 2).await?;
-            seen.assert_sane(name, PASSES, ahead, 0);
+        if passes {
+            (passed, issued) = (PASSES, 2);
+            clocks.iter().try_for_each(|clock| clock.pass(passed))?;
+            for (name, wrong) in workloads {
+                let seen = renewed(mesh, name, issued).await?;
+                seen.assert_sane(name, passed, wrong, control_plane);
+            }
         }
         sleep(CALM).await;
-        let sent = loads.assert_none_failed(mesh).await?;
-        for name in ["ahead-1", "behind-1"] {
+        sent += loads.assert_none_failed(mesh).await?;
+        for (name, _) in workloads {
             let seen = Seen::of(mesh, name).await?;
-            assert_eq!((seen.issued, seen.failed), (2, 0), "{name}");
+            assert_eq!((seen.issued, seen.failed), (issued, 0), "{name}");
+        }
+
+        for (name, wrong) in workloads {
+            mesh.restart_sidecar(name).await?;
+            let seen = Seen::of(mesh, name).await?;
+            seen.assert_sane(name, passed, wrong, control_plane);
+            mesh.app(name).reset_stats().await?;
+        }
+        let loads = Loads::start(mesh);
+        sleep(CALM).await;
+        sent += loads.assert_none_failed(mesh).await?;
+        for (name, _) in workloads {
+            let seen = Seen::of(mesh, name).await?;
+            assert_eq!((seen.issued, seen.failed), (1, 0), "{name}");
         }
         cx.measured(format!(
-            "{sent} requests both ways over 20 minutes, 0 failed"
+            "{sent} requests both ways, 0 failed; {issued} certificates in {} minutes",
+            passed / MINUTE
         ));
         Ok(())
     })
     .await
 }
 
-/// A control plane whose clock is ten minutes ahead, and is then set back to ten minutes behind: sidecars are
-/// certified under both, also new ones, and renew when it is time.
-async fn control_plane(cx: Cx) -> anyhow::Result<()> {
-    let clocks = Clocks::new()?;
-    clocks.ahead.set(APART)?;
-    let builder = pair("clock", &clocks.right, &clocks.right, &clocks.ahead)?;
-    cx.on(builder, async |mesh| {
-        let names = ["ahead-1", "behind-1"];
-        for name in names {
-            let seen = Seen::of(mesh, name).await?;
-            seen.assert_sane(name, 0, 0, APART);
-        }
-        let loads = Loads::start(mesh);
-        sleep(CALM).await;
-        clocks.ahead.set(-APART)?;
-        sleep(CALM).await;
-        let mut passed = 0;
-        if cx.soak {
-            clocks.right.set(PASSES)?;
-            clocks.ahead.set(PASSES - APART)?;
-            for name in names {
-                let seen = renewed(mesh, name, 2).await?;
-                seen.assert_sane(name, PASSES, 0, -APART);
-            }
-            passed = PASSES;
-        }
-        let mut sent = loads.assert_none_failed(mesh).await?;
-        // Who comes now trusts a root that was made in what the control plane takes for the future.
-        for name in names {
-            mesh.restart_sidecar(name).await?;
-            let seen = Seen::of(mesh, name).await?;
-            seen.assert_sane(name, passed, 0, -APART);
-            assert_eq!((seen.issued, seen.failed), (1, 0), "{name}");
-            mesh.app(name).reset_stats().await?;
-        }
-        let loads = Loads::start(mesh);
-        sleep(CALM).await;
-        sent += loads.assert_none_failed(mesh).await?;
-        for name in names {
-            let seen = Seen::of(mesh, name).await?;
-            assert_eq!((seen.issued, seen.failed), (1, 0), "{name}");
-        }
-        cx.measured(format!("{sent} requests both ways, 0 failed"));
-        Ok(())
-    })
-    .await
-}
-
-/// Two workloads that call each other over mutual TLS only, with these clocks, and the control plane's.
-fn pair(
-    name: &str,
-    ahead: &Clock,
-    behind: &Clock,
-    control_plane: &Clock,
-) -> anyhow::Result<Builder> {
+/// Two workloads that call each other over mutual TLS only, with their clocks, and the control plane's.
+fn pair([one, other, control_plane]: &[Clock; 3]) -> anyhow::Result<Builder> {
     let library = library()?;
     let with_clock = |workload: Workload, clock: &Clock| {
         let set = |workload: Workload, (name, value): (&str, String)| workload.env(name, &value);
         clock.environment(&library).into_iter().fold(workload, set)
     };
-    let builder = mesh(name)
-        .workload(with_clock(http_app("ahead-1"), ahead))
-        .workload(with_clock(http_app("behind-1"), behind))
-        .service(service("ahead", ["ahead-1"]))
-        .service(service("behind", ["behind-1"]))
+    let builder = mesh("clocks")
+        .workload(with_clock(http_app("one-1"), one))
+        .workload(with_clock(http_app("other-1"), other))
+        .service(service("one", ["one-1"]))
+        .service(service("other", ["other-1"]))
         .minimum_mtls(MtlsMode::Strict)
         .control_plane_env(env::LEAF_LIFETIME, "1h");
     let set =
         |builder: Builder, (name, value): (&str, String)| builder.control_plane_env(name, &value);
-    Ok(control_plane
-        .environment(&library)
-        .into_iter()
-        .fold(builder, set))
+    let environment = control_plane.environment(&library);
+    Ok(environment.into_iter().fold(builder, set))
 }
 
 /// Where libfaketime is, in the words of the dynamic linker.
@@ -157,52 +148,28 @@ fn library() -> anyhow::Result<String> {
     Ok(library.context("faketime preloads nothing")?.to_owned())
 }
 
-/// A file that says how far a clock is ahead.
-struct Clock(PathBuf);
-
-/// Three of them.
-struct Clocks {
-    right: Clock,
-    ahead: Clock,
-    behind: Clock,
-    _directory: tempfile::TempDir,
-}
-
-impl Clocks {
-    /// All of them right.
-    fn new() -> anyhow::Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let clock = |name: &str| {
-            let clock = Clock(directory.path().join(name));
-            clock.set(0)?;
-            anyhow::Ok(clock)
-        };
-        Ok(Self {
-            right: clock("right")?,
-            ahead: clock("ahead")?,
-            behind: clock("behind")?,
-            _directory: directory,
-        })
-    }
-
-    /// So many seconds pass at once, for all of them.
-    fn pass(&self, seconds: i64) -> anyhow::Result<()> {
-        self.right.set(seconds)?;
-        self.ahead.set(seconds + APART)?;
-        self.behind.set(seconds - APART)
-    }
+/// A file that says how far a clock is ahead of the machine's, in seconds.
+struct Clock {
+    file: PathBuf,
+    wrong: i64,
 }
 
 impl Clock {
-    /// From now on, also for who runs already. Seconds, negative where it is behind.
-    fn set(&self, ahead: i64) -> anyhow::Result<()> {
-        let new = self.0.with_extension("new");
-        std::fs::write(&new, format!("{ahead:+}\n"))?;
-        Ok(std::fs::rename(new, &self.0)?)
+    fn new(file: PathBuf, wrong: i64) -> anyhow::Result<Self> {
+        let clock = Self { file, wrong };
+        clock.pass(0)?;
+        Ok(clock)
+    }
+
+    /// So many seconds have passed since its start, also for who runs already.
+    fn pass(&self, seconds: i64) -> anyhow::Result<()> {
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, format!("{:+}\n", seconds + self.wrong))?;
+        Ok(std::fs::rename(new, &self.file)?)
     }
 
     fn environment(&self, library: &str) -> [(&'static str, String); 4] {
-        let file = Path::display(&self.0).to_string();
+        let file = self.file.display().to_string();
         [
             ("LD_PRELOAD", library.to_owned()),
             ("FAKETIME_TIMESTAMP_FILE", file),
@@ -273,8 +240,8 @@ async fn renewed(mesh: &Mesh, workload: &str, issued: u64) -> anyhow::Result<See
 
 /// Each calls the other.
 struct Loads {
-    to_behind: Running,
-    to_ahead: Running,
+    to_other: Running,
+    to_one: Running,
 }
 
 impl Loads {
@@ -289,15 +256,15 @@ impl Loads {
                 .start(&mesh.pod(from))
         };
         Self {
-            to_behind: load("ahead-1", "behind"),
-            to_ahead: load("behind-1", "ahead"),
+            to_other: load("one-1", "other"),
+            to_one: load("other-1", "one"),
         }
     }
 
     /// How many there were.
     async fn assert_none_failed(self, mesh: &Mesh) -> anyhow::Result<u64> {
         let mut sent = 0;
-        for (load, server) in [(self.to_behind, "behind-1"), (self.to_ahead, "ahead-1")] {
+        for (load, server) in [(self.to_other, "other-1"), (self.to_one, "one-1")] {
             let report = load.stop().await;
             assert_all_served_once(&report, &stats(mesh, [server]).await?);
             assert!(report.sent > 50, "{} requests", report.sent);
