@@ -27,6 +27,7 @@ mod fallback;
 mod faults;
 mod frames;
 mod gateway;
+mod given;
 mod handshakes;
 mod http1;
 mod lifecycle;
@@ -84,6 +85,7 @@ fn main() -> anyhow::Result<ExitCode> {
     rolling::register(&mut suite);
     outage::register(&mut suite);
     rotation::register(&mut suite);
+    given::register(&mut suite);
     expiry::register(&mut suite);
     clocks::register(&mut suite);
     triggers::register(&mut suite);

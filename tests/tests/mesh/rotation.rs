@@ -188,14 +188,17 @@ async fn rotate_watched(mesh: &Mesh, kind: &'static str) -> anyhow::Result<Durat
     Ok(begin.elapsed())
 }
 
-async fn status(mesh: &Mesh) -> anyhow::Result<Value> {
+pub(crate) async fn status(mesh: &Mesh) -> anyhow::Result<Value> {
     let (code, out, error) = weft(mesh, &["status", "-o", "json"]).await?;
     anyhow::ensure!(code == Some(0), "{code:?} {error}");
     Ok(serde_json::from_str(&out)?)
 }
 
 /// Runs `weft identity` beside the control plane: exit code, output, errors.
-async fn weft(mesh: &Mesh, args: &[&str]) -> anyhow::Result<(Option<i32>, String, String)> {
+pub(crate) async fn weft(
+    mesh: &Mesh,
+    args: &[&str],
+) -> anyhow::Result<(Option<i32>, String, String)> {
     let pod = mesh.control_plane_pod();
     let host = pod.place().map_or(
         [127, 0, 0, 1].into(),
@@ -216,10 +219,10 @@ async fn weft(mesh: &Mesh, args: &[&str]) -> anyhow::Result<(Option<i32>, String
     ))
 }
 
-type Trusted = std::collections::BTreeMap<String, (Vec<Value>, String)>;
+pub(crate) type Trusted = std::collections::BTreeMap<String, (Vec<Value>, String)>;
 
 /// The roots that each sidecar trusts, and who signed its certificate.
-async fn trusted(mesh: &Mesh) -> anyhow::Result<Trusted> {
+pub(crate) async fn trusted(mesh: &Mesh) -> anyhow::Result<Trusted> {
     let mut all = Trusted::new();
     for workload in mesh.workloads() {
         let answer = mesh.admin_get(&workload, "/config").await?;
@@ -237,7 +240,7 @@ async fn trusted(mesh: &Mesh) -> anyhow::Result<Trusted> {
 }
 
 /// How many certificates each sidecar has had.
-async fn leaves(mesh: &Mesh) -> anyhow::Result<Vec<(String, f64)>> {
+pub(crate) async fn leaves(mesh: &Mesh) -> anyhow::Result<Vec<(String, f64)>> {
     let mut all = Vec::new();
     for workload in mesh.workloads() {
         let answer = mesh.admin_get(&workload, "/config").await?;
