@@ -77,6 +77,11 @@ pub(crate) fn register(suite: &mut Suite) {
         rotation::leaf_and_root,
     );
     suite.add(
+        "rotation::who_is_waited_for_is_named",
+        server,
+        rotation::waited_for,
+    );
+    suite.add(
         "replicas::sidecars_move_to_another",
         Needs::default(),
         sidecars_move,

@@ -23,6 +23,7 @@ use crate::common::{
 const PATIENCE: Duration = Duration::from_secs(15);
 /// What a rotation with these leaves may take.
 const ROTATED: Duration = Duration::from_secs(75);
+const SOAK_ROTATED: Duration = Duration::from_secs(240);
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("rotation::root_and_leaves_under_load", root);
@@ -42,7 +43,8 @@ async fn issuer(cx: Cx) -> anyhow::Result<()> {
 }
 
 async fn under_load(cx: &Cx, name: &str, kind: &'static str) -> anyhow::Result<()> {
-    cx.on(loaded(name), async |mesh| {
+    let leaf = cx.pick("10s", "40s");
+    cx.on(loaded(name, leaf), async |mesh| {
         let before = trusted(mesh).await?;
         let load = Load::new(mesh.addr("api", PORT))
             .clients(4)
@@ -51,7 +53,7 @@ async fn under_load(cx: &Cx, name: &str, kind: &'static str) -> anyhow::Result<(
             .shot(Shot::post("/orders", 100))
             .start(&mesh.pod("client"));
         let others = GrpcAndBytes::start(mesh);
-        let took = rotate_watched(mesh, kind).await?;
+        let took = rotate_watched(mesh, kind, cx.pick(ROTATED, SOAK_ROTATED)).await?;
         sleep(Duration::from_secs(1)).await;
         let (report, others) = (load.stop().await, others.end(mesh).await?);
 
@@ -109,7 +111,7 @@ async fn away(cx: Cx) -> anyhow::Result<()> {
         mesh.stop_sidecar("stopped-1").await?;
         mesh.stop_sidecar("stale-1").await?;
         mesh.sidecar("still-1")?.pause()?;
-        rotate_watched(mesh, "root").await?;
+        rotate_watched(mesh, "root", ROTATED).await?;
         assert_eq!(
             mesh.pod("client")
                 .get(mesh.addr("api", PORT), "/")
@@ -143,13 +145,17 @@ async fn away(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-/// Workloads of each protocol, and leaves of ten seconds.
-fn loaded(name: &str) -> Builder {
-    with_servers(client_and(name, ["api-1", "api-2"])).control_plane_env(env::LEAF_LIFETIME, "10s")
+/// Workloads of each protocol, and leaves of this life.
+fn loaded(name: &str, leaf: &str) -> Builder {
+    with_servers(client_and(name, ["api-1", "api-2"])).control_plane_env(env::LEAF_LIFETIME, leaf)
 }
 
 /// Rotates by the command, which ends when the rotation has ended. Meanwhile a second one is refused.
-async fn rotate_watched(mesh: &Mesh, kind: &'static str) -> anyhow::Result<Duration> {
+async fn rotate_watched(
+    mesh: &Mesh,
+    kind: &'static str,
+    patience: Duration,
+) -> anyhow::Result<Duration> {
     sleep(Duration::from_secs(1)).await;
     let begin = Instant::now();
     let watched = ["rotate", kind, "--yes", "--watch"];
@@ -174,7 +180,7 @@ async fn rotate_watched(mesh: &Mesh, kind: &'static str) -> anyhow::Result<Durat
         anyhow::Ok(())
     };
     let both = async { tokio::try_join!(watching, asking) };
-    let ((code, out, error), ()) = timeout(ROTATED, both).await.context("the rotation")??;
+    let ((code, out, error), ()) = timeout(patience, both).await.context("the rotation")??;
     assert_eq!(code, Some(0), "{out}{error}");
     assert!(out.ends_with("the rotation has ended\n"), "{out}");
     let signs = out.find("phase sign").context("it never signed")?;

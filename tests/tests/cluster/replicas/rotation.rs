@@ -28,6 +28,8 @@ const LEAF: &str = "8s";
 /// The same without such an accident, in both forms.
 const QUICK_LEAF: &str = "5s";
 const SOAK_LEAF: &str = "30s";
+/// So long that a rotation is still there when somebody looks.
+const LONG_LEAF: &str = "60s";
 /// Certificates that each sidecar has had before the rotation; during it there are several more.
 const LEAVES: u64 = 2;
 /// What one phase may take on a busy machine.
@@ -157,6 +159,35 @@ pub(super) async fn leader_killed(cx: Cx) -> anyhow::Result<()> {
              gone after {ended:.1?}; configuration at most {age:.1} s old"
         ));
         Ok(())
+    })
+    .await
+}
+
+/// A replica that cannot read the state is waited for, and `weft check` says so until it can.
+pub(super) async fn waited_for(cx: Cx) -> anyhow::Result<()> {
+    let cluster = cx.cluster().await?;
+    let builder = replicated("waits", LEASE).control_plane_env(env::LEAF_LIFETIME, LONG_LEAF);
+    cx.on(&cluster, builder, async |mesh| {
+        let home = mesh.control_plane_namespace()?;
+        let (leader, other) = leader_and_other(&cluster, mesh).await?;
+        mesh.cut_off_replica(&other)?;
+        rotate(mesh, &leader, "root").await?;
+        let before = "a rotation of the root is in phase publish since ";
+        let after = format!(", waiting for 1 replica ({other})");
+        let mut said = String::new();
+        let named = wait_for("whom the rotation waits for", PHASE, async || {
+            said = cluster.check(home).await?;
+            Ok((said.contains(before) && said.contains(&after)).then_some(()))
+        });
+        let named = named.await;
+        named.with_context(|| said.clone())?;
+        mesh.reach_replica(&other)?;
+        wait_for("nobody is waited for", PHASE, async || {
+            let said = cluster.check(home).await?;
+            let is_on = said.contains("a rotation of the root is in phase ");
+            Ok((is_on && !said.contains("waiting for")).then_some(()))
+        })
+        .await
     })
     .await
 }
