@@ -117,7 +117,7 @@ fn finish(result: anyhow::Result<()>, complain: impl FnOnce(&anyhow::Error)) -> 
 fn token(settings: &Token) -> anyhow::Result<()> {
     let (namespace, workload) = &settings.workload;
     let token = JoinTokens::open(&settings.state)?.issue(namespace, workload)?;
-    println!("{token}");
+    println!("{}", token.as_str());
     Ok(())
 }
 

@@ -21,10 +21,11 @@ use weft_proto::names::cluster::{
     AUTHORITY_KEY, AUTHORITY_SECRET, MANAGED_BY, MANAGED_BY_LABEL, ROTATE, STANDING, TRUST_BUNDLE,
     TRUST_BUNDLE_KEY, WAITING_FOR,
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::bundle::Reached;
 use super::call::{CallError, Pauses, call};
+use super::wiped::Wiped;
 use super::{Leading, until_leading};
 use crate::identity::rotation::{Kind, Published};
 use crate::identity::{Authority, BadAuthority, Document, Lifetimes, TrustBundle};
@@ -90,7 +91,7 @@ pub enum AuthorityError {
 /// What was seen of both objects.
 struct Seen {
     bundle: Option<ConfigMap>,
-    secret: Option<Secret>,
+    secret: Option<Wiped>,
 }
 
 /// Reads the authority, where this replica leads makes it, and else waits for it.
@@ -141,6 +142,7 @@ enum Trouble {
 async fn look(maps: &Api<ConfigMap>, secrets: &Api<Secret>) -> Result<Seen, CallError> {
     let bundle = call(maps.get_opt(TRUST_BUNDLE)).await?;
     let secret = call(secrets.get_opt(AUTHORITY_SECRET)).await?;
+    let secret = secret.map(Wiped::from);
     Ok(Seen { bundle, secret })
 }
 
@@ -187,7 +189,7 @@ async fn make(secrets: &Api<Secret>, home: &Home<'_>) -> Result<(), Trouble> {
     let state = state.map_err(Trouble::Bad)?;
     let standing = Document::parse(state.as_bytes(), domain, SystemTime::now());
     let standing = standing.map(|document| (STANDING.to_owned(), document.standing()));
-    let secret = Secret {
+    let secret = Wiped::from(Secret {
         metadata: ObjectMeta {
             name: Some(AUTHORITY_SECRET.to_owned()),
             labels: Some([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into()),
@@ -203,8 +205,9 @@ async fn make(secrets: &Api<Secret>, home: &Home<'_>) -> Result<(), Trouble> {
             .into(),
         ),
         ..Secret::default()
-    };
-    match call(secrets.create(&PostParams::default(), &secret)).await {
+    });
+    let created = call(secrets.create(&PostParams::default(), &secret)).await;
+    match created.map(Wiped::from) {
         Ok(_) => {
             tracing::info!(
                 secret = AUTHORITY_SECRET,
@@ -249,7 +252,7 @@ impl SecretStore {
 
     async fn kept(&self) -> Result<Option<Kept>, StoreError> {
         let secret = call(self.secrets.get_opt(AUTHORITY_SECRET)).await;
-        let Some(secret) = secret.map_err(said)? else {
+        let Some(mut secret) = secret.map_err(said)?.map(Wiped::from) else {
             return Ok(None);
         };
         let annotations = secret.metadata.annotations.as_ref();
@@ -259,9 +262,9 @@ impl SecretStore {
         let text = state(&secret).unwrap_or_default().to_vec();
         Ok(Some(Kept {
             text: Zeroizing::new(text),
-            version: secret.metadata.resource_version.unwrap_or_default(),
             asked,
             waiting_for,
+            version: std::mem::take(&mut secret.metadata.resource_version).unwrap_or_default(),
         }))
     }
 
@@ -272,7 +275,7 @@ impl SecretStore {
         change: impl FnOnce(&mut Secret) + Send,
     ) -> Result<Written, StoreError> {
         let secret = call(self.secrets.get_opt(AUTHORITY_SECRET)).await;
-        let Some(mut secret) = secret.map_err(said)? else {
+        let Some(mut secret) = secret.map_err(said)?.map(Wiped::from) else {
             return Ok(Written::Overtaken);
         };
         if secret.metadata.resource_version.as_deref() != Some(version) {
@@ -281,7 +284,7 @@ impl SecretStore {
         change(&mut secret);
         let params = PostParams::default();
         let replaced = self.secrets.replace(AUTHORITY_SECRET, &params, &secret);
-        match call(replaced).await {
+        match call(replaced).await.map(Wiped::from) {
             Ok(_) => Ok(Written::Done),
             Err(error) if error.is_conflict() => Ok(Written::Overtaken),
             Err(error) => Err(said(error)),
@@ -310,7 +313,9 @@ impl Store for SecretStore {
         let change = |secret: &mut Secret| {
             let content = ByteString(next.to_text().as_bytes().to_vec());
             let data = secret.data.get_or_insert_default();
-            data.insert(AUTHORITY_KEY.to_owned(), content);
+            if let Some(mut former) = data.insert(AUTHORITY_KEY.to_owned(), content) {
+                former.0.zeroize();
+            }
             let annotations = secret.metadata.annotations.get_or_insert_default();
             annotations.insert(STANDING.to_owned(), next.standing());
             annotations.remove(WAITING_FOR);
@@ -392,7 +397,8 @@ mod tests {
     };
 
     fn made() -> String {
-        Authority::make_state(HOME.trust_domain, SystemTime::now()).unwrap()
+        let made = Authority::make_state(HOME.trust_domain, SystemTime::now());
+        made.unwrap().as_str().to_owned()
     }
 
     fn secret(content: &str) -> Secret {
@@ -414,6 +420,7 @@ mod tests {
         secret: Option<Secret>,
         bundle: Option<ConfigMap>,
     ) -> Result<Option<Authority>, AuthorityError> {
+        let secret = secret.map(Wiped::from);
         judge(&Seen { bundle, secret }, &HOME, SystemTime::now())
     }
 

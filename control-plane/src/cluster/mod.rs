@@ -15,6 +15,7 @@ pub mod rbac;
 pub mod review;
 pub mod status;
 pub mod webhook;
+mod wiped;
 
 use tokio::sync::watch;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rcgen::{KeyPair, PublicKeyData};
+use rcgen::PublicKeyData;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use weft_proto::spiffe::SpiffeId;
@@ -18,8 +18,9 @@ use zeroize::Zeroizing;
 
 use super::document::Document;
 use super::given::{Given, GivenText};
-use super::make::{Lifetimes, parse_key};
+use super::make::Lifetimes;
 use super::pair::Fingerprint;
+use super::private::PrivateKey;
 use super::signer::{IssueError, Leaf, Signer, own_id};
 use super::state::{
     self, AUTHORITY_FILE, PUBLIC_MODE, SECRET_MODE, StateError, TRUST_BUNDLE_FILE, corrupt,
@@ -115,14 +116,14 @@ impl Authority {
 
         // The bundle is looked at first: another process that is just starting makes it last.
         let bundle = state::read(&bundle_path)?;
-        let secret = match state::read(&secret_path)?.map(Zeroizing::new) {
+        let secret = match state::read(&secret_path)? {
             Some(secret) => secret,
             None if bundle.is_some() => return Err(StateError::SecretLost { path: bundle_path }),
             None => {
                 let made = Document::make(trust_domain, lifetimes, leaf_lifetime, now)
                     .map_err(|e| corrupt(&secret_path, e))?;
                 state::create(&secret_path, made.to_text().as_bytes(), SECRET_MODE)?;
-                let made = state::read(&secret_path)?.map(Zeroizing::new);
+                let made = state::read(&secret_path)?;
                 made.ok_or_else(|| corrupt(&secret_path, "vanished while it was made"))?
             }
         };
@@ -131,7 +132,7 @@ impl Authority {
             .map_err(|e| corrupt(&secret_path, e.0))?;
         let own = authority.bundle.borrow().to_pem();
         match bundle {
-            Some(bundle) if bundle == own.as_bytes() => {}
+            Some(bundle) if *bundle == own.as_bytes() => {}
             // One of another phase, as when a process ended between the two writes, is brought up to date.
             // One that cannot be read says nothing of another authority.
             Some(bundle)
@@ -150,14 +151,16 @@ impl Authority {
 
     /// Makes a root and an issuer, for whoever keeps them elsewhere than in a directory. What it returns
     /// is secret, and what [`Authority::from_state`] takes.
-    pub fn make_state(trust_domain: &str, now: SystemTime) -> Result<String, BadAuthority> {
-        let made = Self::make_state_with(
+    pub fn make_state(
+        trust_domain: &str,
+        now: SystemTime,
+    ) -> Result<Zeroizing<String>, BadAuthority> {
+        Self::make_state_with(
             trust_domain,
             &Lifetimes::default(),
             DEFAULT_LEAF_LIFETIME,
             now,
-        );
-        made.map(|text| text.as_str().to_owned())
+        )
     }
 
     /// The same with other lifetimes.
@@ -366,13 +369,12 @@ impl Authority {
         self.sign(id, &key.0, now)
     }
 
-    /// Makes a key and a certificate for the control plane itself.
+    /// Makes a key and a certificate for the control plane itself. Whoever takes the key overwrites it.
     pub fn issue_own(&self, now: SystemTime) -> Result<(Leaf, PrivateKeyDer<'static>), IssueError> {
         let id = own_id(&self.trust_domain)?;
-        let key = KeyPair::generate().map_err(|e| IssueError::Signing(e.to_string()))?;
-        let key = Zeroizing::new(key);
-        let leaf = self.sign(&id, &*key, now)?;
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let key = PrivateKey::generate().map_err(|e| IssueError::Signing(e.to_string()))?;
+        let leaf = self.sign(&id, &key, now)?;
+        let key = PrivatePkcs8KeyDer::from(key.der().to_vec());
         Ok((leaf, PrivateKeyDer::Pkcs8(key)))
     }
 
@@ -414,7 +416,7 @@ impl Weighed {
 
 impl InForce {
     fn of(document: Document) -> Result<Self, String> {
-        let key = parse_key(document.signing.issuer_key.der())?;
+        let key = PrivateKey::from_pkcs8(document.signing.issuer_key.der())?;
         Ok(Self {
             signer: Signer::new(vec![document.signing.issuer.clone()], key)?,
             document: Some(Arc::new(document)),

@@ -22,13 +22,13 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::{PemObject, SectionKind};
 use zeroize::Zeroizing;
 
 use super::make::{self, Lifetimes};
 use super::pair::{Fingerprint, Key, Pair, validity};
+use super::private::{PKCS8, Section, section, sections};
 use super::rotation::{Kind, Phase, Rotation};
-use super::{TrustBundle, pem_section};
+use super::{CERTIFICATE, TrustBundle};
 
 const FIRST_LINE: &str = "weft-authority: 2";
 const PEM_BEGIN: &str = "-----BEGIN ";
@@ -125,7 +125,7 @@ impl Document {
         for root in &self.retired {
             line("retired", root);
         }
-        let mut sections = pair_sections(&self.signing).to_vec();
+        let mut sections = Vec::from(pair_sections(&self.signing));
         if let Some(underway) = &self.underway {
             let Rotation {
                 kind,
@@ -140,7 +140,7 @@ impl Document {
             }
             sections.extend(underway.incoming.iter().flat_map(pair_sections));
             let outgoing = underway.outgoing.iter();
-            sections.extend(outgoing.map(|der| Zeroizing::new(pem_section("CERTIFICATE", der))));
+            sections.extend(outgoing.map(|der| section(CERTIFICATE, der)));
         }
         line("sections", &sections.len());
 
@@ -304,7 +304,7 @@ impl Document {
 fn read(text: &[u8]) -> Result<Document, String> {
     let text = std::str::from_utf8(text).map_err(|_| "not text")?;
     let head = text.find(PEM_BEGIN).map_or(text, |begin| &text[..begin]);
-    let sections = sections(text.as_bytes())?;
+    let sections = sections(text).map_err(|why| format!("not PEM: {why}"))?;
     let mut sections = sections.into_iter();
     if !head.starts_with(FIRST_LINE) {
         let signing = read_pair(&mut sections)?;
@@ -426,29 +426,7 @@ impl<'t> Head<'t> {
     }
 }
 
-type Section = (SectionKind, Zeroizing<Vec<u8>>);
-
-fn sections(text: &[u8]) -> Result<Vec<Section>, String> {
-    PemObject::pem_slice_iter(text)
-        .map(|section| {
-            section
-                .map(|(kind, der): (SectionKind, Vec<u8>)| (kind, Zeroizing::new(der)))
-                .map_err(|e: rustls_pki_types::pem::Error| format!("not PEM: {}", about(&e)))
-        })
-        .collect()
-}
-
-/// What is wrong, without the line that it is wrong in: it may be a key's.
-fn about(error: &rustls_pki_types::pem::Error) -> &'static str {
-    use rustls_pki_types::pem::Error;
-    match error {
-        Error::MissingSectionEnd { .. } => "a section does not end",
-        Error::Base64Decode(_) => "a section is not base64",
-        _ => "a section cannot be read",
-    }
-}
-
-fn read_pair(sections: &mut impl Iterator<Item = Section>) -> Result<Pair, String> {
+fn read_pair<'t>(sections: &mut impl Iterator<Item = Section<'t>>) -> Result<Pair, String> {
     Ok(Pair {
         root: read_certificate(sections)?,
         root_key: read_key(sections)?,
@@ -457,18 +435,21 @@ fn read_pair(sections: &mut impl Iterator<Item = Section>) -> Result<Pair, Strin
     })
 }
 
-fn read_certificate(
-    sections: &mut impl Iterator<Item = Section>,
+fn read_certificate<'t>(
+    sections: &mut impl Iterator<Item = Section<'t>>,
 ) -> Result<CertificateDer<'static>, String> {
     match sections.next() {
-        Some((SectionKind::Certificate, der)) => Ok(CertificateDer::from(der.to_vec())),
+        Some(Section {
+            label: CERTIFICATE,
+            der,
+        }) => Ok(CertificateDer::from(der.to_vec())),
         _ => Err(ORDER.to_owned()),
     }
 }
 
-fn read_key(sections: &mut impl Iterator<Item = Section>) -> Result<Key, String> {
+fn read_key<'t>(sections: &mut impl Iterator<Item = Section<'t>>) -> Result<Key, String> {
     match sections.next() {
-        Some((SectionKind::PrivateKey, der)) => Ok(Key::new(der.to_vec())),
+        Some(Section { label: PKCS8, der }) => Ok(Key::new(der.to_vec())),
         _ => Err(ORDER.to_owned()),
     }
 }
@@ -476,15 +457,14 @@ fn read_key(sections: &mut impl Iterator<Item = Section>) -> Result<Key, String>
 const ORDER: &str = "not root certificate, root key, issuer certificate, issuer key";
 
 fn pair_sections(pair: &Pair) -> [Zeroizing<String>; PAIR] {
-    let public = |der: &CertificateDer<'_>| pem_section("CERTIFICATE", der);
-    let secret = |key: &Key| pem_section("PRIVATE KEY", key.der());
+    let public = |der: &CertificateDer<'_>| section(CERTIFICATE, der);
+    let secret = |key: &Key| section(PKCS8, key.der());
     [
         public(&pair.root),
         secret(&pair.root_key),
         public(&pair.issuer),
         secret(&pair.issuer_key),
     ]
-    .map(Zeroizing::new)
 }
 
 fn seconds(time: SystemTime) -> u64 {

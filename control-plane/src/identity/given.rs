@@ -6,9 +6,8 @@
 
 use std::time::SystemTime;
 
-use rcgen::{KeyPair, PublicKeyData as _};
+use rcgen::PublicKeyData as _;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -17,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::make::trust_domain_uri;
 use super::pair::{Fingerprint, validity};
+use super::private::PrivateKey;
 use super::signer::Signer;
 
 /// Certificates between a leaf and its root.
@@ -66,7 +66,8 @@ impl Given {
         check_issuer(&chain[0], trust_domain, now)?;
         check_room(&chain, &roots)?;
 
-        let key = read_key(&text.key)?;
+        let key = PrivateKey::from_pem(&text.key)
+            .ok_or("the key is not a P-256 key in PEM (PKCS#8 or SEC1)")?;
         let (_, certificate) = X509Certificate::from_der(&chain[0]).map_err(|e| e.to_string())?;
         if certificate.public_key().subject_public_key.data != key.der_bytes() {
             return Err("the key is not that of the issuer's certificate".to_owned());
@@ -149,11 +150,4 @@ fn check_room(chain: &[CertificateDer<'_>], roots: &[CertificateDer<'_>]) -> Res
         }
     }
     Ok(())
-}
-
-fn read_key(pem: &[u8]) -> Result<KeyPair, String> {
-    const WRONG: &str = "the key is not a P-256 key in PEM (PKCS#8 or SEC1)";
-    let der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| WRONG.to_owned())?;
-    KeyPair::from_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
-        .map_err(|_| WRONG.to_owned())
 }

@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
+    SanType, SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use zeroize::Zeroizing;
+use rustls_pki_types::CertificateDer;
 
 use super::pair::{Key, Pair};
+use super::private::PrivateKey;
 use super::rotation::Timing;
 
 /// Certificates are good from so long ago, for clocks that are behind.
@@ -87,12 +87,12 @@ pub(super) fn pair(
     lifetimes: &Lifetimes,
     now: SystemTime,
 ) -> Result<Pair, String> {
-    let key = Zeroizing::new(KeyPair::generate().map_err(text)?);
+    let key = PrivateKey::generate().map_err(text)?;
     let params = ca_params("root", 1, trust_domain, now, now + lifetimes.root)?;
-    let root = params.self_signed(&*key).map_err(text)?;
+    let root = params.self_signed(&key).map_err(text)?;
     let pair = Pair {
         root: root.der().clone(),
-        root_key: Key::new(key.serialize_der()),
+        root_key: key.to_key(),
         // Replaced at once.
         issuer: root.der().clone(),
         issuer_key: Key::new(Vec::new()),
@@ -107,20 +107,20 @@ pub(super) fn renew_issuer(
     lifetimes: &Lifetimes,
     now: SystemTime,
 ) -> Result<Pair, String> {
-    let root_key = parse_key(pair.root_key.der())?;
+    let root_key = PrivateKey::from_pkcs8(pair.root_key.der())?;
     let root = Issuer::from_ca_cert_der(&pair.root, root_key).map_err(text)?;
     let (_, root_not_after) = super::pair::validity(&pair.root)?;
     let not_after = (now + lifetimes.issuer).min(root_not_after);
 
-    let key = Zeroizing::new(KeyPair::generate().map_err(text)?);
+    let key = PrivateKey::generate().map_err(text)?;
     let issuer = ca_params("issuer", 0, trust_domain, now, not_after)?
-        .signed_by(&*key, &root)
+        .signed_by(&key, &root)
         .map_err(text)?;
     Ok(Pair {
         root: pair.root.clone(),
         root_key: pair.root_key.clone(),
         issuer: issuer.der().clone(),
-        issuer_key: Key::new(key.serialize_der()),
+        issuer_key: key.to_key(),
     })
 }
 
@@ -149,13 +149,6 @@ fn ca_params(
     set_validity(&mut params, now - BACKDATING, not_after);
     params.serial_number = Some(serial);
     Ok(params)
-}
-
-/// Reads a key of ours.
-pub(crate) fn parse_key(der: &[u8]) -> Result<KeyPair, String> {
-    let der = PrivatePkcs8KeyDer::from(der);
-    KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
-        .map_err(|_| "a key is not a P-256 key in PKCS#8".to_owned())
 }
 
 pub(super) fn trust_domain_uri(trust_domain: &str) -> String {
@@ -188,8 +181,8 @@ pub(crate) fn serial() -> Result<SerialNumber, String> {
 /// The issuer that signs with this certificate and key.
 pub(super) fn issuer(
     certificate: &CertificateDer<'_>,
-    key: KeyPair,
-) -> Result<Issuer<'static, KeyPair>, String> {
+    key: PrivateKey,
+) -> Result<Issuer<'static, PrivateKey>, String> {
     Issuer::from_ca_cert_der(certificate, key)
         .map_err(|error| format!("the issuer's certificate cannot be read: {error}"))
 }

@@ -5,8 +5,9 @@
 //! at first start in a state directory, once: state that is broken, foreign or half lost is refused
 //! with what to do about it, never replaced, because a new root would cut off every running sidecar.
 //!
-//! Secrets stay in files with mode 0600 in a directory with mode 0700, and never appear in logs. In a
-//! cluster both are elsewhere: its part is in `cluster::authority` and `cluster::review`.
+//! Secrets stay in files with mode 0600 in a directory with mode 0700, never appear in logs, and are
+//! overwritten in memory where they are let go of; [`private`] says how far that goes. In a cluster both
+//! are elsewhere: its part is in `cluster::authority` and `cluster::review`.
 
 mod authority;
 mod csr;
@@ -14,6 +15,7 @@ mod document;
 mod given;
 mod make;
 mod pair;
+mod private;
 pub mod rotation;
 mod signer;
 mod state;
@@ -24,8 +26,6 @@ pub(crate) mod tests;
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
@@ -37,11 +37,16 @@ pub use self::csr::{CsrError, WorkloadKey};
 pub use self::document::{BeginError, Document, Underway};
 pub use self::given::GivenText;
 #[cfg(feature = "kubernetes")]
-pub(crate) use self::make::{BACKDATING, parse_key, serial, set_validity};
+pub(crate) use self::make::{BACKDATING, serial, set_validity};
 pub use self::make::{Lifetimes, due_at};
 pub use self::pair::{Fingerprint, Pair, validity};
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::private::PrivateKey;
 pub use self::signer::{IssueError, Leaf};
 pub use self::state::{Directory, StateError, TRUST_BUNDLE_FILE};
+
+/// The label of a certificate in PEM (RFC 7468).
+const CERTIFICATE: &str = "CERTIFICATE";
 
 /// Whom the mesh trusts. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +68,7 @@ impl TrustBundle {
     pub fn to_pem(&self) -> String {
         self.roots
             .iter()
-            .map(|root| pem_section("CERTIFICATE", root))
+            .map(|root| private::section(CERTIFICATE, root).to_string())
             .collect()
     }
 }
@@ -105,21 +110,12 @@ pub enum ReviewError {
     Unavailable(String),
 }
 
-/// One section of PEM (RFC 7468).
-fn pem_section(label: &str, der: &[u8]) -> String {
-    const LINE: usize = 64;
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in STANDARD.encode(der).as_bytes().chunks(LINE) {
-        text.extend(line.iter().copied().map(char::from));
-        text.push('\n');
-    }
-    text + "-----END " + label + "-----\n"
-}
-
 /// Bytes as lower-case digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
+    // Never grown: it may be secret.
+    let text = String::with_capacity(2 * bytes.len());
+    bytes.iter().fold(text, |mut text, byte| {
         write!(text, "{byte:02x}").expect("a String takes everything");
         text
     })

@@ -9,7 +9,8 @@ use x509_parser::extensions::GeneralName;
 use zeroize::Zeroizing;
 
 use super::hex;
-use super::make::{parse_key, trust_domain_uri};
+use super::make::trust_domain_uri;
+use super::private::PrivateKey;
 use super::signer::Signer;
 
 /// A private key in PKCS#8. It has no textual form, and is overwritten when it is dropped.
@@ -89,7 +90,7 @@ impl Pair {
         if !has_key(&self.issuer, self.issuer_key.der())? {
             return Err("the issuer's key is not its certificate's".to_owned());
         }
-        let key = parse_key(self.issuer_key.der())?;
+        let key = PrivateKey::from_pkcs8(self.issuer_key.der())?;
         let signer = Signer::new(vec![self.issuer.clone()], key)?;
         signer
             .prove(trust_domain, std::slice::from_ref(&self.root), now)
@@ -135,5 +136,8 @@ fn has_key(certificate: &[u8], key: &[u8]) -> Result<bool, String> {
 
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|e| format!("a certificate cannot be read: {e}"))?;
-    Ok(certificate.public_key().subject_public_key.data == parse_key(key)?.der_bytes())
+    Ok(
+        certificate.public_key().subject_public_key.data
+            == PrivateKey::from_pkcs8(key)?.der_bytes(),
+    )
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
+    PublicKeyData, SanType,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -13,6 +13,7 @@ use weft_proto::spiffe::{SpiffeId, SpiffeIdError};
 
 use super::make::{BACKDATING, issuer, serial, set_validity};
 use super::pair::{Fingerprint, validity};
+use super::private::PrivateKey;
 
 /// A leaf with what its holder shows.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ pub enum IssueError {
 
 /// Signs leaves.
 pub(super) struct Signer {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, PrivateKey>,
     /// The issuer's certificate, then those between it and its root.
     chain: Vec<CertificateDer<'static>>,
     not_after: SystemTime,
@@ -50,7 +51,10 @@ pub(super) struct Signer {
 
 impl Signer {
     /// `chain` begins with the certificate of `key` and has no root.
-    pub(super) fn new(chain: Vec<CertificateDer<'static>>, key: KeyPair) -> Result<Self, String> {
+    pub(super) fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKey,
+    ) -> Result<Self, String> {
         let first = chain.first().ok_or("there is no issuer's certificate")?;
         let mut not_after = validity(first)?.1;
         for above in &chain[1..] {
@@ -117,7 +121,7 @@ impl Signer {
         roots: &[CertificateDer<'static>],
         now: SystemTime,
     ) -> Result<(), String> {
-        let key = KeyPair::generate().map_err(|e| e.to_string())?;
+        let key = PrivateKey::generate().map_err(|e| e.to_string())?;
         let id = own_id(trust_domain).map_err(|e| e.to_string())?;
         let life = Duration::from_secs(60);
         let leaf = self.sign(&id, &key, life, now).map_err(|e| e.to_string())?;

@@ -23,6 +23,8 @@ pub(super) const AUTHORITY_FILE: &str = "authority.pem";
 
 /// The longest state file that is read, in bytes.
 const MAX_FILE_LEN: u64 = 256 * 1024;
+/// Bytes of room beyond a file's length: what the end is found with.
+const SPARE: usize = 64;
 const DIRECTORY_MODE: u32 = 0o700;
 pub(super) const SECRET_MODE: u32 = 0o600;
 pub(super) const PUBLIC_MODE: u32 = 0o644;
@@ -110,8 +112,7 @@ impl Directory {
 
     /// The authority's state; `None` where it is gone.
     pub fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
-        let read = read(&self.authority_file())?;
-        Ok(read.map(Zeroizing::new))
+        read(&self.authority_file())
     }
 
     /// Puts a state in the place of the one that was read. `false`: another one is there.
@@ -126,7 +127,7 @@ impl Directory {
     pub fn publish(&self, bundle: &TrustBundle) -> Result<(), StateError> {
         let path = self.path.join(TRUST_BUNDLE_FILE);
         let wanted = bundle.to_pem();
-        if read(&path)?.is_some_and(|found| found == wanted.as_bytes()) {
+        if read(&path)?.is_some_and(|found| *found == wanted.as_bytes()) {
             return Ok(());
         }
         replace(&path, wanted.as_bytes(), PUBLIC_MODE)
@@ -142,14 +143,20 @@ pub(super) fn create_directory(path: &Path) -> Result<(), StateError> {
         .map_err(|error| io_error(path, error))
 }
 
-/// Reads a whole file; `None` where there is none.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+/// Reads a whole file, which may be secret; `None` where there is none.
+pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error(path, error)),
     };
-    let mut content = Vec::new();
+    // With room for more than is there, so that it is not grown and no copy stays behind.
+    let length = file
+        .metadata()
+        .map_err(|error| io_error(path, error))?
+        .len();
+    let room = usize::try_from(length.min(MAX_FILE_LEN)).unwrap_or(0) + SPARE;
+    let mut content = Zeroizing::new(Vec::with_capacity(room));
     file.take(MAX_FILE_LEN + 1)
         .read_to_end(&mut content)
         .map_err(|error| io_error(path, error))?;

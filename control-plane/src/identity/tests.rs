@@ -361,7 +361,7 @@ fn tokens_are_good_for_their_workload_only() {
         token.replace("web-1", "web-2"),
         token.replace("web-1", "web-3"),
         token.replace("shop", "bank"),
-        format!("{token}0"),
+        format!("{}0", token.as_str()),
         token[..token.len() - 1].to_owned(),
         String::new(),
         "weft-join/../tokens/x".to_owned(),

@@ -15,6 +15,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use super::state::{self, SECRET_MODE};
 use super::{ReviewError, StateError, TokenReviewer, WorkloadIdentity, hex};
@@ -69,16 +70,20 @@ impl JoinTokens {
         Ok(Self { directory })
     }
 
-    /// Makes a token for a workload. It is returned this once and kept nowhere.
-    pub fn issue(&self, namespace: &str, workload: &str) -> Result<String, TokenError> {
+    /// Makes a token for a workload. It is returned this once, kept nowhere, and overwritten by being
+    /// dropped.
+    pub fn issue(&self, namespace: &str, workload: &str) -> Result<Zeroizing<String>, TokenError> {
         for name in [namespace, workload] {
             if !is_name(name) {
                 return Err(TokenError::BadName(name.to_owned()));
             }
         }
-        let mut secret = [0; SECRET_LEN];
-        rand::fill(&mut secret).map_err(|_| TokenError::NoRandomness)?;
-        let token = format!("{SCHEME}/{namespace}/{workload}/{}", hex(&secret));
+        let mut secret = Zeroizing::new([0; SECRET_LEN]);
+        rand::fill(&mut *secret).map_err(|_| TokenError::NoRandomness)?;
+        let secret = Zeroizing::new(hex(&*secret));
+        let parts = [SCHEME, namespace, workload, &secret];
+        // At once, and so never grown.
+        let token = Zeroizing::new(parts.join("/"));
 
         state::create_directory(&self.directory.join(namespace))?;
         let mut hashes = vec![token_hash(&token)];
@@ -167,7 +172,7 @@ impl TokenReviewer for JoinTokenReviewer {
     ) -> BoxFuture<'a, Result<WorkloadIdentity, ReviewError>> {
         Box::pin(async move {
             let tokens = self.tokens.clone();
-            let token = token.to_owned();
+            let token = Zeroizing::new(token.to_owned());
             let _place = self.reads.acquire().await;
             // Reading a file may block.
             let owner = tokio::task::spawn_blocking(move || {

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use weft_proto::identity::identity_server::Identity;
 use weft_proto::identity::{CertifyRequest, CertifyResponse};
 use weft_proto::spiffe::SpiffeId;
+use zeroize::Zeroizing;
 
 use super::metrics::Metrics;
 use crate::identity::{Authority, ReviewError, TokenReviewer, WorkloadIdentity, WorkloadKey};
@@ -48,8 +49,10 @@ impl Identity for Certifier {
 
 impl Certifier {
     async fn certify_workload(&self, request: CertifyRequest) -> Result<CertifyResponse, Status> {
-        let workload = self.review(&request.token).await?;
-        let key = WorkloadKey::from_csr(&request.csr)
+        let CertifyRequest { token, csr } = request;
+        let token = Zeroizing::new(token);
+        let workload = self.review(&token).await?;
+        let key = WorkloadKey::from_csr(&csr)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
 
         let (namespace, account) = (&workload.namespace, &workload.service_account);

@@ -103,34 +103,4 @@ impl Drop for Cuttable {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_chosen_is_cut_and_woken() {
-        let cuts = Arc::new(Cuts::default());
-        let begin = |path: &'static str| cuts.begin(&Method::GET, &Uri::from_static(path));
-        let (events, other) = (begin("/events?x=1"), begin("/other"));
-        let waiting = tokio::spawn({
-            let events = events;
-            async move { poll_fn(|cx| events.poll_cut(cx)).await }
-        });
-        tokio::task::yield_now().await;
-        cuts.cut_where(|method, path| *method == Method::GET && path == "/events");
-        assert!(cuts.has_cut());
-        waiting.await.unwrap();
-        assert!(!cuts.has_cut(), "it has ended");
-        let polled = poll_fn(|cx| Poll::Ready(other.poll_cut(cx))).await;
-        assert!(polled.is_pending());
-
-        // A place is taken again, without what was there before.
-        let next = begin("/next");
-        assert_eq!(next.at, 0);
-        let polled = poll_fn(|cx| Poll::Ready(next.poll_cut(cx))).await;
-        assert!(polled.is_pending());
-        drop((next, other));
-        assert_eq!(cuts.0.lock().slots.len(), 2);
-    }
-}
+mod tests;

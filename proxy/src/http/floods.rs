@@ -223,6 +223,17 @@ impl Watch {
         self.guard.unfinished_head()
     }
 
+    /// Whether what was read ends with a whole frame.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.guard.next_frame(&[]) == Some(0)
+    }
+
+    /// Where in `bytes`, which are about to be read, or how far behind them, the first frame begins that
+    /// has not yet; none where that is not known by them.
+    pub(super) fn next_frame(&self, bytes: &[u8]) -> Option<usize> {
+        self.guard.next_frame(bytes)
+    }
+
     /// A server has been sent so many requests so far.
     pub(super) fn requested(&mut self, requests: u64) {
         self.guard.requested(requests);
@@ -316,6 +327,17 @@ impl Guard {
             let more = u32::try_from(more).unwrap_or(u32::MAX);
             self.frames.earn(more.saturating_mul(FRAMES_PER_REQUEST));
         }
+    }
+
+    fn next_frame(&self, bytes: &[u8]) -> Option<usize> {
+        if self.filled == 0 {
+            return Some(self.skip);
+        }
+        let begun = self.header[..self.filled].iter();
+        let mut header = begun.chain(bytes).copied();
+        let [a, b, c] = [header.next()?, header.next()?, header.next()?];
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        Some(FRAME_HEADER - self.filled + length)
     }
 
     fn header_length(&self) -> usize {

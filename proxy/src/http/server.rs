@@ -8,6 +8,7 @@
 //!   connection stays until its peer leaves; in phase Draining an idle HTTP/1 connection still
 //!   waits for a request under way, and what is closed is read until its peer is gone, so that no
 //!   reset destroys the clean end. A connection that begins while draining serves what it came for.
+//!   A GOAWAY that leaves requests out is said only when no more of them come (`farewell`).
 //! * No default of hyper's closes or refuses anything; idle keep-alive has its own, long limit.
 //!
 //! A request whose framing could be read in two ways never comes to hyper, nor to the handler but as
@@ -44,6 +45,7 @@ use crate::bounds::{Bounds, HeadExcess};
 use crate::net::closing::{Closing, Phase};
 use crate::outcome::{Failure, Outcome};
 
+mod farewell;
 mod guarded;
 mod io;
 mod service;
@@ -336,7 +338,7 @@ impl Driver {
             };
             self.phases.push(reached(closing, next));
             if self.enter(phase) {
-                connection.as_mut().graceful_shutdown();
+                self.shut_down(connection.as_mut());
             }
         }
         loop {
@@ -352,7 +354,7 @@ impl Driver {
             if self.ends_after_first && self.state.requests() > 0 {
                 self.ends_after_first = false;
                 self.linger_until = None;
-                connection.as_mut().graceful_shutdown();
+                self.shut_down(connection.as_mut());
                 continue;
             }
             let (at, end) = match (self.shut_down, self.ends_at()) {
@@ -384,8 +386,13 @@ impl Driver {
                     self.shut_down = Some(Instant::now());
                 }
             }
-            connection.as_mut().graceful_shutdown();
+            self.shut_down(connection.as_mut());
         }
+    }
+
+    fn shut_down<C: Connection>(&self, connection: Pin<&mut C>) {
+        self.state.leave();
+        connection.graceful_shutdown();
     }
 
     /// Whether the connection is to be shut down gracefully now.

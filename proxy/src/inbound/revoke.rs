@@ -100,3 +100,6 @@ async fn unless<T, R>(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

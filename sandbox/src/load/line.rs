@@ -5,7 +5,8 @@
 //! come over this one or the load has [patience](super::Load::connect_patience).
 //!
 //! With patience, HTTP/2 requests that a server's GOAWAY leaves out go over the next connection too, as
-//! every client library of gRPC does it: they were not processed (RFC 9113, 6.8). They are counted.
+//! every client library of gRPC does it: they were not processed (RFC 9113, 6.8). So do those that hyper
+//! dropped before their stream had begun, without handing them back. Both are counted.
 
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -59,9 +60,9 @@ impl Line {
     ) -> Result<Response<Incoming>, String> {
         let until = Instant::now() + plan.connect_patience();
         loop {
-            let may_be_left_out =
+            let may_be_sent_again =
                 plan.protocol() != Protocol::Http1 && !plan.connect_patience().is_zero();
-            let copy = may_be_left_out.then(|| request.clone());
+            let copy = may_be_sent_again.then(|| request.clone());
             let (result, is_proved) = self.send_once(plan, request).await?;
             match result {
                 Ok(response) => {
@@ -72,8 +73,14 @@ impl Line {
                     // Handed back: nothing of it was written, the connection had been closed.
                     let may_replace = is_proved.get() || Instant::now() < until;
                     let unsent = error.take_message().or_else(|| {
-                        let copy = copy.filter(|_| is_left_out(error.error()))?;
-                        plan.left_out();
+                        let copy = copy?;
+                        if is_left_out(error.error()) {
+                            plan.left_out();
+                        } else if error.error().is_user() {
+                            plan.unsent();
+                        } else {
+                            return None;
+                        }
                         Some(copy)
                     });
                     let unsent = unsent.filter(|_| may_replace);
@@ -120,13 +127,11 @@ impl Line {
     }
 }
 
-/// Whether a server said that it has not processed the request and never will; or hyper dropped it
-/// before its stream had begun, which is what its user errors are here.
+/// Whether a server said that it has not processed the request and never will.
 fn is_left_out(error: &hyper::Error) -> bool {
-    let by_server = h2_error(error).is_some_and(|error| {
+    h2_error(error).is_some_and(|error| {
         error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
-    });
-    by_server || error.is_user()
+    })
 }
 
 type Sent = (

@@ -74,6 +74,7 @@ impl Files {
         let tokens = JoinTokens::open(&self.state_dir()).context("opening the tokens")?;
         tokens
             .issue(&member.namespace, &member.spec.name)
+            .map(|token| token.to_string())
             .with_context(|| format!("a token for {}", member.spec.name))
     }
 

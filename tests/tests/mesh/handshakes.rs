@@ -9,6 +9,7 @@ mod bytes;
 mod maker;
 mod resumption;
 mod rows;
+mod rsa;
 mod servers;
 
 use std::net::SocketAddr;

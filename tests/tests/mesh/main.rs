@@ -43,6 +43,7 @@ mod retries;
 mod rolling;
 mod rotation;
 mod rules;
+mod secrets;
 mod security;
 mod split;
 mod stickiness;
@@ -86,6 +87,7 @@ fn main() -> anyhow::Result<ExitCode> {
     outage::register(&mut suite);
     rotation::register(&mut suite);
     given::register(&mut suite);
+    secrets::register(&mut suite);
     expiry::register(&mut suite);
     clocks::register(&mut suite);
     triggers::register(&mut suite);

@@ -19,14 +19,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use k8s_openapi::ByteString;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    Issuer, KeyUsagePurpose, PublicKeyData as _,
 };
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weft_proto::names::cluster::WEBHOOK_SERVICE;
+use zeroize::Zeroizing;
 
-use crate::identity::{BACKDATING, TrustBundle, parse_key, serial, set_validity};
+use crate::identity::{BACKDATING, PrivateKey, TrustBundle, serial, set_validity};
 
 /// Keys of the Secret, as its type `kubernetes.io/tls` has them.
 const CERTIFICATE: &str = "tls.crt";
@@ -43,7 +44,7 @@ const MAX_ROOTS: usize = 4;
 #[derive(Clone)]
 struct Pair {
     certificate: Vec<u8>,
-    key: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
     not_before: SystemTime,
     not_after: SystemTime,
 }
@@ -181,17 +182,15 @@ impl Pair {
         };
         let der = CertificateDer::from_pem_slice(certificate)
             .map_err(|_| "the certificate is not PEM".to_owned())?;
-        let Ok(PrivateKeyDer::Pkcs8(key_der)) = PrivateKeyDer::from_pem_slice(key) else {
-            return Err("the key is not PKCS#8 in PEM".to_owned());
-        };
-        let key_pair = parse_key(key_der.secret_pkcs8_der())?;
+        let key_pair =
+            PrivateKey::from_pkcs8_pem(key).ok_or("the key is not a P-256 key in PKCS#8 in PEM")?;
         let (not_before, not_after, public_key) = validity(&der)?;
         if public_key != key_pair.der_bytes() {
             return Err("the key is not the certificate's".to_owned());
         }
         let pair = Self {
             certificate: certificate.to_vec(),
-            key: key.to_vec(),
+            key: Zeroizing::new(key.to_vec()),
             not_before,
             not_after,
         };
@@ -216,7 +215,7 @@ fn make(
     // Never further back than the life is long.
     let (not_before, not_after) = (now - BACKDATING.min(life), now + life);
 
-    let root_key = KeyPair::generate().map_err(text)?;
+    let root_key = PrivateKey::generate().map_err(text)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = name("Weft webhook root");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -226,7 +225,7 @@ fn make(
     let root = params.self_signed(&root_key).map_err(text)?;
     let issuer = Issuer::new(params, root_key);
 
-    let key = KeyPair::generate().map_err(text)?;
+    let key = PrivateKey::generate().map_err(text)?;
     let mut params = CertificateParams::new(dns_names(namespace)).map_err(text)?;
     params.distinguished_name = name("Weft webhook");
     params.is_ca = IsCa::ExplicitNoCa;
@@ -240,7 +239,7 @@ fn make(
     let (not_before, not_after, _) = validity(leaf.der())?;
     let pair = Pair {
         certificate: leaf.pem().into_bytes(),
-        key: key.serialize_pem().into_bytes(),
+        key: key.to_pem(),
         not_before,
         not_after,
     };

@@ -27,6 +27,7 @@ use weft_proto::names::cluster::{
 };
 
 use super::call::{CallError, Pauses, call};
+use super::wiped::Wiped;
 use super::{Leading, until_leading, until_led_by_another};
 use certificate::{Material, ROOTS, Step};
 
@@ -132,7 +133,8 @@ impl Webhook {
 
     /// Looks once, and writes what differs.
     async fn round(&mut self) -> Result<(), Trouble> {
-        let Some(secret) = call(self.secrets.get_opt(WEBHOOK_SECRET)).await? else {
+        let secret = call(self.secrets.get_opt(WEBHOOK_SECRET)).await?;
+        let Some(secret) = secret.map(Wiped::from) else {
             return self.replace(None).await;
         };
         if !is_ours(&secret) {
@@ -178,7 +180,7 @@ impl Webhook {
     }
 
     /// A new certificate, whatever there was.
-    async fn replace(&mut self, former: Option<Secret>) -> Result<(), Trouble> {
+    async fn replace(&mut self, former: Option<Wiped>) -> Result<(), Trouble> {
         let made = Material::make(&self.namespace, self.timing.life, SystemTime::now());
         let material = made.map_err(Trouble::Making)?;
         self.write(former, &material).await?;
@@ -187,13 +189,14 @@ impl Webhook {
     }
 
     /// Writes the Secret over what was read.
-    async fn write(&self, former: Option<Secret>, material: &Material) -> Result<(), CallError> {
+    async fn write(&self, former: Option<Wiped>, material: &Material) -> Result<(), CallError> {
         let params = PostParams::default();
         if let Some(mut secret) = former {
-            secret.data = Some(material.data());
-            call(self.secrets.replace(WEBHOOK_SECRET, &params, &secret)).await?;
+            secret.put(material.data());
+            let written = self.secrets.replace(WEBHOOK_SECRET, &params, &secret);
+            call(written).await.map(Wiped::from)?;
         } else {
-            let secret = Secret {
+            let secret = Wiped::from(Secret {
                 metadata: ObjectMeta {
                     name: Some(WEBHOOK_SECRET.to_owned()),
                     labels: Some([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into()),
@@ -202,8 +205,9 @@ impl Webhook {
                 type_: Some("kubernetes.io/tls".to_owned()),
                 data: Some(material.data()),
                 ..Secret::default()
-            };
-            call(self.secrets.create(&params, &secret)).await?;
+            });
+            let written = self.secrets.create(&params, &secret);
+            call(written).await.map(Wiped::from)?;
         }
         self.show(material);
         Ok(())

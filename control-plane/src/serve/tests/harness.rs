@@ -171,7 +171,7 @@ impl Mesh {
 
     pub(super) fn token(&self, workload: &str) -> String {
         let tokens = JoinTokens::open(self.state.path()).unwrap();
-        tokens.issue("shop", workload).unwrap()
+        tokens.issue("shop", workload).unwrap().to_string()
     }
 
     /// Changes the model, as the source does.

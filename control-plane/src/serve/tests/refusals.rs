@@ -1,10 +1,13 @@
 //! The table of requests for certificates that must be refused: tokens, requests, and who asks.
 
+use aws_lc_rs::signature::{RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, UnparsedPublicKey};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, KeyPair, KeyUsagePurpose,
     SanType,
 };
 use tonic::Code;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::harness::{Mesh, csr, workload};
@@ -197,7 +200,7 @@ fn tokens(mesh: &Mesh, good: &str) -> Vec<(&'static str, String, Code)> {
         ("rotated away", rotated, Code::Unauthenticated),
         (
             "of another mesh",
-            other_mesh.issue("shop", "web-1").unwrap(),
+            other_mesh.issue("shop", "web-1").unwrap().to_string(),
             Code::Unauthenticated,
         ),
         (
@@ -217,10 +220,22 @@ fn tokens(mesh: &Mesh, good: &str) -> Vec<(&'static str, String, Code)> {
         ),
         (
             "a workload of the control plane's account",
-            own.issue("weft", "impostor").unwrap(),
+            own.issue("weft", "impostor").unwrap().to_string(),
             Code::PermissionDenied,
         ),
     ]
+}
+
+/// A request of a key of RSA-1024 whose own signature is good, as is shown first.
+fn weak_request() -> Vec<u8> {
+    let (_, pem) = parse_x509_pem(include_bytes!("weak.csr")).unwrap();
+    let (_, request) = X509CertificationRequest::from_der(&pem.contents).unwrap();
+    let info = &request.certification_request_info;
+    let key = &info.subject_pki.subject_public_key.data;
+    UnparsedPublicKey::new(&RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, key)
+        .verify(info.raw, &request.signature_value.data)
+        .unwrap();
+    pem.contents
 }
 
 /// Requests that no certificate comes of, with a token that is good.
@@ -274,6 +289,7 @@ fn requests(good: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("P-384", csr(&p384)),
         ("Ed25519", csr(&ed25519)),
         ("RSA", csr(&rsa)),
+        ("RSA-1024", weak_request()),
         ("another signature algorithm", other_algorithm),
         ("a signature that does not fit", flipped(1)),
     ]

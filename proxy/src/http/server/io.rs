@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::farewell::Farewell;
 use super::guarded::Guarded;
 use super::state::State;
 use crate::http::deadline::Alarm;
@@ -30,6 +31,7 @@ pub(super) struct ServerIo<I> {
     guarded: Option<Guarded>,
     /// What an HTTP/2 peer may cost.
     floods: Option<Watch>,
+    farewell: Farewell,
     lingering: Option<Lingering>,
 }
 
@@ -54,6 +56,7 @@ impl<I> ServerIo<I> {
             }),
             state,
             floods,
+            farewell: Farewell::default(),
             lingering: None,
         }
     }
@@ -118,12 +121,27 @@ impl<I: AsyncRead + Unpin> AsyncRead for ServerIo<I> {
             return guarded.poll_read(io, &this.state, cx, buf);
         }
         let before = buf.filled().len();
+        let Some(floods) = &mut this.floods else {
+            let polled = io.poll_read(cx, buf);
+            this.state.add_read(buf.filled().len() - before);
+            return polled;
+        };
+        let is_leaving = this.state.is_leaving();
+        if is_leaving && (floods.is_between_frames() || this.farewell.is_under_way()) {
+            let requests = this.state.requests();
+            if this.farewell.poll_give(cx, buf, requests).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+        }
         let polled = io.poll_read(cx, buf);
-        let read = &buf.filled()[before..];
+        let read = &mut buf.filled_mut()[before..];
         this.state.add_read(read.len());
-        if let Some(floods) = &mut this.floods {
-            floods.read(read)?;
-            this.state.set_unfinished_head(floods.unfinished_head());
+        let next_frame = is_leaving.then(|| floods.next_frame(read)).flatten();
+        floods.read(read)?;
+        this.state.set_unfinished_head(floods.unfinished_head());
+        if is_leaving {
+            let requests = this.state.requests();
+            this.farewell.hold(read, next_frame, requests);
         }
         polled
     }

@@ -21,6 +21,8 @@ pub(super) struct State {
     /// Bytes written when the last request was handed over.
     written_when_taken: AtomicU64,
     announce_close: AtomicBool,
+    /// An HTTP/2 peer is told to leave.
+    leaving: AtomicBool,
     upgraded: AtomicBool,
     /// After how many requests one came that is not to be seen, and why.
     refused: OnceLock<(u64, Violation)>,
@@ -50,6 +52,7 @@ impl State {
             written: AtomicU64::new(0),
             written_when_taken: AtomicU64::new(0),
             announce_close: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             refused: OnceLock::new(),
             held_for: AtomicU64::new(0),
@@ -124,6 +127,15 @@ impl State {
 
     pub(super) fn closing_is_announced(&self) -> bool {
         self.announce_close.load(Ordering::Relaxed)
+    }
+
+    /// The library is being told to say GOAWAY.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// What follows is not HTTP any more.

@@ -484,3 +484,4 @@ fn wrappers_forward_what_hyper_asks() {
 }
 
 mod age;
+mod farewell;

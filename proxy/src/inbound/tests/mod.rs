@@ -6,6 +6,7 @@ mod leaving;
 mod limits;
 mod mesh;
 mod plaintext;
+mod revoked;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -7,15 +7,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
-    SignatureAlgorithm,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::SignatureScheme;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use rustls::sign::{Signer, SigningKey};
 use weft_proto::spiffe::SpiffeId;
 use weft_tests::tls::Credentials;
+
+use super::rsa::Rsa;
 
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 const AUTHORITY_FILE: &str = "authority.pem";
@@ -95,7 +94,7 @@ impl Maker {
     /// A leaf of any issuer, with these certificates behind it.
     pub(super) fn leaf_below(
         &self,
-        issuer: &Issuer<'_, KeyPair>,
+        issuer: &Issuer<'_, impl rcgen::SigningKey>,
         above: &[CertificateDer<'static>],
         alter: impl FnOnce(&mut CertificateParams),
     ) -> anyhow::Result<Credentials> {
@@ -119,15 +118,18 @@ impl Maker {
         Ok(Credentials::of(chain(leaf.der(), above), other))
     }
 
-    /// A leaf for a key of RSA with 1024 bits. No library signs with one any more: what signs the
-    /// handshake here only says that it does.
-    pub(super) fn weak_leaf(&self) -> anyhow::Result<Credentials> {
-        let leaf = self.params().signed_by(&WeakKey::new(), &self.issuer)?;
+    /// A leaf for a key of RSA, which signs its handshakes truly.
+    pub(super) fn rsa_leaf(&self, key: Rsa) -> anyhow::Result<Credentials> {
+        let leaf = self.params().signed_by(&key, &self.issuer)?;
         let above = std::slice::from_ref(&self.issuer_der);
-        Ok(Credentials::signing(
-            chain(leaf.der(), above),
-            Arc::new(Claims),
-        ))
+        let chain = chain(leaf.der(), above);
+        Ok(Credentials::signing(chain, Arc::new(key)))
+    }
+
+    /// A leaf of a CA below the root whose key is of RSA.
+    pub(super) fn leaf_below_rsa(&self, key: Rsa) -> anyhow::Result<Credentials> {
+        let ca = CertifiedIssuer::signed_by(ca_params("an issuer of RSA"), key, &self.root)?;
+        self.leaf_below(&ca, std::slice::from_ref(ca.der()), |_| {})
     }
 
     /// Anything as a leaf.
@@ -215,52 +217,4 @@ pub(super) fn dns(text: &str) -> SanType {
 fn chain(leaf: &[u8], above: &[CertificateDer<'_>]) -> Vec<Vec<u8>> {
     let above = above.iter().map(|der| der.to_vec());
     std::iter::once(leaf.to_vec()).chain(above).collect()
-}
-
-/// `RSAPublicKey` (RFC 8017, appendix A.1.1) with a modulus of 1024 bits.
-struct WeakKey(Vec<u8>);
-
-impl WeakKey {
-    fn new() -> Self {
-        let mut der = vec![0x30, 0x81, 0x89, 0x02, 0x81, 0x81, 0x00];
-        der.extend([0xc5; 128]);
-        der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
-        Self(der)
-    }
-}
-
-impl PublicKeyData for WeakKey {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &rcgen::PKCS_RSA_SHA256
-    }
-}
-
-/// Says that it signs with RSA.
-#[derive(Debug)]
-struct Claims;
-
-impl SigningKey for Claims {
-    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        offered
-            .contains(&SignatureScheme::RSA_PSS_SHA256)
-            .then(|| Box::new(Claims) as Box<dyn Signer>)
-    }
-
-    fn algorithm(&self) -> rustls::SignatureAlgorithm {
-        rustls::SignatureAlgorithm::RSA
-    }
-}
-
-impl Signer for Claims {
-    fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        Ok(vec![0x5a; 128])
-    }
-
-    fn scheme(&self) -> SignatureScheme {
-        SignatureScheme::RSA_PSS_SHA256
-    }
 }

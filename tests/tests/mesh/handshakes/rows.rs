@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use weft_tests::tls::Credentials;
 
 use super::maker::{HOUR, Maker, below, ca_params, dns, uri};
+use super::rsa::Rsa;
 
 /// What somebody shows, and what becomes of it.
 pub(super) struct Row {
@@ -42,6 +43,12 @@ pub(super) fn good(maker: &Maker) -> anyhow::Result<Vec<(&'static str, Credentia
         (
             "no extended key usage",
             maker.leaf(|leaf| leaf.extended_key_usages.clear())?,
+        ),
+        // An issuer that is given may be or sign such: only its length tells it from the weak one below.
+        ("a key of RSA-2048", maker.rsa_leaf(Rsa::strong()?)?),
+        (
+            "an issuer of RSA-2048",
+            maker.leaf_below_rsa(Rsa::strong()?)?,
         ),
     ])
 }
@@ -260,7 +267,16 @@ fn chains(maker: &Maker) -> anyhow::Result<Vec<(&'static str, Credentials, &'sta
             maker.leaf_without_its_key()?,
             "bad_signature",
         ),
-        ("a key of RSA-1024", maker.weak_leaf()?, "bad_signature"),
+        (
+            "a key of RSA-1024",
+            maker.rsa_leaf(Rsa::weak()?)?,
+            "bad_signature",
+        ),
+        (
+            "an issuer of RSA-1024",
+            maker.leaf_below_rsa(Rsa::weak()?)?,
+            "bad_signature",
+        ),
         ("no certificate in DER", maker.garbage()?, "certificate"),
     ];
 
