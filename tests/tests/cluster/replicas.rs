@@ -73,6 +73,21 @@ pub(crate) fn register(suite: &mut Suite) {
         callers::halves,
     );
     suite.add(
+        "rotation::leaf_and_issuer",
+        Needs::default(),
+        rotation::leaf_and_issuer,
+    );
+    suite.add(
+        "rotation::leaf_and_root",
+        Needs::default(),
+        rotation::leaf_and_root,
+    );
+    suite.add(
+        "rotation::who_is_waited_for_is_named",
+        server,
+        rotation::waited_for,
+    );
+    suite.add(
         "replicas::sidecars_move_to_another",
         Needs::default(),
         sidecars_move,
