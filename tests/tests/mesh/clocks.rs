@@ -2,7 +2,6 @@
 //! test sets, also while they run. Timers go on as they are.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -19,8 +18,9 @@ use crate::common::{
     Cx, PORT, assert_all_served_once, http_app, mesh, metrics, service, stats, wait_for,
 };
 
-/// The program of Debian's package with this name, which knows where its library is.
+/// The program of Debian's package with this name, and the library in it.
 const FAKETIME: &str = "faketime";
+const LIBRARY: &str = "faketime/libfaketime.so.1";
 const MINUTE: i64 = 60;
 /// How far apart clocks may be.
 const APART: i64 = 10 * MINUTE;
@@ -114,7 +114,11 @@ async fn apart(
             "{sent} requests both ways, 0 failed; {issued} certificates in {} minutes",
             passed / MINUTE
         ));
-        Ok(())
+        // Killed ones would leave libfaketime's shared memory behind.
+        for (name, _) in workloads {
+            mesh.stop_sidecar(name).await?;
+        }
+        mesh.stop_control_plane().await
     })
     .await
 }
@@ -139,13 +143,16 @@ fn pair([one, other, control_plane]: &[Clock; 3]) -> anyhow::Result<Builder> {
     Ok(environment.into_iter().fold(builder, set))
 }
 
-/// Where libfaketime is, in the words of the dynamic linker.
+/// Where libfaketime is: beside other libraries, in a folder of its own.
 fn library() -> anyhow::Result<String> {
-    let output = Command::new(FAKETIME).args(["-f", "+0s", "env"]).output()?;
-    let environment = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut lines = environment.lines();
-    let library = lines.find_map(|line| line.strip_prefix("LD_PRELOAD="));
-    Ok(library.context("faketime preloads nothing")?.to_owned())
+    let mut places = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib64")];
+    for entry in std::fs::read_dir("/usr/lib")? {
+        places.push(entry?.path());
+    }
+    let mut files = places.into_iter().map(|place| place.join(LIBRARY));
+    let library = files.find(|file| file.is_file());
+    let library = library.context("faketime is there, and its library is not in /usr/lib")?;
+    Ok(library.to_str().context("a path in UTF-8")?.to_owned())
 }
 
 /// A file that says how far a clock is ahead of the machine's, in seconds.
