@@ -50,6 +50,26 @@ async fn the_lease_goes_to_the_next_after_an_end_and_after_a_kill() {
     server.stop().await;
 }
 
+/// At whichever moment it ends: also while it waits for the answer that makes it the leader.
+#[tokio::test]
+async fn whoever_ends_leaves_no_lease_behind() {
+    let server = server().await;
+    let path = format!("{LEASES}/weft-control-plane");
+    let mut written = 0;
+    for step in 0..60 {
+        let one = candidate(&server, "cp-1").await;
+        tokio::time::sleep(Duration::from_micros(step * 250)).await;
+        one.end.cancel();
+        one.task.await.unwrap();
+        let lease = at(&server, &path).await;
+        let holder = lease.as_ref().map(holder).unwrap_or_default();
+        assert_eq!(holder, "", "after {step} steps");
+        written = lease.map_or(0, |it| it["spec"]["leaseTransitions"].as_u64().unwrap());
+    }
+    assert!(written > 0, "nobody ever led");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn nobody_leads_past_its_deadline_without_the_api_server() {
     for outage in [Outage::Hang, Outage::Away, Outage::Failing(500)] {

@@ -16,6 +16,7 @@ mod election;
 #[cfg(test)]
 mod tests;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -39,7 +40,7 @@ pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 pub const MIN_LEASE: Duration = Duration::from_secs(2);
 /// The longest one: so long nobody leads after a kill. Records that say more are taken for this.
 pub const MAX_LEASE: Duration = Duration::from_secs(300);
-/// How long giving back may take.
+/// How long giving back may take, and what was being written before that.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Candidates wait up to this part longer, so that they do not look all at once.
 const JITTER: f64 = 0.2;
@@ -116,19 +117,8 @@ impl Candidate {
     pub async fn run(mut self, end: CancellationToken) {
         let mut trouble = false;
         while !end.is_cancelled() {
-            let deadline = self.election.leads_until();
-            let round = async {
-                match deadline {
-                    // An answer after that would be too late to lead by.
-                    Some(deadline) => timeout_at(deadline, self.round())
-                        .await
-                        .unwrap_or(Err(CallError::TimedOut)),
-                    None => self.round().await,
-                }
-            };
-            let result = tokio::select! {
-                result = round => result,
-                () = end.cancelled() => break,
+            let Some(result) = self.round_until(&end).await else {
+                break;
             };
             match result {
                 Err(error) if !trouble => {
@@ -146,6 +136,27 @@ impl Candidate {
             self.show();
         }
         self.release().await;
+    }
+
+    /// One round, in time to lead by it; `None` at the `end`.
+    async fn round_until(&mut self, end: &CancellationToken) -> Option<Result<(), CallError>> {
+        let deadline = self.election.leads_until();
+        let mut round = pin!(async {
+            match deadline {
+                // An answer after that would be too late to lead by.
+                Some(deadline) => timeout_at(deadline, self.round())
+                    .await
+                    .unwrap_or(Err(CallError::TimedOut)),
+                None => self.round().await,
+            }
+        });
+        tokio::select! {
+            result = &mut round => return Some(result),
+            () = end.cancelled() => {}
+        }
+        // What it is writing is to be given back, and only the answer says what that is.
+        let _ = timeout(RELEASE_TIMEOUT, round).await;
+        None
     }
 
     /// Looks at the lease, and takes or renews it where that is due.
