@@ -130,6 +130,11 @@ impl Admin {
             "/health" => self.health(),
             "/metrics" => {
                 self.metrics.observe(&self.progress);
+                let replicas = self.replicas.borrow().clone();
+                if let Some(replicas) = replicas {
+                    let (count, since) = replicas.behind();
+                    self.metrics.observe_behind(count, since);
+                }
                 let content_type = "text/plain; version=0.0.4";
                 respond(StatusCode::OK, content_type, self.metrics.render())
             }

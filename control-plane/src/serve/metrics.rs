@@ -2,6 +2,7 @@
 //! global registry.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -32,6 +33,8 @@ pub struct Metrics {
     pub(super) peers: Gauge,
     pub(super) peers_lost: Counter,
     pub(super) peers_beyond: Gauge,
+    behind: Gauge,
+    behind_seconds: Gauge,
 }
 
 impl Metrics {
@@ -99,6 +102,16 @@ impl Metrics {
                 "weft_control_plane_replicas_beyond_limit",
                 "Other replicas that are not asked, because there are too many.",
             ),
+            behind: gauge(
+                &recorder,
+                "weft_control_plane_sidecars_behind",
+                "Sidecars of this replica that have not confirmed the newest of what they are subscribed to.",
+            ),
+            behind_seconds: gauge(
+                &recorder,
+                "weft_control_plane_behind_seconds",
+                "For how long a sidecar of this replica has not confirmed what is newest; 0 where all have.",
+            ),
             recorder,
         }
     }
@@ -141,6 +154,15 @@ impl Metrics {
             );
             served.set(if watch.absent { 0.0 } else { 1.0 });
         }
+    }
+
+    /// Takes over how many sidecars have not confirmed what is newest, and since when the longest.
+    pub fn observe_behind(&self, count: usize, since: Option<SystemTime>) {
+        let now = SystemTime::now();
+        let late = since.and_then(|since| now.duration_since(since).ok());
+        self.behind.set(count as f64);
+        self.behind_seconds
+            .set(late.unwrap_or_default().as_secs_f64());
     }
 
     /// One series for a verb and a resource: how many of the names that it is needed for are missing.

@@ -118,6 +118,7 @@ fn exposition_is_golden() {
     let mut blocks: Vec<String> = text
         .split("\n\n")
         .filter(|block| !block.contains(" process_") && !block.contains("weft_config_age"))
+        .filter(|block| !block.contains(" weft_conntrack_"))
         .filter(|block| !block.trim().is_empty())
         .map(|block| {
             let (mut head, mut samples): (Vec<&str>, Vec<&str>) =
