@@ -54,6 +54,7 @@ async fn everything(cx: Cx) -> anyhow::Result<()> {
         let rows = tables(mesh, &injector).await?;
         let begin = Instant::now();
         let queries = all_queries(&prometheus).await?;
+        assert_found(&prometheus, &rows).await?;
         let mut wrong = unnamed(&prometheus, &queries, &rows).await?;
         wrong.extend(until_shown(&prometheus, &queries).await?);
         wrong.extend(unfollowed(&prometheus, &queries).await?);
@@ -160,6 +161,24 @@ async fn unnamed(
         }
     }
     Ok(wrong)
+}
+
+/// What is misspelled is found.
+async fn assert_found(prometheus: &Prometheus, rows: &Rows) -> anyhow::Result<()> {
+    let text = "sum by (pier) (rate(weft_requests_total{rout=\"a\"}[5m])) / weft_request_total";
+    let query = Query {
+        place: "here".to_owned(),
+        asker: Asker::Panel,
+        text: text.to_owned(),
+    };
+    let found = unnamed(prometheus, &[query], rows).await?;
+    let wanted = [
+        "here: weft_requests_total has no label rout",
+        "here: no program has weft_request_total",
+        "here: none of its metrics has a label pier",
+    ];
+    assert_eq!(found, wanted);
+    Ok(())
 }
 
 /// Waits until every query that is to have data has some; what has none at the end, or is wrongly said to

@@ -119,6 +119,10 @@ impl Traffic {
             load("app", 10.0)
                 .id_prefix("guest")
                 .start(&mesh.pod("guest")),
+            // A server that is a client too.
+            load("shadow", 5.0)
+                .id_prefix("inner")
+                .start(&mesh.pod("app-1")),
         ];
         // Past the mesh: plaintext, to a pod's own address.
         let stranger = mesh.stranger("stranger")?;
@@ -132,6 +136,7 @@ impl Traffic {
         let mut connections = JoinSet::new();
         let db = mesh.addr("db", DB_PORT);
         connections.spawn_local(use_database(client.clone(), db));
+        connections.spawn_local(use_database(mesh.pod("app-1"), db));
         // One that stays.
         connections.spawn_local(async move {
             let _open = client.connect(db).await;
