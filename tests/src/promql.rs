@@ -87,7 +87,14 @@ pub struct Named {
 }
 
 /// Words that stand before a list of labels.
-const GROUPING: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
+const GROUPING: [&str; 6] = [
+    "by",
+    "without",
+    "on",
+    "ignoring",
+    "group_left",
+    "group_right",
+];
 /// Words between two operands.
 const OPERATORS: [&str; 6] = ["and", "or", "unless", "bool", "offset", "atan2"];
 
@@ -147,7 +154,9 @@ fn read_word<'a>(word: &str, after: &'a str, named: &mut Named) -> &'a str {
         None => after,
     };
     let written = &after[..after.len() - behind.len()];
-    named.selectors.push((format!("{word}{written}"), word.to_owned()));
+    named
+        .selectors
+        .push((format!("{word}{written}"), word.to_owned()));
     let labels = matchers.into_iter().map(|matcher| matcher.label);
     named.matched.push(labels.collect());
     behind

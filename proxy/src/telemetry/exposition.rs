@@ -79,7 +79,9 @@ impl Exposition {
     /// Appends the text.
     pub(super) fn write(&self, text: &mut String) {
         for collected in self.families.values() {
-            let Family { name, kind, help, .. } = collected.family;
+            let Family {
+                name, kind, help, ..
+            } = collected.family;
             write_head(text, name, *kind, help);
             for (labels, value) in &collected.samples {
                 text.push_str(name);

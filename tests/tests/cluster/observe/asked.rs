@@ -93,7 +93,11 @@ async fn variables(
     dashboard: &Value,
 ) -> anyhow::Result<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();
-    for variable in dashboard["templating"]["list"].as_array().into_iter().flatten() {
+    for variable in dashboard["templating"]["list"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
         if variable["type"] != "query" {
             continue;
         }
@@ -130,5 +134,8 @@ fn replaced(query: &str, variables: &BTreeMap<String, String>) -> String {
 }
 
 fn text(value: &Value) -> anyhow::Result<String> {
-    Ok(value.as_str().with_context(|| format!("{value} is no text"))?.to_owned())
+    Ok(value
+        .as_str()
+        .with_context(|| format!("{value} is no text"))?
+        .to_owned())
 }

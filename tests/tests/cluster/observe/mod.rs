@@ -38,7 +38,11 @@ pub(crate) fn register(suite: &mut Suite) {
     };
     suite.add("observe::everything_asked_for_is_there", needs, everything);
     suite.add("observe::rules_are_well_formed", needs, rules::well_formed);
-    suite.add("observe::each_alert_fires_and_does_not", needs, rules::alerts);
+    suite.add(
+        "observe::each_alert_fires_and_does_not",
+        needs,
+        rules::alerts,
+    );
 }
 
 /// One mesh, in which everything happens: no query fails, none names what no program has, and all that are
@@ -59,8 +63,17 @@ async fn everything(cx: Cx) -> anyhow::Result<()> {
         wrong.extend(until_shown(&prometheus, &queries).await?);
         wrong.extend(unfollowed(&prometheus, &queries).await?);
         wrong.extend(failed(&prometheus).await?);
-        assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-        cx.measured(format!("{} queries within {:.1?}", queries.len(), begin.elapsed()));
+        assert!(
+            wrong.is_empty(),
+            "{} wrong:\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
+        cx.measured(format!(
+            "{} queries within {:.1?}",
+            queries.len(),
+            begin.elapsed()
+        ));
         traffic.stop().await
     })
     .await
@@ -92,15 +105,17 @@ async fn tables(mesh: &Mesh, injector: &str) -> anyhow::Result<Rows> {
 /// Once the variables of all dashboards have values.
 async fn all_queries(prometheus: &Prometheus) -> anyhow::Result<Vec<Query>> {
     let mut last = None;
-    let found = wait_for("values of variables", SHOWN, async || {
-        match asked::queries(prometheus).await {
+    let found = wait_for(
+        "values of variables",
+        SHOWN,
+        async || match asked::queries(prometheus).await {
             Ok(queries) => Ok(Some(queries)),
             Err(error) => {
                 last = Some(error);
                 Ok(None)
             }
-        }
-    })
+        },
+    )
     .await;
     let queries = match (found, last) {
         (Err(_), Some(why)) => return Err(why),
@@ -231,7 +246,9 @@ async fn unfollowed(prometheus: &Prometheus, queries: &[Query]) -> anyhow::Resul
             _ => (),
         }
     }
-    let gone = UNSEEN.iter().filter(|(selector, _)| !selectors.contains(*selector));
+    let gone = UNSEEN
+        .iter()
+        .filter(|(selector, _)| !selectors.contains(*selector));
     wrong.extend(gone.map(|(selector, _)| format!("no alert asks for {selector}")));
     Ok(wrong)
 }
@@ -244,7 +261,11 @@ async fn failed(prometheus: &Prometheus) -> anyhow::Result<Vec<String>> {
         Ok(is_done.then_some(rules))
     })
     .await?;
-    assert_eq!(rules.len(), asked::rules()?.len(), "rules that Prometheus has");
+    assert_eq!(
+        rules.len(),
+        asked::rules()?.len(),
+        "rules that Prometheus has"
+    );
     let mut wrong = Vec::new();
     for rule in rules {
         if rule["health"] != "ok" {

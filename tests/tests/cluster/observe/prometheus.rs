@@ -49,7 +49,10 @@ impl Prometheus {
         let mut command = Command::new("prometheus");
         command
             .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", home.join("data").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                home.join("data").display()
+            ))
             .arg(format!("--web.listen-address=127.0.0.1:{PORT}"))
             .arg("--log.level=warn")
             .current_dir(&home);
@@ -59,7 +62,10 @@ impl Prometheus {
         let targets = WORKLOADS.len() + 2;
         wait_for("scraped targets", START_PATIENCE, async || {
             if let Some(status) = this.process.ended()? {
-                anyhow::bail!("prometheus ended with {status}: {}", this.process.log_tail(20));
+                anyhow::bail!(
+                    "prometheus ended with {status}: {}",
+                    this.process.log_tail(20)
+                );
             }
             let Ok(up) = this.query("up == 1").await else {
                 return Ok(None);

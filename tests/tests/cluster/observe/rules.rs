@@ -39,8 +39,14 @@ pub(super) async fn well_formed(_cx: Cx) -> anyhow::Result<()> {
         }
         let commands = text.split("```sh\n").nth(1).unwrap_or_default();
         let commands = commands.split("```").next().unwrap_or_default();
-        assert!(commands.lines().count() >= 3, "{page}: three commands to begin with");
-        assert!(index.contains(&format!("](runbooks/{name}.md)")), "{name} is not in docs/runbooks.md");
+        assert!(
+            commands.lines().count() >= 3,
+            "{page}: three commands to begin with"
+        );
+        assert!(
+            index.contains(&format!("](runbooks/{name}.md)")),
+            "{name} is not in docs/runbooks.md"
+        );
         pages.insert(format!("{name}.md"));
     }
     assert!(pages.len() >= LEAST_ALERTS, "only {pages:?}");
@@ -60,21 +66,33 @@ pub(super) async fn alerts(_cx: Cx) -> anyhow::Result<()> {
         let file = folder.join(format!("{name}.yaml"));
         let tests: Value = serde_saphyr::from_str(&fs::read_to_string(&file)?)?;
         let tests = tests["tests"].as_array().into_iter().flatten();
-        let looks = tests.flat_map(|test| test["promql_expr_test"].as_array().into_iter().flatten());
+        let looks =
+            tests.flat_map(|test| test["promql_expr_test"].as_array().into_iter().flatten());
         let (mut fires, mut silent) = (0, 0);
         for look in looks {
             let wanted = format!("alertname=\"{name}\",alertstate=\"firing\"");
-            assert!(look["expr"].as_str().is_some_and(|it| it.contains(&wanted)), "{name}: {look}");
+            assert!(
+                look["expr"].as_str().is_some_and(|it| it.contains(&wanted)),
+                "{name}: {look}"
+            );
             match look["exp_samples"].as_array() {
                 Some(samples) if !samples.is_empty() => fires += 1,
                 _ => silent += 1,
             }
         }
-        assert!(fires > 0 && silent > 0, "{name} fires {fires} times, and {silent} times not");
+        assert!(
+            fires > 0 && silent > 0,
+            "{name} fires {fires} times, and {silent} times not"
+        );
         files.push(file);
     }
     assert!(files.len() >= LEAST_ALERTS, "only {files:?}");
-    assert_eq!(files.len(), fs::read_dir(&folder)?.count(), "files in {}", folder.display());
+    assert_eq!(
+        files.len(),
+        fs::read_dir(&folder)?.count(),
+        "files in {}",
+        folder.display()
+    );
     promtool(&["test", "rules"], &files)
 }
 
@@ -98,12 +116,18 @@ fn assert_labels(alert: &str, expression: &str, text: &str) {
         let is_known = grouped.iter().any(|it| it == label)
             || grouped.is_empty() && TARGET_LABELS.contains(&label)
             || expression.contains("weft:service_") && label == "service";
-        assert!(is_known, "{alert}: {label} of an annotation is no label of {expression}");
+        assert!(
+            is_known,
+            "{alert}: {label} of an annotation is no label of {expression}"
+        );
     }
 }
 
 fn promtool(command: &[&str], files: &[PathBuf]) -> anyhow::Result<()> {
-    let output = Command::new("promtool").args(command).args(files).output()?;
+    let output = Command::new("promtool")
+        .args(command)
+        .args(files)
+        .output()?;
     anyhow::ensure!(
         output.status.success(),
         "promtool {}: {}{}",

@@ -127,12 +127,7 @@ impl Traffic {
         // Past the mesh: plaintext, to a pod's own address.
         let stranger = mesh.stranger("stranger")?;
         let bare = (mesh.pod("flaky-2").v4(), crate::common::APP_PORT).into();
-        loads.push(
-            Load::new(bare)
-                .rate(5.0)
-                .id_prefix("bare")
-                .start(&stranger),
-        );
+        loads.push(Load::new(bare).rate(5.0).id_prefix("bare").start(&stranger));
         let mut connections = JoinSet::new();
         let db = mesh.addr("db", DB_PORT);
         connections.spawn_local(use_database(client.clone(), db));
@@ -152,7 +147,10 @@ impl Traffic {
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         for load in self.loads {
             let report = load.stop().await;
-            anyhow::ensure!(report.sent > report.failed, "nothing was answered: {report:?}");
+            anyhow::ensure!(
+                report.sent > report.failed,
+                "nothing was answered: {report:?}"
+            );
         }
         Ok(())
     }

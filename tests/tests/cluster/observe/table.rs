@@ -57,7 +57,8 @@ pub(super) fn of_page(page: &str) -> Rows {
                 _ => name.to_owned(),
             };
             let samples = metrics.matching(&series, &[]);
-            let labels = samples.flat_map(|sample| sample.labels.iter().map(|(name, _)| name.clone()));
+            let labels =
+                samples.flat_map(|sample| sample.labels.iter().map(|(name, _)| name.clone()));
             let row = Row {
                 kind: kind.to_owned(),
                 labels: labels.filter(|label| label != "le").collect(),
@@ -74,8 +75,16 @@ pub(super) fn assert_page_of_sidecar(page: &str) {
     for (name, row) in of_page(page) {
         let family = families.get(&name);
         let family = family.unwrap_or_else(|| panic!("{name} is no family of a sidecar"));
-        assert_eq!((&row.kind, &row.help), (&family.kind, &family.help), "{name}");
-        assert!(row.labels.is_subset(&family.labels), "{name}: {:?}", row.labels);
+        assert_eq!(
+            (&row.kind, &row.help),
+            (&family.kind, &family.help),
+            "{name}"
+        );
+        assert!(
+            row.labels.is_subset(&family.labels),
+            "{name}: {:?}",
+            row.labels
+        );
     }
 }
 
@@ -93,7 +102,10 @@ pub(super) fn assert_current(tables: [(&str, &Rows); 3]) -> anyhow::Result<()> {
         fs::write(&path, format!("{head}{BEGIN}{wanted}"))?;
         return Ok(());
     }
-    assert_eq!(there, wanted, "docs/metrics.md is stale: run this test with {WRITE}=1");
+    assert_eq!(
+        there, wanted,
+        "docs/metrics.md is stale: run this test with {WRITE}=1"
+    );
     Ok(())
 }
 
