@@ -7,8 +7,9 @@
 //! [`Needs::server`] says, then still use the test's own.
 //!
 //! `cargo test -p weft-tests --test cluster` runs the quick form; `WEFT_SOAK=1` before it runs the same
-//! tests with longer outages. `observe` needs `prometheus` and `promtool`. A test that cannot run here is listed as ignored with the reason; with
-//! `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs of failing tests.
+//! tests with longer outages. `observe` needs `prometheus` and `promtool`. A test that cannot run here is
+//! listed as ignored with the reason; with `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs
+//! of failing tests.
 
 mod canary;
 mod common;

@@ -26,9 +26,9 @@ const SHOWN: Duration = Duration::from_secs(40);
 /// Fewer queries are not all.
 const LEAST_QUERIES: usize = 60;
 /// What shows nothing here, and why. Everything else is to have data.
-const QUIET: [(&str, &str); 0] = [];
+const QUIET: &[(&str, &str)] = &[];
 /// Selectors of alerts that find nothing here, and why.
-const UNSEEN: [(&str, &str); 0] = [];
+const UNSEEN: &[(&str, &str)] = &[];
 
 pub(crate) fn register(suite: &mut Suite) {
     let needs = Needs {

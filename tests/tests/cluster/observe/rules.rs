@@ -23,13 +23,14 @@ pub(super) async fn well_formed(_cx: Cx) -> anyhow::Result<()> {
     }
     let mut pages = BTreeSet::new();
     let index = fs::read_to_string(docs().join("runbooks.md"))?;
+    let rules = asked::rules()?;
     for alert in alerts_of_chart()? {
         let name = alert["alert"].as_str().unwrap_or_default().to_owned();
         let annotations = &alert["annotations"];
         for text in ["summary", "description"] {
             let text = annotations[text].as_str().unwrap_or_default();
             assert!(!text.is_empty(), "{name}");
-            assert_labels(&name, alert["expr"].as_str().unwrap_or_default(), text);
+            assert_labels(&alert, text, &rules);
         }
         let page = format!("docs/runbooks/{name}.md");
         assert_eq!(annotations["runbook_url"], page.as_str(), "{name}");
@@ -106,19 +107,35 @@ fn alerts_of_chart() -> anyhow::Result<Vec<Value>> {
     Ok(rules)
 }
 
+/// Labels that an expression's series are grouped by, and those of what it takes from other rules.
+fn grouped(expression: &str, rules: &[Value]) -> BTreeSet<String> {
+    let named = promql::named(expression);
+    let mut labels: BTreeSet<String> = named.grouped.into_iter().collect();
+    for (_, metric) in named.selectors {
+        let recorded = rules.iter().find(|rule| rule["record"] == metric.as_str());
+        let inner = recorded.and_then(|rule| rule["expr"].as_str());
+        labels.extend(inner.into_iter().flat_map(|inner| grouped(inner, rules)));
+    }
+    labels
+}
+
 /// Where an expression groups, an alert has the labels of the grouping; else those of its series, of which
 /// the target's are always there.
-fn assert_labels(alert: &str, expression: &str, text: &str) {
-    let grouped = promql::named(expression).grouped;
+fn assert_labels(alert: &Value, text: &str, rules: &[Value]) {
+    let expression = alert["expr"].as_str().unwrap_or_default();
+    let grouped = grouped(expression, rules);
     for rest in text.split("$labels.").skip(1) {
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let label = &rest[..end.unwrap_or(rest.len())];
-        let is_known = grouped.iter().any(|it| it == label)
-            || grouped.is_empty() && TARGET_LABELS.contains(&label)
-            || expression.contains("weft:service_") && label == "service";
+        let is_known = if grouped.is_empty() {
+            TARGET_LABELS.contains(&label)
+        } else {
+            grouped.contains(label)
+        };
+        let name = &alert["alert"];
         assert!(
             is_known,
-            "{alert}: {label} of an annotation is no label of {expression}"
+            "{name}: {label} of an annotation is no label of {expression}"
         );
     }
 }
