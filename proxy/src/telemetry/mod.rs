@@ -10,8 +10,10 @@
 //! goes to `overflow` (peers: `other`) and to `weft_limit_hits_total`; a counter that was shown once
 //! is shown until the process ends.
 //!
+//! * [`edges`]: who called whom, for the control plane.
 //! * [`logs`]: JSON lines.
 
+pub mod edges;
 mod exposition;
 pub mod families;
 mod handshakes;
@@ -30,7 +32,7 @@ mod tcp;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
@@ -52,6 +54,7 @@ pub use retries::{RetryCounters, RetryResult};
 pub use tcp::{TcpConnection, TcpLabels, TcpScope};
 
 use crate::outcome::Origin;
+use edges::Edges;
 use families::Family;
 use labels::Bounded;
 use recorder::WeftRecorder;
@@ -79,6 +82,8 @@ pub struct Telemetry {
     plaintext_exempt: Counter,
     mirrored_received: Counter,
     handshakes: [HandshakeCounters; 2],
+    /// Made by the first who asks.
+    edges: OnceLock<Arc<Edges>>,
     discovery_connected: Gauge,
     config_age: Gauge,
     scopes: Mutex<Scopes>,
@@ -117,6 +122,7 @@ impl Telemetry {
             plaintext_exempt: recorder.counter(&families::PLAINTEXT_EXEMPT, &[]),
             mirrored_received: recorder.counter(&families::MIRRORED_RECEIVED, &[]),
             handshakes,
+            edges: OnceLock::new(),
             discovery_connected: recorder.gauge(&families::DISCOVERY_CONNECTED, &[]),
             config_age: recorder.gauge(&families::CONFIG_AGE, &[]),
             scopes: Mutex::new(Scopes {
@@ -281,6 +287,11 @@ impl Telemetry {
     /// Counts a copy of a request that came from another sidecar.
     pub fn mirrored_received(&self) {
         self.mirrored_received.increment(1);
+    }
+
+    /// Who called this workload and whom it called.
+    pub fn edges(&self) -> &Arc<Edges> {
+        self.edges.get_or_init(|| Edges::new(self.limit("edges")))
     }
 
     /// The counter of panicked tasks.
