@@ -38,7 +38,7 @@ EVERYTHING = {
     "networkPolicies": {"enabled": True},
     "monitoring": {"scrapeAnnotations": True,
                    "podMonitor": {"sidecars": True, "components": True},
-                   "prometheusRule": {"enabled": True, "runbooks": "https://wiki.example/weft/"},
+                   "prometheusRule": {"enabled": True, "httpMetrics": True, "runbooks": "https://wiki.example/weft/"},
                    "labels": {"release": "prometheus"},
                    "interval": "15s", "scrapeTimeout": "5s"},
     "dashboards": {"enabled": True, "namespace": "grafana"},

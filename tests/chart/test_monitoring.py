@@ -56,9 +56,9 @@ def wanted(expression):
 
 
 def rules():
-    """Every rule of the chart's file."""
-    text = (render.CHART / "rules" / "weft.rules.yaml").read_text()
-    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    """Every rule of the chart's files."""
+    files = [yaml.safe_load(path.read_text()) for path in sorted((render.CHART / "rules").glob("*.yaml"))]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
 def expressions():
@@ -106,7 +106,7 @@ class Monitors(unittest.TestCase):
         monitors = {(it["kind"], it["metadata"]["name"]) for it in objects("everything") if it["apiVersion"] == OPERATOR}
         self.assertEqual(monitors, {
             ("PodMonitor", "weft-sidecars"), ("PodMonitor", "weft-control-plane"),
-            ("PodMonitor", "weft-injector"), ("PrometheusRule", "weft"),
+            ("PodMonitor", "weft-injector"), ("PrometheusRule", "weft"), ("PrometheusRule", "weft-http"),
         })
 
     @every_case
@@ -208,6 +208,10 @@ class Asked(unittest.TestCase):
                 self.assertNotIn(alert["alert"], seen)
                 seen.add(alert["alert"])
         self.assertGreater(len(seen), 20)
+
+    def test_rules_for_other_names_are_the_file(self):
+        rule = one("everything", "PrometheusRule", "weft-http")
+        self.assertEqual(rule["spec"], yaml.safe_load((render.CHART / "rules" / "http.rules.yaml").read_text()))
 
     def test_dashboards_are_current(self):
         import dashboards

@@ -43,7 +43,7 @@ impl Metrics {
     pub fn new() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let exposition = recorder.handle();
-        Self {
+        let this = Self {
             exposition,
             streams: gauge(
                 &recorder,
@@ -115,7 +115,14 @@ impl Metrics {
                 "For how long a sidecar of this replica has not confirmed what is newest; 0 where all have.",
             ),
             recorder,
-        }
+        };
+        let version = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("program", "weft-control-plane"),
+        ];
+        let what = "Always 1; the labels say what runs.";
+        this.gauge_with("weft_build_info", what, &version).set(1.0);
+        this
     }
 
     /// Takes over how the source is doing, as of now. A source without watches has no metrics.

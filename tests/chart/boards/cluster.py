@@ -37,7 +37,9 @@ CONTROL_PLANE = [
     chart("Other replicas heard", "Whose counts are part of the sum, by replica.", "none",
           ("weft_control_plane_replicas_heard", "{{pod}}")),
     chart("Permissions missing", "What the control plane may not do and needs to, by verb and resource.", "none",
-          ("topk(10, max by (verb, resource) (weft_control_plane_permissions_missing))", "{{verb}} {{resource}}")),
+          ("topk(10, max by (verb, resource) (weft_control_plane_permissions_missing))", "{{verb}} {{resource}}"), width=12),
+    chart("Versions", "Replicas of control plane and injector, by version.", "none",
+          ('count by (program, version) (weft_build_info{program!=""})', "{{program}} {{version}}"), stacked=True, width=12),
 ]
 
 INJECTOR = [

@@ -173,7 +173,7 @@ async fn use_database(pod: Pod, db: SocketAddr) {
 pub(super) struct Injector {
     child: Child,
     admin: SocketAddr,
-    _relay: JoinSet<()>,
+    relay: JoinSet<()>,
 }
 
 impl Injector {
@@ -197,7 +197,7 @@ impl Injector {
         let mut injector = Self {
             child,
             admin,
-            _relay: JoinSet::new(),
+            relay: JoinSet::new(),
         };
         server.route_webhook((&own, cluster::WEBHOOK_SERVICE), webhook);
         wait_for("an injector that is ready", CHANGE, async || {
@@ -214,7 +214,7 @@ impl Injector {
         .await?;
         patch_a_pod(server).await?;
         let listener = from.listen(SocketAddr::from(([127, 0, 0, 1], port)))?;
-        injector._relay.spawn_local(async move {
+        injector.relay.spawn_local(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 // A scrape that finds nobody fails, and is seen.
                 if let Ok(mut far) = TcpStream::connect(admin).await {
@@ -277,12 +277,17 @@ async fn give_rights(server: &ApiServer, namespace: &str) -> anyhow::Result<()> 
     });
     server.put(&account).await?;
     let printed = Command::new(WEFT)
-        .args(["internal", "injector", "--print-rbac"])
+        .args([
+            "internal",
+            "injector",
+            "--print-rbac",
+            "--namespace",
+            namespace,
+        ])
         .output()?;
     let text = String::from_utf8(printed.stdout)?;
     for document in text.split("---\n") {
-        let document = document.replace("namespace: weft\n", &format!("namespace: {namespace}\n"));
-        let role: Value = serde_saphyr::from_str(&document)?;
+        let role: Value = serde_saphyr::from_str(document)?;
         server.put(&role).await?;
     }
     Ok(())
