@@ -38,7 +38,8 @@ EVERYTHING = {
     "networkPolicies": {"enabled": True},
     "monitoring": {"scrapeAnnotations": True,
                    "podMonitor": {"sidecars": True, "components": True},
-                   "prometheusRule": {"enabled": True}, "labels": {"release": "prometheus"},
+                   "prometheusRule": {"enabled": True, "httpMetrics": True, "runbooks": "https://wiki.example/weft/"},
+                   "labels": {"release": "prometheus"},
                    "interval": "15s", "scrapeTimeout": "5s"},
     "dashboards": {"enabled": True, "namespace": "grafana"},
 }

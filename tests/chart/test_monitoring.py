@@ -13,9 +13,13 @@ from common import OPERATOR, ROOT, every_case, matches, names, objects, of_kind,
 SOURCES = ["proxy/src", "control-plane/src", "injector/src"]
 # Made by Prometheus itself, or by Kubernetes.
 FUNCTIONS = {
-    "absent", "and", "bool", "by", "count", "histogram_quantile", "increase", "label_values", "max", "min",
-    "on", "or", "rate", "sum", "time", "topk", "unless", "vector", "without", "ignoring",
+    "absent", "and", "avg", "avg_over_time", "bool", "bottomk", "by", "count", "group_left", "group_right",
+    "histogram_quantile", "ignoring", "increase", "label_values", "max", "max_over_time", "min", "offset", "on", "or",
+    "rate", "sum", "time", "topk", "unless", "vector", "without",
 }
+GROUPING = r"\b(?:by|on|without|ignoring|group_left|group_right)\s*\(([^)]*)\)"
+# What rules record is named by the level, what it is, and how it came about.
+RECORDED = r"\bweft:[a-z_]+:[a-z0-9_]+"
 TARGET_LABELS = {"namespace", "pod", "workload", "job", "le"}
 
 
@@ -43,19 +47,24 @@ def wanted(expression):
     labels = set()
     for inside in re.findall(r"\{([^}]*)\}", bare):
         labels |= set(re.findall(r"([a-z_]+)\s*(?:=~|!~|!=|=)", inside))
-    for inside in re.findall(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)", bare):
-        labels |= {it.strip() for it in inside.split(",")}
-    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|on|without|ignoring)\s*\([^)]*\)", " ", bare)
-    found = set(re.findall(r"[a-z_][a-z_0-9]{2,}", bare)) - FUNCTIONS
-    return {re.sub(r"_(bucket|sum|count)$", "", it) for it in found}, labels
+    for inside in re.findall(GROUPING, bare):
+        labels |= {it.strip() for it in inside.split(",")} - {""}
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|" + GROUPING.replace("([^)]*)", "[^)]*"), " ", bare)
+    recorded = set(re.findall(RECORDED, bare))
+    found = set(re.findall(r"[a-z_][a-z_0-9]{2,}", re.sub(RECORDED, " ", bare))) - FUNCTIONS
+    return {re.sub(r"_(bucket|sum|count)$", "", it) for it in found} | recorded, labels
+
+
+def rules():
+    """Every rule of the chart's files."""
+    files = [yaml.safe_load(path.read_text()) for path in sorted((render.CHART / "rules").glob("*.yaml"))]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
 def expressions():
     """Place and text of everything that is asked of Prometheus."""
-    rules = yaml.safe_load((render.CHART / "rules" / "weft.rules.yaml").read_text())
-    for group in rules["groups"]:
-        for rule in group["rules"]:
-            yield f"rule {rule['alert']}", rule["expr"]
+    for rule in rules():
+        yield f"rule {rule.get('alert') or rule['record']}", rule["expr"]
     for path in sorted((render.CHART / "dashboards").glob("*.json")):
         dashboard = json.loads(path.read_text())
         for panel in dashboard["panels"]:
@@ -97,7 +106,7 @@ class Monitors(unittest.TestCase):
         monitors = {(it["kind"], it["metadata"]["name"]) for it in objects("everything") if it["apiVersion"] == OPERATOR}
         self.assertEqual(monitors, {
             ("PodMonitor", "weft-sidecars"), ("PodMonitor", "weft-control-plane"),
-            ("PodMonitor", "weft-injector"), ("PrometheusRule", "weft"),
+            ("PodMonitor", "weft-injector"), ("PrometheusRule", "weft"), ("PrometheusRule", "weft-http"),
         })
 
     @every_case
@@ -161,6 +170,7 @@ class Asked(unittest.TestCase):
 
     def test_metrics_and_labels_are_there(self):
         there, words, count = metrics(), label_words() | TARGET_LABELS, 0
+        there |= {rule["record"] for rule in rules() if "record" in rule}
         for place, expression in expressions():
             asked, labels = wanted(expression)
             with self.subTest(place=place):
@@ -168,7 +178,7 @@ class Asked(unittest.TestCase):
                 self.assertLessEqual(asked, there)
                 self.assertLessEqual(labels, words)
             count += 1
-        self.assertGreater(count, 40)
+        self.assertGreater(count, 150)
 
     def test_what_is_not_there_is_found(self):
         asked, labels = wanted('sum by (a) (rate(weft_bogus_total{direction="x", b!~"y"}[5m])) > time()')
@@ -178,17 +188,49 @@ class Asked(unittest.TestCase):
     def test_rules_are_the_file(self):
         rule = one("everything", "PrometheusRule", "weft")
         text = (render.CHART / "rules" / "weft.rules.yaml").read_text()
+        pages = values_of("everything")["monitoring"]["prometheusRule"]["runbooks"]
+        self.assertTrue(pages.endswith("/"))
+        text = text.replace("runbook_url: docs/runbooks/", f"runbook_url: {pages}")
         self.assertEqual(rule["spec"], yaml.safe_load(text))
         self.assertEqual(rule["metadata"]["labels"]["release"], "prometheus")
         seen = set()
         for group in rule["spec"]["groups"]:
             for alert in group["rules"]:
+                if "record" in alert:
+                    self.assertEqual(set(alert), {"record", "expr"})
+                    self.assertRegex(alert["record"], f"^{RECORDED}$")
+                    continue
                 self.assertLessEqual(set(alert), {"alert", "expr", "for", "labels", "annotations"})
                 self.assertIn(alert["labels"]["severity"], ["critical", "warning", "info"])
-                self.assertEqual(set(alert["annotations"]), {"summary", "description"})
+                self.assertEqual(set(alert["annotations"]), {"summary", "description", "runbook_url"})
                 self.assertRegex(alert["alert"], r"^Weft[A-Za-z]+$")
+                self.assertEqual(alert["annotations"]["runbook_url"], f"{pages}{alert['alert']}.md")
                 self.assertNotIn(alert["alert"], seen)
                 seen.add(alert["alert"])
+        self.assertGreater(len(seen), 20)
+
+    def test_rules_for_other_names_are_the_file(self):
+        rule = one("everything", "PrometheusRule", "weft-http")
+        self.assertEqual(rule["spec"], yaml.safe_load((render.CHART / "rules" / "http.rules.yaml").read_text()))
+
+    def test_dashboards_are_current(self):
+        import dashboards
+
+        self.assertEqual(dashboards.stale(), [], "run `target/python/bin/python tests/chart/dashboards.py`")
+
+    def test_dashboards_lead_to_each_other(self):
+        boards = {}
+        for path in (render.CHART / "dashboards").glob("*.json"):
+            dashboard = json.loads(path.read_text())
+            variables = {it["name"] for it in dashboard["templating"]["list"]}
+            boards[dashboard["uid"]] = (variables, path.read_text())
+        reached = set()
+        for uid, (_, text) in boards.items():
+            for there, variables in re.findall(r'"/d/([a-z-]+)\?([^"]*)"', text):
+                reached.add(there)
+                self.assertLessEqual(set(re.findall(r"var-(\w+)=", variables)), boards[there][0], f"{uid} to {there}")
+        # The overview is where one begins.
+        self.assertEqual(boards.keys() - reached, {"weft-overview"})
 
     def test_dashboards_are_the_files(self):
         maps = [it for it in of_kind("everything", "ConfigMap")]

@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_proto::discovery::resource_key::Kind;
@@ -132,6 +133,14 @@ impl Admin {
             "/health" => self.health(),
             "/metrics" => {
                 self.metrics.observe(&self.progress);
+                let replicas = self.replicas.borrow().clone();
+                if let Some(replicas) = replicas {
+                    // It looks at everything that every sidecar holds: nobody's stream waits for that.
+                    let looked = spawn_blocking(move || replicas.behind()).await;
+                    if let Ok((count, since)) = looked {
+                        self.metrics.observe_behind(count, since);
+                    }
+                }
                 let content_type = "text/plain; version=0.0.4";
                 respond(StatusCode::OK, content_type, self.metrics.render())
             }

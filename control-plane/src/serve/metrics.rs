@@ -2,6 +2,7 @@
 //! global registry.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -33,6 +34,8 @@ pub struct Metrics {
     pub(super) peers: Gauge,
     pub(super) peers_lost: Counter,
     pub(super) peers_beyond: Gauge,
+    behind: Gauge,
+    behind_seconds: Gauge,
 }
 
 impl Metrics {
@@ -40,7 +43,7 @@ impl Metrics {
     pub fn new() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let exposition = recorder.handle();
-        Self {
+        let this = Self {
             exposition,
             streams: gauge(
                 &recorder,
@@ -101,8 +104,25 @@ impl Metrics {
                 "weft_control_plane_replicas_beyond_limit",
                 "Other replicas that are not asked, because there are too many.",
             ),
+            behind: gauge(
+                &recorder,
+                "weft_control_plane_sidecars_behind",
+                "Sidecars of this replica that have not confirmed the newest of what they are subscribed to.",
+            ),
+            behind_seconds: gauge(
+                &recorder,
+                "weft_control_plane_behind_seconds",
+                "For how long a sidecar of this replica has not confirmed what is newest; 0 where all have.",
+            ),
             recorder,
-        }
+        };
+        let version = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("program", "weft-control-plane"),
+        ];
+        let what = "Always 1; the labels say what runs.";
+        this.gauge_with("weft_build_info", what, &version).set(1.0);
+        this
     }
 
     /// Takes over how the source is doing, as of now. A source without watches has no metrics.
@@ -143,6 +163,15 @@ impl Metrics {
             );
             served.set(if watch.absent { 0.0 } else { 1.0 });
         }
+    }
+
+    /// Takes over how many sidecars have not confirmed what is newest, and since when the longest.
+    pub fn observe_behind(&self, count: usize, since: Option<SystemTime>) {
+        let now = SystemTime::now();
+        let late = since.and_then(|since| now.duration_since(since).ok());
+        self.behind.set(count as f64);
+        self.behind_seconds
+            .set(late.unwrap_or_default().as_secs_f64());
     }
 
     /// One series for a verb and a resource: how many of the names that it is needed for are missing.

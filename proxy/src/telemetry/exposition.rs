@@ -31,6 +31,7 @@ impl Exposition {
     /// A value that rises and falls. Of two with the same labels the later counts.
     pub fn gauge(&mut self, family: &'static Family, labels: &[(&str, &str)], value: f64) {
         debug_assert_eq!(family.kind, Kind::Gauge, "{}", family.name);
+        debug_assert!(family.has(labels), "{}: {labels:?}", family.name);
         if let Some(sample) = self.sample(family, label_text(labels.iter().copied())) {
             *sample = value;
         }
@@ -39,6 +40,7 @@ impl Exposition {
     /// A value that only rises. Several with the same labels are added.
     pub fn counter(&mut self, family: &'static Family, labels: &[(&str, &str)], value: f64) {
         debug_assert_eq!(family.kind, Kind::Counter, "{}", family.name);
+        debug_assert!(family.has(labels), "{}: {labels:?}", family.name);
         if let Some(sample) = self.sample(family, label_text(labels.iter().copied())) {
             *sample += value;
         }
@@ -77,7 +79,9 @@ impl Exposition {
     /// Appends the text.
     pub(super) fn write(&self, text: &mut String) {
         for collected in self.families.values() {
-            let Family { name, kind, help } = collected.family;
+            let Family {
+                name, kind, help, ..
+            } = collected.family;
             write_head(text, name, *kind, help);
             for (labels, value) in &collected.samples {
                 text.push_str(name);

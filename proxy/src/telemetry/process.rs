@@ -1,9 +1,15 @@
-//! What the kernel says about this process, from `/proc/self`. What cannot be read is left out.
+//! What the kernel says about this process, from `/proc/self`, and about the connections that it tracks
+//! in the process's network. What cannot be read is left out.
 
 use std::fs;
 
 use super::exposition::Exposition;
 use super::families;
+
+/// Where the kernel says how many connections it tracks in this network, and how many it can.
+/// Neither is there while nothing is tracked.
+const CONNTRACK_COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 /// Writes the process families.
 pub(super) fn collect(exposition: &mut Exposition) {
@@ -22,6 +28,14 @@ pub(super) fn collect(exposition: &mut Exposition) {
         // One of them is the directory being read.
         let open = open.count().saturating_sub(1);
         exposition.gauge(&families::PROCESS_FDS, &[], open as f64);
+    }
+    for (family, file) in [
+        (&families::CONNTRACK_ENTRIES, CONNTRACK_COUNT),
+        (&families::CONNTRACK_LIMIT, CONNTRACK_MAX),
+    ] {
+        if let Some(count) = read(file).and_then(|text| text.trim().parse::<u32>().ok()) {
+            exposition.gauge(family, &[], f64::from(count));
+        }
     }
 }
 

@@ -79,6 +79,7 @@ impl WeftRecorder {
         family: &Family,
         labels: &[(&'static str, &str)],
     ) -> Option<Arc<LatencyHistogram>> {
+        debug_assert!(family.has(labels), "{}: {labels:?}", family.name);
         self.find_histogram(family.name, label_text(labels.iter().copied()))
     }
 
@@ -145,6 +146,7 @@ impl Recorder for WeftRecorder {
 }
 
 fn key(family: &Family, labels: &[(&'static str, &str)]) -> Key {
+    debug_assert!(family.has(labels), "{}: {labels:?}", family.name);
     let labels: Vec<Label> = labels
         .iter()
         .map(|(name, value)| Label::new(*name, (*value).to_owned()))

@@ -7,21 +7,23 @@
 //! [`Needs::server`] says, then still use the test's own.
 //!
 //! `cargo test -p weft-tests --test cluster` runs the quick form; `WEFT_SOAK=1` before it runs the same
-//! tests with longer outages. A test that cannot run here is listed as ignored with the reason; with
-//! `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs of failing tests.
+//! tests with longer outages. `observe` needs `prometheus` and `promtool`. A test that cannot run here is
+//! listed as ignored with the reason; with `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs
+//! of failing tests.
 
 mod canary;
 mod common;
 mod legacy;
 mod life;
 mod objects;
+mod observe;
 mod recipes;
 mod replicas;
 mod shapes;
 mod statuses;
 mod watches;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -46,6 +48,7 @@ fn main() -> anyhow::Result<ExitCode> {
     canary::register(&mut suite);
     legacy::register(&mut suite);
     life::register(&mut suite);
+    observe::register(&mut suite);
     replicas::register(&mut suite);
     shapes::register(&mut suite);
     recipes::register(&mut suite);
@@ -64,6 +67,8 @@ pub(crate) struct Needs {
     pub(crate) server: bool,
     /// `kubectl`.
     pub(crate) kubectl: bool,
+    /// `prometheus` and `promtool`.
+    pub(crate) prometheus: bool,
 }
 
 /// The tests and what they run with.
@@ -120,7 +125,14 @@ fn obstacle(sandbox: &Sandbox, needs: Needs) -> Option<String> {
         return Some(sandbox.mode().to_string());
     }
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let mut paths = std::env::split_paths(&paths);
-    let found = !needs.kubectl || paths.any(|path| Path::new(&path).join(KUBECTL).is_file());
-    (!found).then(|| format!("there is no {KUBECTL} on the PATH"))
+    let paths: Vec<PathBuf> = std::env::split_paths(&paths).collect();
+    let wanted = [
+        (KUBECTL, needs.kubectl),
+        ("prometheus", needs.prometheus),
+        ("promtool", needs.prometheus),
+    ];
+    let missing = wanted.into_iter().find(|(program, needed)| {
+        *needed && !paths.iter().any(|path| path.join(program).is_file())
+    });
+    missing.map(|(program, _)| format!("there is no {program} on the PATH"))
 }

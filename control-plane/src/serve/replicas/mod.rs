@@ -224,6 +224,15 @@ impl Replicas {
         tokio::join!(self.count(), self.follow(), self.add_up());
     }
 
+    /// How many sidecars of this replica have not confirmed the newest of something, and since when the
+    /// longest of them.
+    pub(super) fn behind(&self) -> (usize, Option<SystemTime>) {
+        let proxies = self.proxies().proxies.into_iter();
+        let late: Vec<_> = proxies.filter_map(|proxy| proxy.behind_since).collect();
+        let since = late.iter().filter_map(|at| (*at).try_into().ok()).min();
+        (late.len(), since)
+    }
+
     fn proxies(&self) -> ProxiesResponse {
         proxies::list(self.name(), &self.memo, &self.streams)
     }

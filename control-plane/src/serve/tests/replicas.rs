@@ -266,6 +266,8 @@ async fn what_a_sidecar_refuses_or_brings_is_known() {
     let (_, proxy) = all_proxies(&mesh, 1).await.remove(0);
     assert_eq!(proxy.behind, 1);
     assert!(proxy.behind_since.is_some());
+    let (count, since) = mesh.replicas.behind();
+    assert_eq!((count, since.is_some()), (1, true));
     assert_eq!(proxy.refused[0].resource, "outbound 10.96.0.1:80");
     assert_eq!(proxy.refused[0].reason, "not for me");
     // What it refuses is not in force.
@@ -281,6 +283,7 @@ async fn what_a_sidecar_refuses_or_brings_is_known() {
     assert_eq!((count.acknowledged, count.total), (0, 1));
     confirm(&web, &newest).await;
     wait_for(&mesh, "confirmed again", is(1, 1)).await;
+    assert_eq!(mesh.replicas.behind(), (0, None));
     drop(web);
     wait_for(&mesh, "gone", is(0, 0)).await;
 
