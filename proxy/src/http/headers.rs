@@ -24,11 +24,12 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 ];
 /// Never stripped because `Connection` lists them: they mean something to the far end, and a list
 /// could be used to hide them from it.
-const NEVER_LISTED: [HeaderName; 4] = [
+const NEVER_LISTED: [HeaderName; 5] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::AUTHORIZATION,
     header::COOKIE,
+    REQUEST_ID,
 ];
 const REQUEST_ID: HeaderName = HeaderName::from_static(names::REQUEST_ID);
 /// `?watch=true` and its kin are looked for in this much of a query.
