@@ -47,6 +47,7 @@ mod split;
 mod stickiness;
 mod streams;
 mod targets;
+mod traces;
 mod transparent;
 mod triggers;
 
@@ -103,6 +104,7 @@ fn main() -> anyhow::Result<ExitCode> {
     http1::register(&mut suite);
     protocols::register(&mut suite);
     proxy_status::register(&mut suite);
+    traces::register(&mut suite);
     crowds::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
