@@ -102,12 +102,17 @@ pub fn ensure_request_id(headers: &mut HeaderMap) -> HeaderValue {
     {
         return id.clone();
     }
-    let id = request_id(fastrand::u128(..));
+    let id = new_request_id(fastrand::u128(..));
     headers.insert(REQUEST_ID, id.clone());
     id
 }
 
-fn request_id(random: u128) -> HeaderValue {
+/// The request's id as text, where it has one.
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(REQUEST_ID)?.to_str().ok()
+}
+
+fn new_request_id(random: u128) -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut id = [0_u8; 32];
     for (index, digit) in id.iter_mut().enumerate() {

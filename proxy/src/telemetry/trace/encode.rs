@@ -12,7 +12,7 @@ use weft_proto::otlp::any_value::Value;
 use weft_proto::otlp::span::SpanKind;
 use weft_proto::otlp::status::StatusCode;
 
-use super::span::{End, Kind, Span, Try, cut};
+use super::span::{End, Ended, Kind, Span, Try, cut};
 use crate::outcome::Outcome;
 
 /// The bit of `traceparent` that says "sampled".
@@ -25,11 +25,11 @@ const OTHER_NAME: &str = "HTTP";
 /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 const GRPC_SERVER_FAULTS: [u8; 6] = [2, 4, 12, 13, 14, 15];
 
-/// One span that has ended; `None` for one that has not, which nobody queues.
-pub(super) fn span(span: &Span) -> Option<otlp::Span> {
-    let end = span.end.as_ref()?;
+/// One span.
+pub(super) fn span(ended: &Ended) -> otlp::Span {
+    let Ended { span, end } = ended;
     let failed = error(span, end);
-    Some(otlp::Span {
+    otlp::Span {
         trace_id: span.context.trace.to_bytes().into(),
         span_id: span.context.span.to_bytes().into(),
         trace_state: span.trace_state.to_string(),
@@ -53,7 +53,7 @@ pub(super) fn span(span: &Span) -> Option<otlp::Span> {
             code: StatusCode::Error.into(),
         }),
         flags: SAMPLED,
-    })
+    }
 }
 
 /// An attribute that is text.

@@ -24,7 +24,7 @@ use weft_proto::otlp::trace_service_client::TraceServiceClient;
 use super::Endpoint;
 use super::channel::Channel;
 use super::encode;
-use super::span::Span;
+use super::span::Ended;
 use crate::net::Dialer;
 use crate::resilience::backoff;
 use crate::telemetry::{Telemetry, families};
@@ -48,7 +48,7 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 /// Where spans wait.
 #[derive(Debug)]
 pub(super) struct Queue {
-    spans: mpsc::Sender<Box<Span>>,
+    spans: mpsc::Sender<Ended>,
     flushes: mpsc::Sender<oneshot::Sender<()>>,
     dropped: CounterOf,
 }
@@ -59,7 +59,7 @@ struct CounterOf(Counter);
 
 /// Sends what is in the queue.
 pub struct Exporter {
-    spans: mpsc::Receiver<Box<Span>>,
+    spans: mpsc::Receiver<Ended>,
     flushes: mpsc::Receiver<oneshot::Sender<()>>,
     endpoint: Endpoint,
     dialer: Dialer,
@@ -91,7 +91,7 @@ enum ExportError {
 
 impl Queue {
     /// Takes a span, or counts that there is no room for it. Never waits.
-    pub(super) fn put(&self, span: Box<Span>) {
+    pub(super) fn put(&self, span: Ended) {
         if self.spans.try_send(span).is_err() {
             self.dropped.add(1);
         }
@@ -188,7 +188,7 @@ impl Exporter {
     }
 
     /// Waits for more spans for a while; ends at once where everything is to be sent now.
-    async fn fill(&mut self, batch: &mut Vec<Box<Span>>) -> Option<oneshot::Sender<()>> {
+    async fn fill(&mut self, batch: &mut Vec<Ended>) -> Option<oneshot::Sender<()>> {
         let until = Instant::now() + LINGER;
         while batch.len() < MAX_BATCH {
             let room = MAX_BATCH - batch.len();
@@ -204,7 +204,7 @@ impl Exporter {
     }
 
     /// Sends `batch` and everything that waits behind it; what does not arrive is not tried again.
-    async fn flush(&mut self, mut batch: Vec<Box<Span>>, done: oneshot::Sender<()>) {
+    async fn flush(&mut self, mut batch: Vec<Ended>, done: oneshot::Sender<()>) {
         loop {
             while batch.len() < MAX_BATCH
                 && let Ok(span) = self.spans.try_recv()
@@ -226,7 +226,7 @@ impl Exporter {
     }
 
     /// Sends a batch, again and again until it is old.
-    async fn deliver(&mut self, batch: Vec<Box<Span>>) {
+    async fn deliver(&mut self, batch: Vec<Ended>) {
         let (request, spans) = self.request(&batch);
         drop(batch);
         let until = Instant::now() + GIVE_UP;
@@ -326,8 +326,8 @@ impl Exporter {
         Ok(Channel::over(tcp).await?)
     }
 
-    fn request(&self, batch: &[Box<Span>]) -> (otlp::ExportTraceServiceRequest, usize) {
-        let spans: Vec<_> = batch.iter().filter_map(|span| encode::span(span)).collect();
+    fn request(&self, batch: &[Ended]) -> (otlp::ExportTraceServiceRequest, usize) {
+        let spans: Vec<_> = batch.iter().map(encode::span).collect();
         let count = spans.len();
         let scope = otlp::InstrumentationScope {
             name: "weft-proxy".to_owned(),

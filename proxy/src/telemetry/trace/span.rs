@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ::http::request::Parts;
+use ::http::uri::Authority;
 use ::http::{HeaderValue, Method, Version, header};
 
 use super::context::{Context, tracestate};
@@ -31,7 +32,7 @@ pub enum Kind {
     Server,
 }
 
-/// One sampled exchange in flight, or over.
+/// One sampled exchange in flight.
 #[derive(Debug)]
 pub struct Span {
     pub(super) context: Context,
@@ -46,8 +47,14 @@ pub struct Span {
     pub(super) address: Option<SocketAddr>,
     pub(super) tries: Vec<Try>,
     pub(super) untold_tries: u32,
-    pub(super) end: Option<End>,
     queue: Arc<Queue>,
+}
+
+/// One that is over.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) span: Box<Span>,
+    pub(super) end: End,
 }
 
 /// A try that another one followed.
@@ -90,7 +97,7 @@ impl Span {
     pub(super) fn new(context: Context, kind: Kind, head: &Parts, queue: Arc<Queue>) -> Self {
         let headers = &head.headers;
         let host = || headers.get(header::HOST).and_then(|it| it.to_str().ok());
-        let authority = head.uri.authority().map(|it| it.as_str()).or_else(host);
+        let authority = head.uri.authority().map(Authority::as_str).or_else(host);
         let grpc = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         Self {
             context,
@@ -105,7 +112,6 @@ impl Span {
             address: None,
             tries: Vec::new(),
             untold_tries: 0,
-            end: None,
             queue,
         }
     }
@@ -137,10 +143,9 @@ impl Span {
     }
 
     /// The exchange is over.
-    pub fn end(mut self: Box<Self>, end: End) {
-        self.end = Some(end);
+    pub fn end(self: Box<Self>, end: End) {
         let queue = Arc::clone(&self.queue);
-        queue.put(self);
+        queue.put(Ended { span: self, end });
     }
 }
 

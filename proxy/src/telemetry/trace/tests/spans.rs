@@ -8,7 +8,7 @@ use weft_proto::otlp;
 use weft_proto::otlp::any_value::Value;
 
 use super::super::encode;
-use super::super::span::{End, Kind, MAX_TEXT, MAX_TRIES, Span};
+use super::super::span::{End, Ended, Kind, MAX_TEXT, MAX_TRIES, Span};
 use super::{Endpoint, head, tracer};
 use crate::outcome::{Outcome, Processed};
 use crate::resilience::attempt::{Answer, TryResult};
@@ -33,9 +33,9 @@ fn end() -> End {
     }
 }
 
-fn encoded(mut span: Span, end: End) -> otlp::Span {
-    span.end = Some(end);
-    encode::span(&span).unwrap()
+fn encoded(span: Span, end: End) -> otlp::Span {
+    let span = Box::new(span);
+    encode::span(&Ended { span, end })
 }
 
 fn begun(kind: Kind, path: &str, pairs: &[(&'static str, &str)]) -> Span {
@@ -65,8 +65,8 @@ fn a_sampled_caller_is_the_parent_and_what_follows_has_this_span_as_its_own() {
     assert_eq!(told.parent_span_id, 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes());
     assert_eq!(told.trace_state, "a=1");
     let passed_on = head.headers["traceparent"].to_str().unwrap();
-    let span_id: String = told.span_id.iter().map(|b| format!("{b:02x}")).collect();
-    let expected = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{span_id}-01");
+    let span_id = u64::from_be_bytes(told.span_id.try_into().unwrap());
+    let expected = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{span_id:016x}-01");
     assert_eq!(passed_on, expected);
 }
 
