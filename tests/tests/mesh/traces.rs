@@ -343,9 +343,9 @@ async fn dead_collector(cx: Cx) -> anyhow::Result<()> {
             let [exported, dropped, refused] = ["exported", "dropped", "refused"].map(count);
             cx.measured(format!("{workload}: {dropped} of {requests} spans dropped"));
             assert_eq!((exported, refused), (0, 0), "{workload}");
-            let kept = requests as u64 - dropped - count("unsent");
+            let kept = requests - dropped - count("unsent");
             assert!(kept <= KEPT, "{workload}: {kept} spans kept");
-            assert!(dropped >= requests as u64 - 2 * KEPT, "{workload}");
+            assert!(dropped >= requests - 2 * KEPT, "{workload}");
         }
         Ok(())
     })
