@@ -12,13 +12,15 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use weft_control_plane::check::{Finding, Report, Severity, check};
+use weft_control_plane::policy::PolicyDuration;
 use weft_control_plane::source::files::read_once;
 use weft_proto::names;
 
-use crate::check_cluster::{self, Asked};
+use crate::check_cluster::{self, Asked, Callers, OfCallers};
 use crate::cluster::ClusterArgs;
 use crate::command::USAGE;
 use crate::paint::{self, Paint};
+use crate::proxy_status::ask::Server;
 use crate::words::wrapped;
 
 /// Exit code where nothing is wrong but warnings.
@@ -33,7 +35,9 @@ const INDENT: &str = "        ";
 /// What is checked, and for whom.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With -f, files are checked; without it a cluster is, whose objects are only read.
+With -f, files are checked; without it a cluster is, whose objects are only read. With --server, a
+control plane that runs is asked as well who calls whom, and whether Strict is safe; in a cluster,
+forward its port first: kubectl -n weft port-forward deploy/weft-control-plane 15190
 
 Refused is what the control plane refuses, for the same reasons. Warnings are about what is accepted
 and can never act, or is risky. Where no mesh.yaml is among the files, services, ports and endpoints
@@ -58,6 +62,18 @@ pub struct Options {
     namespace: String,
     #[command(flatten)]
     cluster: ClusterArgs,
+    /// The admin port of a running control plane, which is asked whether Strict is safe, such as
+    /// http://127.0.0.1:15190.
+    #[arg(long, value_name = "URL", conflicts_with = "pre")]
+    server: Option<Server>,
+    /// Strict is safe when nobody came in plaintext for so long, as far as sidecars have been up.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "24h",
+        requires = "server"
+    )]
+    window: PolicyDuration,
     /// Ends with 0 where there are warnings only.
     #[arg(long)]
     allow_warnings: bool,
@@ -67,6 +83,12 @@ pub struct Options {
 }
 
 impl Options {
+    fn callers(&self) -> Option<Callers<'_>> {
+        let server = self.server.as_ref()?;
+        let window = self.window.get();
+        Some(Callers { server, window })
+    }
+
     /// The exit code where something failed, or where there are warnings.
     fn code(&self, failed: bool, warned: bool) -> u8 {
         match (failed, warned) {
@@ -95,11 +117,12 @@ pub fn run(options: &Options) -> ExitCode {
     let paint = Paint::of(out.is_terminal() && paint::knows_control_sequences());
     let code = match report(options) {
         Ok(report) => {
+            let callers = options.callers().map(OfCallers::ask);
             // Fails only where nobody reads any more; the exit code still tells.
             let _ = out
                 .lock()
-                .write_all(print(options, &report, paint).as_bytes());
-            code(options, &report)
+                .write_all(print(options, &report, callers.as_ref(), paint).as_bytes());
+            code(options, &report, callers.as_ref())
         }
         Err(error) => {
             eprintln!("weft check: {error:#}");
@@ -115,6 +138,7 @@ fn run_on_cluster(options: &Options) -> ExitCode {
         namespace: &options.namespace,
         is_before: options.pre,
         json: options.output == Output::Json,
+        callers: options.callers(),
     };
     ExitCode::from(match check_cluster::run(&asked) {
         Ok((failed, warned)) => options.code(failed, warned),
@@ -129,15 +153,25 @@ fn report(options: &Options) -> anyhow::Result<Report> {
     Ok(check(read_once(&options.file)?))
 }
 
-fn code(options: &Options, report: &Report) -> u8 {
+fn code(options: &Options, report: &Report, callers: Option<&OfCallers>) -> u8 {
     let any = |severity| report.count(severity) > 0;
-    options.code(any(Severity::Error), any(Severity::Warning))
+    let warned = any(Severity::Warning) || callers.is_some_and(OfCallers::warns);
+    options.code(any(Severity::Error), warned)
 }
 
-fn print(options: &Options, report: &Report, paint: Paint) -> String {
+fn print(options: &Options, report: &Report, callers: Option<&OfCallers>, paint: Paint) -> String {
     match options.output {
-        Output::Text => text(report, paint),
-        Output::Json => format!("{:#}\n", object(report)),
+        Output::Text => {
+            let callers = callers.map(|callers| format!("\n{}", callers.text(paint)));
+            text(report, paint) + &callers.unwrap_or_default()
+        }
+        Output::Json => {
+            let mut object = object(report);
+            if let Some(callers) = callers {
+                object["callers"] = callers.json();
+            }
+            format!("{object:#}\n")
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{check, demo, explain, identity, inject, install, proxy_status};
+use crate::{check, demo, edges, explain, identity, inject, install, proxy_status};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -36,6 +36,8 @@ enum Command {
     Check(check::Options),
     /// Explains what is in force for a service, who said so, and what happens to a request.
     Explain(explain::Options),
+    /// Shows who calls whom, and who still does it in plaintext.
+    Edges(edges::Options),
     /// Adds the sidecar to the pods of manifests, and prints them.
     Inject(inject::Options),
     /// Prints the manifest that installs a mesh into a cluster, for kubectl apply.
@@ -112,6 +114,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Edges(options) => edges::run(&options),
         Command::Inject(options) => inject::run(&options),
         Command::Install(options) => install::install(&options),
         Command::Upgrade(options) => install::upgrade(&options),
@@ -176,6 +179,15 @@ mod tests {
             &["weft", "check", "--pre", "-f", "x"],
             &["weft", "check", "--context", "c", "-f", "x"],
             &["weft", "check", "-f", "x", "-o", "yaml"],
+            &[
+                "weft",
+                "check",
+                "--pre",
+                "--server",
+                "http://127.0.0.1:15190",
+            ],
+            &["weft", "check", "--window", "1h"],
+            &["weft", "edges", "--server", "127.0.0.1:15190"],
             &["weft", "inject"],
             &["weft", "inject", "-f", "x", "--image", "No Image"],
         ] {

@@ -10,6 +10,7 @@
 //! * `check_cluster`: the latter: what was fetched, and what is wrong with it.
 //! * [`explain`]: what is in force for a service, who said so, and what happens to a request.
 //! * [`proxy_status`]: which sidecars run what, and who is behind.
+//! * [`edges`]: who calls whom, and who does it in plaintext.
 //! * [`identity`]: who signs, whom the mesh trusts, and rotations of both.
 //! * [`inject`]: manifests with the sidecar in their pods.
 //! * [`install`]: manifests that install a mesh into a cluster, and lists that remove it.
@@ -24,6 +25,7 @@ mod check_cluster;
 mod cluster;
 pub mod command;
 pub mod demo;
+pub mod edges;
 pub mod explain;
 pub mod identity;
 pub mod inject;

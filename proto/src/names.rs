@@ -318,6 +318,8 @@ pub mod cluster {
     pub const ISSUER_SECRET: &str = "weft-issuer";
     /// Annotation of the authority's Secret: a rotation that the replica that leads is asked for, `root` or `issuer`.
     pub const ROTATE: &str = "weft.dev/rotate";
+    /// Annotation of the authority's Secret: whom its rotation waits for, as JSON; absent where it waits for nobody.
+    pub const WAITING_FOR: &str = "weft.dev/waiting-for";
     /// Volume of a sidecar's pod with its token.
     pub const TOKEN_VOLUME: &str = "weft-token";
     /// Volume of a sidecar's pod with the trust bundle.

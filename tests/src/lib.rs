@@ -1,5 +1,6 @@
 //! What the suites share and what needs no mesh: an API server, canary tools, definitions for it, TLS endpoints whose
-//! identity a test makes up, HTTP/2 by hand, a judge of paths, and how loads are counted.
+//! identity a test makes up, HTTP/2 by hand, a judge of paths, gRPC and bytes beside another load, and how loads are
+//! counted.
 #![forbid(unsafe_code)]
 
 pub mod apiserver;
@@ -7,6 +8,7 @@ pub mod canary;
 pub mod counts;
 pub mod frames;
 pub mod gateway_crds;
+pub mod grpc_and_bytes;
 pub mod promql;
 pub mod readings;
 pub mod tls;

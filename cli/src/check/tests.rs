@@ -12,8 +12,8 @@ struct Line {
 fn run_with(args: &[&str]) -> (u8, String) {
     let line = Line::try_parse_from([&["check"], args].concat()).expect("a good command line");
     let report = report(&line.options).expect("paths that can be read");
-    let printed = print(&line.options, &report, Paint::plain());
-    (code(&line.options, &report), printed)
+    let printed = print(&line.options, &report, None, Paint::plain());
+    (code(&line.options, &report, None), printed)
 }
 
 #[test]
@@ -91,7 +91,11 @@ fn warnings_alone_are_one() {
     ] {
         let line = Line::try_parse_from(args).expect("a good command line");
         for (severities, wanted) in [&both[..0], &both[..1], &both].into_iter().zip(codes) {
-            assert_eq!(code(&line.options, &with(severities)), wanted, "{args:?}");
+            assert_eq!(
+                code(&line.options, &with(severities), None),
+                wanted,
+                "{args:?}"
+            );
         }
     }
     let printed = text(&with(&[Severity::Warning]), Paint::plain());

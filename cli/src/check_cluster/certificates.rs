@@ -71,9 +71,47 @@ fn authority(common: &Common, after: &After) -> Line {
     }
 }
 
+/// How long a phase of a rotation may wait for somebody before that is worth a warning: sidecars and replicas
+/// that are well confirm within seconds.
+const PATIENCE: i64 = 600;
+/// Names that are shown at most.
+const MAX_NAMES: usize = 10;
+
+/// Whom a rotation waits for, in words, as the replica that leads has written it; `None` for nobody.
+fn waiting_for(secret: &Value) -> Option<String> {
+    let text = secret["metadata"]["annotations"][cluster::WAITING_FOR].as_str()?;
+    let waiting: Value = serde_json::from_str(text).ok()?;
+    let names = |field: &str| {
+        let all = waiting[field].as_array().into_iter().flatten();
+        let all = all.filter_map(|name| name.as_str().map(str::to_owned));
+        all.take(MAX_NAMES).collect::<Vec<_>>()
+    };
+    let mut whom = Vec::new();
+    if waiting["bundle"] == true {
+        whom.push("the trust bundle in every namespace".to_owned());
+    }
+    let replicas = names("replicas");
+    if !replicas.is_empty() {
+        let noun = counted(replicas.len(), "replica", "replicas");
+        whom.push(format!("{noun} ({})", replicas.join(", ")));
+    }
+    let sidecars = waiting["sidecars"].as_u64().unwrap_or_default();
+    if sidecars > 0 {
+        let sidecars = usize::try_from(sidecars).unwrap_or(usize::MAX);
+        let noun = counted(sidecars, "sidecar", "sidecars");
+        let mut named = names("sidecarNames");
+        let more = sidecars.saturating_sub(named.len());
+        if more > 0 {
+            named.push(format!("and {more} more"));
+        }
+        whom.push(format!("{noun} ({})", named.join(", ")));
+    }
+    (!whom.is_empty()).then(|| whom.join(", "))
+}
+
 /// The issuer and a rotation, as the authority's Secret says beside what is secret.
 fn issuer(common: &Common, after: &After) -> Line {
-    let standing = match &after.authority {
+    let secret = match &after.authority {
         Ok(Some(found)) if found["metadata"]["name"] == cluster::ISSUER_SECRET => {
             let hint =
                 "weft_control_plane_issuer_expiry_timestamp_seconds and weft identity status do";
@@ -82,10 +120,11 @@ fn issuer(common: &Common, after: &After) -> Line {
                 hint,
             );
         }
-        Ok(Some(secret)) => secret["metadata"]["annotations"][cluster::STANDING].as_str(),
+        Ok(Some(secret)) => secret,
         Ok(None) => return ISSUER.skipped("there is no authority: see above", ""),
         Err(trouble) => return ISSUER.untold("where the authority stands", trouble),
     };
+    let standing = secret["metadata"]["annotations"][cluster::STANDING].as_str();
     let standing = standing.and_then(|text| serde_json::from_str::<Value>(text).ok());
     let Some(standing) = standing else {
         return ISSUER.skipped(
@@ -96,11 +135,18 @@ fn issuer(common: &Common, after: &After) -> Line {
     let moment = |name: &str| standing[name].as_i64().unwrap_or_default();
     let (begin, end) = (moment("issuerNotBefore"), moment("issuerNotAfter"));
     let left = end - common.now;
+    let lasts = common.now - moment("since");
+    let waiting_for = waiting_for(secret);
     let rotation = standing["rotation"].as_str().map(|kind| {
         let phase = standing["phase"].as_str().unwrap_or_default();
-        let since = span(common.now - moment("since"));
-        format!("; a rotation of the {kind} is in phase {phase} since {since}")
+        let since = span(lasts);
+        let whom = waiting_for
+            .as_ref()
+            .map(|whom| format!(", waiting for {whom}"));
+        let whom = whom.unwrap_or_default();
+        format!("; a rotation of the {kind} is in phase {phase} since {since}{whom}")
     });
+    let is_held_up = rotation.is_some() && waiting_for.is_some() && lasts >= PATIENCE;
     let rotation = rotation.unwrap_or_default();
     let hint = "it is rotated when a third of its life is left: weft identity status says what is in the \
                 way, and the log of the replica that leads";
@@ -114,6 +160,13 @@ fn issuer(common: &Common, after: &After) -> Line {
     let what = format!("the issuer ends in {}{rotation}", span(left));
     if (left as f64) < (end - begin) as f64 * ISSUER_LEFT {
         return ISSUER.warning(what, hint);
+    }
+    if is_held_up {
+        return ISSUER.warning(
+            what,
+            "their logs say why they do not reach the control plane; of a replica that is not reached, \
+             delete the pod",
+        );
     }
     ISSUER.ok(what)
 }

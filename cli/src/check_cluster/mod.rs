@@ -4,6 +4,7 @@
 //! them. What the user may not read is skipped and said, and so is what hangs on something that failed.
 //! No key is asked for where another field can answer.
 
+mod callers;
 mod certificates;
 mod control_plane;
 mod facts;
@@ -18,9 +19,12 @@ mod tests;
 pub(crate) mod time;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use crate::cluster::ClusterArgs;
+use crate::edges::seen;
 use crate::paint::{self, Paint};
+use crate::proxy_status::ask::Server;
 use facts::{After, Before, Common};
 use fetch::Cluster;
 use line::{Line, State};
@@ -35,6 +39,42 @@ pub(crate) struct Asked<'a> {
     pub(crate) is_before: bool,
     /// For machines.
     pub(crate) json: bool,
+    /// Who is asked who calls whom; nobody where that is not wanted.
+    pub(crate) callers: Option<Callers<'a>>,
+}
+
+/// Who is asked who calls whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Callers<'a> {
+    /// The control plane's admin port.
+    pub(crate) server: &'a Server,
+    /// Who came in plaintext longer ago does not count.
+    pub(crate) window: Duration,
+}
+
+/// What was found of callers, beside checks of something else.
+pub(crate) struct OfCallers(Vec<Line>);
+
+impl OfCallers {
+    /// Asks, and judges.
+    pub(crate) fn ask(asked: Callers<'_>) -> Self {
+        Self(callers::check(&seen::ask(asked.server), asked.window))
+    }
+
+    /// For people.
+    pub(crate) fn text(&self, paint: Paint) -> String {
+        print::lines(&self.0, paint)
+    }
+
+    /// For machines.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::json!(self.0)
+    }
+
+    /// Whether there are warnings.
+    pub(crate) fn warns(&self) -> bool {
+        self.0.iter().any(|line| line.state == State::Warning)
+    }
 }
 
 /// Checks a cluster and prints what was found: whether something failed, and whether there are warnings.
@@ -44,7 +84,11 @@ pub(crate) fn run(asked: &Asked<'_>) -> anyhow::Result<(bool, bool)> {
         .enable_all()
         .build()?;
     let told = Told::new();
-    let lines = runtime.block_on(lines(asked, &told))?;
+    let mut lines = runtime.block_on(lines(asked, &told))?;
+    if let Some(callers) = asked.callers {
+        told.say("who calls whom");
+        lines.extend(OfCallers::ask(callers).0);
+    }
     told.end();
     let out = io::stdout();
     let paint = Paint::of(out.is_terminal() && paint::knows_control_sequences());

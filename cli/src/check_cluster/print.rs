@@ -30,19 +30,7 @@ pub(super) fn object(lines: &[Line], is_before: bool) -> Value {
 
 /// A heading for each category, its checks under it, and a last line that counts.
 pub(super) fn text(lines: &[Line], paint: Paint) -> String {
-    let mut text = String::new();
-    let mut category = "";
-    for line in lines {
-        if line.category != category {
-            if !category.is_empty() {
-                text.push('\n');
-            }
-            category = line.category;
-            text.push_str(&paint.strong(category));
-            text.push('\n');
-        }
-        text += &paragraph(line, paint);
-    }
+    let text = self::lines(lines, paint);
     let states = [
         (State::Failed, "failed"),
         (
@@ -72,6 +60,24 @@ pub(super) fn text(lines: &[Line], paint: Paint) -> String {
         "\n{}: {verdict}.\n",
         counted(lines.len(), "check", "checks")
     )
+}
+
+/// The same without the count.
+pub(super) fn lines(lines: &[Line], paint: Paint) -> String {
+    let mut text = String::new();
+    let mut category = "";
+    for line in lines {
+        if line.category != category {
+            if !category.is_empty() {
+                text.push('\n');
+            }
+            category = line.category;
+            text.push_str(&paint.strong(category));
+            text.push('\n');
+        }
+        text += &paragraph(line, paint);
+    }
+    text
 }
 
 fn paragraph(line: &Line, paint: Paint) -> String {

@@ -125,7 +125,7 @@ fn status(conditions: &[(&str, &str, &str)]) -> Value {
 /// One that begins and ends so long from now.
 fn certificate(name: &str, begins: i64, ends: i64) -> String {
     let at = |seconds: i64| {
-        let since = std::time::Duration::from_secs((NOW + seconds) as u64);
+        let since = Duration::from_secs((NOW + seconds) as u64);
         std::time::UNIX_EPOCH + since
     };
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
@@ -656,6 +656,67 @@ fn standing(begin: i64, end: i64, phase: &Value) -> Value {
         "rotation": phase.as_str().map(|_| "root"), "phase": phase, "since": NOW - 300,
     });
     json!({"metadata": {"annotations": {cluster::STANDING: said.to_string()}}})
+}
+
+/// What is said of a rotation that has lasted for so many seconds.
+fn rotation_line(lasts: i64, waiting_for: &Value) -> (State, String) {
+    let mut secret = standing(NOW - 65 * DAY, NOW + 300 * DAY, &json!("publish"));
+    let annotations = &mut secret["metadata"]["annotations"];
+    let said = annotations[cluster::STANDING].as_str().unwrap();
+    let mut said: Value = serde_json::from_str(said).unwrap();
+    said["since"] = json!(NOW - lasts);
+    annotations[cluster::STANDING] = json!(said.to_string());
+    annotations[cluster::WAITING_FOR] = json!(waiting_for.to_string());
+    let (common, mut after) = good();
+    after.authority = Ok(Some(secret));
+    let lines = judge_after(&common, &after);
+    let mut lines = lines.into_iter().filter(|line| line.check == "issuer");
+    let line = lines.next().unwrap();
+    (line.state, line.what)
+}
+
+#[test]
+fn whom_a_rotation_waits_for_is_named() {
+    let begin = "the issuer ends in 300 days; a rotation of the root is in phase publish since ";
+    let two = json!({"bundle": false, "replicas": [], "sidecars": 2,
+        "sidecarNames": ["shop/web-1", "shop/web-2"]});
+    assert_eq!(
+        rotation_line(60, &two),
+        (
+            State::Ok,
+            format!("{begin}60 s, waiting for 2 sidecars (shop/web-1, shop/web-2)")
+        )
+    );
+    assert_eq!(
+        rotation_line(600, &two),
+        (
+            State::Warning,
+            format!("{begin}10 min, waiting for 2 sidecars (shop/web-1, shop/web-2)")
+        )
+    );
+    let many: Vec<String> = (0..10).map(|number| format!("shop/web-{number}")).collect();
+    let all = json!({"bundle": true, "replicas": ["control-plane-1"], "sidecars": 40,
+        "sidecarNames": many});
+    assert_eq!(
+        rotation_line(3600, &all),
+        (
+            State::Warning,
+            format!(
+                "{begin}60 min, waiting for the trust bundle in every namespace, 1 replica \
+                 (control-plane-1), 40 sidecars ({}, and 30 more)",
+                many.join(", ")
+            )
+        )
+    );
+    // Nobody, and what is no JSON of ours.
+    for nobody in [
+        json!({}),
+        json!("x"),
+        json!({"sidecars": 0, "replicas": []}),
+    ] {
+        let (state, what) = rotation_line(3600, &nobody);
+        assert_eq!((state, what), (State::Ok, format!("{begin}60 min")));
+    }
 }
 
 #[test]

@@ -1,31 +1,37 @@
 //! Columns of words that fit into a screen.
 
 /// What lines fit into.
-pub(super) const WIDTH: usize = 100;
+pub(crate) const WIDTH: usize = 100;
 /// Between columns.
-const GAP: usize = 2;
+pub(crate) const GAP: usize = 2;
 /// No column but the last is wider.
 const MAX_COLUMN: usize = 44;
 
 /// Rows of cells, each wrapped inside its column; the last column takes what is left. A line break
 /// in a cell stays one.
 pub(crate) fn table(indent: usize, rows: &[Vec<String>]) -> Vec<String> {
+    self::rows(indent, MAX_COLUMN, rows)
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// The same, with the lines of each row by themselves. No column but the last is wider than `widest`.
+pub(crate) fn rows(indent: usize, widest: usize, rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let mut widths: Vec<usize> = (0..columns)
         .map(|column| {
             let cells = rows.iter().filter_map(|row| row.get(column));
             let lines = cells.flat_map(|cell| cell.lines());
-            let widest = lines.map(|line| line.chars().count()).max().unwrap_or(0);
-            widest.min(MAX_COLUMN)
+            let longest = lines.map(|line| line.chars().count()).max().unwrap_or(0);
+            longest.min(widest)
         })
         .collect();
     if let Some((last, rest)) = widths.split_last_mut() {
         let taken: usize = rest.iter().map(|width| width + GAP).sum();
         *last = WIDTH.saturating_sub(indent + taken).max(1);
     }
-    rows.iter()
-        .flat_map(|row| lines(indent, row, &widths))
-        .collect()
+    rows.iter().map(|row| lines(indent, row, &widths)).collect()
 }
 
 /// Words in lines that fit; lines after the first are indented a little more.

@@ -7,7 +7,7 @@ pub(crate) mod ask;
 mod status;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

@@ -140,7 +140,7 @@ fn ago(seconds: Option<f64>) -> String {
 }
 
 /// Two units at most: `12s`, `3m20s`, `5h12m`, `3d4h`.
-fn age(seconds: f64) -> String {
+pub(crate) fn age(seconds: f64) -> String {
     let seconds = seconds as u64;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use weft_proto::names::cluster::{
     AUTHORITY_KEY, AUTHORITY_SECRET, MANAGED_BY, MANAGED_BY_LABEL, ROTATE, STANDING, TRUST_BUNDLE,
-    TRUST_BUNDLE_KEY,
+    TRUST_BUNDLE_KEY, WAITING_FOR,
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -255,12 +255,15 @@ impl SecretStore {
         let Some(mut secret) = secret.map_err(said)?.map(Wiped::from) else {
             return Ok(None);
         };
-        let asked = secret.metadata.annotations.as_ref();
-        let asked = asked.and_then(|all| all.get(ROTATE));
+        let annotations = secret.metadata.annotations.as_ref();
+        let annotation = |name| annotations.and_then(|all| all.get(name));
+        let asked = annotation(ROTATE).and_then(|kind| kind.parse().ok());
+        let waiting_for = annotation(WAITING_FOR).cloned();
         let text = state(&secret).unwrap_or_default().to_vec();
         Ok(Some(Kept {
             text: Zeroizing::new(text),
-            asked: asked.and_then(|kind| kind.parse().ok()),
+            asked,
+            waiting_for,
             version: std::mem::take(&mut secret.metadata.resource_version).unwrap_or_default(),
         }))
     }
@@ -315,6 +318,7 @@ impl Store for SecretStore {
             }
             let annotations = secret.metadata.annotations.get_or_insert_default();
             annotations.insert(STANDING.to_owned(), next.standing());
+            annotations.remove(WAITING_FOR);
             forget(secret);
         };
         self.change(&over.version, change).boxed()
@@ -322,6 +326,21 @@ impl Store for SecretStore {
 
     fn forget_asked<'a>(&'a self, kept: &'a Kept) -> BoxFuture<'a, Result<Written, StoreError>> {
         self.change(&kept.version, forget).boxed()
+    }
+
+    fn say_waiting<'a>(
+        &'a self,
+        waiting_for: Option<&'a str>,
+        kept: &'a Kept,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        let change = move |secret: &mut Secret| {
+            let annotations = secret.metadata.annotations.get_or_insert_default();
+            match waiting_for {
+                Some(text) => annotations.insert(WAITING_FOR.to_owned(), text.to_owned()),
+                None => annotations.remove(WAITING_FOR),
+            };
+        };
+        self.change(&kept.version, change).boxed()
     }
 
     fn published<'a>(&'a self, bundle: &'a TrustBundle) -> BoxFuture<'a, Published> {

@@ -28,6 +28,7 @@ impl DirectoryStore {
             // What was read is what a write is compared with.
             version: String::new(),
             asked: None,
+            waiting_for: None,
         }))
     }
 }
@@ -63,6 +64,15 @@ impl Store for DirectoryStore {
 
     fn forget_asked<'a>(&'a self, _: &'a Kept) -> BoxFuture<'a, Result<Written, StoreError>> {
         // Nothing is asked by file.
+        Box::pin(ready(Ok(Written::Done)))
+    }
+
+    fn say_waiting<'a>(
+        &'a self,
+        _: Option<&'a str>,
+        _: &'a Kept,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        // Whoever may read the directory may ask the process.
         Box::pin(ready(Ok(Written::Done)))
     }
 

@@ -27,7 +27,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 pub use directory::{DirectoryStore, FilesGiver, GivenFiles};
 pub use given::{GivenKeeper, Giver};
@@ -36,8 +36,9 @@ pub use store::{Kept, Store, StoreError, Written};
 
 use gauges::Gauges;
 use hearing::{InStep, heard, longest_leaf};
+use status::Waiting;
 
-use crate::identity::rotation::{Heard, Kind, Next, Published, Timing};
+use crate::identity::rotation::{Heard, Kind, Next, Published, Rotation, Timing};
 use crate::identity::{Authority, BeginError, Document, Fingerprint, Lifetimes, due_at};
 use crate::serve::Metrics;
 use crate::serve::admin::Trusted;
@@ -47,6 +48,9 @@ use crate::serve::replicas::{Replicas, Standpoint};
 const TICK: Duration = Duration::from_secs(2);
 /// The longest pause between tries while it cannot be read.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a phase has lasted before it is said whom it waits for, and how often that is said anew: what is
+/// over in moments is not worth a write.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 /// Requests that wait for their turn.
 const MAX_ORDERS: usize = 4;
 
@@ -124,6 +128,8 @@ struct Seen {
     /// What is wrong with what is kept.
     problem: Option<String>,
     published: Published,
+    /// When it was said last whom a rotation waits for.
+    said: Option<Instant>,
 }
 
 impl Keeper {
@@ -180,17 +186,9 @@ impl Keeper {
 
     /// Begins a rotation here, or asks whoever leads.
     pub async fn rotate(&self, kind: Kind) -> Result<Accepted, Refused> {
-        if let Some(underway) = &self.document().underway {
-            let rotation = underway.rotation;
-            let (kind, phase) = (rotation.kind, rotation.phase);
-            return Err(BeginError::Underway { kind, phase }.into());
-        }
+        none_under_way(&self.document())?;
         if !self.store.leads() {
-            let asked = self.store.ask(kind).await;
-            return match asked {
-                Ok(()) => Ok(Accepted::Asked),
-                Err(error) => Err(Refused::Store(error.to_string())),
-            };
+            return self.ask(kind).await;
         }
         let (answer, answered) = oneshot::channel();
         let order = Order { kind, answer };
@@ -198,6 +196,19 @@ impl Keeper {
         sent.map_err(|_| Refused::Away)?;
         let answer = answered.await.map_err(|_| Refused::Away)?;
         answer.map(|()| Accepted::Begun)
+    }
+
+    async fn ask(&self, kind: Kind) -> Result<Accepted, Refused> {
+        let away = |error: StoreError| Refused::Store(error.to_string());
+        // Whoever leads may have begun one a moment ago, of which this process has not heard yet.
+        if let Some(kept) = self.store.read().await.map_err(away)?
+            && let Ok(newest) =
+                Document::parse(&kept.text, self.authority.trust_domain(), SystemTime::now())
+        {
+            none_under_way(&newest)?;
+        }
+        self.store.ask(kind).await.map_err(away)?;
+        Ok(Accepted::Asked)
     }
 
     /// Where it stands, for people and programs.
@@ -335,7 +346,7 @@ impl Keeper {
             return wanted.map_or(Ok(()), |_| Err(refused.into()));
         }
         let next = match rotation.next(now, heard, &timing) {
-            Next::Wait => return Ok(()),
+            Next::Wait => return self.say_waiting(rotation, kept, standpoints, now).await,
             Next::Sign(until) => {
                 if heard.in_step_for.is_none() {
                     tracing::warn!(
@@ -349,6 +360,35 @@ impl Keeper {
             Next::Retire => document.retire(longest),
         };
         self.write(next, kept).await
+    }
+
+    /// Says beside the state whom a phase waits for, where that has changed.
+    async fn say_waiting(
+        &self,
+        rotation: Rotation,
+        kept: &Kept,
+        standpoints: &[Standpoint],
+        now: SystemTime,
+    ) -> Result<(), Refused> {
+        let (published, said) = {
+            let seen = self.seen.lock();
+            (seen.published, seen.said)
+        };
+        let is_young = now < rotation.since + SAID_EVERY;
+        if is_young || said.is_some_and(|said| said.elapsed() < SAID_EVERY) {
+            return Ok(());
+        }
+        let bundle = published != Published::Everywhere;
+        let waiting = Waiting::of(rotation.phase, &self.authority, bundle, standpoints);
+        let waiting = waiting.to_json();
+        if waiting == kept.waiting_for {
+            return Ok(());
+        }
+        self.seen.lock().said = Some(Instant::now());
+        // Overtaken: the next look says it.
+        let said = self.store.say_waiting(waiting.as_deref(), kept).await;
+        said.map(|_| ())
+            .map_err(|error| Refused::Store(error.to_string()))
     }
 
     /// What is old enough. A root's rotation makes an issuer too.
@@ -414,6 +454,15 @@ impl Trusted for Keeper {
             Ok(format!("a rotation of the {kind} {done}"))
         })
     }
+}
+
+fn none_under_way(document: &Document) -> Result<(), BeginError> {
+    let Some(underway) = &document.underway else {
+        return Ok(());
+    };
+    let rotation = underway.rotation;
+    let (kind, phase) = (rotation.kind, rotation.phase);
+    Err(BeginError::Underway { kind, phase })
 }
 
 fn tell(how: &str, document: &Document) {

@@ -182,6 +182,13 @@ impl Certificate {
 }
 
 impl Waiting {
+    /// `None` where nobody is waited for.
+    pub(super) fn to_json(&self) -> Option<String> {
+        let is_nobody = !self.bundle && self.replicas.is_empty() && self.sidecars == 0;
+        let text = (!is_nobody).then(|| serde_json::to_string(self));
+        text.map(|text| text.expect("plain values"))
+    }
+
     pub(super) fn of(
         phase: Phase,
         authority: &Authority,

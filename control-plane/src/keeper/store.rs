@@ -14,7 +14,7 @@ pub trait Store: Send + Sync + 'static {
     fn leads(&self) -> bool;
     /// What is kept; `None` where it is gone.
     fn read(&self) -> BoxFuture<'_, Result<Option<Kept>, StoreError>>;
-    /// Puts a state in the place of the one that was read, and with it takes away what was asked.
+    /// Puts a state in the place of the one that was read, and with it takes away what was asked and said.
     fn write<'a>(
         &'a self,
         next: &'a Document,
@@ -22,6 +22,13 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Written, StoreError>>;
     /// Takes away what was asked, and leaves the rest as it is.
     fn forget_asked<'a>(&'a self, kept: &'a Kept) -> BoxFuture<'a, Result<Written, StoreError>>;
+    /// Says beside the state whom its rotation waits for, for whoever may look at what it is kept in and not
+    /// inside; `None`: for nobody.
+    fn say_waiting<'a>(
+        &'a self,
+        waiting_for: Option<&'a str>,
+        kept: &'a Kept,
+    ) -> BoxFuture<'a, Result<Written, StoreError>>;
     /// How far the bundle has come to where sidecars boot from.
     fn published<'a>(&'a self, bundle: &'a TrustBundle) -> BoxFuture<'a, Published>;
     /// Asks whoever leads for a rotation.
@@ -36,6 +43,8 @@ pub struct Kept {
     pub version: String,
     /// A rotation that was asked for.
     pub asked: Option<Kind>,
+    /// Whom a rotation waits for, as it was said last.
+    pub waiting_for: Option<String>,
 }
 
 /// What became of a write.

@@ -1,7 +1,7 @@
 //! One keeper, and two of them on one store, with time as an argument.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
@@ -12,7 +12,9 @@ use zeroize::Zeroizing;
 use super::{InStep, Keeper, Kept, Refused, Store, StoreError, Written};
 use crate::identity::rotation::{Kind, Phase, Published, Timing};
 use crate::identity::tests::given::Root;
-use crate::identity::{Authority, Document, Fingerprint, GivenText, Lifetimes, TrustBundle};
+use crate::identity::{
+    Authority, BeginError, Document, Fingerprint, GivenText, Lifetimes, TrustBundle,
+};
 use crate::serve::Metrics;
 use crate::serve::admin::Trusted;
 use crate::serve::counts::Trust;
@@ -28,6 +30,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 struct Memory {
     kept: Arc<Mutex<Option<String>>>,
     asked: Arc<Mutex<Option<Kind>>>,
+    waiting_for: Arc<Mutex<Option<String>>>,
+    /// How often the last one was said.
+    said: Arc<AtomicU32>,
     published: Arc<Mutex<Published>>,
     /// Fails every call.
     away: Arc<AtomicBool>,
@@ -40,6 +45,8 @@ impl Memory {
         Self {
             kept: Arc::new(Mutex::new(Some(made.unwrap().to_string()))),
             asked: Arc::default(),
+            waiting_for: Arc::default(),
+            said: Arc::default(),
             published: Arc::new(Mutex::new(Published::Everywhere)),
             away: Arc::default(),
             leads: Arc::new(AtomicBool::new(true)),
@@ -82,6 +89,7 @@ impl Store for Memory {
             version: text.clone(),
             text: Zeroizing::new(text.into_bytes()),
             asked: *self.asked.lock(),
+            waiting_for: self.waiting_for.lock().clone(),
         });
         ready(Ok(kept)).boxed()
     }
@@ -97,11 +105,22 @@ impl Store for Memory {
         }
         *kept = Some(next.to_text().to_string());
         *self.asked.lock() = None;
+        *self.waiting_for.lock() = None;
         ready(Ok(Written::Done)).boxed()
     }
 
     fn forget_asked<'a>(&'a self, _: &'a Kept) -> BoxFuture<'a, Result<Written, StoreError>> {
         *self.asked.lock() = None;
+        ready(Ok(Written::Done)).boxed()
+    }
+
+    fn say_waiting<'a>(
+        &'a self,
+        waiting_for: Option<&'a str>,
+        _: &'a Kept,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.said.fetch_add(1, Ordering::Relaxed);
+        *self.waiting_for.lock() = waiting_for.map(str::to_owned);
         ready(Ok(Written::Done)).boxed()
     }
 
@@ -255,6 +274,46 @@ async fn a_root_is_replaced_phase_by_phase() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_is_said_whom_a_rotation_waits_for() {
+    let store = Memory::new();
+    let mut process = Process::start(&store);
+    let said = |store: &Memory| {
+        let text = store.waiting_for.lock().clone();
+        text.map(|text| serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let unheard = Standpoint {
+        replica: "10.0.0.9".to_owned(),
+        trust: None,
+    };
+    process.round(Some(Kind::Root), &[], 0).await.unwrap();
+    // What is over in moments is not said.
+    process.round(None, &[], 3).await.unwrap();
+    assert_eq!(said(&store), None);
+    process.go_on(1, &[unheard], 3).await;
+    let waiting = said(&store).unwrap();
+    assert_eq!(waiting["replicas"], serde_json::json!(["10.0.0.9"]));
+    assert_eq!(waiting["sidecars"], 3);
+    assert_eq!(waiting["bundle"], false);
+    assert_eq!(store.said.load(Ordering::Relaxed), 1);
+    // Not anew, however long it lasts; and what changes again in the same moment is said later.
+    process.go_on(5, &[], 3).await;
+    assert_eq!(store.said.load(Ordering::Relaxed), 2);
+    for lagging in [1, 2, 3, 4] {
+        process.round(None, &[], lagging).await.unwrap();
+    }
+    assert_eq!(store.said.load(Ordering::Relaxed), 3);
+    process.go_on(1, &[], 0).await;
+    assert_eq!(said(&store), None);
+    assert_eq!(store.said.load(Ordering::Relaxed), 4);
+    process.go_on(20, &[], 0).await;
+    assert_eq!(store.phase(), Some((Kind::Root, Phase::Sign)));
+    // Who does not lead says nothing.
+    let mut follower = Process::start(&store.other(false));
+    follower.go_on(2, &[], 5).await;
+    assert_eq!(store.said.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_does_not_confirm_is_waited_for_as_long_as_a_leaf_lives() {
     let store = Memory::new();
     let mut process = Process::start(&store);
@@ -321,6 +380,16 @@ async fn who_does_not_lead_asks() {
     leader.round(None, &[], 0).await.unwrap();
     assert_eq!(store.phase(), Some((Kind::Issuer, Phase::Sign)));
     assert_ne!(leader.authority.stand().issuer, issuer);
+    assert_eq!(*store.asked.lock(), None);
+    // It has not looked since, and still knows better than to ask.
+    let refused = follower.keeper.rotate(Kind::Root).await;
+    assert_eq!(
+        refused,
+        Err(Refused::Begin(BeginError::Underway {
+            kind: Kind::Issuer,
+            phase: Phase::Sign
+        }))
+    );
     assert_eq!(*store.asked.lock(), None);
     // Asked for meanwhile: forgotten, not kept for later.
     *store.asked.lock() = Some(Kind::Root);

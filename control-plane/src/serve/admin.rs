@@ -1,6 +1,7 @@
-//! The admin listener: health and metrics for everybody, status and rotations for loopback only. The status of one
+//! The admin listener: health and metrics for everybody, status, edges and rotations for loopback only. The status of one
 //! replica has the sidecars of all, and says which replica did not answer.
 
+mod edges;
 mod proxies;
 
 use std::convert::Infallible;
@@ -40,6 +41,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// What a rotation is asked for with; behind it, of what.
 const ROTATE: &str = "/identity/rotate/";
 const LOOPBACK_ONLY: &str = "from loopback only\n";
+const NOT_SERVING: &str = "this replica does not serve yet\n";
 const NOT_YET: &str = "the authority is not there yet\n";
 
 /// What the admin listener shows.
@@ -135,7 +137,8 @@ impl Admin {
             }
             "/status" if is_loopback(peer) => json_response(StatusCode::OK, &self.status().await),
             "/identity" if is_loopback(peer) => self.identity(),
-            "/status" | "/identity" => text(StatusCode::FORBIDDEN, LOOPBACK_ONLY),
+            "/edges" if is_loopback(peer) => self.edges().await,
+            "/status" | "/identity" | "/edges" => text(StatusCode::FORBIDDEN, LOOPBACK_ONLY),
             _ => text(StatusCode::NOT_FOUND, "no such page\n"),
         }
     }
@@ -146,6 +149,15 @@ impl Admin {
             Some(keeper) => json_response(StatusCode::OK, &keeper.status()),
             None => text(StatusCode::SERVICE_UNAVAILABLE, NOT_YET),
         }
+    }
+
+    async fn edges(&self) -> Response<Full<Bytes>> {
+        let replicas = self.replicas.borrow().clone();
+        let Some(replicas) = replicas else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, NOT_SERVING);
+        };
+        let edges = replicas.ask_edges().await;
+        json_response(StatusCode::OK, &edges::describe(&edges))
     }
 
     async fn rotate(&self, peer: SocketAddr, kind: &str) -> Response<Full<Bytes>> {

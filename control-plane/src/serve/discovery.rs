@@ -322,7 +322,10 @@ impl Stream {
                 );
                 self.answered(key, version, Some(reason));
             }
-            Some(client_message::Kind::Report(report)) => self.membership.reported(report),
+            Some(client_message::Kind::Report(report)) => {
+                let model = self.discovery.memo.model();
+                self.membership.reported(report, &model);
+            }
             Some(client_message::Kind::CommandReply(reply)) => self.membership.replied(reply),
             // A newer sidecar may say what this build does not know.
             None => {}

@@ -28,6 +28,7 @@ pub struct Metrics {
     pub(super) connections_over_limit: Counter,
     pub(super) handshakes_failed: Counter,
     pub(super) acks_dropped: Counter,
+    pub(super) reports_cut: Counter,
     pub(super) peers_refused: Counter,
     pub(super) peers: Gauge,
     pub(super) peers_lost: Counter,
@@ -82,6 +83,7 @@ impl Metrics {
             connections_over_limit: refusal(&recorder, "connection_limit"),
             handshakes_failed: refusal(&recorder, "handshake"),
             acks_dropped: refusal(&recorder, "ack_limit"),
+            reports_cut: refusal(&recorder, "report_limit"),
             peers_refused: refusal(&recorder, "replica"),
             peers: gauge(
                 &recorder,

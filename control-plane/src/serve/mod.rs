@@ -5,6 +5,7 @@
 //! * `discovery`: one stream from hello to end; `session` is its bookkeeping.
 //! * `memo`: what is compiled and encoded, once for all streams.
 //! * [`counts`]: how many sidecars run which policy.
+//! * [`edges`]: who called whom, as sidecars report.
 //! * [`replicas`]: the same over all replicas, and who is connected to which.
 //! * [`streams`]: who is connected, what they acknowledged; commands to them.
 //! * [`admin`]: health, metrics, status.
@@ -18,6 +19,7 @@ mod codec;
 mod connection;
 pub mod counts;
 mod discovery;
+pub mod edges;
 mod memo;
 mod metrics;
 pub mod replicas;

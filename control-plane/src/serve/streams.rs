@@ -7,11 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use weft_proto::discovery::{Command, CommandReply, Report, ResourceKey, Version};
+use weft_proto::replica::EdgesResponse;
 
+use super::edges::{Book, Reporter};
 use super::metrics::Metrics;
 use super::session::MAX_SUBSCRIPTIONS;
-use crate::index::Name;
+use crate::index::{Model, Name};
 
 /// Workloads with an open stream.
 const MAX_WORKLOADS: usize = 10_000;
@@ -27,6 +30,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Streams {
     metrics: Arc<Metrics>,
     connected: Mutex<Connected>,
+    /// Locked inside of `connected`, or alone.
+    edges: Mutex<Book>,
     commands: Mutex<HashMap<u64, WaitingCommand>>,
     next_id: AtomicU64,
     changed: Notify,
@@ -47,8 +52,6 @@ pub struct ConnectedWorkload {
     pub since: SystemTime,
     /// Its last answer per resource, or what it had of it before this stream.
     pub acks: Vec<(ResourceKey, Acknowledgement)>,
-    /// Its last report, if there was one.
-    pub report: Option<Report>,
 }
 
 /// A sidecar's answer to an update.
@@ -130,7 +133,6 @@ struct Entry {
     commands: mpsc::Sender<Command>,
     /// Copied before a change where somebody looks at it meanwhile.
     held: Arc<HeldResources>,
-    report: Option<Report>,
 }
 
 struct WaitingCommand {
@@ -144,6 +146,7 @@ impl Streams {
         Self {
             metrics,
             connected: Mutex::default(),
+            edges: Mutex::default(),
             commands: Mutex::default(),
             next_id: AtomicU64::new(1),
             changed: Notify::new(),
@@ -170,6 +173,11 @@ impl Streams {
         };
         all.sort_by(|a, b| a.introduction.workload.cmp(&b.introduction.workload));
         all
+    }
+
+    /// What sidecars reported that are connected, or were a moment ago.
+    pub(super) fn edges(&self, replica: &str) -> EdgesResponse {
+        self.edges.lock().list(replica, Instant::now())
     }
 
     /// Everybody who is connected, by name.
@@ -232,7 +240,6 @@ impl Streams {
             since: SystemTime::now(),
             commands,
             held: Arc::default(),
-            report: None,
         };
 
         let mut connected = self.connected.lock();
@@ -332,11 +339,19 @@ impl Membership {
     }
 
     /// Keeps a report in the place of the one before.
-    pub(super) fn reported(&self, report: Report) {
-        let mut connected = self.streams.connected.lock();
-        let entry = connected.workloads.get_mut(&self.workload);
-        if let Some(entry) = entry.filter(|entry| entry.id == self.id) {
-            entry.report = Some(report);
+    pub(super) fn reported(&self, report: Report, model: &Model) {
+        let connected = self.streams.connected.lock();
+        let entry = connected.workloads.get(&self.workload);
+        let Some(entry) = entry.filter(|entry| entry.id == self.id) else {
+            return;
+        };
+        let reporter = Reporter {
+            workload: &self.workload,
+            service_account: &entry.introduction.service_account,
+        };
+        let mut edges = self.streams.edges.lock();
+        if !edges.hear(reporter, report, model, Instant::now()) {
+            self.streams.metrics.reports_cut.increment(1);
         }
     }
 
@@ -361,6 +376,10 @@ impl Drop for Membership {
                 && let Some(entry) = connected.workloads.remove(&self.workload)
             {
                 connected.held -= entry.held.len();
+                self.streams
+                    .edges
+                    .lock()
+                    .gone(&self.workload, Instant::now());
                 self.streams.changed.notify_one();
             }
             let count = connected.workloads.len();
@@ -396,7 +415,6 @@ impl Entry {
                 .iter()
                 .filter_map(|(key, held)| Some((key.clone(), held.answer()?)))
                 .collect(),
-            report: self.report.clone(),
         }
     }
 }

@@ -46,6 +46,7 @@ impl Certificates {
                 "roots": current.roots().len(),
                 "rootFingerprints": current.roots().iter().map(fingerprint).collect::<Vec<_>>(),
                 "issuerFingerprint": current.issuer().map(fingerprint),
+                "renewsAt": self.certify.next_renewal().map(unix_seconds),
                 "certificatesIssued": self.certify.successes(),
                 "certificateFailures": self.certify.failures(),
                 "lastError": last_error,

@@ -271,6 +271,8 @@ impl Sidecar {
             drain: Arc::clone(&drain),
         });
         discovery.set_handler(Arc::clone(&state) as _);
+        let edges = Arc::clone(telemetry.edges());
+        discovery.set_reporter(Arc::new(move |anew| edges.report(anew)));
         let admin = AdminServer::new(state, Arc::clone(&telemetry));
         control.spawn("admin", async move {
             match TcpListener::from_std(admin_socket) {

@@ -48,8 +48,11 @@ pub const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// No name of a service is longer than this: a host name and a port.
 const MAX_AUTHORITY: usize = 253 + ":65535".len();
 
-/// Makes reports; `None` when there is nothing to say.
-pub type Reporter = Arc<dyn Fn() -> Option<wire::Report> + Send + Sync>;
+/// So soon after a stream begins, for the first time.
+pub const FIRST_REPORT: Duration = Duration::from_secs(1);
+/// Makes reports; `None` when there is nothing new to say. The first of a stream (`true`) says everything
+/// anew.
+pub type Reporter = Arc<dyn Fn(bool) -> Option<wire::Report> + Send + Sync>;
 
 /// What this sidecar knows. Cheap to clone; used from any thread.
 #[derive(Clone)]
@@ -179,7 +182,7 @@ impl Discovery {
         self.0.hooks.lock().handler = Some(handler);
     }
 
-    /// Asks `reporter` every [`REPORT_INTERVAL`] what to tell the control plane.
+    /// Asks `reporter` [`FIRST_REPORT`] after a stream begins and every [`REPORT_INTERVAL`] what to tell the control plane.
     pub fn set_reporter(&self, reporter: Reporter) {
         self.0.hooks.lock().reporter = Some(reporter);
     }

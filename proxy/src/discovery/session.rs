@@ -56,6 +56,7 @@ pub(super) struct Session<'a> {
     shared: &'a Shared,
     identity: &'a Identity,
     greeted: bool,
+    reported: bool,
     outbox: VecDeque<wire::ClientMessage>,
     /// Resources of which this replica has an older version, and since when.
     lagging: HashMap<Key, Instant>,
@@ -72,6 +73,7 @@ impl<'a> Session<'a> {
             shared,
             identity,
             greeted: false,
+            reported: false,
             outbox: VecDeque::new(),
             lagging: HashMap::new(),
         };
@@ -132,7 +134,8 @@ impl<'a> Session<'a> {
     /// Reports, where somebody has something to say.
     pub(super) fn report(&mut self) -> Result<(), Broken> {
         let reporter = self.shared.hooks.lock().reporter.clone();
-        if let Some(report) = reporter.and_then(|reporter| reporter()) {
+        if let Some(report) = reporter.and_then(|reporter| reporter(!self.reported)) {
+            self.reported = true;
             // The newest wins: one that still waits is out of date.
             self.outbox
                 .retain(|message| !matches!(message.kind, Some(Say::Report(_))));

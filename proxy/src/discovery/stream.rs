@@ -10,7 +10,7 @@ use weft_proto::discovery::discovery_client::DiscoveryClient;
 
 use super::session::{Broken, Session};
 use super::table::Change;
-use super::{REPORT_INTERVAL, Shared};
+use super::{FIRST_REPORT, REPORT_INTERVAL, Shared};
 use crate::identity::control_plane::{Channel, ConnectError};
 use crate::identity::{ControlPlane, Credentials, Identity};
 
@@ -115,7 +115,7 @@ async fn listen(
         .map_err(|_| StreamEnd::HelloTimeout)??
         .into_inner();
 
-    let mut report = interval_at(Instant::now() + REPORT_INTERVAL, REPORT_INTERVAL);
+    let mut report = interval_at(Instant::now() + FIRST_REPORT, REPORT_INTERVAL);
     report.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let patience_ends = session.patience_ends();

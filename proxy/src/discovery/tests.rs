@@ -552,7 +552,7 @@ async fn only_the_newest_report_waits() {
     let (mut session, _, _) = bench.stream();
     session.report().unwrap();
     assert!(drain(&mut session).is_empty());
-    discovery.set_reporter(Arc::new(|| Some(wire::Report::default())));
+    discovery.set_reporter(Arc::new(|_| Some(wire::Report::default())));
     session.report().unwrap();
     session.report().unwrap();
     assert!(matches!(&drain(&mut session)[..], [Said::Report(_)]));

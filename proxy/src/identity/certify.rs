@@ -49,6 +49,7 @@ pub struct CertifyStatus(Arc<Counters>);
 #[derive(Debug, Default)]
 struct Counters {
     last_error: ArcSwapOption<String>,
+    renews_at: ArcSwapOption<SystemTime>,
     successes: AtomicU64,
     failures: AtomicU64,
 }
@@ -111,6 +112,7 @@ impl Certifier {
                         "certificate in force"
                     );
                     self.wait_for_renewal(&credentials).await;
+                    self.status.renewing();
                 }
                 Err(error) => {
                     let delay = backoff(failures, fastrand::f64());
@@ -164,6 +166,7 @@ impl Certifier {
     async fn wait_for_renewal(&self, credentials: &Credentials) {
         let due = SystemTime::now()
             + renewal_delay(SystemTime::now(), credentials.not_after(), fastrand::f64());
+        self.status.renews_at(due);
         let due_by_the_clock = async {
             while let Ok(left) = due.duration_since(SystemTime::now()) {
                 sleep(left.min(CLOCK_CHECK)).await;
@@ -185,6 +188,11 @@ impl CertifyStatus {
         self.0.last_error.load_full()
     }
 
+    /// When the next certificate is asked for, by this machine's clock; `None` while one is.
+    pub fn next_renewal(&self) -> Option<SystemTime> {
+        self.0.renews_at.load().as_deref().copied()
+    }
+
     /// Certificates received.
     pub fn successes(&self) -> u64 {
         self.0.successes.load(Ordering::Relaxed)
@@ -193,6 +201,14 @@ impl CertifyStatus {
     /// Attempts that failed.
     pub fn failures(&self) -> u64 {
         self.0.failures.load(Ordering::Relaxed)
+    }
+
+    fn renews_at(&self, due: SystemTime) {
+        self.0.renews_at.store(Some(Arc::new(due)));
+    }
+
+    fn renewing(&self) {
+        self.0.renews_at.store(None);
     }
 
     fn succeeded(&self) {

@@ -20,7 +20,7 @@ mod revoke;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +45,9 @@ use crate::net::age::AgeCap;
 use crate::net::closing::{Closing, Phase};
 use crate::net::{AppDialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
-use crate::policy::{InboundPolicy, MtlsMode, Protocol};
+use crate::policy::{InboundPolicy, MtlsMode, Protocol, ServiceRef};
 use crate::tcp::{self, Progress};
+use crate::telemetry::edges::{Caller, EdgeTls, Visit};
 use crate::telemetry::{TcpConnection, TcpLabels, Telemetry, Tls};
 use app::Apps;
 use authorize::{Admission, Decision, Wish, admit, authorize, has_request_rules};
@@ -145,10 +146,17 @@ enum Client {
     Application,
 }
 
+/// TLS of the application's own, as far as bytes are that.
+enum OwnTls {
+    /// They are something else.
+    No,
+    /// With the host that it asks for.
+    Asks(Option<Arc<str>>),
+}
+
 /// What a connection turned out to be.
 enum Opened {
-    /// With the host that the application's own TLS asks for.
-    Bytes(Io, Peer, Option<Arc<str>>),
+    Bytes(Io, Peer, OwnTls),
     /// The application spoke first, on a connection that is made already.
     Greeted(Io, App),
     Http(Io, Version, Peer, Client),
@@ -237,17 +245,24 @@ impl Inbound {
             Ok(opened) => opened,
             Err(refused) => {
                 tracing::info!(port = address.port(), %refused, "inbound connection refused");
+                if refused.outcome == Outcome::MtlsRequired {
+                    self.visit(&port, &Peer::unknown(), client)
+                        .refused(Instant::now());
+                }
                 self.count_refused(&port, &Peer::unknown(), Tls::None, refused.outcome);
                 return;
             }
         };
         match opened {
-            Opened::Bytes(io, peer, sni) => {
-                Box::pin(self.bytes(io, None, &port, &peer, sni, closing)).await;
+            Opened::Bytes(io, peer, own_tls) => {
+                let visit = self.visit(&port, &peer, client);
+                Box::pin(self.bytes(io, None, &port, &peer, (own_tls, visit), closing)).await;
             }
             Opened::Greeted(io, app) => {
                 let peer = Peer::unknown();
-                Box::pin(self.bytes(io, Some(app), &port, &peer, None, closing)).await;
+                let visit = self.visit(&port, &peer, client);
+                let call = (OwnTls::No, visit);
+                Box::pin(self.bytes(io, Some(app), &port, &peer, call, closing)).await;
             }
             Opened::Http(io, version, peer, whose) => {
                 let from_sidecar = peer.id.is_some();
@@ -306,7 +321,7 @@ impl Inbound {
             return Ok(Opened::Nothing);
         }
         let verdict = in_time(read_verdict(&mut tcp, &mut buffer)).await?;
-        let mut server_name = None;
+        let mut own_tls = OwnTls::No;
         if verdict == Verdict::Tls {
             match in_time(read_hello(&mut tcp, &mut buffer)).await? {
                 HelloVerdict::Mesh => {
@@ -314,12 +329,12 @@ impl Inbound {
                     return open_mesh(stream, peer, alpn, port).await;
                 }
                 HelloVerdict::NeedMore => return Ok(Opened::Nothing),
-                HelloVerdict::Foreign { sni } => server_name = sni.map(Arc::from),
+                HelloVerdict::Foreign { sni } => own_tls = OwnTls::Asks(sni.map(Arc::from)),
                 HelloVerdict::NotTls => {}
             }
         }
         let io = Io::new(Stream::Tcp(Rewind::with_prefix(buffer, tcp)));
-        open_plain(io, verdict, server_name, port)
+        open_plain(io, verdict, own_tls, port)
     }
 
     /// Waits for the client's first bytes, into `heard`; none where it left without a word.
@@ -376,9 +391,13 @@ impl Inbound {
         app: Option<App>,
         port: &Port,
         peer: &Peer,
-        sni: Option<Arc<str>>,
+        (own_tls, visit): (OwnTls, Visit),
         mut closing: Closing,
     ) {
+        let (tls, sni) = match own_tls {
+            OwnTls::No => (peer.edge_tls(), None),
+            OwnTls::Asks(sni) => (EdgeTls::Passthrough, sni),
+        };
         let connection = self.tcp_connection(port, peer, peer.tls(), sni);
         let policy = port.policy.load();
         let admission = match &policy {
@@ -391,9 +410,14 @@ impl Inbound {
             Err(outcome) => {
                 let (port, peer) = (port.address.port(), &*peer.label);
                 tracing::info!(port, peer, %outcome, "connection refused");
+                match outcome {
+                    Outcome::MtlsRequired => visit.refused(Instant::now()),
+                    _ => drop(visit.bytes(tls, Instant::now())),
+                }
                 return connection.end(outcome);
             }
         }
+        let _seen = visit.bytes(tls, Instant::now());
         let app = match app {
             Some(app) => Ok(app),
             None => Box::pin(self.dial_app(port.app)).await,
@@ -482,6 +506,19 @@ impl Inbound {
         self.telemetry.audited(&port.service_label(), peer);
     }
 
+    /// What this connection's caller is told of under.
+    pub(crate) fn visit(&self, port: &Port, peer: &Peer, client: Option<IpAddr>) -> Visit {
+        let service = port.service();
+        let service = service.map_or_else(|| "".into(), |service| service.to_string().into());
+        let from = match (&peer.id, client) {
+            (Some(_), _) => Caller::Identity(Arc::clone(&peer.label)),
+            (None, Some(ip)) => Caller::Address(ip.to_canonical()),
+            (None, None) => Caller::Unknown,
+        };
+        let edges = self.telemetry.edges();
+        edges.visit(port.address.port(), service, from)
+    }
+
     fn count_refused(&self, port: &Port, peer: &Peer, tls: Tls, outcome: Outcome) {
         self.tcp_connection(port, peer, tls, None).end(outcome);
     }
@@ -513,12 +550,15 @@ impl Port {
             .is_none_or(|policy| has_request_rules(&policy.authorization))
     }
 
+    /// The first service that leads here.
+    fn service(&self) -> Option<ServiceRef> {
+        let policy = self.policy.load();
+        policy.and_then(|policy| policy.services.first().cloned())
+    }
+
     /// The service that leads here, as a label.
     pub(crate) fn service_label(&self) -> Arc<str> {
-        let service = self
-            .policy
-            .load()
-            .and_then(|policy| policy.services.first().cloned());
+        let service = self.service();
         service.map_or_else(|| UNKNOWN.into(), |service| service.to_string().into())
     }
 }
@@ -536,6 +576,14 @@ impl Peer {
         Self {
             id: Some(id),
             label,
+        }
+    }
+
+    /// What it comes as, where it does not speak TLS of the application's own.
+    pub(crate) fn edge_tls(&self) -> EdgeTls {
+        match self.id {
+            Some(_) => EdgeTls::Mesh,
+            None => EdgeTls::Plaintext,
         }
     }
 
@@ -574,7 +622,7 @@ async fn open_mesh(
             ));
         }
         Alpn::Tcp if !port.looks_into_requests() => {
-            return Ok(Opened::Bytes(Io::new(stream), peer, None));
+            return Ok(Opened::Bytes(Io::new(stream), peer, OwnTls::No));
         }
         Alpn::Tcp => {}
     }
@@ -588,17 +636,12 @@ async fn open_mesh(
     Ok(match verdict {
         Verdict::Http1 => Opened::Http(io, Version::Http1, peer, Client::Application),
         Verdict::Http2 => Opened::Http(io, Version::Http2, peer, Client::Application),
-        Verdict::NeedMore | Verdict::Opaque | Verdict::Tls => Opened::Bytes(io, peer, None),
+        Verdict::NeedMore | Verdict::Opaque | Verdict::Tls => Opened::Bytes(io, peer, OwnTls::No),
     })
 }
 
 /// Plaintext, or TLS of the application's own.
-fn open_plain(
-    io: Io,
-    verdict: Verdict,
-    sni: Option<Arc<str>>,
-    port: &Port,
-) -> Result<Opened, Failure> {
+fn open_plain(io: Io, verdict: Verdict, own_tls: OwnTls, port: &Port) -> Result<Opened, Failure> {
     let policy = port.policy.load();
     let strict = policy
         .as_ref()
@@ -630,7 +673,7 @@ fn open_plain(
             let refusal = "plaintext to a port that takes mesh TLS";
             Err(Failure::never(Outcome::MtlsRequired, refusal))
         }
-        _ => Ok(Opened::Bytes(io, Peer::unknown(), sni)),
+        _ => Ok(Opened::Bytes(io, Peer::unknown(), own_tls)),
     }
 }
 

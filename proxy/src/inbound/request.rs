@@ -30,6 +30,7 @@ use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::InboundPolicy;
 use crate::resilience::deadline::{Deadline, parse_deadline_ms};
 use crate::telemetry::PeerScopes;
+use crate::telemetry::edges::{EdgeTls, Visit};
 use crate::telemetry::trace::span::Kind;
 
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
@@ -42,6 +43,7 @@ pub(crate) struct Requests {
     port: Port,
     peer: Peer,
     account: Account,
+    visit: Visit,
     /// The limiters of the port, as far as a request has asked for them.
     limits: Resolved,
     /// What is added to `x-forwarded-for`.
@@ -74,11 +76,13 @@ impl Requests {
             tls: peer.tls(),
         };
         let forwarded_for = inbound.forwarded_for.of(client);
+        let visit = inbound.visit(&port, &peer, client);
         Self {
             inbound,
             port,
             peer,
             account,
+            visit,
             limits: Resolved::default(),
             forwarded_for,
             cuts,
@@ -131,7 +135,7 @@ impl Requests {
 
         // mTLS, authorization and rate limits; declared probes pass by all of them, copies of other
         // requests by the rates.
-        let admission = self.admit(&policy, &head)?;
+        let admission = self.admit(&policy, &head, exchange.started())?;
         if admission != Admission::Exempt && policy.has_rate_limits() && !mirrored {
             self.limit(&policy, &head, exchange.started())?;
         }
@@ -243,12 +247,24 @@ impl Requests {
     }
 
     /// Whether the caller may make this request.
-    fn admit(&self, policy: &InboundPolicy, head: &Parts) -> Result<Admission, Failure> {
+    fn admit(
+        &self,
+        policy: &InboundPolicy,
+        head: &Parts,
+        now: Instant,
+    ) -> Result<Admission, Failure> {
         let wish = Wish::Request {
             method: &head.method,
             path: head.uri.path(),
         };
-        let admission = admit(policy, self.peer.id.as_ref(), wish).map_err(not_admitted)?;
+        let admission = admit(policy, self.peer.id.as_ref(), wish);
+        let tls = match admission {
+            Ok(Admission::Exempt) => EdgeTls::Exempt,
+            Err(Outcome::MtlsRequired) => EdgeTls::Refused,
+            Ok(_) | Err(_) => self.peer.edge_tls(),
+        };
+        self.visit.request(tls, now);
+        let admission = admission.map_err(not_admitted)?;
         match admission {
             Admission::Exempt => self.inbound.telemetry.plaintext_exempt(),
             Admission::Audited => self.inbound.audited(&self.port, &self.peer),

@@ -378,7 +378,14 @@ impl Backend {
                     _ => {
                         let limit = Arc::clone(&self.connect_limit);
                         let caps = Arc::clone(self.group.limits());
-                        Arc::new(Endpoint::new(info.clone(), health, limit, caps, shared))
+                        Arc::new(Endpoint::new(
+                            info.clone(),
+                            health,
+                            limit,
+                            caps,
+                            &self.label,
+                            shared,
+                        ))
                     }
                 });
         self.endpoints.store(Some(Arc::new(EndpointSet {

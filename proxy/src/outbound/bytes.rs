@@ -89,6 +89,7 @@ impl Outbound {
                     upstream.chosen.endpoint.tls(),
                     sni,
                 );
+                let _open = upstream.chosen.endpoint.called().bytes(Instant::now());
                 relay(&mut io, &mut upstream.io, connection, closing).await;
             }
             Err(failure) => {

@@ -30,6 +30,7 @@ use crate::policy::EndpointInfo;
 use crate::resilience::balance::Candidate;
 use crate::resilience::health::EndpointHealth;
 use crate::resilience::limits::Limits;
+use crate::telemetry::edges::{Called, EdgeTls};
 use crate::telemetry::{HandshakeFault, Tls};
 use crate::worker::PerWorker;
 
@@ -55,6 +56,7 @@ pub(crate) struct Link {
     limit: Arc<AtomicU64>,
     /// The backend's concurrency caps.
     caps: Arc<Limits>,
+    called: Arc<Called>,
 }
 
 /// Makes a pool's connections.
@@ -64,20 +66,34 @@ struct Connector {
 }
 
 impl Endpoint {
-    /// An endpoint that nothing is known of yet. `limit` and `caps` are shared with its backend.
+    /// An endpoint that nothing is known of yet. `limit` and `caps` are shared with its backend, whose
+    /// label is `backend`.
     pub(crate) fn new(
         info: EndpointInfo,
         health: Arc<EndpointHealth>,
         limit: Arc<AtomicU64>,
         caps: Arc<Limits>,
+        backend: &Arc<str>,
         shared: &Arc<Shared>,
     ) -> Self {
+        let peer: Arc<str> = info.identity.as_ref().map_or_else(
+            || UNKNOWN.into(),
+            |id| format!("{}/{}", id.namespace(), id.service_account()).into(),
+        );
+        let local = shared.own_addresses.contains(info.address.ip());
+        let edges = shared.telemetry.edges();
+        let called = match (local, &info.identity) {
+            (true, _) => edges.called(Arc::clone(backend), "".into(), EdgeTls::Local),
+            (false, Some(_)) => edges.called(Arc::clone(backend), Arc::clone(&peer), EdgeTls::Mesh),
+            (false, None) => edges.called(Arc::clone(backend), "".into(), EdgeTls::Plaintext),
+        };
         let link = Link {
-            local: shared.own_addresses.contains(info.address.ip()),
+            local,
             shared: Arc::clone(shared),
             info: Arc::new(info.clone()),
             limit,
             caps,
+            called: Arc::new(called),
         };
         // A peer that is no sidecar may close an idle connection at any moment.
         let options = if link.is_mesh() {
@@ -95,10 +111,6 @@ impl Endpoint {
             link: link.clone(),
             alpn,
         };
-        let peer = info.identity.as_ref().map_or_else(
-            || UNKNOWN.into(),
-            |id| format!("{}/{}", id.namespace(), id.service_account()).into(),
-        );
         Self {
             http1: PerWorker::new(shared.workers, |_| {
                 H1Pool::new(connector(Alpn::Http1), options)
@@ -121,6 +133,11 @@ impl Endpoint {
     /// The other side, as the `peer` label.
     pub(crate) fn peer(&self) -> &Arc<str> {
         &self.peer
+    }
+
+    /// Where calls to it are counted.
+    pub(crate) fn called(&self) -> &Called {
+        &self.link.called
     }
 
     /// How bytes to it are protected.
@@ -218,6 +235,9 @@ impl Link {
         let limit = Duration::from_micros(self.limit.load(Ordering::Relaxed));
         let address = self.info.address;
         if let Ok(connected) = timeout(limit, self.connect_unbounded(address, alpn)).await {
+            if connected.is_ok() {
+                self.called.connection(Instant::now());
+            }
             return connected;
         }
         if self.is_mesh() {

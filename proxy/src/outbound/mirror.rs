@@ -106,6 +106,7 @@ impl Mirrored {
                 probe_before_write: may_be_stale,
                 ..SendOptions::default()
             };
+            endpoint.called().request(Instant::now());
             read(endpoint.send(version, request, options).await.ok()?).await
         };
         match before(deadline, exchange).await {

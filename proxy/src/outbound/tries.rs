@@ -179,6 +179,7 @@ impl Tries<'_> {
                     ..
                 }) => (full, request),
                 tried => {
+                    chosen.endpoint.called().request(started);
                     chosen.permits.place = place;
                     return Ok((chosen, started, tried));
                 }

@@ -10,9 +10,11 @@
 //! goes to `overflow` (peers: `other`) and to `weft_limit_hits_total`; a counter that was shown once
 //! is shown until the process ends.
 //!
+//! * [`edges`]: who called whom, for the control plane.
 //! * [`logs`]: JSON lines.
 //! * [`trace`]: spans, and how they come to a collector.
 
+pub mod edges;
 mod exposition;
 pub mod families;
 mod handshakes;
@@ -54,6 +56,7 @@ pub use retries::{RetryCounters, RetryResult};
 pub use tcp::{TcpConnection, TcpLabels, TcpScope};
 
 use crate::outcome::Origin;
+use edges::Edges;
 use families::Family;
 use labels::Bounded;
 use recorder::WeftRecorder;
@@ -82,6 +85,8 @@ pub struct Telemetry {
     plaintext_exempt: Counter,
     mirrored_received: Counter,
     handshakes: [HandshakeCounters; 2],
+    /// Made by the first who asks.
+    edges: OnceLock<Arc<Edges>>,
     discovery_connected: Gauge,
     config_age: Gauge,
     scopes: Mutex<Scopes>,
@@ -122,6 +127,7 @@ impl Telemetry {
             plaintext_exempt: recorder.counter(&families::PLAINTEXT_EXEMPT, &[]),
             mirrored_received: recorder.counter(&families::MIRRORED_RECEIVED, &[]),
             handshakes,
+            edges: OnceLock::new(),
             discovery_connected: recorder.gauge(&families::DISCOVERY_CONNECTED, &[]),
             config_age: recorder.gauge(&families::CONFIG_AGE, &[]),
             scopes: Mutex::new(Scopes {
@@ -298,6 +304,11 @@ impl Telemetry {
     /// Counts a copy of a request that came from another sidecar.
     pub fn mirrored_received(&self) {
         self.mirrored_received.increment(1);
+    }
+
+    /// Who called this workload and whom it called.
+    pub fn edges(&self) -> &Arc<Edges> {
+        self.edges.get_or_init(|| Edges::new(self.limit("edges")))
     }
 
     /// The counter of panicked tasks.

@@ -175,11 +175,11 @@ async fn serve(app: Arc<Shared>, stream: TcpStream, kind: PortKind) {
     match kind {
         PortKind::Http => serve_http(app, stream).await,
         PortKind::Tcp => {
-            let _ = tcp::echo(stream, None).await;
+            let _ = tcp::echo(&app, stream, None).await;
         }
         PortKind::TcpServerFirst => {
             let greeting = format!("220 {} {}\r\n", app.name, app.version);
-            let _ = tcp::echo(stream, Some(greeting)).await;
+            let _ = tcp::echo(&app, stream, Some(greeting)).await;
         }
     }
 }

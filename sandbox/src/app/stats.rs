@@ -48,6 +48,8 @@ pub struct Stats {
     pub bodies: BTreeMap<String, u64>,
     /// Requests that a sidecar marked as copies of others, by the authority that they name.
     pub copies: BTreeMap<String, u64>,
+    /// Bytes that came over connections of bytes and were sent back.
+    pub echoed: u64,
     /// Connections that were closed because they rested for too long.
     pub closed_at_rest: u64,
     /// Of these, those of HTTP/1 over which a request had come that was never read.

@@ -5,10 +5,16 @@ use std::io;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::server::Shared;
+
 const CHUNK: usize = 64 * 1024;
 
 /// Sends back everything until the peer ends its side, then ends this one.
-pub(super) async fn echo(mut stream: TcpStream, greeting: Option<String>) -> io::Result<()> {
+pub(super) async fn echo(
+    app: &Shared,
+    mut stream: TcpStream,
+    greeting: Option<String>,
+) -> io::Result<()> {
     if let Some(greeting) = greeting {
         stream.write_all(greeting.as_bytes()).await?;
     }
@@ -19,5 +25,6 @@ pub(super) async fn echo(mut stream: TcpStream, greeting: Option<String>) -> io:
             return stream.shutdown().await;
         }
         stream.write_all(&chunk[..length]).await?;
+        app.stats.lock().echoed += length as u64;
     }
 }

@@ -281,6 +281,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Runs `weft check` for a control plane's namespace to its end, whatever it finds: what it printed, in one
+    /// line.
+    pub(crate) async fn check(&self, namespace: &str) -> anyhow::Result<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weft-under-test"));
+        command
+            .args(["check", "--namespace", namespace])
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null());
+        let ran = tokio::task::spawn_blocking(move || command.output()).await;
+        let out = String::from_utf8(ran??.stdout)?;
+        Ok(out.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
     /// Runs `kubectl` to its end: what it printed.
     ///
     /// # Errors

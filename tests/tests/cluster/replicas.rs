@@ -1,6 +1,7 @@
 //! Several replicas of the control plane: whoever of them is killed, ends, loses the API server or comes
 //! late, what is written and certified goes on, and no sidecar notices.
 
+mod callers;
 mod looking;
 mod rotation;
 mod scene;
@@ -65,6 +66,26 @@ pub(crate) fn register(suite: &mut Suite) {
         "rotation::goes_on_when_the_leader_is_killed",
         Needs::default(),
         rotation::leader_killed,
+    );
+    suite.add(
+        "replicas::each_knows_one_end_of_a_call",
+        Needs::default(),
+        callers::halves,
+    );
+    suite.add(
+        "rotation::leaf_and_issuer",
+        Needs::default(),
+        rotation::leaf_and_issuer,
+    );
+    suite.add(
+        "rotation::leaf_and_root",
+        Needs::default(),
+        rotation::leaf_and_root,
+    );
+    suite.add(
+        "rotation::who_is_waited_for_is_named",
+        server,
+        rotation::waited_for,
     );
     suite.add(
         "replicas::sidecars_move_to_another",

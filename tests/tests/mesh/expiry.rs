@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use futures_util::future::try_join_all;
 use http::Method;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -81,17 +82,22 @@ async fn outage(cx: Cx) -> anyhow::Result<()> {
             })
             .await
         };
-        for (workload, end) in all.into_iter().zip(&ends) {
+        let warnings = all.into_iter().zip(&ends).map(async |(workload, end)| {
             let at = warned(workload).await?;
             let before = end.duration_since(at).with_context(|| {
                 format!("{workload} says that it cannot renew only after the end")
             })?;
             cx.measured(format!("{workload} says so {before:.1?} before the end"));
             assert_eq!(expiry(mesh, workload).await?, *end, "{workload}");
-        }
-        sleep(until(*first).saturating_sub(MARGIN)).await;
-        exchange(&mut kept).await?;
-        let report = load.stop().await;
+            anyhow::Ok(())
+        });
+        let until_then = async {
+            sleep(until(*first).saturating_sub(MARGIN)).await;
+            exchange(&mut kept).await?;
+            anyhow::Ok(load.stop().await)
+        };
+        // All at once: one that was just renewed may notice only when another one's has ended.
+        let (_, report) = tokio::try_join!(try_join_all(warnings), until_then)?;
         let served = stats(mesh, ["api-1"]).await?;
         assert_all_served_once(&report, &served);
         assert!(report.sent > 100, "{} requests", report.sent);

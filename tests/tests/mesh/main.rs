@@ -16,6 +16,8 @@ mod backend_limits;
 mod balancer;
 mod bodies;
 mod breaker;
+mod callers;
+mod clocks;
 mod common;
 mod conditions;
 mod crowds;
@@ -26,6 +28,7 @@ mod fallback;
 mod faults;
 mod frames;
 mod gateway;
+mod given;
 mod handshakes;
 mod http1;
 mod lifecycle;
@@ -85,8 +88,10 @@ fn main() -> anyhow::Result<ExitCode> {
     rolling::register(&mut suite);
     outage::register(&mut suite);
     rotation::register(&mut suite);
+    given::register(&mut suite);
     secrets::register(&mut suite);
     expiry::register(&mut suite);
+    clocks::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);
@@ -105,6 +110,7 @@ fn main() -> anyhow::Result<ExitCode> {
     protocols::register(&mut suite);
     proxy_status::register(&mut suite);
     traces::register(&mut suite);
+    callers::register(&mut suite);
     crowds::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());

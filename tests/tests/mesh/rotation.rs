@@ -5,33 +5,25 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Full;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use weft_proto::names::{env, ports};
-use weft_sandbox::app::ID;
-use weft_sandbox::client::Http2;
+use weft_sandbox::Mesh;
 use weft_sandbox::load::{Load, Shot};
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::process::Program;
-use weft_sandbox::{AppSpec, Mesh, Service, Workload};
+use weft_tests::grpc_and_bytes::{GrpcAndBytes, with_servers};
 
 use crate::Suite;
 use crate::common::{
     Cx, PORT, assert_all_served_once, client_and, http_app, metrics, service, stats, wait_for,
 };
 
-const TCP_PORT: u16 = 9000;
-/// What each connection of bytes sends and wants back.
-const BYTES: [u8; 64] = [7; 64];
 /// What an exchange may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// What a rotation with these leaves may take.
 const ROTATED: Duration = Duration::from_secs(75);
+const SOAK_ROTATED: Duration = Duration::from_secs(240);
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("rotation::root_and_leaves_under_load", root);
@@ -51,7 +43,8 @@ async fn issuer(cx: Cx) -> anyhow::Result<()> {
 }
 
 async fn under_load(cx: &Cx, name: &str, kind: &'static str) -> anyhow::Result<()> {
-    cx.on(loaded(name), async |mesh| {
+    let leaf = cx.pick("10s", "40s");
+    cx.on(loaded(name, leaf), async |mesh| {
         let before = trusted(mesh).await?;
         let load = Load::new(mesh.addr("api", PORT))
             .clients(4)
@@ -59,14 +52,13 @@ async fn under_load(cx: &Cx, name: &str, kind: &'static str) -> anyhow::Result<(
             .shot(Shot::get("/"))
             .shot(Shot::post("/orders", 100))
             .start(&mesh.pod("client"));
-        let rotating = rotate_watched(mesh, kind);
-        let (calls, exchanges, took) = beside(mesh, rotating).await?;
-        let report = load.stop().await;
+        let others = GrpcAndBytes::start(mesh);
+        let took = rotate_watched(mesh, kind, cx.pick(ROTATED, SOAK_ROTATED)).await?;
+        sleep(Duration::from_secs(1)).await;
+        let (report, others) = (load.stop().await, others.end(mesh).await?);
 
         assert_all_served_once(&report, &stats(mesh, ["api-1", "api-2"]).await?);
-        let called = stats(mesh, ["grpc-1"]).await?;
-        assert_eq!((called.requests, called.repeated_ids()), (calls, 0), "gRPC calls");
-        assert!(calls > 20 && exchanges > 20 && report.sent > 500);
+        assert!(others.calls > 100 && others.connections > 40 && report.sent > 500);
         for (workload, issued) in leaves(mesh).await? {
             assert!(issued >= 3.0, "{workload} had {issued} certificates");
         }
@@ -87,9 +79,9 @@ async fn under_load(cx: &Cx, name: &str, kind: &'static str) -> anyhow::Result<(
             assert_eq!(roots == old_roots, kind == "issuer", "{workload}");
         }
         cx.measured(format!(
-            "a rotation of the {kind} took {took:.0?}: {} requests, {calls} gRPC calls, {exchanges} TCP \
-             connections, 0 failed",
-            report.sent
+            "a rotation of the {kind} took {took:.0?}: {} requests, {} gRPC calls, {} TCP connections, 0 \
+             failed",
+            report.sent, others.calls, others.connections
         ));
         Ok(())
     })
@@ -119,7 +111,7 @@ async fn away(cx: Cx) -> anyhow::Result<()> {
         mesh.stop_sidecar("stopped-1").await?;
         mesh.stop_sidecar("stale-1").await?;
         mesh.sidecar("still-1")?.pause()?;
-        rotate_watched(mesh, "root").await?;
+        rotate_watched(mesh, "root", ROTATED).await?;
         assert_eq!(
             mesh.pod("client")
                 .get(mesh.addr("api", PORT), "/")
@@ -153,114 +145,17 @@ async fn away(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-/// Workloads of each protocol, and leaves of ten seconds.
-fn loaded(name: &str) -> Builder {
-    client_and(name, ["api-1", "api-2"])
-        .workload(http_app("grpc-1"))
-        .workload(Workload::new("bytes-1").port(TCP_PORT, AppSpec::tcp()))
-        .service(service("grpc", ["grpc-1"]))
-        .service(
-            Service::new("bytes")
-                .port(TCP_PORT, TCP_PORT)
-                .app_protocol("tcp")
-                .endpoints(["bytes-1"]),
-        )
-        .control_plane_env(env::LEAF_LIFETIME, "10s")
-}
-
-/// Calls and connections one after the other, for as long as the rotation takes: how many there were, all
-/// of them well; and how long it took.
-async fn beside(
-    mesh: &Mesh,
-    rotating: impl Future<Output = anyhow::Result<Duration>>,
-) -> anyhow::Result<(u64, u64, Duration)> {
-    let (mut calls, mut exchanges) = (0, 0);
-    let mut rotating = std::pin::pin!(rotating);
-    let mut kept = connect(mesh).await?;
-    let calling = async {
-        loop {
-            calls += 1;
-            let called = call(mesh, calls).await;
-            if let Err(error) = called {
-                return error.context(format!("call {calls}"));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let exchanging = async {
-        loop {
-            exchanges += 1;
-            let exchange = async {
-                // A handshake for each, beside a connection that stays.
-                exchange(&mut connect(mesh).await?).await?;
-                exchange(&mut kept).await
-            };
-            if let Err(error) = exchange.await {
-                return error.context(format!("exchange {exchanges}"));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let took = {
-        let (mut calling, mut exchanging) = (std::pin::pin!(calling), std::pin::pin!(exchanging));
-        let mut took = None;
-        // Whoever is in the middle of a call finishes it, so that all that was begun is counted.
-        loop {
-            tokio::select! {
-                rotated = &mut rotating, if took.is_none() => took = Some((rotated?, Instant::now())),
-                failed = &mut calling => return Err(failed),
-                failed = &mut exchanging => return Err(failed),
-                () = sleep(Duration::from_millis(50)), if took.is_some() => {}
-            }
-            if let Some((took, since)) = took
-                && since.elapsed() > Duration::from_secs(1)
-            {
-                break took;
-            }
-        }
-    };
-    // The last ones may have been cut off in their middle: they count where the server has seen them.
-    let seen = stats(mesh, ["grpc-1"]).await?.requests;
-    anyhow::ensure!(calls - seen <= 1, "{calls} calls, of which {seen} arrived");
-    Ok((seen, exchanges, took))
-}
-
-async fn call(mesh: &Mesh, number: u64) -> anyhow::Result<()> {
-    let calling = async {
-        let connection = Http2::connect(&mesh.pod("client"), mesh.addr("grpc", PORT)).await?;
-        let call = Request::post("http://grpc/weft.sandbox.v1.Echo/Unary")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .header(ID, format!("call-{number}"))
-            .body(Full::new(Bytes::from_static(b"\0\0\0\0\0")))?;
-        let answer = connection.request(call).await?;
-        anyhow::ensure!(
-            answer.status == 200 && answer.outcome().is_none(),
-            "{answer:?}"
-        );
-        Ok(())
-    };
-    timeout(PATIENCE, calling).await?
-}
-
-async fn connect(mesh: &Mesh) -> anyhow::Result<TcpStream> {
-    let to = mesh.addr("bytes", TCP_PORT);
-    Ok(mesh.pod("client").connect(to).await?)
-}
-
-async fn exchange(stream: &mut TcpStream) -> anyhow::Result<()> {
-    let exchanging = async {
-        stream.write_all(&BYTES).await?;
-        let mut back = [0; BYTES.len()];
-        stream.read_exact(&mut back).await?;
-        anyhow::ensure!(back == BYTES, "other bytes came back");
-        Ok(())
-    };
-    timeout(PATIENCE, exchanging).await?
+/// Workloads of each protocol, and leaves of this life.
+fn loaded(name: &str, leaf: &str) -> Builder {
+    with_servers(client_and(name, ["api-1", "api-2"])).control_plane_env(env::LEAF_LIFETIME, leaf)
 }
 
 /// Rotates by the command, which ends when the rotation has ended. Meanwhile a second one is refused.
-async fn rotate_watched(mesh: &Mesh, kind: &'static str) -> anyhow::Result<Duration> {
+async fn rotate_watched(
+    mesh: &Mesh,
+    kind: &'static str,
+    patience: Duration,
+) -> anyhow::Result<Duration> {
     sleep(Duration::from_secs(1)).await;
     let begin = Instant::now();
     let watched = ["rotate", kind, "--yes", "--watch"];
@@ -285,7 +180,7 @@ async fn rotate_watched(mesh: &Mesh, kind: &'static str) -> anyhow::Result<Durat
         anyhow::Ok(())
     };
     let both = async { tokio::try_join!(watching, asking) };
-    let ((code, out, error), ()) = timeout(ROTATED, both).await.context("the rotation")??;
+    let ((code, out, error), ()) = timeout(patience, both).await.context("the rotation")??;
     assert_eq!(code, Some(0), "{out}{error}");
     assert!(out.ends_with("the rotation has ended\n"), "{out}");
     let signs = out.find("phase sign").context("it never signed")?;
@@ -299,14 +194,17 @@ async fn rotate_watched(mesh: &Mesh, kind: &'static str) -> anyhow::Result<Durat
     Ok(begin.elapsed())
 }
 
-async fn status(mesh: &Mesh) -> anyhow::Result<Value> {
+pub(crate) async fn status(mesh: &Mesh) -> anyhow::Result<Value> {
     let (code, out, error) = weft(mesh, &["status", "-o", "json"]).await?;
     anyhow::ensure!(code == Some(0), "{code:?} {error}");
     Ok(serde_json::from_str(&out)?)
 }
 
 /// Runs `weft identity` beside the control plane: exit code, output, errors.
-async fn weft(mesh: &Mesh, args: &[&str]) -> anyhow::Result<(Option<i32>, String, String)> {
+pub(crate) async fn weft(
+    mesh: &Mesh,
+    args: &[&str],
+) -> anyhow::Result<(Option<i32>, String, String)> {
     let pod = mesh.control_plane_pod();
     let host = pod.place().map_or(
         [127, 0, 0, 1].into(),
@@ -327,10 +225,10 @@ async fn weft(mesh: &Mesh, args: &[&str]) -> anyhow::Result<(Option<i32>, String
     ))
 }
 
-type Trusted = std::collections::BTreeMap<String, (Vec<Value>, String)>;
+pub(crate) type Trusted = std::collections::BTreeMap<String, (Vec<Value>, String)>;
 
 /// The roots that each sidecar trusts, and who signed its certificate.
-async fn trusted(mesh: &Mesh) -> anyhow::Result<Trusted> {
+pub(crate) async fn trusted(mesh: &Mesh) -> anyhow::Result<Trusted> {
     let mut all = Trusted::new();
     for workload in mesh.workloads() {
         let answer = mesh.admin_get(&workload, "/config").await?;
@@ -348,7 +246,7 @@ async fn trusted(mesh: &Mesh) -> anyhow::Result<Trusted> {
 }
 
 /// How many certificates each sidecar has had.
-async fn leaves(mesh: &Mesh) -> anyhow::Result<Vec<(String, f64)>> {
+pub(crate) async fn leaves(mesh: &Mesh) -> anyhow::Result<Vec<(String, f64)>> {
     let mut all = Vec::new();
     for workload in mesh.workloads() {
         let answer = mesh.admin_get(&workload, "/config").await?;

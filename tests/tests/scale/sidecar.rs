@@ -24,8 +24,8 @@ use weft_proto::discovery::discovery_client::DiscoveryClient;
 use weft_proto::discovery::server_message::Kind as Hear;
 use weft_proto::discovery::update::Resource;
 use weft_proto::discovery::{
-    Ack, ClientMessage, Endpoint, Hello, Outbound, Report, ResourceKey, ServiceRef, SocketAddress,
-    Subscribe, TrafficSample, Update, outbound,
+    Ack, ClientMessage, Edge, EdgeTls, Endpoint, Hello, Outbound, Report, ResourceKey, ServiceRef,
+    SocketAddress, Subscribe, Update, outbound,
 };
 use weft_proto::identity::CertifyRequest;
 use weft_proto::identity::identity_client::IdentityClient;
@@ -40,8 +40,6 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 const SEND_BUFFER: usize = 64;
 const MAX_MESSAGE: usize = 16 << 20;
-/// Buckets of latency in a report.
-const BUCKETS: usize = 20;
 
 /// An update that was applied and acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -248,20 +246,19 @@ impl Sidecar {
     }
 
     fn report(&self) -> Report {
-        let sample = |backend: &ServiceRef| TrafficSample {
+        let edge = |backend: &ServiceRef| Edge {
             outbound: true,
-            service: Some(backend.clone()),
-            backend: Some(backend.clone()),
-            peer: format!("spiffe://cluster.local/ns/{}/sa/any", backend.namespace),
-            outcome: "ok".to_owned(),
-            count: 1000,
-            latency_buckets: vec![50; BUCKETS],
-            route: "default".to_owned(),
+            service: format!("{}/{}:{}", backend.namespace, backend.name, backend.port),
+            peer: format!("{}/any", backend.namespace),
+            tls: EdgeTls::Mesh.into(),
+            connections: 10,
+            requests: 1000,
+            ..Edge::default()
         };
         Report {
-            since: Some(std::time::SystemTime::now().into()),
-            traffic: self.backends.iter().map(sample).collect(),
-            breakers: Vec::new(),
+            watched_seconds: 1000,
+            edges: self.backends.iter().map(edge).collect(),
+            ..Report::default()
         }
     }
 }

@@ -8,7 +8,9 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use weft_proto::replica::replicas_server;
-use weft_proto::replica::{CountsRequest, CountsUpdate, ProxiesRequest, ProxiesResponse};
+use weft_proto::replica::{
+    CountsRequest, CountsUpdate, EdgesRequest, EdgesResponse, ProxiesRequest, ProxiesResponse,
+};
 
 use super::{Replicas, wire};
 use crate::serve::connection::Peer;
@@ -46,6 +48,14 @@ impl replicas_server::Replicas for Exchange {
     ) -> Result<Response<ProxiesResponse>, Status> {
         self.admit(&request)?;
         Ok(Response::new(self.replicas.proxies()))
+    }
+
+    async fn edges(
+        &self,
+        request: Request<EdgesRequest>,
+    ) -> Result<Response<EdgesResponse>, Status> {
+        self.admit(&request)?;
+        Ok(Response::new(self.replicas.edges()))
     }
 }
 

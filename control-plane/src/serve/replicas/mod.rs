@@ -6,6 +6,7 @@
 //! * `exchange`: what they are told.
 //! * `sum`: what was heard, added up.
 //! * `proxies`: who is connected.
+//! * `edges`: who called whom.
 //! * `wire`: what is said, in words of this crate.
 //!
 //! Each replica listens to every other one. Of a workload that is connected to two, as for a moment when
@@ -15,6 +16,7 @@
 //! nobody else, and the sum is what is counted here.
 
 mod dial;
+mod edges;
 mod exchange;
 mod find;
 mod link;
@@ -38,6 +40,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use weft_proto::replica::{ProxiesRequest, ProxiesResponse};
 use weft_proto::spiffe::SpiffeId;
 
+pub use self::edges::Edges;
 pub(super) use self::exchange::Exchange;
 
 use self::dial::Client;
@@ -68,12 +71,12 @@ pub struct Place {
     pub namespace: String,
 }
 
-/// One replica's sidecars, or why they are not known.
-pub struct Asked {
+/// What one replica says, of its sidecars if nothing else is said; or why that is not known.
+pub struct Asked<T = ProxiesResponse> {
     /// The replica's address; `None` for this one.
     pub address: Option<SocketAddr>,
     /// What it said.
-    pub answer: Result<ProxiesResponse, String>,
+    pub answer: Result<T, String>,
 }
 
 /// Where a replica stands in a rotation of the authority.
@@ -187,21 +190,27 @@ impl Replicas {
             address: None,
             answer: Ok(self.proxies()),
         };
-        let mut clients: Vec<_> = {
-            let clients = self.clients.lock();
-            clients.iter().map(|(at, it)| (*at, it.clone())).collect()
-        };
-        clients.sort_by_key(|(address, _)| *address);
-        let asked = clients.into_iter().map(|(address, client)| async move {
-            let answer = match client {
-                Ok(client) => ask(client).await,
-                Err(why) => Err(why),
-            };
-            let address = Some(address);
-            Asked { address, answer }
-        });
+        let asked = self
+            .clients()
+            .into_iter()
+            .map(|(address, client)| async move {
+                let answer = match client {
+                    Ok(client) => ask(client).await,
+                    Err(why) => Err(why),
+                };
+                let address = Some(address);
+                Asked { address, answer }
+            });
         let others = join_all(asked).await;
         std::iter::once(own).chain(others).collect()
+    }
+
+    /// How to ask the others, in the order of their addresses.
+    fn clients(&self) -> Vec<(SocketAddr, Result<Client, String>)> {
+        let clients = self.clients.lock();
+        let mut all: Vec<_> = clients.iter().map(|(at, it)| (*at, it.clone())).collect();
+        all.sort_by_key(|(address, _)| *address);
+        all
     }
 
     /// Says where this replica is among others; once, before it runs.

@@ -12,10 +12,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::Code;
 use weft_proto::discovery::resource_key::Kind;
-use weft_proto::discovery::{Ack, Held, Nack, OutboundKey, ResourceKey, Update, client_message};
+use weft_proto::discovery::{
+    Ack, Edge, EdgeTls, Held, Nack, OutboundKey, Report, ResourceKey, Update, client_message,
+};
 use weft_proto::names::{cluster::REPLICAS_SERVICE, ports};
 use weft_proto::replica::replicas_client::ReplicasClient;
-use weft_proto::replica::{CountsRequest, ProxiesRequest, Proxy};
+use weft_proto::replica::{CountsRequest, EdgesRequest, ProxiesRequest, Proxy};
 
 use super::harness::{Credentials, Mesh, Stream, hello, objects, origin, sourced};
 use crate::index::{
@@ -293,6 +295,79 @@ async fn what_a_sidecar_refuses_or_brings_is_known() {
     wait_for(&mesh, "brought along", is(1, 1)).await;
 }
 
+/// Each replica has one end of an edge and a half of the sidecars; asked is either, and both say the same.
+#[tokio::test]
+async fn either_replica_knows_all_edges() {
+    let (places, [first, second]) = Places::new().await;
+    let (a, b) = (places.start(0, first), places.start(1, second));
+    let (web, _) = sidecar(&a, "web", "web-1").await;
+    let (cart, _) = sidecar(&b, "cart", "cart-1").await;
+    let edge = |requests| Edge {
+        service: "shop/cart:80".to_owned(),
+        tls: EdgeTls::Mesh.into(),
+        connections: 1,
+        requests,
+        ..Edge::default()
+    };
+    let report = |edges| Report {
+        run: 1,
+        edges,
+        ..Report::default()
+    };
+    let outbound = Edge {
+        outbound: true,
+        peer: "shop/cart".to_owned(),
+        ..edge(5)
+    };
+    let inbound = Edge {
+        port: 8080,
+        peer: "shop/web".to_owned(),
+        ..edge(4)
+    };
+    let plain = Edge {
+        port: 8080,
+        address: vec![10, 0, 0, 12],
+        tls: EdgeTls::Plaintext.into(),
+        ..edge(3)
+    };
+    let say = client_message::Kind::Report(report(vec![outbound]));
+    web.say(say).await;
+    let say = client_message::Kind::Report(report(vec![inbound, plain]));
+    cart.say(say).await;
+    for mesh in [&a, &b] {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let edges = mesh.replicas.ask_edges().await;
+            let rows = edges.merged.rows.iter();
+            let rows: Vec<_> = rows
+                .map(|row| (row.from.name(), row.tls, row.requests))
+                .collect();
+            let wanted = [
+                ("shop/cart-2", EdgeTls::Plaintext, 3),
+                ("shop/web", EdgeTls::Mesh, 4),
+            ];
+            if rows == wanted && edges.merged.watchers.len() == 2 {
+                let names: Vec<_> = edges
+                    .targets
+                    .iter()
+                    .map(|it| it.service.as_deref())
+                    .collect();
+                assert_eq!(names, [None, Some("cart")]);
+                assert_eq!(edges.targets[1].silent, 2);
+                break;
+            }
+            assert!(Instant::now() < until, "{rows:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    // One that cannot be asked is said to be so.
+    b.end.cancel();
+    b.server.await.unwrap();
+    let edges = a.replicas.ask_edges().await;
+    assert!(edges.asked[1].answer.is_err());
+    assert_eq!(edges.merged.watchers.len(), 1);
+}
+
 /// Whoever is at a replica's address is believed only with the control plane's own certificate.
 #[tokio::test]
 async fn only_replicas_are_listened_to() {
@@ -333,8 +408,10 @@ async fn only_replicas_are_told() {
         assert_eq!(refused.code(), Code::PermissionDenied);
         let refused = client.proxies(ProxiesRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);
+        let refused = client.edges(EdgesRequest {}).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
     }
     let rendered = mesh.metrics.render();
-    let counted = "weft_control_plane_refusals_total{what=\"replica\"} 4";
+    let counted = "weft_control_plane_refusals_total{what=\"replica\"} 6";
     assert!(rendered.contains(counted), "{rendered}");
 }

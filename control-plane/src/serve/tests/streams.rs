@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use weft_proto::discovery::{Command, CommandReply, Report, ResourceKey, Version};
 
-use crate::index::Name;
+use super::harness::objects;
+use crate::index::{Model, Name};
 use crate::serve::Metrics;
 use crate::serve::streams::{Acknowledgement, CommandError, Introduction, Streams};
 
@@ -77,9 +78,15 @@ fn the_newest_stream_of_a_workload_counts() {
         refused: None,
     };
     old.acknowledged(ResourceKey::default(), answer(1));
-    old.reported(Report::default());
+    let model = Model::build(objects(), 1);
+    let report = |run| Report {
+        run,
+        ..Report::default()
+    };
+    old.reported(report(1), &model);
     let (new, _new_commands) = streams.join(introduction("web")).unwrap();
     old.acknowledged(ResourceKey::default(), answer(2));
+    old.reported(report(2), &model);
     assert!(streams.snapshot()[0].acks.is_empty());
     new.acknowledged(ResourceKey::default(), answer(3));
     new.acknowledged(ResourceKey::default(), answer(4));
@@ -88,9 +95,16 @@ fn the_newest_stream_of_a_workload_counts() {
     let connected = streams.snapshot();
     assert_eq!(connected.len(), 1);
     assert_eq!(connected[0].acks, [(ResourceKey::default(), answer(4))]);
-    assert_eq!(connected[0].report, None);
+    let told = || -> Vec<_> {
+        let watchers = streams.edges("a").watchers.into_iter();
+        watchers.map(|it| (it.run, it.gone_seconds)).collect()
+    };
+    assert_eq!(told(), [(1, None)]);
+    new.reported(report(3), &model);
+    assert_eq!(told(), [(1, Some(0)), (3, None)]);
     new.unsubscribed(&ResourceKey::default());
     assert!(streams.snapshot()[0].acks.is_empty());
     drop(new);
     assert!(streams.snapshot().is_empty());
+    assert_eq!(told(), [(1, Some(0)), (3, Some(0))]);
 }

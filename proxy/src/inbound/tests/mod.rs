@@ -2,6 +2,7 @@
 
 mod bounds;
 mod bytes;
+mod edges;
 mod leaving;
 mod limits;
 mod mesh;
