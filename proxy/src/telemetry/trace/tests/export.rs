@@ -7,10 +7,10 @@ use tokio::time::{sleep, timeout};
 
 use super::super::export::{MAX_BATCH, QUEUE};
 use super::super::span::{End, Kind};
-use super::collector::Collector;
 use super::{Telemetry, Tracer, head, tracer};
 use crate::outcome::Outcome;
 use crate::telemetry::Tls;
+use crate::testing::collector::Collector;
 use crate::testing::servers::Refusing;
 use crate::testing::soon;
 

@@ -1,6 +1,5 @@
 //! Spans from a request's head to a collector's ears.
 
-mod collector;
 mod context;
 mod export;
 mod spans;

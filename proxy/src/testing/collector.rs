@@ -1,4 +1,4 @@
-//! A collector of the tests' own.
+//! A collector of spans.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use weft_proto::otlp::trace_service_server::{TraceService, TraceServiceServer};
 type Script = dyn Fn(usize) -> Result<i64, Status> + Send + Sync;
 
 /// Listens on loopback until the test's runtime ends.
-pub(super) struct Collector {
-    pub(super) address: SocketAddr,
+pub(crate) struct Collector {
+    pub(crate) address: SocketAddr,
     heard: Arc<Mutex<Vec<otlp::ExportTraceServiceRequest>>>,
 }
 
@@ -29,12 +29,12 @@ struct Scripted {
 
 impl Collector {
     /// Takes everything.
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::scripted(|_| Ok(0)).await
     }
 
     /// Takes all but as many spans as `script` says, or fails.
-    pub(super) async fn scripted(
+    pub(crate) async fn scripted(
         script: impl Fn(usize) -> Result<i64, Status> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -57,12 +57,12 @@ impl Collector {
     }
 
     /// All exports, also those that it failed.
-    pub(super) fn exports(&self) -> Vec<otlp::ExportTraceServiceRequest> {
+    pub(crate) fn exports(&self) -> Vec<otlp::ExportTraceServiceRequest> {
         self.heard.lock().clone()
     }
 
     /// The spans of all exports.
-    pub(super) fn spans(&self) -> Vec<otlp::Span> {
+    pub(crate) fn spans(&self) -> Vec<otlp::Span> {
         let exports = self.exports().into_iter();
         exports
             .flat_map(|export| export.resource_spans)
