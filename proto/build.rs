@@ -2,6 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "otlp/trace.proto",
         "weft/discovery/v1/discovery.proto",
         "weft/identity/v1/identity.proto",
         "weft/replica/v1/replica.proto",

@@ -32,6 +32,8 @@ pub struct Settings {
     pub log_level: String,
     /// What a sidecar bears in all, where that is not the default: variables and their values.
     pub limits: Vec<(&'static str, String)>,
+    /// Where spans go, and which: variables of the sidecar and their values. Nowhere where it is empty.
+    pub tracing: Vec<(&'static str, String)>,
     /// Where applications connect to directly, everywhere.
     pub skip_subnets: Vec<IpNet>,
     /// Namespaces whose pods never get a sidecar.
@@ -111,6 +113,7 @@ impl Settings {
             resources: Resources::default(),
             log_level: "info".to_owned(),
             limits: Vec::new(),
+            tracing: Vec::new(),
             skip_subnets: Vec::new(),
             system_namespaces: system.map(str::to_owned).collect(),
             sidecar_mode: SidecarMode::default(),

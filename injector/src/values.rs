@@ -183,6 +183,29 @@ pub fn limit(text: &str) -> Option<(&'static str, String)> {
     is_value.then(|| (known, value.to_owned()))
 }
 
+/// `http://host:port`; whether there is such a host is the sidecar's to find out.
+pub fn collector(text: &str) -> Option<String> {
+    let (host, number) = text.strip_prefix("http://")?.rsplit_once(':')?;
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte);
+    let fits = !host.is_empty() && host.bytes().all(is_host) && port(number).is_some();
+    fits.then(|| text.to_owned())
+}
+
+/// A share from 0 to 1, as `0.01`.
+pub fn share(text: &str) -> Option<String> {
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let share: f64 = text.parse().ok().filter(|_| plain)?;
+    (0.0..=1.0).contains(&share).then(|| text.to_owned())
+}
+
+/// `w3c`, `b3` and `b3multi`, separated by commas.
+pub fn propagation(text: &str) -> Option<String> {
+    let known = |word: &str| one_of(word, &["w3c", "b3", "b3multi"]).map(str::to_owned);
+    list(text, known).map(|formats| formats.join(","))
+}
+
 /// `error`, `warn`, `info`, `debug` or `trace`.
 pub fn log_level(text: &str) -> Option<&str> {
     one_of(text, &["error", "warn", "info", "debug", "trace"])
@@ -305,6 +328,31 @@ mod tests {
         for bad in ["", "30", "s", "1.5s", "1d", "-1s", "99999999999999999999s"] {
             assert_eq!(time(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_sidecars_understand_of_traces() {
+        for good in [
+            "http://collector.observability:4317",
+            "http://[fd00::7]:4317",
+        ] {
+            assert_eq!(collector(good).as_deref(), Some(good));
+        }
+        for bad in [
+            "collector:4317",
+            "https://a:4317",
+            "http://a",
+            "http://a:0",
+            "http://a/:1",
+        ] {
+            assert_eq!(collector(bad), None, "{bad}");
+        }
+        assert_eq!(share("0.01").as_deref(), Some("0.01"));
+        for bad in ["1.1", "-1", "1e-2", "", "half"] {
+            assert_eq!(share(bad), None, "{bad}");
+        }
+        assert_eq!(propagation("w3c, b3").as_deref(), Some("w3c,b3"));
+        assert_eq!(propagation("w3c,jaeger"), None);
     }
 
     #[test]

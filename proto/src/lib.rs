@@ -4,6 +4,7 @@
 //! * [`identity`]: how a sidecar gets its certificate.
 //! * [`names`]: every label, annotation, port, header, metric and environment variable that more
 //!   than one crate or a user spells.
+//! * [`otlp`]: how spans are told to a collector.
 //! * [`pattern`]: what a regular expression of a policy means.
 //! * [`replica`]: what the control plane's replicas tell each other.
 //! * [`spiffe`]: the one parser of SPIFFE ids.
@@ -50,4 +51,16 @@ pub mod identity {
 )]
 pub mod replica {
     tonic::include_proto!("weft.replica.v1");
+}
+
+/// What of OTLP sidecars speak (`opentelemetry.proto.collector.trace.v1`).
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic
+)]
+pub mod otlp {
+    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
 }

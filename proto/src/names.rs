@@ -88,6 +88,22 @@ pub mod headers {
     pub const FALLBACK: &str = "x-weft-fallback";
     /// Request id, made where missing.
     pub const REQUEST_ID: &str = "x-request-id";
+    /// Trace context as W3C has it: which trace, which span of it, whether it is sampled.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// What others keep with it.
+    pub const TRACESTATE: &str = "tracestate";
+    /// Trace context as Zipkin has it, in one header.
+    pub const B3: &str = "b3";
+    /// The same in several: the trace.
+    pub const B3_TRACE_ID: &str = "x-b3-traceid";
+    /// See [`B3_TRACE_ID`]: the span.
+    pub const B3_SPAN_ID: &str = "x-b3-spanid";
+    /// See [`B3_TRACE_ID`]: the span's parent.
+    pub const B3_PARENT_SPAN_ID: &str = "x-b3-parentspanid";
+    /// See [`B3_TRACE_ID`]: `1` or `0`.
+    pub const B3_SAMPLED: &str = "x-b3-sampled";
+    /// See [`B3_TRACE_ID`]: `1` asks for more than sampling.
+    pub const B3_FLAGS: &str = "x-b3-flags";
     /// Headers that no route may touch, beside those of [`PREFIX`]: they concern the connection, the
     /// message's length, or its host.
     pub const UNTOUCHABLE: [&str; 14] = [
@@ -190,6 +206,16 @@ pub mod env {
     /// Sidecar: `keep` leaves names of HTTP/1 headers as they are spelled; `lower` writes them in lower
     /// case.
     pub const HEADER_CASE: &str = "WEFT_HEADER_CASE";
+    /// Sidecar: where spans are sent by OTLP/gRPC, as `http://collector.observability:4317`; nowhere
+    /// without, and trace headers pass as they are.
+    pub const TRACE_ENDPOINT: &str = "WEFT_TRACE_ENDPOINT";
+    /// Sidecar: the share of traces begun here that are sampled, from `0` to `1`.
+    pub const TRACE_SAMPLE: &str = "WEFT_TRACE_SAMPLE";
+    /// Sidecar: the formats of trace context that it reads and writes: `w3c`, `b3`, `b3multi`, separated
+    /// by commas.
+    pub const TRACE_PROPAGATION: &str = "WEFT_TRACE_PROPAGATION";
+    /// Sidecar: the `service.name` of its spans; the workload's name without.
+    pub const TRACE_SERVICE: &str = "WEFT_TRACE_SERVICE";
     /// Sidecar: how long closing may take, as `30s`.
     pub const DRAIN_TIMEOUT: &str = "WEFT_DRAIN_TIMEOUT";
     /// Sidecar: `native` (the application ends first) or `legacy` (both are told at once). Webhook: which

@@ -1,4 +1,4 @@
-//! One request and its response, as they are accounted for: in the metrics and in the log.
+//! One request and its response, as they are accounted for: in the metrics, in the log and in traces.
 //!
 //! Every exchange is counted exactly once, whatever becomes of it, but for copies of requests, which are
 //! counted elsewhere. Whoever answers it calls
@@ -7,11 +7,14 @@
 
 use std::sync::Arc;
 
-use ::http::{HeaderMap, Method};
+use ::http::request::Parts;
+use ::http::{HeaderMap, HeaderValue, Method};
 use tokio::time::Instant;
 
 use crate::http::body::{Ending, ExchangeEnd};
 use crate::outcome::{Failure, Outcome};
+use crate::telemetry::trace::Tracer;
+use crate::telemetry::trace::span::{End, Kind, Span};
 use crate::telemetry::{PeerScopes, Tls};
 
 /// The status in log and metric of an exchange whose client went away first.
@@ -34,6 +37,9 @@ pub struct Exchange {
     method: Method,
     started: Instant,
     counted: bool,
+    request_id: Option<HeaderValue>,
+    /// Where it is sampled.
+    span: Option<Box<Span>>,
 }
 
 impl Exchange {
@@ -44,6 +50,8 @@ impl Exchange {
             method,
             started: Instant::now(),
             counted: false,
+            request_id: None,
+            span: None,
         }
     }
 
@@ -58,6 +66,23 @@ impl Exchange {
     pub fn refused(account: Account, failure: &Failure) {
         let method = Method::from_bytes(b"UNREAD").expect("letters make a method");
         Self::begin(account, method).fail(failure, false);
+    }
+
+    /// Its `x-request-id`, for log and trace.
+    pub fn identify(&mut self, request_id: HeaderValue) {
+        self.request_id = Some(request_id);
+    }
+
+    /// Makes a span of it, where there are traces and it is sampled; the request's trace headers say so.
+    pub fn trace(&mut self, tracer: Option<&Tracer>, kind: Kind, head: &mut Parts) {
+        if let Some(tracer) = tracer {
+            self.span = tracer.begin(kind, head);
+        }
+    }
+
+    /// Its span, where it is sampled.
+    pub fn span(&mut self) -> Option<&mut Span> {
+        self.span.as_deref_mut()
     }
 
     /// When the request head came.
@@ -85,6 +110,7 @@ impl Exchange {
         tracing::debug!(
             outcome = failure.outcome.as_str(),
             method = %self.method,
+            requestId = self.request_id.as_ref().and_then(|id| id.to_str().ok()),
             detail = %failure.detail,
             source = failure.source.as_ref().map(tracing::field::display),
             "request failed"
@@ -114,11 +140,33 @@ impl Exchange {
     }
 
     fn count(&mut self, status: u16, grpc_status: Option<u8>, outcome: Outcome) {
-        if std::mem::replace(&mut self.counted, true) {
+        let span = self.span.take();
+        let counted = std::mem::replace(&mut self.counted, true);
+        if counted && span.is_none() {
             return;
         }
         let elapsed = self.started.elapsed();
         let account = &self.account;
+        if let Some(span) = span {
+            let [service, route, backend] = account.scopes.place().map(Arc::clone);
+            span.end(End {
+                elapsed,
+                status,
+                grpc_status,
+                outcome,
+                // Of those nobody counts, only copies have spans.
+                is_copy: counted,
+                request_id: self.request_id.take(),
+                service,
+                route,
+                backend,
+                peer: Arc::clone(&account.peer),
+                tls: account.tls,
+            });
+        }
+        if counted {
+            return;
+        }
         account.scopes.with(&account.peer, account.tls, |scope| {
             scope.record(&self.method, status, grpc_status, outcome, elapsed);
         });

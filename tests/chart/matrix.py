@@ -33,6 +33,7 @@ EVERYTHING = {
         "image": {"registry": "other.example", "repository": "a/weft-proxy", "digest": DIGEST},
         "resources": {"requests": {"cpu": 1}, "limits": {"cpu": "1500m", "memory": "1Gi"}},
         "env": {"WEFT_MAX_CONNECTIONS": "1000", "WEFT_IDLE_TIMEOUT": "10m"},
+        "tracing": {"endpoint": "http://collector.observability:4317", "sample": "0.5", "propagation": "w3c,b3multi"},
         "logLevel": "warn", "skipSubnets": ["169.254.169.254", "192.0.2.0/24"], "sidecarMode": "legacy",
     },
     "networkPolicies": {"enabled": True},

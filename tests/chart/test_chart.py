@@ -279,6 +279,8 @@ class Consistent(unittest.TestCase):
             "WEFT_PROXY_IMAGE_PULL_POLICY": "IfNotPresent", "WEFT_PROXY_LOG_LEVEL": "warn",
             "WEFT_SKIP_SUBNETS": "169.254.169.254,192.0.2.0/24",
             "WEFT_PROXY_ENV": "WEFT_IDLE_TIMEOUT=10m,WEFT_MAX_CONNECTIONS=1000",
+            "WEFT_TRACE_ENDPOINT": "http://collector.observability:4317", "WEFT_TRACE_SAMPLE": "0.5",
+            "WEFT_TRACE_PROPAGATION": "w3c,b3multi",
         }.items(), variables("weft-injector").items())
         defaults = one("defaults", "Deployment", "weft-control-plane")
         env = defaults["spec"]["template"]["spec"]["containers"][0]["env"]

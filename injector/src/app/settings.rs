@@ -118,6 +118,7 @@ impl Environment {
             "limits of sidecars such as WEFT_MAX_CONNECTIONS=1000, separated by commas",
             Vec::new,
         );
+        settings.tracing = reader.tracing();
         settings.skip_subnets = reader.skip_subnets();
         let more = reader.or(
             env::SYSTEM_NAMESPACES,
@@ -276,6 +277,38 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         resources
     }
 
+    /// Nothing without an endpoint: then there are no spans.
+    fn tracing(&mut self) -> Vec<(&'static str, String)> {
+        let endpoint = self.or(
+            env::TRACE_ENDPOINT,
+            |text| values::collector(text).map(Some),
+            "an OTLP/gRPC receiver, as http://collector.observability:4317",
+            || None,
+        );
+        let sample = self.or(
+            env::TRACE_SAMPLE,
+            |text| values::share(text).map(Some),
+            "the share of traces to sample, from 0 to 1",
+            || None,
+        );
+        let propagation = self.or(
+            env::TRACE_PROPAGATION,
+            |text| values::propagation(text).map(Some),
+            "w3c, b3 and b3multi, separated by commas",
+            || None,
+        );
+        if endpoint.is_none() {
+            return Vec::new();
+        }
+        let all = [
+            (env::TRACE_ENDPOINT, endpoint),
+            (env::TRACE_SAMPLE, sample),
+            (env::TRACE_PROPAGATION, propagation),
+        ];
+        let said = |(name, value): (_, Option<String>)| Some((name, value?));
+        all.into_iter().filter_map(said).collect()
+    }
+
     /// The API server's address is one of them: applications that talk to it need no mesh, and must not
     /// depend on one.
     fn skip_subnets(&mut self) -> Vec<IpNet> {
@@ -356,6 +389,8 @@ mod tests {
             (env::PROXY_MEMORY_REQUEST, ""),
             (env::PROXY_MEMORY_LIMIT, ""),
             (env::PROXY_LOG_LEVEL, "debug"),
+            (env::TRACE_ENDPOINT, "http://collector.observability:4317"),
+            (env::TRACE_PROPAGATION, "w3c, b3multi"),
             (
                 env::PROXY_ENV,
                 "WEFT_IDLE_TIMEOUT=10m, WEFT_BODY_BUFFER=8Mi",
@@ -388,6 +423,12 @@ mod tests {
             memory_limit: None,
         };
         assert_eq!(settings.resources, resources);
+        let tracing = [
+            (env::TRACE_ENDPOINT, "http://collector.observability:4317"),
+            (env::TRACE_PROPAGATION, "w3c,b3multi"),
+        ];
+        let tracing = tracing.map(|(name, value)| (name, value.to_owned()));
+        assert_eq!(settings.tracing, tracing);
         let limits = [(env::IDLE_TIMEOUT, "10m"), (env::BODY_BUFFER, "8Mi")];
         let limits = limits.map(|(name, value)| (name, value.to_owned()));
         assert_eq!(settings.limits, limits);
@@ -428,6 +469,7 @@ mod tests {
             (env::PROXY_MEMORY_REQUEST, "1Gi"),
             (env::PROXY_LOG_LEVEL, "loud"),
             (env::PROXY_ENV, "WEFT_TOKEN_FILE=/etc/passwd"),
+            (env::TRACE_SAMPLE, "7"),
             (env::SKIP_SUBNETS, "10.0.0.0/64"),
             (env::SYSTEM_NAMESPACES, "A,b"),
             (env::LISTEN_ADDR, "15443"),

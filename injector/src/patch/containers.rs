@@ -13,6 +13,8 @@ use crate::values::{Quantity, time_text};
 
 /// The program in the image.
 const PROGRAM: &str = "weft-proxy";
+/// What people call an application.
+const NAME_LABEL: &str = "metadata.labels['app.kubernetes.io/name']";
 /// Seconds until a sidecar that has not become ready is started again: it tries everything again
 /// by itself, so that this is for what nobody thought of.
 const STARTUP_SECONDS: u32 = 120;
@@ -81,6 +83,12 @@ pub(super) fn sidecar(
     ]);
     let limits = settings.limits.iter();
     variables.extend(limits.map(|(name, value)| variable(name, value)));
+    if !settings.tracing.is_empty() {
+        let tracing = settings.tracing.iter();
+        variables.extend(tracing.map(|(name, value)| variable(name, value)));
+        // What people call the application; empty, and so not set, without the label.
+        variables.push(field(env::TRACE_SERVICE, NAME_LABEL));
+    }
     if config.appends_forwarded_for {
         variables.push(variable(env::FORWARDED_FOR, "append"));
     }
@@ -180,6 +188,34 @@ fn joined<T: Display>(items: &[T]) -> String {
 mod tests {
     use super::*;
     use crate::annotations;
+
+    #[test]
+    fn who_exports_traces_says_whose_they_are() {
+        let image = Settings::default_image();
+        let mut settings = Settings::new("weft", "cluster.local", image).expect("good settings");
+        let pod = json!({});
+        let read = annotations::read(&settings, std::iter::empty(), &pod);
+        let (config, _) = read.expect("nothing is said");
+        let named = |settings: &Settings| {
+            let sidecar = sidecar(settings, &config, &[], Duration::from_secs(5));
+            let variables = sidecar["env"].as_array().expect("variables").clone();
+            let of_traces = variables.into_iter().filter(|one| {
+                let name = one["name"].as_str().unwrap_or_default();
+                name.starts_with("WEFT_TRACE_")
+            });
+            of_traces.collect::<Vec<_>>()
+        };
+        assert_eq!(named(&settings), [json!(null); 0]);
+        settings.tracing = vec![(env::TRACE_ENDPOINT, "http://collector:4317".to_owned())];
+        let expected = [
+            json!({"name": "WEFT_TRACE_ENDPOINT", "value": "http://collector:4317"}),
+            field(
+                "WEFT_TRACE_SERVICE",
+                "metadata.labels['app.kubernetes.io/name']",
+            ),
+        ];
+        assert_eq!(named(&settings), expected);
+    }
 
     #[test]
     fn limits_are_variables_of_the_sidecar() {

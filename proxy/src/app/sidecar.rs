@@ -39,6 +39,7 @@ use crate::net::{AppDialer, Dialer, OriginalDestination, OwnAddresses, Redirecte
 use crate::outbound::{Outbound, OutboundParts};
 use crate::policy::InboundPolicy;
 use crate::telemetry::logs::LogControl;
+use crate::telemetry::trace::Tracer;
 use crate::telemetry::{ProcessLabels, Telemetry};
 
 /// A legacy sidecar serves on for this part of the drain time, so that its application can finish.
@@ -52,6 +53,9 @@ const CUT_LIMIT: Duration = Duration::from_secs(1);
 /// `postStart` hook that waited in vain, and starts it again only after a failure where the pod's
 /// `restartPolicy` is `OnFailure`: the application would be without a sidecar for good.
 const NEVER_READY: &str = "told to end before it was ready";
+
+/// How long the last spans may take to be sent.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often idle connections are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -101,6 +105,7 @@ pub fn run(settings: Settings, log: LogControl) -> Result<(), Error> {
 struct Sidecar {
     settings: Settings,
     discovery: Discovery,
+    telemetry: Arc<Telemetry>,
     readiness: Arc<Readiness>,
     closing: Arc<ClosingSender>,
     /// Connections, both directions.
@@ -122,8 +127,16 @@ impl Sidecar {
         let admin_socket = bind("admin", settings.admin_addr)?;
         let outbound_sockets = bind_outbound(&settings)?;
 
-        // Who this workload is, and what it knows.
+        // What is told of what passes; set before anything does.
         let dialer = Dialer::new(settings.mark);
+        if let Some(trace) = settings.trace.clone() {
+            tracing::info!(collector = %trace.endpoint, "traces are exported");
+            let (tracer, exporter) = Tracer::new(trace, &telemetry, dialer);
+            telemetry.set_tracer(tracer);
+            threads.control().spawn("trace export", exporter.run());
+        }
+
+        // Who this workload is, and what it knows.
         let apps = settings.explicit_inbound.iter();
         let apps: Vec<_> = apps.map(|one| (one.listen, one.app)).collect();
         let app_dialer = AppDialer::new(dialer, telemetry.limit("source_ports"));
@@ -275,7 +288,7 @@ impl Sidecar {
                 closing: listening,
                 accepting: accepting.clone(),
                 connections: connections.clone(),
-                telemetry,
+                telemetry: Arc::clone(&telemetry),
                 readiness: Arc::clone(&readiness),
                 max_connections: settings.limits.connections,
             };
@@ -290,6 +303,7 @@ impl Sidecar {
         Ok(Self {
             settings,
             discovery,
+            telemetry,
             readiness,
             closing,
             connections,
@@ -376,6 +390,10 @@ impl Sidecar {
         }
         self.closing.advance(Phase::Over);
         let _ = timeout(CUT_LIMIT, self.connections.wait()).await;
+        if let Some(tracer) = self.telemetry.tracer() {
+            // A collector that is away keeps nobody.
+            let _ = timeout(FLUSH_LIMIT, tracer.flush()).await;
+        }
         tracing::info!(seconds = begun.elapsed().as_secs_f64(), "drained");
     }
 }

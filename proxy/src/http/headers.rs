@@ -24,11 +24,12 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 ];
 /// Never stripped because `Connection` lists them: they mean something to the far end, and a list
 /// could be used to hide them from it.
-const NEVER_LISTED: [HeaderName; 4] = [
+const NEVER_LISTED: [HeaderName; 5] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::AUTHORIZATION,
     header::COOKIE,
+    REQUEST_ID,
 ];
 const REQUEST_ID: HeaderName = HeaderName::from_static(names::REQUEST_ID);
 /// `?watch=true` and its kin are looked for in this much of a query.
@@ -101,12 +102,17 @@ pub fn ensure_request_id(headers: &mut HeaderMap) -> HeaderValue {
     {
         return id.clone();
     }
-    let id = request_id(fastrand::u128(..));
+    let id = new_request_id(fastrand::u128(..));
     headers.insert(REQUEST_ID, id.clone());
     id
 }
 
-fn request_id(random: u128) -> HeaderValue {
+/// The request's id as text, where it has one.
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(REQUEST_ID)?.to_str().ok()
+}
+
+fn new_request_id(random: u128) -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut id = [0_u8; 32];
     for (index, digit) in id.iter_mut().enumerate() {

@@ -31,6 +31,7 @@ use crate::policy::InboundPolicy;
 use crate::resilience::deadline::{Deadline, parse_deadline_ms};
 use crate::telemetry::PeerScopes;
 use crate::telemetry::edges::{EdgeTls, Visit};
+use crate::telemetry::trace::span::Kind;
 
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
 const MIRROR: HeaderName = HeaderName::from_static(names::MIRROR);
@@ -89,12 +90,15 @@ impl Requests {
         }
     }
 
-    /// One request: whatever happens, an answer.
+    /// One request: request id and trace context, then its layers; whatever happens, an answer.
     async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         let is_grpc = headers::is_grpc(request.headers());
         let mirrored = self.is_mirrored(&request);
-        let exchange = self.begin(&request, mirrored);
-        match self.stack(&exchange, mirrored, request).await {
+        let mut exchange = self.begin(&request, mirrored);
+        let (mut head, body) = request.into_parts();
+        exchange.identify(headers::ensure_request_id(&mut head.headers));
+        exchange.trace(self.inbound.telemetry.tracer(), Kind::Server, &mut head);
+        match self.stack(&exchange, mirrored, head, body).await {
             Ok(answered) => self.finish(exchange, answered),
             Err(failure) => {
                 exchange.fail(&failure, is_grpc);
@@ -117,10 +121,10 @@ impl Requests {
         &self,
         exchange: &Exchange,
         mirrored: bool,
-        request: Request<Incoming>,
+        head: Parts,
+        body: Incoming,
     ) -> Result<Answered, Failure> {
-        let version = Version::of(request.version());
-        let (head, body) = request.into_parts();
+        let version = Version::of(head.version);
 
         // Policy as it is now: an edit holds for the next request of an open connection, and ends those
         // in flight that it would refuse.
@@ -161,7 +165,6 @@ impl Requests {
         if let Some(client) = &self.forwarded_for {
             forwarded::append(request.headers_mut(), client);
         }
-        headers::ensure_request_id(request.headers_mut());
         headers::prepare(&mut request)?;
 
         // The application.

@@ -138,7 +138,12 @@ fn respond(came: Result<Answered, Failure>, response: &StaticResponse, head: &Pa
             Failure::maybe(outcome, "a fallback stands in for the server's answer")
         }
     };
-    tracing::debug!(outcome = failure.outcome.as_str(), detail = %failure.detail, "fallback");
+    tracing::debug!(
+        outcome = failure.outcome.as_str(),
+        requestId = headers::request_id(&head.headers),
+        detail = %failure.detail,
+        "fallback"
+    );
     let is_grpc = headers::is_grpc(&head.headers);
     let wants_body = head.method != Method::HEAD;
     let answer = answer::answer_fallback(&failure, response, Origin::Outbound, is_grpc, wants_body);

@@ -30,6 +30,8 @@ use crate::policy::{Sticky, Timeouts, WeightedBackend};
 use crate::resilience::deadline::{Deadline, parse_grpc_timeout};
 use crate::resilience::fault::Fault;
 use crate::resilience::{route, split};
+use crate::telemetry::trace::Tracer;
+use crate::telemetry::trace::span::Kind;
 use crate::telemetry::{PeerScopes, Tls};
 
 /// The requests of one connection that the application made.
@@ -68,19 +70,25 @@ impl Requests {
         }
     }
 
-    /// One request: whatever happens, an answer.
+    /// One request: request id and trace context, then its layers; whatever happens, an answer.
     async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         let is_grpc = headers::is_grpc(request.headers());
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let request_id = headers::ensure_request_id(&mut head.headers);
         let service = match self.service(&head).await {
             Ok(service) => service,
             Err(failure) => {
                 let account = Refusal::account(self.outbound.shared());
-                Exchange::begin(account, head.method).fail(&failure, is_grpc);
+                let mut exchange = Exchange::begin(account, head.method.clone());
+                exchange.identify(request_id);
+                exchange.trace(self.tracer(), Kind::Client, &mut head);
+                exchange.fail(&failure, is_grpc);
                 return answer::answer(&failure, Origin::Outbound, is_grpc);
             }
         };
         let mut exchange = Exchange::begin(service.account(), head.method.clone());
+        exchange.identify(request_id);
+        exchange.trace(self.tracer(), Kind::Client, &mut head);
         match self.stack(&service, &mut exchange, head, body).await {
             Ok(finished) => self.finish(&service, exchange, finished),
             Err(Unanswered::Failed(failure)) => {
@@ -109,13 +117,12 @@ impl Requests {
         headers::authority(&head)?;
         headers::one_length(&head)?;
 
-        // Request id; headers that concern one connection only, or that only a sidecar may say.
+        // Headers that concern one connection only, or that only a sidecar may say.
         let mut request = Request::from_parts(head, ());
         let wanted = Wanted::take(&mut request);
         let streams = headers::request_streams(&request);
         headers::strip_hop_by_hop(request.headers_mut(), wanted.is_some());
         headers::strip_ours(request.headers_mut());
-        headers::ensure_request_id(request.headers_mut());
         headers::prepare(&mut request)?;
         (head, ()) = request.into_parts();
 
@@ -325,6 +332,11 @@ impl Requests {
             follow(end);
         });
         Response::from_parts(parts, body.into())
+    }
+
+    /// What makes spans, where traces are exported.
+    fn tracer(&self) -> Option<&Tracer> {
+        self.outbound.shared().telemetry.tracer()
     }
 
     /// What a request is counted under that nobody looks at closely.

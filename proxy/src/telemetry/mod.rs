@@ -1,4 +1,4 @@
-//! Metrics and logs.
+//! Metrics, logs and traces.
 //!
 //! A [`Telemetry`] is one sidecar's registry, an ordinary value: several sidecars may live in one
 //! process. Whoever counts asks it for a handle when configuration or a connection arrives, and on
@@ -12,6 +12,7 @@
 //!
 //! * [`edges`]: who called whom, for the control plane.
 //! * [`logs`]: JSON lines.
+//! * [`trace`]: spans, and how they come to a collector.
 
 pub mod edges;
 mod exposition;
@@ -30,6 +31,7 @@ mod table;
 mod tcp;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -58,6 +60,7 @@ use edges::Edges;
 use families::Family;
 use labels::Bounded;
 use recorder::WeftRecorder;
+use trace::Tracer;
 
 /// Counters of collectors that are remembered after the collector stopped telling them.
 pub const MAX_RETAINED_COUNTERS: usize = 4_096;
@@ -89,6 +92,8 @@ pub struct Telemetry {
     scopes: Mutex<Scopes>,
     collectors: Mutex<Vec<Collector>>,
     retained: Mutex<RetainedCounters>,
+    /// Set before traffic comes, where traces are exported.
+    tracer: OnceLock<Tracer>,
 }
 
 /// By family name and label text.
@@ -137,6 +142,7 @@ impl Telemetry {
             }),
             collectors: Mutex::default(),
             retained: Mutex::default(),
+            tracer: OnceLock::new(),
             recorder,
         })
     }
@@ -144,6 +150,17 @@ impl Telemetry {
     /// Whose metrics these are.
     pub fn process(&self) -> &ProcessLabels {
         &self.process
+    }
+
+    /// Makes spans of exchanges from now on. What was set first stays.
+    pub fn set_tracer(&self, tracer: Tracer) {
+        // A second one would be a second exporter's, which nobody has.
+        let _ = self.tracer.set(tracer);
+    }
+
+    /// What makes spans, where traces are exported.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.get()
     }
 
     /// The handle for requests with these labels; the same for the same labels.
@@ -368,6 +385,11 @@ impl Telemetry {
         if refused > 0 {
             self.limit("retained_counters").increment(refused);
         }
+    }
+
+    /// A counter of a family whose labels are few and known.
+    fn counter(&self, family: &Family, labels: &[(&'static str, &str)]) -> Counter {
+        self.recorder.counter(family, labels)
     }
 
     fn bounded_peer(&self, scopes: &mut Scopes, peer: Arc<str>) -> Arc<str> {

@@ -157,6 +157,11 @@ impl PeerScopes {
         }
     }
 
+    /// The labels `service`, `route` and `backend`.
+    pub fn place(&self) -> [&Arc<str>; 3] {
+        [&self.service, &self.route, &self.backend]
+    }
+
     /// Calls `then` with the scope of this peer; past [`MAX_PEERS`] all share one.
     pub fn with<R>(&self, peer: &Arc<str>, tls: Tls, then: impl FnOnce(&RequestScope) -> R) -> R {
         self.scopes[tls as usize].with(

@@ -1,6 +1,7 @@
 //! Both ends of a sidecar's connections, on loopback, for the tests of either direction.
 
 pub(crate) mod clients;
+pub(crate) mod collector;
 pub(crate) mod policies;
 pub(crate) mod servers;
 

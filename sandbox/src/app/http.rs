@@ -25,6 +25,7 @@ use tower_service::Service as _;
 use weft_proto::names::headers::MIRROR;
 
 use super::behavior::{Failure, Fate};
+use super::call;
 use super::echo::echo_server::{EchoServer, SERVICE_NAME};
 use super::grpc::Echo;
 use super::keep_alive::{Busy, Life};
@@ -228,9 +229,20 @@ async fn answer_seen(
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     let (head, body) = request.into_parts();
-    let script = Script::of(head.uri.query().unwrap_or_default());
+    let (script, called) = call::split(head.uri.query().unwrap_or_default());
+    let script = Script::of(script);
     let hasher = counted.read_body(body).await;
     wait(after + Duration::from_millis(script.delay_ms)).await;
+    if let Some(target) = called {
+        let answer = call::make(target, &head.headers).await;
+        let (status, body) = answer.unwrap_or_else(|error| {
+            let why = format!("calling {target}: {error:#}");
+            (StatusCode::BAD_GATEWAY, why.into())
+        });
+        let mut response = Response::new(full(body));
+        *response.status_mut() = status;
+        return response;
+    }
     let status = script.status.unwrap_or(status);
     let builder = Response::builder().status(StatusCode::from_u16(status).unwrap_or_default());
     let (kind, body) = match (script.chunks, script.bytes) {

@@ -4,7 +4,8 @@
 //! the gRPC [`echo`] service; it answers `/echo` with the request's body, streamed, and everything
 //! else with a JSON [`http::Seen`]. Query parameters script one request: `status=503`,
 //! `delay_ms=200`, `bytes=1000` (a body of that length), `chunks=10&every_ms=100` (a body in
-//! pieces). A TCP port sends back what it gets, with half-close.
+//! pieces), `call=10.96.0.1:80/path` (asks there, passes trace headers and `x-request-id` on, and answers
+//! with what came; the last in the query, so that calls nest). A TCP port sends back what it gets, with half-close.
 //!
 //! [`Behavior`] scripts all requests. It is set, and [`Stats`] are read, through a control port on
 //! the pod's loopback, past the mesh: [`Control`].
@@ -17,6 +18,7 @@
 //! [`ID`] is counted by it, so that tests can prove that what was sent is what was seen.
 
 mod behavior;
+mod call;
 mod control;
 mod grpc;
 pub mod http;

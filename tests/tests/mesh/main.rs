@@ -50,6 +50,7 @@ mod split;
 mod stickiness;
 mod streams;
 mod targets;
+mod traces;
 mod transparent;
 mod triggers;
 
@@ -108,6 +109,7 @@ fn main() -> anyhow::Result<ExitCode> {
     http1::register(&mut suite);
     protocols::register(&mut suite);
     proxy_status::register(&mut suite);
+    traces::register(&mut suite);
     callers::register(&mut suite);
     crowds::register(&mut suite);
     if !arguments.list {

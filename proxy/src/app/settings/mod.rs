@@ -9,6 +9,7 @@ mod limits;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,7 @@ use crate::http::floods::FloodLimits;
 use crate::http::forwarded::ForwardedFor;
 use crate::net::age::AgeCap;
 use crate::telemetry::logs::{LogFormat, LogLevel};
+use crate::telemetry::trace::TraceSettings;
 
 /// Data workers that can be asked for.
 pub const MAX_WORKERS: usize = 256;
@@ -77,6 +79,8 @@ pub struct Settings {
     pub keep_header_case: bool,
     /// What the application is told of its clients' addresses.
     pub forwarded_for: ForwardedFor,
+    /// What is told of exchanges to a collector; `None` where nothing is.
+    pub trace: Option<TraceSettings>,
     /// The longest time from SIGTERM to exit.
     pub drain_timeout: Duration,
     /// How the sidecar's end is ordered with the application's.
@@ -291,6 +295,7 @@ impl Settings {
             "keep or lower",
             "leave it out unless an application looks at the case of header names",
         );
+        let trace = trace::trace(&mut reader);
         let drain_timeout = reader.or(
             env::DRAIN_TIMEOUT,
             DEFAULT_DRAIN_TIMEOUT,
@@ -381,6 +386,7 @@ impl Settings {
                 max_connection_age,
                 keep_header_case,
                 forwarded_for,
+                trace,
                 drain_timeout,
                 sidecar_mode,
                 outbound_addrs,

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod limits;
+mod trace;
 
 const REQUIRED: [(&str, &str); 7] = [
     (env::WORKLOAD, "cart-7d9f-abcde"),
@@ -256,7 +257,7 @@ fn long_values_are_cut() {
     assert!(errors.to_string().len() < 500);
 }
 
-const ALL: [&str; 37] = [
+const ALL: [&str; 41] = [
     env::WORKLOAD,
     env::NAMESPACE,
     env::ZONE,
@@ -287,6 +288,10 @@ const ALL: [&str; 37] = [
     env::MAX_CONNECTION_AGE,
     env::FORWARDED_FOR,
     env::HEADER_CASE,
+    env::TRACE_ENDPOINT,
+    env::TRACE_SAMPLE,
+    env::TRACE_PROPAGATION,
+    env::TRACE_SERVICE,
     env::DRAIN_TIMEOUT,
     env::SIDECAR_MODE,
     env::OUTBOUND_ADDR,

@@ -92,7 +92,7 @@ fn ours_are_stripped_and_ids_are_made_once() {
     let id = ensure_request_id(&mut map);
     assert_eq!(id.len(), 32);
     assert_eq!(ensure_request_id(&mut map), id);
-    assert_eq!(request_id(0xa0), format!("0a{}", "0".repeat(30)));
+    assert_eq!(new_request_id(0xa0), format!("0a{}", "0".repeat(30)));
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod retries;
 mod splits;
 mod survival;
 mod timeouts;
+mod traces;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
