@@ -374,7 +374,7 @@ async fn accounts(cx: Cx) -> anyhow::Result<()> {
                 };
                 mesh.add_workload(workload).await?;
             }
-            mesh.set_endpoints(service, [app])?;
+            mesh.set_endpoints(service, [&*app])?;
             let to = mesh.addr(service, PORT);
             wait_for("an answer", PATIENCE, async || {
                 let answer = ask(&mesh.pod(&client), to, "/", &[("b3", "0")]).await?;
