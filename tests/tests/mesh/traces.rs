@@ -1,6 +1,7 @@
 //! Traces through whole chains of calls, to a collector of the tests' own; and what stays as it is where
 //! nobody asked for any.
 
+mod accounts;
 mod collector;
 
 use std::net::SocketAddr;
@@ -37,13 +38,13 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("traces::three_hops_have_the_right_parents", three_hops);
     suite.add("traces::retries_and_refusals_are_told", retries);
     suite.add("traces::a_dead_collector_costs_spans_only", dead_collector);
-    suite.add("traces::every_span_is_accounted_for", accounts);
+    suite.add("traces::every_span_is_accounted_for", accounts::accounts);
     suite.add("traces::without_an_endpoint_headers_pass_as_they_are", off);
 }
 
 /// Adds workloads that export every trace to the collector, and waits until each of their services has
 /// answered the client once, in a trace that nobody samples.
-async fn traced(mesh: &Mesh, workloads: &[&str]) -> anyhow::Result<()> {
+async fn traced(mesh: &Mesh, workloads: &[&str], log: &str) -> anyhow::Result<()> {
     let endpoint = format!("http://{}:{OTLP}", mesh.pod("collector").v4());
     for name in workloads {
         let workload = match *name {
@@ -52,7 +53,8 @@ async fn traced(mesh: &Mesh, workloads: &[&str]) -> anyhow::Result<()> {
         };
         let exporting = workload
             .env("WEFT_TRACE_ENDPOINT", &endpoint)
-            .env("WEFT_TRACE_SAMPLE", "1");
+            .env("WEFT_TRACE_SAMPLE", "1")
+            .env("WEFT_LOG_LEVEL", log);
         mesh.add_workload(exporting).await?;
         if *name != "client" {
             mesh.set_endpoints(name.trim_end_matches("-1"), [*name])?;
@@ -106,7 +108,7 @@ fn stage(name: &str) -> weft_sandbox::mesh::Builder {
 async fn three_hops(cx: Cx) -> anyhow::Result<()> {
     cx.on(stage("traces"), async |mesh| {
         let collector = Collector::start(&mesh.pod("collector"), OTLP)?;
-        traced(mesh, &["client", "a-1", "b-1", "c-1"]).await?;
+        traced(mesh, &["client", "a-1", "b-1", "c-1"], "info").await?;
 
         // Nobody has begun: the client's sidecar does, and says so in W3C and B3.
         let seen = chain(mesh, "/nobody", &[]).await?;
@@ -258,14 +260,15 @@ fn linked(mut spans: Vec<Span>, root: &str, seen: &Seen) -> anyhow::Result<Vec<S
 async fn retries(cx: Cx) -> anyhow::Result<()> {
     cx.on(stage("traced-retries"), async |mesh| {
         let collector = Collector::start(&mesh.pod("collector"), OTLP)?;
-        traced(mesh, &["client", "a-1"]).await?;
+        traced(mesh, &["client", "a-1"], "debug").await?;
         let stanzas = "retries: {attempts: 2, statusCodes: [503]}";
         mesh.apply_policy("retry", &policy("retry", "a", stanzas))?;
         let a = mesh.addr("a", PORT);
         let client = mesh.pod("client");
         let in_trace = async |trace: &str| {
             let traceparent = format!("00-{trace}-{SPAN}-01");
-            ask(&client, a, "/?status=503", &[("traceparent", &traceparent)]).await
+            let said = [("traceparent", &*traceparent), ("x-request-id", trace)];
+            ask(&client, a, "/?status=503", &said).await
         };
         let mut number = 0;
         let told = wait_for(
@@ -313,6 +316,10 @@ async fn retries(cx: Cx) -> anyhow::Result<()> {
         for span in told {
             assert_eq!(span.get("error.type"), "unauthorized", "{span:#?}");
             assert_eq!(span.get("weft.outcome"), "unauthorized");
+            // The log of whoever refused names the request too.
+            let named = format!("\"requestId\":\"{}\"", span.get("weft.request_id"));
+            let log = mesh.sidecar_log("a-1");
+            assert!(log.contains(&named), "{named} is not in the log");
         }
         Ok(())
     })
@@ -322,7 +329,7 @@ async fn retries(cx: Cx) -> anyhow::Result<()> {
 /// Nobody listens where spans are to go: traffic does not notice, and every span is accounted for.
 async fn dead_collector(cx: Cx) -> anyhow::Result<()> {
     cx.on(stage("dead-collector"), async |mesh| {
-        traced(mesh, &["client", "a-1"]).await?;
+        traced(mesh, &["client", "a-1"], "info").await?;
         let requests = cx.pick(6_000, 60_000);
         let report = Load::new(mesh.addr("a", PORT))
             .clients(8)
@@ -351,107 +358,6 @@ async fn dead_collector(cx: Cx) -> anyhow::Result<()> {
         Ok(())
     })
     .await
-}
-
-/// Every sampled request has one span at either end, and the collector has those that were exported: of
-/// all requests, and of one in a hundred. What that costs, beside no traces at all, is told: processor time
-/// of both sidecars, of programs as they were built.
-async fn accounts(cx: Cx) -> anyhow::Result<()> {
-    let shares = [("off", None), ("1 %", Some("0.01")), ("100 %", Some("1"))];
-    let requests = cx.pick(1_500, 20_000);
-    let rounds = 4;
-    cx.on(stage("trace-accounts"), async |mesh| {
-        let collector = Collector::start(&mesh.pod("collector"), OTLP)?;
-        let endpoint = format!("http://{}:{OTLP}", mesh.pod("collector").v4());
-        for (index, service) in ["a", "b", "c"].into_iter().enumerate() {
-            let (client, app) = (format!("to-{service}"), format!("{service}-1"));
-            for workload in [Workload::new(&client), http_app(&app)] {
-                let workload = match shares[index].1 {
-                    None => workload,
-                    Some(share) => workload
-                        .env("WEFT_TRACE_ENDPOINT", &endpoint)
-                        .env("WEFT_TRACE_SAMPLE", share),
-                };
-                mesh.add_workload(workload).await?;
-            }
-            mesh.set_endpoints(service, [&*app])?;
-            let to = mesh.addr(service, PORT);
-            wait_for("an answer", PATIENCE, async || {
-                let answer = ask(&mesh.pod(&client), to, "/", &[("b3", "0")]).await?;
-                Ok((answer.status == 200).then_some(()))
-            })
-            .await?;
-        }
-
-        // In turn, so that what else the machine does hits all of them.
-        let mut seconds = [0.0; 3];
-        for _ in 0..rounds {
-            for (index, service) in ["a", "b", "c"].into_iter().enumerate() {
-                let (client, app) = (format!("to-{service}"), format!("{service}-1"));
-                let before = cpu(mesh, &client).await? + cpu(mesh, &app).await?;
-                let report = Load::new(mesh.addr(service, PORT))
-                    .clients(4)
-                    .requests(requests)
-                    .shot(Shot::get("/"))
-                    .run(&mesh.pod(&client))
-                    .await;
-                assert_no_failure(&report);
-                seconds[index] += cpu(mesh, &client).await? + cpu(mesh, &app).await? - before;
-            }
-        }
-        let all = requests * rounds;
-        for (index, (share, _)) in shares.iter().enumerate() {
-            let micros = seconds[index] * 1e6 / all as f64;
-            let more = (seconds[index] / seconds[0] - 1.0) * 100.0;
-            cx.measured(format!(
-                "traces {share}: {micros:.0} µs of both sidecars per request ({more:+.1} %)"
-            ));
-        }
-
-        let spans = async |workload: &str| -> anyhow::Result<[u64; 4]> {
-            let metrics = metrics(mesh, workload).await?;
-            let results = ["exported", "dropped", "refused", "unsent"];
-            Ok(results.map(|it| metrics.sum("weft_trace_spans_total", &[("result", it)]) as u64))
-        };
-        let mut exported = 0;
-        for (service, expected) in [("b", all as f64 / 100.0), ("c", all as f64)] {
-            let (client, app) = (format!("to-{service}"), format!("{service}-1"));
-            // Both ends have the same requests sampled; the last of them may still be on their way.
-            let told = wait_for("the last spans", PATIENCE, async || {
-                let (client, app) = (spans(&client).await?, spans(&app).await?);
-                let complete = |told: [u64; 4]| told.iter().sum::<u64>();
-                let is_whole = complete(client) == complete(app);
-                let is_all = service == "b" || complete(client) == all;
-                Ok((is_whole && is_all).then_some((client, app)))
-            })
-            .await?;
-            for [sent, dropped, refused, unsent] in [told.0, told.1] {
-                assert_eq!((refused, unsent), (0, 0), "{service}: {told:?}");
-                let begun = (sent + dropped) as f64;
-                // Six standard deviations of a binomial distribution, rounded up.
-                let margin = if service == "b" {
-                    6.0 * expected.sqrt()
-                } else {
-                    0.0
-                };
-                assert!((begun - expected).abs() <= margin, "{service}: {told:?}");
-                exported += sent;
-            }
-        }
-        assert_eq!(collector.spans().len() as u64, exported);
-        for workload in ["to-a", "a-1"] {
-            assert_eq!(spans(workload).await?, [0; 4]);
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// What a sidecar has used of the processor, in seconds.
-async fn cpu(mesh: &Mesh, workload: &str) -> anyhow::Result<f64> {
-    let metrics = metrics(mesh, workload).await?;
-    let used = metrics.value("process_cpu_seconds_total", &[]);
-    used.context("no process_cpu_seconds_total")
 }
 
 /// Without an endpoint no trace header is made, changed or dropped, well-formed or not.
