@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use weft_proto::process::Process;
 
 use crate::watch::Progress;
 
@@ -153,6 +154,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = self.exposition.render();
         self.durations.render(&mut text);
+        Process::read().render(&mut text);
         text
     }
 
@@ -270,7 +272,7 @@ mod tests {
         let page = metrics.render();
         let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let names: Vec<_> = types.filter_map(|line| line.split(' ').next()).collect();
-        assert!(names.len() >= 9, "{names:?}");
+        assert!(names.len() >= 13, "{names:?}");
         for name in names {
             let begin = format!("| `{name}");
             assert!(

@@ -6,6 +6,7 @@
 //!   than one crate or a user spells.
 //! * [`otlp`]: how spans are told to a collector.
 //! * [`pattern`]: what a regular expression of a policy means.
+//! * [`process`]: what the kernel says about a process, for its metrics.
 //! * [`replica`]: what the control plane's replicas tell each other.
 //! * [`spiffe`]: the one parser of SPIFFE ids.
 //!
@@ -15,6 +16,7 @@
 
 pub mod names;
 pub mod pattern;
+pub mod process;
 pub mod spiffe;
 
 /// The discovery stream (`weft.discovery.v1`).

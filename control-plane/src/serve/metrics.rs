@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use weft_proto::process::Process;
 
 use crate::source::progress::Progress;
 
@@ -221,7 +222,9 @@ impl Metrics {
 
     /// In Prometheus' text format.
     pub fn render(&self) -> String {
-        self.exposition.render()
+        let mut page = self.exposition.render();
+        Process::read().render(&mut page);
+        page
     }
 }
 

@@ -155,17 +155,6 @@ fn process_metrics_are_plausible() {
 }
 
 #[test]
-fn stat_is_read_behind_any_name() {
-    let text = "7 (a) b (c)) S 1 7 7 0 -1 4194560 90 0 0 0 11 22 0 0 20 0 3 0 333 9999 44 1";
-    let stat = process::Stat::parse(text).expect("a stat line");
-    assert_eq!(
-        (stat.cpu_ticks, stat.start_ticks, stat.resident_pages),
-        (33, 333, 44)
-    );
-    assert_eq!(process::Stat::parse("7 (a) S 1"), None);
-}
-
-#[test]
 fn totals_are_exact_under_concurrency() {
     const THREADS: u16 = 8;
     const ROUNDS: u16 = 2_000;

@@ -2,6 +2,18 @@
 
 from . import NONE_IS_GOOD, PERIOD, TWO_WEEKS, chart, quantiles, stat
 
+
+
+def process(program):
+    """How much each replica of a program takes of the machine."""
+    ours = f'and on (namespace, pod) weft_build_info{{program="{program}"}}'
+    return [
+        chart("Processor time", "In cores, by replica.", "none", (f"rate(process_cpu_seconds_total{PERIOD}) {ours}", "{{pod}}"),
+              width=12),
+        chart("Memory", "Resident, by replica.", "bytes", (f"process_resident_memory_bytes {ours}", "{{pod}}"), width=12),
+    ]
+
+
 CONTROL_PLANE = [
     stat("Replicas", "Replicas of the control plane whose metrics are fetched.", "none", "count(weft_control_plane_streams)"),
     stat("Leader", "Replicas that lead: 1, and 0 for moments.", "none", "sum(weft_control_plane_leader)",
@@ -40,6 +52,7 @@ CONTROL_PLANE = [
           ("topk(10, max by (verb, resource) (weft_control_plane_permissions_missing))", "{{verb}} {{resource}}"), width=12),
     chart("Versions", "Replicas of control plane and injector, by version.", "none",
           ('count by (program, version) (weft_build_info{program!=""})', "{{program}} {{version}}"), stacked=True, width=12),
+    *process("weft-control-plane"),
 ]
 
 INJECTOR = [
@@ -65,6 +78,7 @@ INJECTOR = [
           "none", ("min by (kind) (weft_injector_watch_up)", "{{kind}}")),
     chart("Events lost", "Events on the owners of pods that were not made.", "ops",
           (f"sum(rate(weft_injector_events_lost_total{PERIOD}))", "lost")),
+    *process("weft-injector"),
 ]
 
 BOARDS = [
