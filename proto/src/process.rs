@@ -155,7 +155,10 @@ mod tests {
         };
         process.render(&mut page);
         let samples: Vec<_> = page.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(samples, ["process_cpu_seconds_total 1.5", "process_open_fds 3"]);
+        assert_eq!(
+            samples,
+            ["process_cpu_seconds_total 1.5", "process_open_fds 3"]
+        );
         assert!(page.contains("\n# TYPE process_cpu_seconds_total counter\n"));
     }
 }
