@@ -151,13 +151,12 @@ fn images_are_ours_of_this_version_or_others_with_a_version() {
     let compose = compose();
     let mut ours = BTreeSet::new();
     for (name, service) in services(&compose) {
-        let image = match service["image"].as_str() {
-            Some(image) => image,
-            None => {
-                let file = string(&service["build"]["dockerfile_inline"]);
-                let from = file.lines().next().and_then(|it| it.strip_prefix("FROM "));
-                from.expect("an image")
-            }
+        let image = if let Some(image) = service["image"].as_str() {
+            image
+        } else {
+            let file = string(&service["build"]["dockerfile_inline"]);
+            let from = file.lines().next().and_then(|it| it.strip_prefix("FROM "));
+            from.expect("an image")
         };
         let (repository, tag) = image.rsplit_once(':').expect("a tag");
         if Image::named(repository).is_some() {
