@@ -17,7 +17,7 @@ use weft_proto::discovery::{
 };
 use weft_proto::names::{cluster::REPLICAS_SERVICE, ports};
 use weft_proto::replica::replicas_client::ReplicasClient;
-use weft_proto::replica::{CountsRequest, EdgesRequest, ProxiesRequest, Proxy};
+use weft_proto::replica::{CountsRequest, EdgesRequest, OrderRequest, ProxiesRequest, Proxy};
 
 use super::harness::{Credentials, Mesh, Stream, hello, objects, origin, sourced};
 use crate::index::{
@@ -413,8 +413,10 @@ async fn only_replicas_are_told() {
         assert_eq!(refused.code(), Code::PermissionDenied);
         let refused = client.edges(EdgesRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);
+        let refused = client.order(OrderRequest::default()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
     }
     let rendered = mesh.metrics.render();
-    let counted = "weft_control_plane_refusals_total{what=\"replica\"} 6";
+    let counted = "weft_control_plane_refusals_total{what=\"replica\"} 8";
     assert!(rendered.contains(counted), "{rendered}");
 }
