@@ -30,14 +30,14 @@ use crate::serve::replicas::Place;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where two replicas are.
-struct Places {
+pub(super) struct Places {
     state: Arc<TempDir>,
     objects: Objects,
     addresses: [SocketAddr; 2],
 }
 
 impl Places {
-    async fn new() -> (Self, [TcpListener; 2]) {
+    pub(super) async fn new() -> (Self, [TcpListener; 2]) {
         let first = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let second = TcpListener::bind(("127.0.0.2", 0)).await.unwrap();
         let addresses = [first.local_addr().unwrap(), second.local_addr().unwrap()];
@@ -52,7 +52,7 @@ impl Places {
         (places, [first, second])
     }
 
-    fn start(&self, at: usize, listener: TcpListener) -> Mesh {
+    pub(super) fn start(&self, at: usize, listener: TcpListener) -> Mesh {
         let place = Place {
             name: format!("replica-{at}"),
             ip: self.addresses[at].ip(),
