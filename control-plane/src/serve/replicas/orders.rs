@@ -30,6 +30,7 @@ const ASK_TIME: Duration = Duration::from_secs(10);
 const MAX_PAYLOADS: usize = 12 << 20;
 /// Longest reason why a sidecar did not do it, in characters.
 const MAX_REASON: usize = 253;
+const NO_ROOM: &str = "it is done, but the answer found no room beside the others'; ask it alone";
 
 /// What the sidecars of all replicas answered.
 pub struct Orders {
@@ -144,16 +145,11 @@ fn answer(name: Name, said: Result<CommandReply, CommandError>, room: &mut usize
             let reason = reply.error.chars().take(MAX_REASON);
             (reason.collect(), String::new())
         }
-        Ok(reply) => match room.checked_sub(reply.payload.len()) {
-            Some(left) => {
-                *room = left;
-                (String::new(), reply.payload)
-            }
-            None => {
-                let why = "its answer found no room beside the others'; ask it alone";
-                (why.to_owned(), String::new())
-            }
-        },
+        Ok(reply) if reply.payload.len() > *room => (NO_ROOM.to_owned(), String::new()),
+        Ok(reply) => {
+            *room -= reply.payload.len();
+            (String::new(), reply.payload)
+        }
     };
     SidecarAnswer {
         namespace: name.namespace,
@@ -168,5 +164,64 @@ async fn ask(mut client: Client, order: OrderRequest) -> Result<OrderResponse, S
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(status.message().to_owned()),
         Err(_) => Err(format!("no answer within {} s", ASK_TIME.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(payload: &str, error: &str) -> Result<CommandReply, CommandError> {
+        Ok(CommandReply {
+            id: 1,
+            error: error.to_owned(),
+            payload: payload.to_owned(),
+        })
+    }
+
+    #[test]
+    fn answers_share_the_room_of_a_message() {
+        let web = || Name::new("shop", "web");
+        let mut room = 10;
+        assert_eq!(
+            answer(web(), said("12345678", ""), &mut room).payload,
+            "12345678"
+        );
+        let late = answer(web(), said("123", ""), &mut room);
+        assert_eq!((&*late.error, &*late.payload), (NO_ROOM, ""));
+        let small = answer(web(), said("12", ""), &mut room);
+        assert_eq!((&*small.error, &*small.payload, room), ("", "12", 0));
+        let long = answer(web(), said("ignored", &"é".repeat(300)), &mut room);
+        assert_eq!(
+            (long.error.chars().count(), &*long.payload),
+            (MAX_REASON, "")
+        );
+    }
+
+    #[test]
+    fn of_two_answers_the_one_that_did_it_counts() {
+        let asked = |replica: &str, error: &str| {
+            let answer = SidecarAnswer {
+                namespace: "shop".to_owned(),
+                workload: "web".to_owned(),
+                error: error.to_owned(),
+                payload: String::new(),
+            };
+            let response = OrderResponse {
+                replica: replica.to_owned(),
+                answers: vec![answer],
+            };
+            Asked {
+                address: None,
+                answer: Ok(response),
+            }
+        };
+        for (first, second, wanted) in [("late", "", "b"), ("", "late", "a"), ("", "", "a")] {
+            let orders = Orders {
+                asked: vec![asked("a", first), asked("b", second)],
+            };
+            let answers: Vec<_> = orders.answers().map(|(replica, _)| replica).collect();
+            assert_eq!(answers, [wanted]);
+        }
     }
 }
