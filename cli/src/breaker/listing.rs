@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::edges::seen::Replica;
-use crate::order::{Answers, Missing};
+use crate::order::{Missing, Told};
 
 /// The breakers of all sidecars that answered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,13 +29,13 @@ pub(super) struct Breaker {
     pub(super) workload: String,
     pub(super) backend: String,
     #[serde(flatten)]
-    pub(super) state: State,
+    pub(super) state: Condition,
 }
 
 /// What a breaker is like.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct State {
+pub(super) struct Condition {
     /// `Backend` or `Endpoint`.
     pub(super) scope: String,
     /// `None` where it is the whole backend's.
@@ -67,12 +67,12 @@ struct Payload {
 #[derive(Deserialize)]
 struct Backend {
     backend: String,
-    breakers: Vec<State>,
+    breakers: Vec<Condition>,
 }
 
 impl Listing {
     /// Of all answers.
-    pub(super) fn of(answers: &Answers) -> Self {
+    pub(super) fn of(answers: &Told) -> Self {
         let mut listing = Self {
             not_connected: answers.not_connected.clone(),
             replicas: answers.replicas.clone(),

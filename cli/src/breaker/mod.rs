@@ -17,7 +17,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::order::{Answers, INCOMPLETE, NO_ANSWER, Output, Workload, print};
+use crate::order::{INCOMPLETE, NO_ANSWER, Output, Told, Workload, print};
 use crate::paint::{self, Paint};
 use crate::proxy_status::ask::Server;
 use listing::Listing;
@@ -173,7 +173,7 @@ fn change(
 }
 
 /// How many breakers were changed, and in how many sidecars.
-fn breakers(answers: &Answers) -> (u64, usize) {
+fn breakers(answers: &Told) -> (u64, usize) {
     let counts = answers
         .done()
         .filter_map(|answer| answer.payload["breakers"].as_u64());
@@ -181,9 +181,9 @@ fn breakers(answers: &Answers) -> (u64, usize) {
     (counts.iter().sum(), counts.len())
 }
 
-fn ask(name: &str, whose: &Whose, command: &Value) -> Option<Answers> {
+fn ask(name: &str, whose: &Whose, command: &Value) -> Option<Told> {
     let namespace = whose.namespace.as_deref();
-    let answers = Answers::ask(&whose.server, namespace, whose.workload.as_ref(), command);
+    let answers = Told::ask(&whose.server, namespace, whose.workload.as_ref(), command);
     answers
         .map_err(|error| eprintln!("weft breaker {name}: {}: {error}", whose.server))
         .ok()

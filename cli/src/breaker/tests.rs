@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::listing::Listing;
 use super::{Action, Backend, breakers, text};
-use crate::order::{Answers, Output, print};
+use crate::order::{Output, Told, print};
 use crate::paint::Paint;
 
 fn breaker(endpoint: Option<&str>, state: &str, left: Option<f64>) -> Value {
@@ -17,7 +17,7 @@ fn breaker(endpoint: Option<&str>, state: &str, left: Option<f64>) -> Value {
     })
 }
 
-fn answers(answers: &Value) -> Answers {
+fn answers(answers: &Value) -> Told {
     let replica = json!({"name": "a", "address": null, "error": null});
     let all = json!({"replicas": [replica], "answers": answers, "notConnected": []});
     serde_json::from_value(all).unwrap()
@@ -29,7 +29,7 @@ fn answer(name: &str, error: Option<&str>, payload: &Value) -> Value {
     })
 }
 
-fn listed() -> Answers {
+fn listed() -> Told {
     let cart = |breakers: Value| {
         json!({"backends": [
             {"backend": "shop/cart:80", "service": "shop/cart:80", "breakers": breakers, "limits": null},

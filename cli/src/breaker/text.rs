@@ -3,12 +3,12 @@
 use super::listing::{Breaker, Listing};
 use super::{Action, breakers};
 use crate::explain::table::{GAP, WIDTH, paragraph, rows};
-use crate::order::Answers;
+use crate::order::Told;
 use crate::paint::Paint;
 use crate::proxy_status::text::age;
 
 /// A table that fits 100 columns, and the sum.
-pub(super) fn list(listing: &Listing, answers: &Answers, paint: Paint) -> String {
+pub(super) fn list(listing: &Listing, answers: &Told, paint: Paint) -> String {
     let head = [
         "WORKLOAD", "BACKEND", "ENDPOINT", "FAILURES", "FOR", "STATE",
     ];
@@ -35,7 +35,7 @@ pub(super) fn list(listing: &Listing, answers: &Answers, paint: Paint) -> String
 }
 
 /// What was done, and by how many sidecars. `which` is of what, with a space before it, or nothing.
-pub(super) fn changed(action: Action, which: &str, answers: &Answers) -> String {
+pub(super) fn changed(action: Action, which: &str, answers: &Told) -> String {
     let (count, sidecars) = breakers(answers);
     let all = answers.done().count();
     let verb = match action {

@@ -42,7 +42,7 @@ pub(crate) struct Workload {
 /// What sidecars answered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Answers {
+pub(crate) struct Told {
     /// The replicas of the control plane, the asked one first.
     pub(crate) replicas: Vec<Replica>,
     /// Everybody who was commanded, in the order of their names.
@@ -97,7 +97,7 @@ impl fmt::Display for Workload {
     }
 }
 
-impl Answers {
+impl Told {
     /// Has sidecars do it: one workload's, or a namespace's, or all.
     pub(crate) fn ask(
         server: &Server,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Answers, INCOMPLETE, NO_ANSWER, Output, Workload, print};
+use super::{INCOMPLETE, NO_ANSWER, Output, Told, Workload, print};
 use crate::proxy_status::ask::Server;
 
 const CODES: &str = "\
@@ -127,7 +127,7 @@ fn answered(
     command: &Value,
     printed: impl FnOnce(&Value) -> String,
 ) -> ExitCode {
-    let answers = match Answers::ask(&whom.server, None, Some(&whom.workload), command) {
+    let answers = match Told::ask(&whom.server, None, Some(&whom.workload), command) {
         Ok(answers) => answers,
         Err(error) => {
             eprintln!("weft proxy {name}: {}: {error}", whom.server);

@@ -3,11 +3,11 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use super::{Answers, Workload};
+use super::{Told, Workload};
 use crate::proxy_status::ask::AskError;
 
 /// What is asked of somebody who answers so.
-fn asked(answer: String, workload: Option<&Workload>) -> (Value, Result<Answers, AskError>) {
+fn asked(answer: String, workload: Option<&Workload>) -> (Value, Result<Told, AskError>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = std::thread::spawn(move || {
@@ -32,7 +32,7 @@ fn asked(answer: String, workload: Option<&Workload>) -> (Value, Result<Answers,
         serde_json::from_slice(&body).unwrap()
     });
     let to = format!("http://{address}").parse().unwrap();
-    let answers = Answers::ask(&to, Some("jobs"), workload, &json!({"kind": "config"}));
+    let answers = Told::ask(&to, Some("jobs"), workload, &json!({"kind": "config"}));
     (server.join().unwrap(), answers)
 }
 
@@ -82,7 +82,7 @@ fn what_is_asked_and_answered() {
 
 #[test]
 fn who_did_not_do_it_is_named() {
-    let mut answers: Answers = serde_json::from_value(answer()).unwrap();
+    let mut answers: Told = serde_json::from_value(answer()).unwrap();
     assert!(!answers.is_whole());
     assert_eq!(
         answers.problems(),
