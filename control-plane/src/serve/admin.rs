@@ -1,5 +1,6 @@
-//! The admin listener: health and metrics for everybody, status, edges, rotations and commands to sidecars for loopback only. The status of one
-//! replica has the sidecars of all, and says which replica did not answer.
+//! The admin listener: health and metrics for everybody; status, edges, rotations and commands to
+//! sidecars for loopback only. The status of one replica has the sidecars of all, and says which replica
+//! did not answer.
 
 mod command;
 mod edges;
