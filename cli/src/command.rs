@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{check, demo, edges, explain, identity, inject, install, proxy_status};
+use crate::{breaker, check, demo, edges, explain, identity, inject, install, proxy_status};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -38,6 +38,9 @@ enum Command {
     Explain(explain::Options),
     /// Shows who calls whom, and who still does it in plaintext.
     Edges(edges::Options),
+    /// Lists circuit breakers, and opens, closes and resets them.
+    #[command(subcommand)]
+    Breaker(breaker::BreakerCommand),
     /// Adds the sidecar to the pods of manifests, and prints them.
     Inject(inject::Options),
     /// Prints the manifest that installs a mesh into a cluster, for kubectl apply.
@@ -115,6 +118,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
+        Command::Breaker(command) => breaker::run(&command),
         Command::Inject(options) => inject::run(&options),
         Command::Install(options) => install::install(&options),
         Command::Upgrade(options) => install::upgrade(&options),
@@ -188,6 +192,22 @@ mod tests {
             ],
             &["weft", "check", "--window", "1h"],
             &["weft", "edges", "--server", "127.0.0.1:15190"],
+            &["weft", "breaker", "open"],
+            &["weft", "breaker", "close", "--endpoint", "10.0.0.1:80"],
+            &["weft", "breaker", "reset", "--endpoint", "10.0.0.1:80"],
+            &["weft", "breaker", "open", "cart:80"],
+            &[
+                "weft",
+                "breaker",
+                "open",
+                "shop/cart:80",
+                "--endpoint",
+                "cart-1",
+            ],
+            &["weft", "breaker", "list", "--workload", "a/b/c"],
+            &["weft", "proxy", "config"],
+            &["weft", "proxy", "config", "web"],
+            &["weft", "proxy", "log-level", "shop/web", "loud"],
             &["weft", "inject"],
             &["weft", "inject", "-f", "x", "--image", "No Image"],
         ] {

@@ -10,6 +10,8 @@
 //! * `check_cluster`: the latter: what was fetched, and what is wrong with it.
 //! * [`explain`]: what is in force for a service, who said so, and what happens to a request.
 //! * [`proxy_status`]: which sidecars run what, and who is behind.
+//! * [`breaker`]: circuit breakers of all sidecars, listed and changed.
+//! * [`order`]: commands to sidecars.
 //! * [`edges`]: who calls whom, and who does it in plaintext.
 //! * [`identity`]: who signs, whom the mesh trusts, and rotations of both.
 //! * [`inject`]: manifests with the sidecar in their pods.
@@ -20,6 +22,7 @@
 //! * `paint`: colours on terminals.
 #![forbid(unsafe_code)]
 
+pub mod breaker;
 pub mod check;
 mod check_cluster;
 mod cluster;
@@ -30,6 +33,7 @@ pub mod explain;
 pub mod identity;
 pub mod inject;
 pub mod install;
+pub mod order;
 mod paint;
 pub mod proxy_status;
 mod words;

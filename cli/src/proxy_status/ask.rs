@@ -12,7 +12,7 @@ use weft_proto::names::ports;
 use super::status::Status;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// It waits itself up to 3 s for other replicas.
+/// It waits itself up to 10 s for other replicas.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// 10,000 sidecars on each of a few replicas.
 const MAX_ANSWER: u64 = 128 * 1024 * 1024;
@@ -74,19 +74,32 @@ pub(super) fn status(server: &Server) -> Result<Status, AskError> {
 
 /// What there is at a path.
 pub(crate) fn get(server: &Server, path: &str) -> Result<Vec<u8>, AskError> {
-    exchange(server, "GET", path)
+    exchange(server, "GET", path, "")
 }
 
 /// What is answered to being told so.
 pub(crate) fn post(server: &Server, path: &str) -> Result<Vec<u8>, AskError> {
-    exchange(server, "POST", path)
+    exchange(server, "POST", path, "")
 }
 
-fn exchange(server: &Server, method: &str, path: &str) -> Result<Vec<u8>, AskError> {
+/// What is answered to something that is told in JSON.
+pub(crate) fn tell(server: &Server, path: &str, body: &str) -> Result<Vec<u8>, AskError> {
+    exchange(server, "POST", path, body)
+}
+
+/// `body` is JSON, or empty.
+fn exchange(server: &Server, method: &str, path: &str, body: &str) -> Result<Vec<u8>, AskError> {
     let mut tcp = connect(server).map_err(AskError::Connect)?;
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {}:{}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-        server.host, server.port
+        "{method} {path} HTTP/1.1\r\nhost: {}:{}\r\n{}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        server.host,
+        server.port,
+        if body.is_empty() {
+            ""
+        } else {
+            "content-type: application/json\r\n"
+        },
+        body.len(),
     );
     tcp.write_all(request.as_bytes())?;
     let answer = read_to_end(&mut tcp)?;

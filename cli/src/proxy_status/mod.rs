@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::order::one;
 use ask::Server;
 use status::Status;
 
@@ -27,6 +28,12 @@ const NO_ANSWER: u8 = 2;
 pub enum ProxyCommand {
     /// Shows which sidecars are connected, what they run, and which are behind.
     Status(Options),
+    /// Prints what a sidecar knows: its health, policies, destinations and endpoints.
+    Config(one::Config),
+    /// Prints a sidecar's metrics, in Prometheus' format.
+    Metrics(one::Metrics),
+    /// Shows a sidecar's log level, or changes it until the sidecar ends.
+    LogLevel(one::LogLevel),
 }
 
 /// Whom to ask, and for what.
@@ -70,7 +77,12 @@ enum Output {
 
 /// Runs a command about sidecars. Exit codes are in its help.
 pub fn run(command: &ProxyCommand) -> ExitCode {
-    let ProxyCommand::Status(options) = command;
+    let options = match command {
+        ProxyCommand::Status(options) => options,
+        ProxyCommand::Config(options) => return one::config(options),
+        ProxyCommand::Metrics(options) => return one::metrics(options),
+        ProxyCommand::LogLevel(options) => return one::log_level(options),
+    };
     let mut status = match ask::status(&options.server) {
         Ok(status) => status,
         Err(error) => {

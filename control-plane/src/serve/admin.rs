@@ -1,6 +1,8 @@
-//! The admin listener: health and metrics for everybody, status, edges and rotations for loopback only. The status of one
-//! replica has the sidecars of all, and says which replica did not answer.
+//! The admin listener: health and metrics for everybody; status, edges, rotations and commands to
+//! sidecars for loopback only. The status of one replica has the sidecars of all, and says which replica
+//! did not answer.
 
+mod command;
 mod edges;
 mod proxies;
 
@@ -44,6 +46,8 @@ const ROTATE: &str = "/identity/rotate/";
 const LOOPBACK_ONLY: &str = "from loopback only\n";
 const NOT_SERVING: &str = "this replica does not serve yet\n";
 const NOT_YET: &str = "the authority is not there yet\n";
+
+type Request = http::Request<Incoming>;
 
 /// What the admin listener shows.
 pub struct Admin {
@@ -99,9 +103,12 @@ impl Admin {
     }
 
     async fn serve(&self, tcp: TcpStream, peer: SocketAddr) -> Result<(), hyper::Error> {
-        let service = service_fn(|request: http::Request<Incoming>| async move {
+        let service = service_fn(|request: Request| async move {
+            if request.uri().path() == command::PATH {
+                return Ok::<_, Infallible>(self.command(peer, request).await);
+            }
             let (method, path) = (request.method(), request.uri().path());
-            Ok::<_, Infallible>(self.answer(peer, method, path).await)
+            Ok(self.answer(peer, method, path).await)
         });
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -181,6 +188,22 @@ impl Admin {
             Ok(done) => respond(StatusCode::OK, "text/plain", done + "\n"),
             Err((code, why)) => respond(code, "text/plain", why + "\n"),
         }
+    }
+
+    async fn command(&self, peer: SocketAddr, request: Request) -> Response<Full<Bytes>> {
+        if !is_loopback(peer) {
+            return text(StatusCode::FORBIDDEN, LOOPBACK_ONLY);
+        }
+        let replicas = self.replicas.borrow().clone();
+        let (Some(replicas), Some(model)) = (replicas, self.model()) else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, NOT_SERVING);
+        };
+        let order = match command::read(request).await {
+            Ok(order) => order,
+            Err((code, why)) => return respond(code, "text/plain", why + "\n"),
+        };
+        let orders = replicas.order(&order).await;
+        json_response(StatusCode::OK, &command::describe(&orders, &model, &order))
     }
 
     fn is_ready(&self) -> bool {

@@ -45,7 +45,7 @@ const MAX_SEND_BUFFER: usize = 256 * 1024;
 const MAX_DISCOVERY_MESSAGE: usize = 8 * 1024 * 1024;
 const MAX_CERTIFY_MESSAGE: usize = 64 * 1024;
 /// What replicas ask each other is empty.
-const MAX_REPLICA_QUESTION: usize = 1024;
+const MAX_REPLICA_QUESTION: usize = 4 * 1024;
 
 /// Who is at the other end; an extension of every request.
 #[derive(Clone)]

@@ -5,6 +5,7 @@ mod counts;
 mod end_to_end;
 mod harness;
 mod memo;
+mod orders;
 mod refusals;
 mod replicas;
 mod resumption;

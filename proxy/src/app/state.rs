@@ -163,7 +163,10 @@ impl CommandHandler for State {
                 let met = self.outbound.act_on_breakers(&target, action);
                 Ok(json!({ "breakers": met }).to_string())
             }
+            Command::BreakerList => Ok(self.breakers().to_string()),
             Command::ConfigDump => Ok(self.config().to_string()),
+            Command::MetricsDump => Ok(json!(self.render_metrics()).to_string()),
+            Command::LogLevel(level) if level.is_empty() => Ok(json!(self.log_level()).to_string()),
             Command::LogLevel(level) => self
                 .set_log_level(&level)
                 .map(|before| json!(before).to_string()),

@@ -19,10 +19,14 @@ pub enum Command {
         /// What to do.
         action: BreakerAction,
     },
+    /// Tell every breaker and its state, as `/circuit-breakers` shows them.
+    BreakerList,
     /// Tell the sidecar's state, as `/config` shows it.
     ConfigDump,
-    /// Change the log level to this; the answer is the level before.
+    /// Change the log level to this, or leave it where this is empty; the answer is the level before.
     LogLevel(String),
+    /// Tell the sidecar's metrics, as `/metrics` shows them.
+    MetricsDump,
 }
 
 /// What people do to breakers.
@@ -46,7 +50,9 @@ impl Command {
     pub(super) fn from_wire(message: wire::Command) -> Result<Self, String> {
         match message.kind {
             None => Err("unknown command".to_owned()),
+            Some(Kind::BreakerList(_)) => Ok(Self::BreakerList),
             Some(Kind::ConfigDump(_)) => Ok(Self::ConfigDump),
+            Some(Kind::MetricsDump(_)) => Ok(Self::MetricsDump),
             Some(Kind::LogLevel(level)) => Ok(Self::LogLevel(level)),
             Some(Kind::Breaker(breaker)) => Self::breaker(&breaker).map_err(|e| e.to_string()),
         }

@@ -22,6 +22,8 @@ use crate::policy::{InboundPolicy, OutboundTarget, decode};
 /// Most messages that wait for a control plane which does not read: enough to answer an update of
 /// everything and to change every subscription.
 const MAX_OUTBOX: usize = 4 * MAX_SUBSCRIPTIONS;
+/// Longest answer to a command; the control plane takes messages of up to 8 MiB.
+pub(super) const MAX_PAYLOAD: usize = 4 << 20;
 
 /// A decoded resource.
 #[derive(Clone, Debug)]
@@ -214,6 +216,12 @@ impl<'a> Session<'a> {
             None => Err("commands are not taken".to_owned()),
         });
         let (payload, error) = match answer {
+            // A message that is too long would end the stream.
+            Ok(payload) if payload.len() > MAX_PAYLOAD => {
+                let limit = MAX_PAYLOAD >> 20;
+                let why = format!("the answer is longer than {limit} MiB; ask the admin port");
+                (String::new(), why)
+            }
             Ok(payload) => (payload, String::new()),
             Err(error) => (String::new(), error),
         };

@@ -16,7 +16,7 @@ use weft_proto::discovery::client_message::Kind as Said;
 use weft_proto::discovery::server_message::Kind as Say;
 use weft_proto::discovery::update::Resource;
 
-use super::session::{Broken, Session};
+use super::session::{Broken, MAX_PAYLOAD, Session};
 use super::table::Change;
 use super::*;
 use crate::policy::{MtlsMode, Protocol};
@@ -506,6 +506,8 @@ impl CommandHandler for Echo {
             Command::LogLevel(level) => Ok(format!("\"{level}\"")),
             Command::Breaker { endpoint, .. } => Err(format!("{endpoint:?}")),
             Command::ConfigDump => Ok("{}".into()),
+            Command::BreakerList => Ok("b".repeat(MAX_PAYLOAD)),
+            Command::MetricsDump => Ok("m".repeat(MAX_PAYLOAD + 1)),
         }
     }
 }
@@ -543,6 +545,11 @@ async fn commands_are_answered() {
     assert_eq!(ask(breaker(1, 80)).1, "Some(10.0.0.1:80)");
     assert!(ask(breaker(1, 0)).1.contains("port"));
     assert!(ask(breaker(9, 80)).1.contains("unknown value 9"));
+    let list = ask(Some(Kind::BreakerList(wire::BreakerList {})));
+    assert_eq!((list.0.len(), list.1), (MAX_PAYLOAD, String::new()));
+    let metrics = ask(Some(Kind::MetricsDump(wire::MetricsDump {})));
+    assert!(metrics.0.is_empty());
+    assert!(metrics.1.contains("longer than 4 MiB"), "{}", metrics.1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! late, what is written and certified goes on, and no sidecar notices.
 
 mod callers;
+mod commands;
 mod looking;
 mod rotation;
 mod scene;
@@ -71,6 +72,11 @@ pub(crate) fn register(suite: &mut Suite) {
         "replicas::each_knows_one_end_of_a_call",
         Needs::default(),
         callers::halves,
+    );
+    suite.add(
+        "replicas::either_commands_all_sidecars",
+        Needs::default(),
+        commands::all,
     );
     suite.add(
         "rotation::leaf_and_issuer",

@@ -18,6 +18,7 @@ mod bodies;
 mod breaker;
 mod callers;
 mod clocks;
+mod commands;
 mod common;
 mod conditions;
 mod crowds;
@@ -92,6 +93,7 @@ fn main() -> anyhow::Result<ExitCode> {
     secrets::register(&mut suite);
     expiry::register(&mut suite);
     clocks::register(&mut suite);
+    commands::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);

@@ -9,7 +9,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use weft_proto::replica::replicas_server;
 use weft_proto::replica::{
-    CountsRequest, CountsUpdate, EdgesRequest, EdgesResponse, ProxiesRequest, ProxiesResponse,
+    CountsRequest, CountsUpdate, EdgesRequest, EdgesResponse, OrderRequest, OrderResponse,
+    ProxiesRequest, ProxiesResponse,
 };
 
 use super::{Replicas, wire};
@@ -56,6 +57,17 @@ impl replicas_server::Replicas for Exchange {
     ) -> Result<Response<EdgesResponse>, Status> {
         self.admit(&request)?;
         Ok(Response::new(self.replicas.edges()))
+    }
+
+    async fn order(
+        &self,
+        request: Request<OrderRequest>,
+    ) -> Result<Response<OrderResponse>, Status> {
+        self.admit(&request)?;
+        let done = self.replicas.order_own(request.get_ref()).await;
+        Ok(Response::new(done.map_err(|_| {
+            Status::invalid_argument("no command that this build knows")
+        })?))
     }
 }
 

@@ -7,6 +7,7 @@
 //! * `sum`: what was heard, added up.
 //! * `proxies`: who is connected.
 //! * `edges`: who called whom.
+//! * `orders`: commands to sidecars.
 //! * `wire`: what is said, in words of this crate.
 //!
 //! Each replica listens to every other one. Of a workload that is connected to two, as for a moment when
@@ -20,6 +21,7 @@ mod edges;
 mod exchange;
 mod find;
 mod link;
+mod orders;
 mod proxies;
 mod sum;
 #[cfg(test)]
@@ -42,6 +44,7 @@ use weft_proto::spiffe::SpiffeId;
 
 pub use self::edges::Edges;
 pub(super) use self::exchange::Exchange;
+pub use self::orders::Orders;
 
 use self::dial::Client;
 use self::sum::Table;

@@ -17,7 +17,7 @@ use weft_proto::discovery::{
 };
 use weft_proto::names::{cluster::REPLICAS_SERVICE, ports};
 use weft_proto::replica::replicas_client::ReplicasClient;
-use weft_proto::replica::{CountsRequest, EdgesRequest, ProxiesRequest, Proxy};
+use weft_proto::replica::{CountsRequest, EdgesRequest, OrderRequest, ProxiesRequest, Proxy};
 
 use super::harness::{Credentials, Mesh, Stream, hello, objects, origin, sourced};
 use crate::index::{
@@ -30,14 +30,14 @@ use crate::serve::replicas::Place;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where two replicas are.
-struct Places {
+pub(super) struct Places {
     state: Arc<TempDir>,
     objects: Objects,
     addresses: [SocketAddr; 2],
 }
 
 impl Places {
-    async fn new() -> (Self, [TcpListener; 2]) {
+    pub(super) async fn new() -> (Self, [TcpListener; 2]) {
         let first = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let second = TcpListener::bind(("127.0.0.2", 0)).await.unwrap();
         let addresses = [first.local_addr().unwrap(), second.local_addr().unwrap()];
@@ -52,7 +52,7 @@ impl Places {
         (places, [first, second])
     }
 
-    fn start(&self, at: usize, listener: TcpListener) -> Mesh {
+    pub(super) fn start(&self, at: usize, listener: TcpListener) -> Mesh {
         let place = Place {
             name: format!("replica-{at}"),
             ip: self.addresses[at].ip(),
@@ -413,8 +413,10 @@ async fn only_replicas_are_told() {
         assert_eq!(refused.code(), Code::PermissionDenied);
         let refused = client.edges(EdgesRequest {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);
+        let refused = client.order(OrderRequest::default()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
     }
     let rendered = mesh.metrics.render();
-    let counted = "weft_control_plane_refusals_total{what=\"replica\"} 6";
+    let counted = "weft_control_plane_refusals_total{what=\"replica\"} 8";
     assert!(rendered.contains(counted), "{rendered}");
 }

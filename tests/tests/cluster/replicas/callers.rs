@@ -31,7 +31,7 @@ pub(super) async fn halves(cx: Cx) -> anyhow::Result<()> {
         let [first, second] = &replicas[..] else {
             anyhow::bail!("not two: {replicas:?}");
         };
-        apart(mesh, first, second).await?;
+        apart(mesh, [("client", first), ("api-1", second)]).await?;
         for _ in 0..BY_MESH {
             let answer = mesh.pod("client").get(mesh.addr("api", PORT), "/").await?;
             assert_eq!(answer.status, 200);
@@ -64,9 +64,9 @@ pub(super) async fn halves(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
-/// The client's sidecar at one replica, the server's at the other.
-async fn apart(mesh: &Mesh, client: &str, server: &str) -> anyhow::Result<()> {
-    for (workload, replica) in [("client", client), ("api-1", server)] {
+/// Each workload's sidecar at its replica.
+pub(super) async fn apart(mesh: &Mesh, places: [(&str, &str); 2]) -> anyhow::Result<()> {
+    for (workload, replica) in places {
         let name = format!("{}/{workload}", mesh.namespace());
         let is_there = async || {
             let all = connected(mesh, replica).await?;
