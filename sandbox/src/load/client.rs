@@ -117,11 +117,6 @@ impl Plan {
         self.shared.report.lock().left_out += 1;
     }
 
-    /// A request that was dropped before it was sent goes over another connection.
-    pub(super) fn unsent(&self) {
-        self.shared.report.lock().unsent += 1;
-    }
-
     /// A connection was refused and will be tried again.
     pub(super) fn refused(&self) {
         self.shared.report.lock().refused += 1;

@@ -5,8 +5,10 @@
 //! come over this one or the load has [patience](super::Load::connect_patience).
 //!
 //! With patience, HTTP/2 requests that a server's GOAWAY leaves out go over the next connection too, as
-//! every client library of gRPC does it: they were not processed (RFC 9113, 6.8). So do those that hyper
-//! dropped before their stream had begun, without handing them back. Both are counted.
+//! every client library of gRPC does it: they were not processed (RFC 9113, 6.8). They are counted.
+//!
+//! An HTTP/2 connection carries fewer streams than any server here allows: one that has to wait for its
+//! turn is given up by hyper when a GOAWAY comes, without a word on whether it was sent.
 
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -21,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use weft_proxy::http::body::h2_error;
 
@@ -33,10 +35,22 @@ pub(super) type Body = Full<Bytes>;
 /// Pause after a refused connection.
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
+/// Streams at once: hyper begins no more than 100 before it knows what the server allows.
+const MAX_STREAMS: usize = 90;
+
 /// A place for one connection.
-#[derive(Default)]
 pub(super) struct Line {
     connection: Mutex<Option<Connection>>,
+    streams: Semaphore,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            connection: Mutex::default(),
+            streams: Semaphore::new(MAX_STREAMS),
+        }
+    }
 }
 
 struct Connection {
@@ -59,6 +73,7 @@ impl Line {
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, String> {
         let until = Instant::now() + plan.connect_patience();
+        let _stream = self.streams.acquire().await.expect("is never closed");
         loop {
             let may_be_sent_again =
                 plan.protocol() != Protocol::Http1 && !plan.connect_patience().is_zero();
@@ -73,14 +88,8 @@ impl Line {
                     // Handed back: nothing of it was written, the connection had been closed.
                     let may_replace = is_proved.get() || Instant::now() < until;
                     let unsent = error.take_message().or_else(|| {
-                        let copy = copy?;
-                        if is_left_out(error.error()) {
-                            plan.left_out();
-                        } else if error.error().is_user() {
-                            plan.unsent();
-                        } else {
-                            return None;
-                        }
+                        let copy = copy.filter(|_| is_left_out(error.error()))?;
+                        plan.left_out();
                         Some(copy)
                     });
                     let unsent = unsent.filter(|_| may_replace);

@@ -26,8 +26,6 @@ pub struct Report {
     pub reconnects: u64,
     /// Requests that a server's GOAWAY left out, and that went over another connection.
     pub left_out: u64,
-    /// Requests that a connection which ended had not begun to send, and that went over another one.
-    pub unsent: u64,
     /// Connections that were refused, and tried again.
     pub refused: u64,
     /// The longest time from when a request was due to its begin: what its clients waited is not in
@@ -150,7 +148,6 @@ impl Default for Report {
             failed: 0,
             reconnects: 0,
             left_out: 0,
-            unsent: 0,
             refused: 0,
             late: Duration::ZERO,
             statuses: BTreeMap::new(),
