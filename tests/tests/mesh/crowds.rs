@@ -64,10 +64,10 @@ fn need_descriptors(wanted: u64) -> anyhow::Result<()> {
         .with_context(|| format!("{wanted} open files are needed, the limit is {maximum:?}"))
 }
 
-/// Bytes that the sidecars of [`WORKLOADS`] have in memory.
-async fn memory(mesh: &Mesh) -> anyhow::Result<[f64; 2]> {
+/// Bytes that the sidecars of two workloads have in memory.
+pub(crate) async fn memory(mesh: &Mesh, workloads: [&str; 2]) -> anyhow::Result<[f64; 2]> {
     let mut all = [0.0; 2];
-    for (bytes, workload) in all.iter_mut().zip(WORKLOADS) {
+    for (bytes, workload) in all.iter_mut().zip(workloads) {
         *bytes = metrics(mesh, workload)
             .await?
             .sum("process_resident_memory_bytes", &[]);

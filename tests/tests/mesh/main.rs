@@ -17,6 +17,7 @@ mod balancer;
 mod bodies;
 mod breaker;
 mod callers;
+mod cardinality;
 mod clocks;
 mod commands;
 mod common;
@@ -114,6 +115,7 @@ fn main() -> anyhow::Result<ExitCode> {
     traces::register(&mut suite);
     callers::register(&mut suite);
     crowds::register(&mut suite);
+    cardinality::register(&mut suite);
     if !arguments.list {
         println!("{}", suite.sandbox.mode());
     }

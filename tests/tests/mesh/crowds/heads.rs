@@ -10,7 +10,7 @@ use weft_sandbox::mesh::Builder;
 use weft_sandbox::{AppSpec, Service, Workload};
 use weft_tests::frames::{PREFACE, block, frame, headers, kind};
 
-use super::{Bystander, each, many, memory, need_descriptors};
+use super::{Bystander, WORKLOADS, each, many, memory, need_descriptors};
 use crate::Suite;
 use crate::common::{APP_PORT, Cx, PORT, mesh, stats};
 
@@ -48,7 +48,7 @@ async fn half_open(cx: Cx) -> anyhow::Result<()> {
         let direct = (mesh.pod("server-1").v4(), APP_PORT).into();
         let alone = Bystander::baseline(&client, to).await?;
         let crowded = Bystander::start(&client, to, "crowded");
-        let before = memory(mesh).await?;
+        let before = memory(mesh, WORKLOADS).await?;
 
         let kinds = kinds();
         let all: Vec<&Half> = kinds
@@ -69,7 +69,7 @@ async fn half_open(cx: Cx) -> anyhow::Result<()> {
         })
         .await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let during = memory(mesh).await?;
+        let during = memory(mesh, WORKLOADS).await?;
 
         let mut ending: FuturesUnordered<_> = begun
             .into_iter()

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::{AppSpec, Service, Workload};
 
-use super::{AT_ONCE, Bystander, each, exchange, many, memory, need_descriptors};
+use super::{AT_ONCE, Bystander, WORKLOADS, each, exchange, many, memory, need_descriptors};
 use crate::Suite;
 use crate::common::{APP_PORT, Cx, PORT, mesh, stats};
 
@@ -45,28 +45,28 @@ async fn idle(cx: Cx) -> anyhow::Result<()> {
         let alone = Bystander::baseline(&client, http).await?;
         let crowded = Bystander::start(&client, http, "crowded");
 
-        let before = memory(mesh).await?;
+        let before = memory(mesh, WORKLOADS).await?;
         let mut https = many(number, async |_| {
             let mut stream = client.connect(http).await?;
             exchange(&mut stream, "/idle").await?;
             Ok(stream)
         })
         .await?;
-        let with_http = memory(mesh).await?;
+        let with_http = memory(mesh, WORKLOADS).await?;
         let mut tcps = many(number, async |_| {
             let mut stream = client.connect(tcp).await?;
             echo(&mut stream).await?;
             Ok(stream)
         })
         .await?;
-        let with_tcp = memory(mesh).await?;
+        let with_tcp = memory(mesh, WORKLOADS).await?;
         let mut strange = many(number / 2, async |_| {
             let mut stream = stranger.connect(direct).await?;
             exchange(&mut stream, "/idle").await?;
             Ok(stream)
         })
         .await?;
-        let with_strange = memory(mesh).await?;
+        let with_strange = memory(mesh, WORKLOADS).await?;
 
         // Each is still there, and the application has all that are bytes.
         let open = stats(mesh, ["server-1"]).await?.open_connections;

@@ -15,7 +15,7 @@ use weft_sandbox::mesh::Builder;
 use weft_sandbox::{AppSpec, Mesh, Pod, Service, Workload};
 
 use super::server::{self, Counts, Judge, Pattern};
-use super::{Asked, Bystander, Each, answer_head, each, many, memory, need_descriptors};
+use super::{Asked, Bystander, Each, WORKLOADS, answer_head, each, many, memory, need_descriptors};
 use crate::Suite;
 use crate::common::{APP_PORT, Cx, PORT, mesh};
 
@@ -163,7 +163,7 @@ async fn slow_writers(cx: Cx) -> anyhow::Result<()> {
         let place = Place::new(mesh).await?;
         let alone = place.alone().await?;
         let crowded = place.bystander("crowded");
-        let before = memory(mesh).await?;
+        let before = memory(mesh, WORKLOADS).await?;
         let done = place.counts.done();
         let writers = (0..number).map(|seed| {
             let (client, to) = (place.client.clone(), place.http);
@@ -197,7 +197,7 @@ async fn slow_writers(cx: Cx) -> anyhow::Result<()> {
             written = &mut writing => anyhow::bail!("too soon: {:?}", written.map(|all| all.len())),
             () = halfway => {}
         }
-        let during = memory(mesh).await?;
+        let during = memory(mesh, WORKLOADS).await?;
         writing.await?;
         assert_eq!(place.counts.done() - done, number, "uploads that the server has whole");
         let crowded = crowded.end().await?;
@@ -231,7 +231,7 @@ impl Crowd {
             let place = Place::new(mesh).await?;
             let alone = place.alone().await?;
             let crowded = place.bystander("crowded");
-            let before = memory(mesh).await?;
+            let before = memory(mesh, WORKLOADS).await?;
             let (begun, done) = (place.counts.begun(), place.counts.done());
 
             let asked = many(self.number, async |index| {
@@ -239,7 +239,7 @@ impl Crowd {
             })
             .await?;
             place.stands_still().await?;
-            let during = memory(mesh).await?;
+            let during = memory(mesh, WORKLOADS).await?;
             let (served, finished) = (place.counts.begun() - begun, place.counts.done() - done);
             assert_eq!(served, self.number as u64, "requests that the server has");
             assert!(
@@ -256,7 +256,7 @@ impl Crowd {
             );
             let each = each(self.number, before, during);
             report(cx, self.number, each, &alone, &crowded);
-            let after = super::each(self.number, before, memory(mesh).await?);
+            let after = super::each(self.number, before, memory(mesh, WORKLOADS).await?);
             cx.measured(format!("after: {after}"));
             each.assert_at_most("a reader", self.at_most, self.at_most);
             crowded.assert_like(&alone);
