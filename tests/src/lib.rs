@@ -1,9 +1,10 @@
-//! What the suites share and what needs no mesh: an API server, canary tools, definitions for it, TLS endpoints whose
+//! What the suites share and what needs no mesh: an API server, the benchmark, canary tools, definitions for it, TLS endpoints whose
 //! identity a test makes up, HTTP/2 by hand, a judge of paths, gRPC and bytes beside another load, and how loads are
 //! counted.
 #![forbid(unsafe_code)]
 
 pub mod apiserver;
+pub mod bench;
 pub mod canary;
 pub mod counts;
 pub mod frames;

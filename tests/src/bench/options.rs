@@ -1,0 +1,122 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// Rounds at most.
+const MAX_ROUNDS: u16 = 50;
+
+/// What is measured.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "bench",
+    about = "Measures what a sidecar costs, beside others and beside none."
+)]
+pub struct Options {
+    /// What stands between client and server; those with a plus are Weft with a feature switched on.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "PEERS",
+        default_value = "direct,weft"
+    )]
+    pub peers: Vec<Peer>,
+    /// Kinds of load, or parts of their names; all without it.
+    #[arg(long, value_delimiter = ',', value_name = "SCENARIOS")]
+    pub scenarios: Vec<String>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_ROUNDS)))]
+    pub rounds: u16,
+    /// How long each point is measured, in seconds.
+    #[arg(long, default_value = "3", value_parser = seconds)]
+    pub time: Duration,
+    /// Where everything measured is written as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What stands between a client and a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Peer {
+    /// Nothing.
+    Direct,
+    /// Weft as it is shipped: mutual TLS, a policy with timeouts, retries and a breaker, metrics.
+    Weft,
+    /// With somebody who taps one request in a hundred.
+    #[value(name = "weft+tap1")]
+    Tap1,
+    /// With somebody who taps every request.
+    #[value(name = "weft+tap100")]
+    Tap100,
+    /// With an access log of one request in a hundred.
+    #[value(name = "weft+log1")]
+    Log1,
+    /// With an access log of every request.
+    #[value(name = "weft+log100")]
+    Log100,
+    /// With traces of one request in a hundred.
+    #[value(name = "weft+trace1")]
+    Trace1,
+    /// With traces of every request.
+    #[value(name = "weft+trace100")]
+    Trace100,
+}
+
+impl Peer {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Weft => "weft",
+            Self::Tap1 => "weft+tap1",
+            Self::Tap100 => "weft+tap100",
+            Self::Log1 => "weft+log1",
+            Self::Log100 => "weft+log100",
+            Self::Trace1 => "weft+trace1",
+            Self::Trace100 => "weft+trace100",
+        }
+    }
+
+    /// The share of requests that are traced, as the sidecars' setting.
+    pub(super) fn traced(self) -> Option<&'static str> {
+        match self {
+            Self::Trace1 => Some("0.01"),
+            Self::Trace100 => Some("1"),
+            _ => None,
+        }
+    }
+
+    /// The policy's further stanza.
+    pub(super) fn logged(self) -> Option<&'static str> {
+        match self {
+            Self::Log1 => Some(", accessLog: {mode: All, percent: 1}"),
+            Self::Log100 => Some(", accessLog: {mode: All, percent: 100}"),
+            _ => None,
+        }
+    }
+
+    /// How many requests in a hundred are tapped.
+    pub(super) fn tapped(self) -> Option<&'static str> {
+        match self {
+            Self::Tap1 => Some("1"),
+            Self::Tap100 => Some("100"),
+            _ => None,
+        }
+    }
+
+    /// Whether sidecars of Weft stand there.
+    pub(super) fn is_weft(self) -> bool {
+        self != Self::Direct
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    if (0.2..=600.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("not between 0.2 and 600 s".to_owned())
+    }
+}

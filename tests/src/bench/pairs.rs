@@ -1,0 +1,192 @@
+//! Pods in pairs, and who stands between them.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use weft_proto::names::{env, ports};
+use weft_sandbox::mesh::Programs;
+use weft_sandbox::process::{Process, Program};
+use weft_sandbox::{AppSpec, Mesh, Pod, Sandbox, Service, Workload};
+
+use super::collector;
+use super::options::Peer;
+use super::usage::{CLIENT_CORE, SERVER_CORE, pin_process, pin_thread};
+use super::wire;
+
+/// Where the server listens.
+const APP_PORT: u16 = 8080;
+/// Where its service is.
+const PORT: u16 = 80;
+const COLLECTOR: &str = "collector";
+const COLLECTOR_PORT: u16 = 4317;
+/// What a mesh would have: every stanza that costs something per request.
+const STANZAS: &str = "mtls: {mode: Strict}, \
+     timeouts: {request: 10s, perTry: 5s, connect: 1s, idle: 60s}, \
+     retries: {attempts: 2, conditions: [ConnectFailure, RefusedStream, Reset], statusCodes: [503]}, \
+     circuitBreaker: {scope: Endpoint, consecutiveFailures: {threshold: 5}, \
+     errorRate: {thresholdPercent: 50, minRequests: 20, window: 10s}, openDuration: 30s}";
+
+/// Everything that stands while it is measured.
+pub(super) struct Pairs {
+    pub(super) all: Vec<Pair>,
+    mesh: Mesh,
+    /// Those that look on.
+    _tapping: Vec<Process>,
+    _servers: Vec<Server>,
+}
+
+/// A client's pod and a server's.
+pub(super) struct Pair {
+    pub(super) peer: Peer,
+    pub(super) client: Pod,
+    /// What the client asks.
+    pub(super) to: SocketAddr,
+    /// The sidecars' processes, the client's first; none where there are none.
+    pub(super) sidecars: Vec<u32>,
+}
+
+/// A thread in a pod that serves until this is dropped.
+struct Server {
+    _end: oneshot::Sender<()>,
+}
+
+impl Pairs {
+    /// Starts all of them.
+    pub(super) async fn start(sandbox: &Sandbox, peers: &[Peer]) -> anyhow::Result<Self> {
+        let collector = Workload::new(COLLECTOR).unmeshed();
+        let mesh = Mesh::builder("bench", Programs::of_this_program())
+            .workload(collector.port(COLLECTOR_PORT, AppSpec::none()))
+            .start(sandbox)
+            .await?;
+        let mut pairs = Self {
+            all: Vec::new(),
+            _tapping: Vec::new(),
+            _servers: vec![Server::start(
+                &mesh.pod(COLLECTOR),
+                COLLECTOR_PORT,
+                None,
+                collector::collect,
+            )],
+            mesh,
+        };
+        for peer in peers {
+            let began = if peer.is_weft() {
+                pairs.weft(*peer).await
+            } else {
+                pairs.direct(*peer)
+            };
+            began.with_context(|| format!("starting {}", peer.name()))?;
+        }
+        Ok(pairs)
+    }
+
+    fn direct(&mut self, peer: Peer) -> anyhow::Result<()> {
+        let server = self.mesh.stranger("server-direct")?;
+        self.all.push(Pair {
+            peer,
+            client: self.mesh.stranger("client-direct")?,
+            to: (server.v4(), APP_PORT).into(),
+            sidecars: Vec::new(),
+        });
+        self.serve(&server);
+        Ok(())
+    }
+
+    async fn weft(&mut self, peer: Peer) -> anyhow::Result<()> {
+        let mesh = &self.mesh;
+        let word = peer.name().replace('+', "-");
+        let [client, server, service] =
+            ["client", "server", "service"].map(|role| format!("{role}-{word}"));
+        let with_settings = |workload: Workload| {
+            let workload = workload.workers(1);
+            let Some(share) = peer.traced() else {
+                return workload;
+            };
+            let endpoint = format!("http://{}:{COLLECTOR_PORT}", mesh.pod(COLLECTOR).v4());
+            workload
+                .env(env::TRACE_ENDPOINT, &endpoint)
+                .env(env::TRACE_SAMPLE, share)
+        };
+        mesh.add_workload(with_settings(Workload::new(&client)))
+            .await?;
+        let with_port = Workload::new(&server).port(APP_PORT, AppSpec::none());
+        mesh.add_workload(with_settings(with_port)).await?;
+        mesh.add_service(
+            Service::new(&service)
+                .port(PORT, APP_PORT)
+                .endpoints([&*server]),
+        )?;
+        let logged = peer.logged().unwrap_or_default();
+        mesh.apply_policy(
+            &word,
+            &format!(
+                "apiVersion: weft.dev/v1alpha1\n\
+                 kind: TrafficPolicy\n\
+                 metadata: {{name: {word}, namespace: default}}\n\
+                 spec: {{targetRefs: [{{kind: Service, name: {service}}}], {STANZAS}{logged}}}\n"
+            ),
+        )?;
+        let mut sidecars = Vec::new();
+        for (workload, core) in [(&client, CLIENT_CORE), (&server, SERVER_CORE)] {
+            let pid = mesh.sidecar(workload)?.id();
+            pin_process(pid, core)?;
+            sidecars.push(pid);
+        }
+        let pair = Pair {
+            peer,
+            client: mesh.pod(&client),
+            to: mesh.addr(&service, PORT),
+            sidecars,
+        };
+        let server = mesh.pod(&server);
+        if let Some(percent) = peer.tapped() {
+            self.tap(&client, percent)?;
+        }
+        self.all.push(pair);
+        self.serve(&server);
+        Ok(())
+    }
+
+    /// Looks on until the end of the run, as somebody at a terminal would.
+    fn tap(&mut self, workload: &str, percent: &str) -> anyhow::Result<()> {
+        let server = format!("http://127.0.0.1:{}", ports::ADMIN);
+        let workload = format!("{}/{workload}", self.mesh.namespace());
+        let command = Program::new(std::env::current_exe()?)
+            .args(["tap", &workload, "--server", &server])
+            .args(["--sample", percent, "--rate", "1000", "--for", "10m"])
+            .command();
+        let log = self.mesh.dir().join(format!("tap-{percent}.log"));
+        let pod = self.mesh.control_plane_pod();
+        self._tapping.push(pod.start("tap", command, &log)?);
+        Ok(())
+    }
+
+    fn serve(&mut self, server: &Pod) {
+        let server = Server::start(server, APP_PORT, Some(SERVER_CORE), wire::serve);
+        self._servers.push(server);
+    }
+}
+
+impl Server {
+    fn start<F>(pod: &Pod, port: u16, core: Option<usize>, serve: fn(TcpListener) -> F) -> Self
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let (end, ended) = oneshot::channel();
+        let address = SocketAddr::from((pod.v4(), port));
+        drop(pod.spawn_runtime(move || async move {
+            if let Some(core) = core {
+                pin_thread(core).expect("the machine has the core");
+            }
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.expect("nobody else listens in a new pod");
+            tokio::select! {
+                () = serve(listener) => {}
+                _ = ended => {}
+            }
+        }));
+        Self { _end: end }
+    }
+}

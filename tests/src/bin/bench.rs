@@ -1,0 +1,22 @@
+//! `cargo run --profile dist -p weft-tests --bin bench -- --help`: what a sidecar costs, beside others and
+//! beside none.
+//!
+//! The sidecars, and whoever taps them, are this program again, as the `weft` command.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use weft_sandbox::Sandbox;
+use weft_tests::bench::{self, options::Options};
+
+fn main() -> anyhow::Result<ExitCode> {
+    let is_weft = std::env::args().nth(1);
+    if is_weft.is_some_and(|word| matches!(&*word, "internal" | "tap")) {
+        return Ok(weft_cli::main(std::env::args_os()));
+    }
+    let options = Options::parse();
+    // Before there is any thread.
+    let sandbox = Sandbox::enter()?;
+    bench::run(&options, &sandbox)?;
+    Ok(ExitCode::SUCCESS)
+}
