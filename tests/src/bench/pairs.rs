@@ -1,6 +1,7 @@
 //! Pods in pairs, and who stands between them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -12,7 +13,7 @@ use weft_sandbox::{AppSpec, Mesh, Pod, Sandbox, Service, Workload};
 
 use super::collector;
 use super::options::Peer;
-use super::usage::{CLIENT_CORE, SERVER_CORE, pin_process, pin_thread};
+use super::usage::{self, CLIENT_CORE, SERVER_CORE, pin_thread};
 use super::wire;
 
 /// Where the server listens.
@@ -21,6 +22,8 @@ const APP_PORT: u16 = 8080;
 const PORT: u16 = 80;
 const COLLECTOR: &str = "collector";
 const COLLECTOR_PORT: u16 = 4317;
+/// How long a service may be unknown.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// What a mesh would have: every stanza that costs something per request.
 const STANZAS: &str = "mtls: {mode: Strict}, \
      timeouts: {request: 10s, perTry: 5s, connect: 1s, idle: 60s}, \
@@ -44,7 +47,7 @@ pub(super) struct Pair {
     /// What the client asks.
     pub(super) to: SocketAddr,
     /// The sidecars' processes, the client's first; none where there are none.
-    pub(super) sidecars: Vec<u32>,
+    pub(super) sidecars: Vec<usage::Process>,
 }
 
 /// A thread in a pod that serves until this is dropped.
@@ -60,6 +63,8 @@ impl Pairs {
             .workload(collector.port(COLLECTOR_PORT, AppSpec::none()))
             .start(sandbox)
             .await?;
+        // A mesh that begins without sidecars begins without it.
+        mesh.start_control_plane().await?;
         let mut pairs = Self {
             all: Vec::new(),
             _tapping: Vec::new(),
@@ -77,7 +82,10 @@ impl Pairs {
             } else {
                 pairs.direct(*peer)
             };
-            began.with_context(|| format!("starting {}", peer.name()))?;
+            began.with_context(|| {
+                let logs = pairs.mesh.log_tails();
+                format!("starting {}\n{logs}", peer.name())
+            })?;
         }
         Ok(pairs)
     }
@@ -130,9 +138,9 @@ impl Pairs {
         )?;
         let mut sidecars = Vec::new();
         for (workload, core) in [(&client, CLIENT_CORE), (&server, SERVER_CORE)] {
-            let pid = mesh.sidecar(workload)?.id();
-            pin_process(pid, core)?;
-            sidecars.push(pid);
+            let sidecar = usage::Process::find(mesh.sidecar(workload)?.id())?;
+            sidecar.pin(core).context("pinning a sidecar")?;
+            sidecars.push(sidecar);
         }
         let pair = Pair {
             peer,
@@ -141,11 +149,15 @@ impl Pairs {
             sidecars,
         };
         let server = mesh.pod(&server);
+        self.serve(&server);
+        // Before nobody asked, its sidecar knows of no service.
+        let (asking, to) = (pair.client.clone(), pair.to);
+        let answered = asking.run_future(move || wire::until_answered(to, PATIENCE));
+        answered.await?;
         if let Some(percent) = peer.tapped() {
             self.tap(&client, percent)?;
         }
         self.all.push(pair);
-        self.serve(&server);
         Ok(())
     }
 

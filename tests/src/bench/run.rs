@@ -11,7 +11,7 @@ use weft_sandbox::Sandbox;
 use super::options::{Options, Peer};
 use super::pairs::{Pair, Pairs};
 use super::report;
-use super::usage::{CLIENT_CORE, pin_thread, processor_time, resident};
+use super::usage::{CLIENT_CORE, pin_thread, processor_time};
 use super::wire::{self, Shape};
 
 /// Loaded before it is measured.
@@ -125,13 +125,13 @@ async fn rounds(
 }
 
 async fn measure(pair: &Pair, shape: Shape, time: Duration) -> anyhow::Result<Value> {
-    let (to, pids) = (pair.to, pair.sidecars.clone());
+    let (to, sidecars) = (pair.to, pair.sidecars.clone());
     let (measured, used) = pair
         .client
         .run_future(move || async move {
             pin_thread(CLIENT_CORE)?;
             let marks = Rc::new(RefCell::new(Vec::new()));
-            let mark = || marks.borrow_mut().push(processor_time(&pids));
+            let mark = || marks.borrow_mut().push(processor_time(&sidecars));
             let measured = wire::load(to, shape, WARM_UP, time, mark).await?;
             let mut marks = marks
                 .borrow_mut()
@@ -142,9 +142,9 @@ async fn measure(pair: &Pair, shape: Shape, time: Duration) -> anyhow::Result<Va
             anyhow::Ok((measured, used))
         })
         .await?;
-    let mut resident_now = [0.0; 2];
-    for (mib, pid) in resident_now.iter_mut().zip(&pair.sidecars) {
-        *mib = resident(*pid)? as f64 / f64::from(1 << 20);
+    let mut memory = [0.0; 2];
+    for (mib, sidecar) in memory.iter_mut().zip(&pair.sidecars) {
+        *mib = sidecar.resident()? as f64 / f64::from(1 << 20);
     }
     let latency = |quantile| measured.latency.value_at_quantile(quantile) as f64;
     Ok(Value {
@@ -154,6 +154,6 @@ async fn measure(pair: &Pair, shape: Shape, time: Duration) -> anyhow::Result<Va
         p90: latency(0.9),
         p99: latency(0.99),
         p999: latency(0.999),
-        resident: resident_now,
+        resident: memory,
     })
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -18,50 +19,94 @@ pub(super) fn pin_thread(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &only(core))?)
 }
 
-/// Keeps every thread of a process, and those that they start, on one core.
-pub(super) fn pin_process(pid: u32, core: usize) -> io::Result<()> {
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let name = thread?.file_name();
-        let id = name.to_str().and_then(|name| name.parse().ok());
-        let Some(id) = id.and_then(Pid::from_raw) else {
-            continue;
-        };
-        sched_setaffinity(Some(id), &only(core))?;
+/// A process, as `/proc` knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process(u32);
+
+impl Process {
+    /// The process that this one calls `pid`. `/proc` may be that of an outer process namespace, with
+    /// other numbers.
+    pub(super) fn find(pid: u32) -> io::Result<Self> {
+        let own = std::fs::read_link("/proc/self/ns/pid")?;
+        for entry in std::fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(outer) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let place = format!("/proc/{outer}");
+            // Others' processes end at any time.
+            let Ok(namespace) = std::fs::read_link(format!("{place}/ns/pid")) else {
+                continue;
+            };
+            if namespace == own && inner(&place).is_ok_and(|inner| inner == pid) {
+                return Ok(Self(outer));
+            }
+        }
+        Err(io::Error::other(format!(
+            "/proc does not show process {pid}"
+        )))
     }
-    Ok(())
+
+    /// Keeps every thread, and those that they start, on one core.
+    pub(super) fn pin(self, core: usize) -> io::Result<()> {
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.0))? {
+            let place = thread?.path();
+            let id = inner(&place.to_string_lossy())?;
+            match sched_setaffinity(Pid::from_raw(id as i32), &only(core)) {
+                // A thread that has ended meanwhile needs no core.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What it has used, user and system (`utime` and `stime` of proc(5)).
+    fn time(self) -> io::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0))?;
+        // The program's name is in parentheses and may hold anything.
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let mut fields = rest.split_ascii_whitespace().skip(11);
+        let mut ticks = || fields.next().and_then(|field| field.parse::<u64>().ok());
+        match (ticks(), ticks()) {
+            (Some(user), Some(system)) => {
+                Ok(Duration::from_millis((user + system) * 1_000 / TICKS))
+            }
+            _ => Err(invalid("no times")),
+        }
+    }
+
+    /// What it has in memory, in bytes.
+    pub(super) fn resident(self) -> io::Result<u64> {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.0))?;
+        let pages = statm
+            .split(' ')
+            .nth(1)
+            .and_then(|it| it.parse::<u64>().ok());
+        Ok(pages.ok_or_else(|| invalid("no pages"))? * rustix::param::page_size() as u64)
+    }
+}
+
+/// What processes have used together.
+pub(super) fn processor_time(processes: &[Process]) -> io::Result<Duration> {
+    processes.iter().map(|process| process.time()).sum()
+}
+
+/// What a process or a thread at a place of `/proc` is called in its own namespace.
+fn inner(place: &str) -> io::Result<u32> {
+    let status = std::fs::read_to_string(format!("{place}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("NSpid:"));
+    let last = line.and_then(|line| line.split_ascii_whitespace().next_back());
+    last.and_then(|it| it.parse().ok())
+        .ok_or_else(|| invalid("no NSpid"))
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 fn only(core: usize) -> CpuSet {
     let mut set = CpuSet::new();
     set.set(core);
     set
-}
-
-/// What processes have used, user and system (`utime` and `stime` of proc(5)).
-pub(super) fn processor_time(pids: &[u32]) -> io::Result<Duration> {
-    let times = pids.iter().map(|pid| of_process(*pid));
-    times.sum()
-}
-
-fn of_process(pid: u32) -> io::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The program's name is in parentheses and may hold anything.
-    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let mut fields = rest.split_ascii_whitespace().skip(11);
-    let mut ticks = || fields.next().and_then(|field| field.parse::<u64>().ok());
-    match (ticks(), ticks()) {
-        (Some(user), Some(system)) => Ok(Duration::from_millis((user + system) * 1_000 / TICKS)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "no times")),
-    }
-}
-
-/// What a process has in memory, in bytes.
-pub(super) fn resident(pid: u32) -> io::Result<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
-    let pages = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|it| it.parse::<u64>().ok());
-    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "no pages");
-    Ok(pages.ok_or_else(invalid)? * rustix::param::page_size() as u64)
 }

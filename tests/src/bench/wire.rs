@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// What a head may have, at most.
 const MAX_HEAD: usize = 8 * 1024;
@@ -117,6 +117,25 @@ pub(super) async fn load(
         seconds,
         latency,
     })
+}
+
+/// Asks until there is an answer as it should be.
+pub(super) async fn until_answered(to: SocketAddr, patience: Duration) -> anyhow::Result<()> {
+    let shape = Shape {
+        connections: 1,
+        size: SIZES[0],
+        rate: None,
+    };
+    let until = Instant::now() + patience;
+    loop {
+        let asking = async { Client::new(to, shape, 0).await?.exchange().await };
+        let asking = timeout(Duration::from_secs(1), asking).await;
+        match asking.unwrap_or_else(|_| Err(anyhow::anyhow!("nothing within a second"))) {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > until => return Err(error.context("the first answer")),
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
 }
 
 struct Client {

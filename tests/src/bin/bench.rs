@@ -14,9 +14,9 @@ fn main() -> anyhow::Result<ExitCode> {
     if is_weft.is_some_and(|word| matches!(&*word, "internal" | "tap")) {
         return Ok(weft_cli::main(std::env::args_os()));
     }
-    let options = Options::parse();
-    // Before there is any thread.
+    // Before there is any thread; and what only wants to become another program does so here.
     let sandbox = Sandbox::enter()?;
+    let options = Options::parse();
     bench::run(&options, &sandbox)?;
     Ok(ExitCode::SUCCESS)
 }
