@@ -6,13 +6,13 @@
 //! the other and each time in another order, so that what the machine does meanwhile meets all alike; what
 //! is reported are medians over rounds, and ratios of values of the same round.
 //!
-//! * [`options`]: the command line.
-//! * [`pairs`]: the pods, and who stands between them.
-//! * [`wire`]: the client and the server, as cheap as they can be.
-//! * [`usage`]: cores and processor time.
-//! * [`collector`]: who takes spans.
-//! * [`run`]: rounds.
-//! * [`report`]: tables and JSON.
+//! * `options`: the command line.
+//! * `pairs`: the pods, and who stands between them.
+//! * `wire`: the client and the server, as cheap as they can be.
+//! * `usage`: cores and processor time.
+//! * `collector`: who takes spans.
+//! * `run`: rounds.
+//! * `report`: tables and JSON.
 //!
 //! A request that fails ends the run: a figure of a path that does not work is none.
 

@@ -36,8 +36,8 @@ pub(super) struct Pairs {
     pub(super) all: Vec<Pair>,
     mesh: Mesh,
     /// Those that look on.
-    _tapping: Vec<Process>,
-    _servers: Vec<Server>,
+    tapping: Vec<Process>,
+    servers: Vec<Server>,
 }
 
 /// A client's pod and a server's.
@@ -67,8 +67,8 @@ impl Pairs {
         mesh.start_control_plane().await?;
         let mut pairs = Self {
             all: Vec::new(),
-            _tapping: Vec::new(),
-            _servers: vec![Server::start(
+            tapping: Vec::new(),
+            servers: vec![Server::start(
                 &mesh.pod(COLLECTOR),
                 COLLECTOR_PORT,
                 None,
@@ -171,13 +171,13 @@ impl Pairs {
             .command();
         let log = self.mesh.dir().join(format!("tap-{percent}.log"));
         let pod = self.mesh.control_plane_pod();
-        self._tapping.push(pod.start("tap", command, &log)?);
+        self.tapping.push(pod.start("tap", command, &log)?);
         Ok(())
     }
 
     fn serve(&mut self, server: &Pod) {
         let server = Server::start(server, APP_PORT, Some(SERVER_CORE), wire::serve);
-        self._servers.push(server);
+        self.servers.push(server);
     }
 }
 

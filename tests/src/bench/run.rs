@@ -138,7 +138,9 @@ async fn measure(pair: &Pair, shape: Shape, time: Duration) -> anyhow::Result<Va
                 .drain(..)
                 .collect::<Result<Vec<_>, _>>()?;
             let (end, begin) = (marks.pop(), marks.pop());
-            let used = end.context("no mark")? - begin.context("no mark")?;
+            let used = end
+                .context("no mark")?
+                .saturating_sub(begin.context("no mark")?);
             anyhow::Ok((measured, used))
         })
         .await?;

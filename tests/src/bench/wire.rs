@@ -179,39 +179,25 @@ impl Client {
         let mut due = Instant::now() + self.pace.map_or(Duration::ZERO, |(_, first)| first);
         let mut counted = 0;
         loop {
-            match self.pace {
-                Some((gap, _)) => {
-                    sleep_until(due).await;
-                    self.exchange().await?;
-                    Self::count(due, begin, end, &latency, &mut counted)?;
-                    due += gap;
-                }
-                None => {
-                    due = Instant::now();
-                    self.exchange().await?;
-                    Self::count(due, begin, end, &latency, &mut counted)?;
-                }
+            if self.pace.is_some() {
+                sleep_until(due).await;
+            } else {
+                due = Instant::now();
+            }
+            self.exchange().await?;
+            let now = Instant::now();
+            if now >= begin && now < end {
+                counted += 1;
+                let micros = (now - due).as_micros() as u64;
+                latency.borrow_mut().record(micros.min(MAX_MICROS))?;
+            }
+            if let Some((gap, _)) = self.pace {
+                due += gap;
             }
             if Instant::now() >= end {
                 return Ok(counted);
             }
         }
-    }
-
-    fn count(
-        due: Instant,
-        begin: Instant,
-        end: Instant,
-        latency: &RefCell<Histogram<u64>>,
-        counted: &mut u64,
-    ) -> anyhow::Result<()> {
-        let now = Instant::now();
-        if now >= begin && now < end {
-            *counted += 1;
-            let micros = (now - due).as_micros() as u64;
-            latency.borrow_mut().record(micros.min(MAX_MICROS))?;
-        }
-        Ok(())
     }
 
     async fn exchange(&mut self) -> anyhow::Result<()> {
