@@ -50,6 +50,7 @@ mod security;
 mod split;
 mod stickiness;
 mod streams;
+mod tap;
 mod targets;
 mod traces;
 mod transparent;
@@ -94,6 +95,7 @@ fn main() -> anyhow::Result<ExitCode> {
     expiry::register(&mut suite);
     clocks::register(&mut suite);
     commands::register(&mut suite);
+    tap::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);
