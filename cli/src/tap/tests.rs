@@ -209,8 +209,14 @@ fn an_exchange_is_a_line() {
     one.path = "/".to_owned();
     assert_eq!(
         text::line(&one, Paint::plain()),
-        "03:04:05.678 in  shop/check…6b5d4-x2x4z shop/cart             503    2.3s \
-         reset, grpc 14, 2 retries,…\n"
+        "03:04:05.678 in  shop/check…b5d4-x2x4z shop/cart             503    2.3s GET /\n    \
+         reset, grpc 14, 2 retries, fallback\n"
+    );
+    (one.grpc_status, one.retries, one.fallback) = (None, 1, false);
+    assert_eq!(
+        text::line(&one, Paint::plain()),
+        "03:04:05.678 in  shop/check…b5d4-x2x4z shop/cart             503    2.3s \
+         reset, 1 retry; GET /\n"
     );
 }
 

@@ -16,36 +16,48 @@ pub(super) fn head(paint: Paint) -> String {
     paint.strong(line.trim_end())
 }
 
-/// One exchange, and its headers under it.
+/// One exchange; what is out of the ordinary before the request, or in a line of its own where that is too
+/// long; headers under it.
 pub(super) fn line(record: &Record, paint: Paint) -> String {
     let (way, other) = match &*record.direction {
         "inbound" => ("in", &record.peer),
         _ => ("out", &record.service),
     };
-    let line = format!(
-        "{:<12} {way:<3} {} {} {:<3} {:>7} {}",
+    let place = format!(
+        "{:<12} {way:<3} {} {} {:<3} {:>7} ",
         // 2026-01-02T03:04:05.678Z
         record.time.get(11..23).unwrap_or_default(),
         name(&record.workload),
         name(other),
         record.status,
         took(record.duration_seconds),
-        what(record),
     );
-    let line = cut(&plain(&line), WIDTH);
-    let mut text = if record.outcome != "ok" || record.status >= 500 {
-        paint.bad(&line)
-    } else if record.status >= 400 {
-        paint.doubtful(&line)
-    } else {
-        line
+    let request = format!("{} {}", record.method, record.path);
+    let odd = odd(record);
+    let all = match &*odd {
+        "" => format!("{place}{request}"),
+        odd => format!("{place}{odd}; {request}"),
     };
-    for (name, value) in record.headers.iter().flatten() {
+    let lines = if all.chars().count() <= WIDTH || odd.is_empty() {
+        vec![all]
+    } else {
+        vec![format!("{place}{request}"), format!("    {odd}")]
+    };
+    let painted = lines.iter().map(|line| {
+        let line = cut(&plain(line), WIDTH);
+        if record.outcome != "ok" || record.status >= 500 {
+            paint.bad(&line)
+        } else if record.status >= 400 {
+            paint.doubtful(&line)
+        } else {
+            line
+        }
+    });
+    let headers = record.headers.iter().flatten().map(|(name, value)| {
         let header = cut(&plain(&format!("    {name}: {value}")), WIDTH);
-        text.push('\n');
-        text.push_str(&paint.faint(&header));
-    }
-    text + "\n"
+        paint.faint(&header)
+    });
+    painted.chain(headers).map(|line| line + "\n").collect()
 }
 
 /// How it ended; `printed` of the records were.
@@ -78,8 +90,8 @@ pub(super) fn sum(sum: Sum, printed: u64) -> String {
     parts.join(", ") + ".\n"
 }
 
-/// What is out of the ordinary, then the request.
-fn what(record: &Record) -> String {
+/// What is out of the ordinary.
+fn odd(record: &Record) -> String {
     let mut words = Vec::new();
     if record.outcome != "ok" {
         words.push(record.outcome.clone());
@@ -96,11 +108,7 @@ fn what(record: &Record) -> String {
     if record.copy {
         words.push("copy".to_owned());
     }
-    let request = format!("{} {}", record.method, record.path);
-    if words.is_empty() {
-        return request;
-    }
-    format!("{}; {request}", words.join(", "))
+    words.join(", ")
 }
 
 /// Three digits and a unit.

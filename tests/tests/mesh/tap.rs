@@ -2,6 +2,7 @@
 //! it is secret.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,7 +15,7 @@ use weft_sandbox::Mesh;
 use weft_sandbox::process::{Process, Program};
 
 use crate::Suite;
-use crate::common::{Cx, PORT, client_and, metrics, send, stats, wait_for};
+use crate::common::{Cx, PORT, client_and, metrics, policy, send, stats, wait_for};
 
 const APPS: [&str; 1] = ["api-1"];
 /// Requests with a secret in every place that has room for one.
@@ -26,6 +27,7 @@ const SOON: Duration = Duration::from_secs(30);
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("tap::every_request_is_shown_once_per_side", whole);
     suite.add("tap::what_is_asked_for_bounds_it", bounded);
+    suite.add("tap::what_became_of_a_request_is_told", told);
 }
 
 /// The command while it runs.
@@ -188,21 +190,87 @@ async fn bounded(cx: Cx) -> anyhow::Result<()> {
     .await
 }
 
+/// Retries are told as the servers counted them; what a breaker refused and a fallback answered came to
+/// none of them.
+async fn told(cx: Cx) -> anyhow::Result<()> {
+    let apps = ["api-1", "api-2"];
+    let stanzas = "retries: {attempts: 1, statusCodes: [503], backoff: {base: 1ms, max: 5ms}}, \
+                   fallback: {triggers: [CircuitOpen], response: {status: 203, body: instead}}";
+    let builder = client_and("tap-told", apps).policy(&policy("told", "api", stanzas));
+    cx.on(builder, async |mesh| {
+        let tap = Tap::start(mesh, "told", &["-o", "json"])?;
+        let people = Tap::start(mesh, "people", &[])?;
+        tap.looks_at(3).await?;
+        people.looks_at(3).await?;
+        for status in [200, 503, 503, 404] {
+            call(mesh, &format!("/items?status={status}"), status).await?;
+        }
+        let served = stats(mesh, apps).await?.requests;
+        assert_eq!(served, 6, "two of four were tried twice");
+        let open = command(mesh, &["breaker", "open", "default/api:80"]);
+        let opened = mesh.control_plane_pod().output(open).await?;
+        assert!(opened.status.success(), "{opened:?}");
+        call(mesh, "/open", 203).await?;
+        assert_eq!(stats(mesh, apps).await?.requests, served);
+        let said = tap
+            .says("all of it", |records| records.len() >= 5 + 6)
+            .await?;
+
+        let of = |direction: &str| {
+            let all = said.iter().filter(|it| it["direction"] == direction);
+            all.map(|it| (it["status"].as_u64(), it["retries"].as_u64()))
+                .collect::<Vec<_>>()
+        };
+        let seen = |status, retries| (Some(status), Some(retries));
+        let mut out = of("outbound");
+        out.sort_unstable();
+        let wanted = [
+            seen(200, 0),
+            seen(203, 0),
+            seen(404, 0),
+            seen(503, 1),
+            seen(503, 1),
+        ];
+        assert_eq!(out, wanted);
+        let mut inside = of("inbound");
+        inside.sort_unstable();
+        let failed = [seen(503, 0); 4];
+        assert_eq!(
+            inside,
+            [&[seen(200, 0), seen(404, 0)][..], &failed].concat()
+        );
+        let refused = said
+            .iter()
+            .find(|it| it["status"] == 203)
+            .context("no fallback")?;
+        assert_eq!(refused["fallback"], true);
+        assert_eq!(refused["outcome"], "circuit_open");
+        assert_eq!(refused["endpoint"], Value::Null);
+        assert_eq!(said.iter().filter(|it| it["fallback"] == true).count(), 1);
+
+        people
+            .says_text("a fallback", |text| text.contains("fallback"))
+            .await?;
+        people.0.terminate()?;
+        assert_eq!(people.0.wait(SOON).await?.and_then(|it| it.code()), Some(0));
+        let text = people.text()?;
+        println!("{text}");
+        assert!(
+            text.contains("circuit_open, fallback; GET /open\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches(" 1 retry; GET /items?").count(), 2, "{text}");
+        Ok(())
+    })
+    .await
+}
+
 impl Tap {
     /// Beside the control plane.
     fn start(mesh: &Mesh, name: &str, args: &[&str]) -> anyhow::Result<Self> {
-        let pod = mesh.control_plane_pod();
-        let host = pod.place().map_or(
-            [127, 0, 0, 1].into(),
-            weft_sandbox::pod::loopback::Place::address,
-        );
-        let server = format!("http://{host}:{}", ports::ADMIN);
-        let command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
-            .arg("tap")
-            .args(args.iter().copied())
-            .args(["--server", &server])
-            .command();
         let log = mesh.dir().join("logs").join(format!("tap-{name}.log"));
+        let command = command(mesh, &[&["tap"], args].concat());
+        let pod = mesh.control_plane_pod();
         Ok(Self(pod.start(name, command, &log)?))
     }
 
@@ -237,6 +305,19 @@ impl Tap {
     fn text(&self) -> anyhow::Result<String> {
         Ok(std::fs::read_to_string(self.0.log_file())?)
     }
+}
+
+/// A command of `weft`, to be run beside the control plane.
+fn command(mesh: &Mesh, args: &[&str]) -> Command {
+    let host = mesh.control_plane_pod().place().map_or(
+        [127, 0, 0, 1].into(),
+        weft_sandbox::pod::loopback::Place::address,
+    );
+    let server = format!("http://{host}:{}", ports::ADMIN);
+    Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
+        .args(args.iter().copied())
+        .args(["--server", &server])
+        .command()
 }
 
 /// One request of the client, full of secrets.
