@@ -98,6 +98,7 @@ impl Requests {
         let (mut head, body) = request.into_parts();
         exchange.identify(headers::ensure_request_id(&mut head.headers));
         exchange.trace(self.inbound.telemetry.tracer(), Kind::Server, &mut head);
+        exchange.observe(&head);
         match self.stack(&exchange, mirrored, head, body).await {
             Ok(answered) => self.finish(exchange, answered),
             Err(failure) => {
@@ -342,7 +343,8 @@ impl Handler for Requests {
         }
         let failure = excess.failure(Outcome::Shed);
         let is_grpc = headers::is_grpc(request.headers());
-        let exchange = self.begin(&request, self.is_mirrored(&request));
+        let mut exchange = self.begin(&request, self.is_mirrored(&request));
+        exchange.observe(&request);
         exchange.fail(&failure, is_grpc);
         let response = answer::answer(&failure, Origin::Inbound, is_grpc);
         Box::pin(std::future::ready(response))

@@ -82,6 +82,7 @@ impl Requests {
                 let mut exchange = Exchange::begin(account, head.method.clone());
                 exchange.identify(request_id);
                 exchange.trace(self.tracer(), Kind::Client, &mut head);
+                exchange.observe(&head);
                 exchange.fail(&failure, is_grpc);
                 return answer::answer(&failure, Origin::Outbound, is_grpc);
             }
@@ -89,6 +90,7 @@ impl Requests {
         let mut exchange = Exchange::begin(service.account(), head.method.clone());
         exchange.identify(request_id);
         exchange.trace(self.tracer(), Kind::Client, &mut head);
+        exchange.observe(&head);
         match self.stack(&service, &mut exchange, head, body).await {
             Ok(finished) => self.finish(&service, exchange, finished),
             Err(Unanswered::Failed(failure)) => {
@@ -490,8 +492,9 @@ impl Refusal {
 impl Handler for Refusal {
     fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
         let is_grpc = headers::is_grpc(request.headers());
-        Exchange::begin(self.account.clone(), request.method().clone())
-            .fail(&self.failure, is_grpc);
+        let mut exchange = Exchange::begin(self.account.clone(), request.method().clone());
+        exchange.observe(&request);
+        exchange.fail(&self.failure, is_grpc);
         let response = answer::answer(&self.failure, Origin::Outbound, is_grpc);
         Box::pin(std::future::ready(response))
     }

@@ -12,7 +12,7 @@ mod limit;
 mod line;
 #[cfg(test)]
 mod tests;
-mod time;
+pub(super) mod time;
 
 use std::fmt;
 use std::io::Write;
