@@ -1,5 +1,6 @@
 mod balancers;
 mod destinations;
+mod access_logs;
 mod rate_limits;
 mod routes;
 mod rules;
