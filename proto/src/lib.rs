@@ -2,6 +2,7 @@
 //!
 //! * [`discovery`]: what a sidecar knows, and the stream that tells it.
 //! * [`identity`]: how a sidecar gets its certificate.
+//! * [`logs`]: the log of every program.
 //! * [`names`]: every label, annotation, port, header, metric and environment variable that more
 //!   than one crate or a user spells.
 //! * [`otlp`]: how spans are told to a collector.
@@ -14,6 +15,7 @@
 //! the documentation of every field.
 #![forbid(unsafe_code)]
 
+pub mod logs;
 pub mod names;
 pub mod pattern;
 pub mod process;

@@ -89,7 +89,7 @@ fn known(field: AccessLogField) -> Field {
         AccessLogField::Outcome => Field::Outcome,
         AccessLogField::DurationMs => Field::DurationMs,
         AccessLogField::Tries => Field::Tries,
-        AccessLogField::Service => Field::Service,
+        AccessLogField::Destination => Field::Destination,
         AccessLogField::Route => Field::Route,
         AccessLogField::Backend => Field::Backend,
         AccessLogField::Endpoint => Field::Endpoint,

@@ -80,7 +80,7 @@ pub enum AccessLogField {
     /// How often the client's sidecar tried.
     Tries,
     /// The service that the client addressed.
-    Service,
+    Destination,
     /// The rule or route.
     Route,
     /// The service that the request went to.
@@ -111,7 +111,7 @@ impl AccessLogField {
             Self::Outcome,
             Self::DurationMs,
             Self::Tries,
-            Self::Service,
+            Self::Destination,
             Self::Route,
             Self::Backend,
             Self::Endpoint,

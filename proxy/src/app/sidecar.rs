@@ -38,7 +38,7 @@ use crate::net::socket::{Fixed, listen_first};
 use crate::net::{AppDialer, Dialer, OriginalDestination, OwnAddresses, Redirected};
 use crate::outbound::{Outbound, OutboundParts};
 use crate::policy::InboundPolicy;
-use crate::telemetry::logs::LogControl;
+use weft_proto::logs::LogControl;
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::{ProcessLabels, Telemetry};
 

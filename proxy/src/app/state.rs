@@ -18,7 +18,7 @@ use crate::net::closing::ClosingSender;
 use crate::net::{AppDialer, OwnAddresses};
 use crate::outbound::Outbound;
 use crate::telemetry::Telemetry;
-use crate::telemetry::logs::LogControl;
+use weft_proto::logs::LogControl;
 
 /// How long the application may take to accept a probe's connection.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);

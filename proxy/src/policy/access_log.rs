@@ -61,7 +61,7 @@ pub enum LogField {
     /// How often it was tried.
     Tries,
     /// The service that the client addressed.
-    Service,
+    Destination,
     /// The route.
     Route,
     /// The service that it went to.
@@ -94,7 +94,7 @@ impl LogField {
         Self::Outcome,
         Self::DurationMs,
         Self::Tries,
-        Self::Service,
+        Self::Destination,
         Self::Route,
         Self::Backend,
         Self::Endpoint,
@@ -120,7 +120,7 @@ impl LogField {
             Self::Outcome => "outcome",
             Self::DurationMs => "durationMs",
             Self::Tries => "tries",
-            Self::Service => "service",
+            Self::Destination => "destination",
             Self::Route => "route",
             Self::Backend => "backend",
             Self::Endpoint => "endpoint",

@@ -11,7 +11,6 @@
 //! is shown until the process ends.
 //!
 //! * [`edges`]: who called whom, for the control plane.
-//! * [`logs`]: JSON lines.
 //! * [`trace`]: spans, and how they come to a collector.
 
 pub mod edges;
@@ -20,7 +19,6 @@ pub mod families;
 mod handshakes;
 mod histogram;
 mod labels;
-pub mod logs;
 mod mirrors;
 mod panics;
 mod process;

@@ -24,7 +24,7 @@ use crate::bounds::ProcessLimits;
 use crate::http::floods::FloodLimits;
 use crate::http::forwarded::ForwardedFor;
 use crate::net::age::AgeCap;
-use crate::telemetry::logs::{LogFormat, LogLevel};
+use weft_proto::logs::{LogFormat, LogLevel};
 use crate::telemetry::trace::TraceSettings;
 
 /// Data workers that can be asked for.

@@ -60,7 +60,7 @@ fn field(value: i32) -> Decoded<LogField> {
         Wire::Outcome => LogField::Outcome,
         Wire::DurationMs => LogField::DurationMs,
         Wire::Tries => LogField::Tries,
-        Wire::Service => LogField::Service,
+        Wire::Destination => LogField::Destination,
         Wire::Route => LogField::Route,
         Wire::Backend => LogField::Backend,
         Wire::Endpoint => LogField::Endpoint,
