@@ -1,18 +1,23 @@
-//! One request and its response, as they are accounted for: in the metrics, in the log and in traces.
+//! One request and its response, as they are accounted for: in the metrics, in the log, in traces and for
+//! whoever looks.
 //!
 //! Every exchange is counted exactly once, whatever becomes of it, but for copies of requests, which are
 //! counted elsewhere. Whoever answers it calls
 //! [`Exchange::finish`], or hands the exchange to the response's body with [`Exchange::follow`]; one
 //! that is dropped before (the client went away, and with it the whole future) is `client_gone`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ::http::request::Parts;
-use ::http::{HeaderMap, HeaderValue, Method};
+use ::http::{HeaderMap, HeaderValue, Method, Version};
 use tokio::time::Instant;
 
 use crate::http::body::{Ending, ExchangeEnd};
 use crate::outcome::{Failure, Outcome};
+use crate::policy::AccessLog;
+use crate::resilience::attempt::TryResult;
+use crate::telemetry::record::{Asked, Draft, Place};
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::trace::span::{End, Kind, Span};
 use crate::telemetry::{PeerScopes, Tls};
@@ -40,6 +45,8 @@ pub struct Exchange {
     request_id: Option<HeaderValue>,
     /// Where it is sampled.
     span: Option<Box<Span>>,
+    /// Where somebody looks.
+    draft: Option<Box<Draft>>,
 }
 
 impl Exchange {
@@ -52,6 +59,7 @@ impl Exchange {
             counted: false,
             request_id: None,
             span: None,
+            draft: None,
         }
     }
 
@@ -62,10 +70,22 @@ impl Exchange {
         exchange
     }
 
-    /// An exchange whose request was not read at all, so that not even its method is known.
-    pub fn refused(account: Account, failure: &Failure) {
+    /// An exchange whose request was not read at all, so that not even its method is known. `log` says
+    /// whether there is a line about it.
+    pub fn refused(account: Account, failure: &Failure, log: Option<&Arc<AccessLog>>) {
         let method = Method::from_bytes(b"UNREAD").expect("letters make a method");
-        Self::begin(account, method).fail(failure, false);
+        let mut exchange = Self::begin(account, method.clone());
+        let asked = Asked {
+            method: &method,
+            uri: None,
+            version: Version::HTTP_11,
+            headers: &HeaderMap::new(),
+        };
+        exchange.observe(asked);
+        if log.is_some() {
+            exchange.log(asked, log);
+        }
+        exchange.fail(failure, false);
     }
 
     /// Its `x-request-id`, for log and trace.
@@ -80,9 +100,67 @@ impl Exchange {
         }
     }
 
-    /// Its span, where it is sampled.
-    pub fn span(&mut self) -> Option<&mut Span> {
-        self.span.as_deref_mut()
+    /// Makes a record of it, where somebody wants one. Before the head is changed by anybody but
+    /// [`Self::trace`].
+    pub fn observe<'a>(&mut self, asked: impl Into<Asked<'a>>) {
+        let scopes = &self.account.scopes;
+        let watchers = scopes.telemetry().watchers();
+        if !watchers.any() {
+            return;
+        }
+        self.draft = watchers.draft(asked.into(), self.place());
+    }
+
+    /// Makes a line about it by `policy`, or by what [`Self::log_by`] says later. To be asked for only where
+    /// some policy wants lines, after [`Self::observe`] and before the head is changed.
+    pub fn log<'a>(&mut self, asked: impl Into<Asked<'a>>, policy: Option<&Arc<AccessLog>>) {
+        let draft = self.draft.take();
+        let scopes = Arc::clone(&self.account.scopes);
+        let watchers = scopes.telemetry().watchers();
+        self.draft = watchers.logged(draft, (asked.into(), self.place()), policy);
+    }
+
+    /// The line about it is written by `policy` instead, as its route is known.
+    pub fn log_by(&mut self, policy: Option<&Arc<AccessLog>>) {
+        if let Some(draft) = &mut self.draft {
+            draft.log_by(policy);
+        }
+    }
+
+    fn place(&self) -> Place<'_> {
+        let scopes = &self.account.scopes;
+        Place {
+            direction: scopes.direction(),
+            service: scopes.place()[0],
+            peer: &self.account.peer,
+        }
+    }
+
+    /// A try goes to this endpoint.
+    pub fn goes_to(&mut self, address: SocketAddr) {
+        if let Some(span) = &mut self.span {
+            span.goes_to(address);
+        }
+        if let Some(draft) = &mut self.draft {
+            draft.goes_to(address);
+        }
+    }
+
+    /// That try came to `result`, and another one follows.
+    pub fn retries(&mut self, result: &TryResult) {
+        if let Some(span) = &mut self.span {
+            span.tried(result);
+        }
+        if let Some(draft) = &mut self.draft {
+            draft.retries();
+        }
+    }
+
+    /// A fallback answers it.
+    pub fn falls_back(&mut self) {
+        if let Some(draft) = &mut self.draft {
+            draft.falls_back();
+        }
     }
 
     /// When the request head came.
@@ -123,7 +201,7 @@ impl Exchange {
     /// `outcome` is what holds when the body ends as it should: `ok`, or what the other sidecar
     /// said of an answer that it made itself.
     pub fn follow(
-        self,
+        mut self,
         status: u16,
         head: &HeaderMap,
         outcome: Outcome,
@@ -131,6 +209,9 @@ impl Exchange {
         let head_grpc_status = grpc_status(head);
         move |end| {
             let grpc_status = end.grpc_status.map(|code| code as u8).or(head_grpc_status);
+            if let Some(draft) = &mut self.draft {
+                draft.responded(end.bytes);
+            }
             match end.ending {
                 Ending::Complete => self.finish(status, grpc_status, outcome),
                 Ending::Failed(outcome) => self.finish(status, grpc_status, outcome),
@@ -140,21 +221,21 @@ impl Exchange {
     }
 
     fn count(&mut self, status: u16, grpc_status: Option<u8>, outcome: Outcome) {
-        let span = self.span.take();
+        let (span, draft) = (self.span.take(), self.draft.take());
         let counted = std::mem::replace(&mut self.counted, true);
-        if counted && span.is_none() {
+        if counted && span.is_none() && draft.is_none() {
             return;
         }
         let elapsed = self.started.elapsed();
         let account = &self.account;
-        if let Some(span) = span {
+        if span.is_some() || draft.is_some() {
             let [service, route, backend] = account.scopes.place().map(Arc::clone);
-            span.end(End {
+            let end = End {
                 elapsed,
                 status,
                 grpc_status,
                 outcome,
-                // Of those nobody counts, only copies have spans.
+                // Of those nobody counts, only copies are looked at.
                 is_copy: counted,
                 request_id: self.request_id.take(),
                 service,
@@ -162,7 +243,13 @@ impl Exchange {
                 backend,
                 peer: Arc::clone(&account.peer),
                 tls: account.tls,
-            });
+            };
+            if let Some(draft) = draft {
+                draft.end(end.clone());
+            }
+            if let Some(span) = span {
+                span.end(end);
+            }
         }
         if counted {
             return;

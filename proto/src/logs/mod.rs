@@ -36,6 +36,7 @@ use tracing_subscriber::reload;
 pub use access::{AccessLine, AccessLines, MAX_TEXT};
 pub use limit::{MAX_CALLSITES, MAX_PER_WINDOW, WINDOW};
 pub use queue::{MAX_WAITING, MAX_WAITING_ACCESS};
+pub use time::write_rfc3339;
 
 use limit::{CallsiteLimit, Verdict};
 use queue::{Closing, Queue};

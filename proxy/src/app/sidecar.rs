@@ -128,6 +128,8 @@ impl Sidecar {
         let outbound_sockets = bind_outbound(&settings)?;
 
         // What is told of what passes; set before anything does.
+        let lost = telemetry.limit("access_log");
+        telemetry.watchers().log_to(log.access().clone(), lost);
         let dialer = Dialer::new(settings.mark);
         if let Some(trace) = settings.trace.clone() {
             tracing::info!(collector = %trace.endpoint, "traces are exported");

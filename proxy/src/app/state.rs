@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use weft_proto::logs::LogControl;
 
 use super::certificates::Certificates;
 use super::readiness::Readiness;
@@ -18,10 +19,12 @@ use crate::net::closing::ClosingSender;
 use crate::net::{AppDialer, OwnAddresses};
 use crate::outbound::Outbound;
 use crate::telemetry::Telemetry;
-use weft_proto::logs::LogControl;
+use crate::telemetry::tap;
 
 /// How long the application may take to accept a probe's connection.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
+/// How often taps are looked at that nobody may poll any more.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One sidecar, as people see it.
 pub struct State {
@@ -38,6 +41,27 @@ pub struct State {
     pub(super) own_addresses: OwnAddresses,
     /// Starts draining, as SIGTERM does.
     pub(super) drain: Arc<Notify>,
+}
+
+impl State {
+    /// Goes on with somebody's session. Those that nobody polls any more are ended by a task that lives
+    /// while there are any.
+    fn tap(&self, poll: tap::Poll) -> Result<String, String> {
+        let tap = self.telemetry.watchers().tap();
+        let said = tap.poll(poll).map_err(|error| error.to_string())?;
+        if tap.needs_sweeper() {
+            let telemetry = Arc::clone(&self.telemetry);
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(SWEEP_INTERVAL).await;
+                    if !telemetry.watchers().tap().sweep() {
+                        break;
+                    }
+                }
+            });
+        }
+        Ok(said)
+    }
 }
 
 impl AdminState for State {
@@ -165,6 +189,7 @@ impl CommandHandler for State {
             }
             Command::BreakerList => Ok(self.breakers().to_string()),
             Command::ConfigDump => Ok(self.config().to_string()),
+            Command::Tap(poll) => self.tap(*poll),
             Command::MetricsDump => Ok(json!(self.render_metrics()).to_string()),
             Command::LogLevel(level) if level.is_empty() => Ok(json!(self.log_level()).to_string()),
             Command::LogLevel(level) => self

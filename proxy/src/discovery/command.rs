@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use weft_proto::discovery as wire;
 use weft_proto::discovery::command::Kind;
 
+use crate::outcome::{Origin, Outcome};
 use crate::policy::{ServiceRef, decode};
+use crate::telemetry::tap;
 
 /// Something to do once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Command {
     LogLevel(String),
     /// Tell the sidecar's metrics, as `/metrics` shows them.
     MetricsDump,
+    /// Tell the exchanges that ended since the last poll.
+    Tap(Box<tap::Poll>),
 }
 
 /// What people do to breakers.
@@ -54,6 +58,7 @@ impl Command {
             Some(Kind::ConfigDump(_)) => Ok(Self::ConfigDump),
             Some(Kind::MetricsDump(_)) => Ok(Self::MetricsDump),
             Some(Kind::LogLevel(level)) => Ok(Self::LogLevel(level)),
+            Some(Kind::TapPoll(poll)) => Self::tap(poll),
             Some(Kind::Breaker(breaker)) => Self::breaker(&breaker).map_err(|e| e.to_string()),
         }
     }
@@ -76,5 +81,145 @@ impl Command {
                 wire::BreakerAction::ForceClosed => BreakerAction::ForceClosed,
             },
         })
+    }
+
+    fn tap(message: wire::TapPoll) -> Result<Self, String> {
+        let filter = filter(message.filter.unwrap_or_default())?;
+        let or = |value: u32, none: u32| if value == 0 { none } else { value };
+        Ok(Self::Tap(Box::new(tap::Poll {
+            session: message.session,
+            number: message.number,
+            is_last: message.last,
+            settings: tap::Settings {
+                filter,
+                rate: or(message.rate, tap::DEFAULT_RATE).min(tap::MAX_RATE),
+                share: or(message.share, tap::WHOLE),
+                headers: message.headers,
+                show_query: message.show_query,
+            },
+        })))
+    }
+}
+
+/// What is not known is no filter that lets everything pass, but an error.
+fn filter(message: wire::TapFilter) -> Result<tap::Filter, String> {
+    let unknown = |what: &str, word: &str| format!("no such {what}: {word}");
+    let direction = match &*message.direction {
+        "" => None,
+        "inbound" => Some(Origin::Inbound),
+        "outbound" => Some(Origin::Outbound),
+        word => return Err(unknown("direction", word)),
+    };
+    let method = match &*message.method {
+        "" => None,
+        word => Some(word.parse().map_err(|_| unknown("method", word))?),
+    };
+    let outcome = match &*message.outcome {
+        "" => None,
+        word => {
+            let known = Outcome::from_word(word.as_bytes());
+            Some(known.ok_or_else(|| unknown("outcome", word))?)
+        }
+    };
+    let status = match (message.status_from, message.status_to) {
+        (0, 0) => None,
+        (from, to) => {
+            let code =
+                |code: u32| u16::try_from(code).map_err(|_| unknown("status", &code.to_string()));
+            Some(code(from)?..=code(to)?)
+        }
+    };
+    let set = |text: String| (!text.is_empty()).then_some(text);
+    Ok(tap::Filter {
+        direction,
+        method,
+        path: set(message.path),
+        authority: set(message.authority),
+        service: set(message.service),
+        route: set(message.route),
+        peer: set(message.peer),
+        status,
+        outcome,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(poll: wire::TapPoll) -> Result<tap::Poll, String> {
+        let kind = Some(Kind::TapPoll(poll));
+        match Command::from_wire(wire::Command { id: 1, kind })? {
+            Command::Tap(poll) => Ok(*poll),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn polls_are_read() {
+        let poll = read(wire::TapPoll::default()).expect("a poll");
+        assert_eq!(
+            (poll.settings.rate, poll.settings.share),
+            (tap::DEFAULT_RATE, tap::WHOLE)
+        );
+        assert_eq!(poll.settings.filter, tap::Filter::default());
+        let poll = read(wire::TapPoll {
+            rate: 1_000_000,
+            filter: Some(wire::TapFilter {
+                direction: "inbound".to_owned(),
+                method: "GET".to_owned(),
+                path: "/a".to_owned(),
+                status_from: 500,
+                status_to: 599,
+                outcome: "circuit_open".to_owned(),
+                ..wire::TapFilter::default()
+            }),
+            ..wire::TapPoll::default()
+        })
+        .expect("a poll");
+        assert_eq!(poll.settings.rate, tap::MAX_RATE);
+        let wanted = tap::Filter {
+            direction: Some(Origin::Inbound),
+            method: Some(::http::Method::GET),
+            path: Some("/a".to_owned()),
+            status: Some(500..=599),
+            outcome: Some(Outcome::CircuitOpen),
+            ..tap::Filter::default()
+        };
+        assert_eq!(poll.settings.filter, wanted);
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused() {
+        let of = |filter| {
+            let filter = Some(filter);
+            read(wire::TapPoll {
+                filter,
+                ..wire::TapPoll::default()
+            })
+            .expect_err("unknown")
+        };
+        let none = wire::TapFilter::default;
+        let words = "sideways".to_owned();
+        let direction = of(wire::TapFilter {
+            direction: words.clone(),
+            ..none()
+        });
+        assert_eq!(direction, "no such direction: sideways");
+        let outcome = of(wire::TapFilter {
+            outcome: words,
+            ..none()
+        });
+        assert_eq!(outcome, "no such outcome: sideways");
+        let method = of(wire::TapFilter {
+            method: "G T".to_owned(),
+            ..none()
+        });
+        assert_eq!(method, "no such method: G T");
+        let status = of(wire::TapFilter {
+            status_to: 70_000,
+            ..none()
+        });
+        assert_eq!(status, "no such status: 70000");
     }
 }

@@ -506,6 +506,7 @@ impl CommandHandler for Echo {
             Command::LogLevel(level) => Ok(format!("\"{level}\"")),
             Command::Breaker { endpoint, .. } => Err(format!("{endpoint:?}")),
             Command::ConfigDump => Ok("{}".into()),
+            Command::Tap(poll) => Ok(poll.session),
             Command::BreakerList => Ok("b".repeat(MAX_PAYLOAD)),
             Command::MetricsDump => Ok("m".repeat(MAX_PAYLOAD + 1)),
         }

@@ -98,7 +98,10 @@ impl Fallback<'_> {
             return Ok(came?);
         }
         match &self.policy.answer {
-            FallbackAnswer::Response(response) => Err(respond(came, response, head)),
+            FallbackAnswer::Response(response) => {
+                exchange.falls_back();
+                Err(respond(came, response, head))
+            }
             FallbackAnswer::Backend(backend) => {
                 if !course.restart() {
                     return Ok(came?);
@@ -110,6 +113,7 @@ impl Fallback<'_> {
                     return Ok(came?);
                 };
                 forget(came);
+                exchange.falls_back();
                 reply.outcome = outcome;
                 Ok(Answered {
                     reply,

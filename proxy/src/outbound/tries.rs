@@ -124,9 +124,7 @@ impl Tries<'_> {
                 Next::Settle => return self.settle(course, tried, chosen, started, verdict),
             };
             chosen.permits.observe(started.elapsed(), verdict);
-            if let Some(span) = exchange.span() {
-                span.tried(&result);
-            }
+            exchange.retries(&result);
             course.tried.push(Arc::clone(&chosen.endpoint));
             let place = chosen.permits.place.take();
             drop(chosen);
@@ -164,9 +162,7 @@ impl Tries<'_> {
                 .await
                 .map_err(|_| out_of_time())??;
             *exchange.account() = self.account(&chosen.endpoint);
-            if let Some(span) = exchange.span() {
-                span.goes_to(chosen.endpoint.info().address);
-            }
+            exchange.goes_to(chosen.endpoint.info().address);
 
             // The try itself, within its own time.
             let started = Instant::now();

@@ -109,6 +109,13 @@ pub struct ServiceTarget {
     pub access_log: Option<Arc<AccessLog>>,
 }
 
+impl ServiceTarget {
+    /// Whether there may be a line about some request.
+    pub fn may_log(&self) -> bool {
+        self.access_log.is_some() || self.routes.iter().any(|route| route.access_log.is_some())
+    }
+}
+
 /// One address of one workload, dialled directly.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointTarget {

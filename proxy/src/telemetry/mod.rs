@@ -10,9 +10,14 @@
 //! goes to `overflow` (peers: `other`) and to `weft_limit_hits_total`; a counter that was shown once
 //! is shown until the process ends.
 //!
+//! * [`access`]: the lines about requests that policies ask for.
 //! * [`edges`]: who called whom, for the control plane.
+//! * [`record`]: what is known of one exchange, for those who want to know.
+//! * [`redact`]: what people may see of it.
+//! * [`tap`]: exchanges as they end, for people who look.
 //! * [`trace`]: spans, and how they come to a collector.
 
+pub mod access;
 pub mod edges;
 mod exposition;
 pub mod families;
@@ -22,10 +27,13 @@ mod labels;
 mod mirrors;
 mod panics;
 mod process;
+pub mod record;
 mod recorder;
+pub mod redact;
 mod requests;
 mod retries;
 mod table;
+pub mod tap;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -57,6 +65,7 @@ use crate::outcome::Origin;
 use edges::Edges;
 use families::Family;
 use labels::Bounded;
+use record::Watchers;
 use recorder::WeftRecorder;
 use trace::Tracer;
 
@@ -92,6 +101,7 @@ pub struct Telemetry {
     retained: Mutex<RetainedCounters>,
     /// Set before traffic comes, where traces are exported.
     tracer: OnceLock<Tracer>,
+    watchers: Watchers,
 }
 
 /// By family name and label text.
@@ -141,6 +151,7 @@ impl Telemetry {
             collectors: Mutex::default(),
             retained: Mutex::default(),
             tracer: OnceLock::new(),
+            watchers: Watchers::new(),
             recorder,
         })
     }
@@ -159,6 +170,11 @@ impl Telemetry {
     /// What makes spans, where traces are exported.
     pub fn tracer(&self) -> Option<&Tracer> {
         self.tracer.get()
+    }
+
+    /// Who may want to know of exchanges.
+    pub fn watchers(&self) -> &Watchers {
+        &self.watchers
     }
 
     /// The handle for requests with these labels; the same for the same labels.

@@ -157,6 +157,16 @@ impl PeerScopes {
         }
     }
 
+    /// Where what is counted here is counted at last.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
+    }
+
+    /// Seen from the workload.
+    pub fn direction(&self) -> Origin {
+        self.direction
+    }
+
     /// The labels `service`, `route` and `backend`.
     pub fn place(&self) -> [&Arc<str>; 3] {
         [&self.service, &self.route, &self.backend]

@@ -6,6 +6,7 @@
 //! has ids; the others are said too where they name the same trace. What was not said is never changed,
 //! unless nothing was said at all and a trace begins: then its headers replace what stood there.
 
+use std::fmt;
 use std::num::{NonZeroU64, NonZeroU128};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
@@ -99,6 +100,12 @@ impl TraceId {
 
     fn digits(self) -> [u8; TRACE_DIGITS] {
         hex(self.0.get())
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
     }
 }
 

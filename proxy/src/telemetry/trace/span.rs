@@ -67,7 +67,7 @@ pub(super) struct Try {
 }
 
 /// What became of an exchange.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct End {
     /// How long it took.
     pub elapsed: Duration,
