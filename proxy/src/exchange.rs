@@ -20,7 +20,7 @@ use crate::resilience::attempt::TryResult;
 use crate::telemetry::record::{Asked, Draft, Place};
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::trace::span::{End, Kind, Span};
-use crate::telemetry::{PeerScopes, Tls};
+use crate::telemetry::{LabelValue, PeerScopes, Tls};
 
 /// The status in log and metric of an exchange whose client went away first.
 const CLIENT_GONE_STATUS: u16 = 499;
@@ -43,6 +43,8 @@ pub struct Exchange {
     started: Instant,
     counted: bool,
     request_id: Option<HeaderValue>,
+    /// Of the further label that requests may have.
+    label_value: LabelValue,
     /// Where it is sampled.
     span: Option<Box<Span>>,
     /// Where somebody looks.
@@ -58,6 +60,7 @@ impl Exchange {
             started: Instant::now(),
             counted: false,
             request_id: None,
+            label_value: LabelValue::default(),
             span: None,
             draft: None,
         }
@@ -100,15 +103,17 @@ impl Exchange {
         }
     }
 
-    /// Makes a record of it, where somebody wants one. Before the head is changed by anybody but
-    /// [`Self::trace`].
+    /// Takes of the request's head what it is counted by, and makes a record of it, where somebody wants one.
+    /// Before the head is changed by anybody but [`Self::trace`].
     pub fn observe<'a>(&mut self, asked: impl Into<Asked<'a>>) {
-        let scopes = &self.account.scopes;
-        let watchers = scopes.telemetry().watchers();
+        let asked = asked.into();
+        let telemetry = self.account.scopes.telemetry();
+        self.label_value = telemetry.label_value(asked.headers);
+        let watchers = telemetry.watchers();
         if !watchers.any() {
             return;
         }
-        self.draft = watchers.draft(asked.into(), self.place());
+        self.draft = watchers.draft(asked, self.place());
     }
 
     /// Makes a line about it by `policy`, or by what [`Self::log_by`] says later. To be asked for only where
@@ -255,7 +260,8 @@ impl Exchange {
             return;
         }
         account.scopes.with(&account.peer, account.tls, |scope| {
-            scope.record(&self.method, status, grpc_status, outcome, elapsed);
+            let (method, value) = (&self.method, self.label_value);
+            scope.record_of(value, method, status, grpc_status, outcome, elapsed);
         });
     }
 }

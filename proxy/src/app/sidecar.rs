@@ -130,6 +130,9 @@ impl Sidecar {
         // What is told of what passes; set before anything does.
         let lost = telemetry.limit("access_log");
         telemetry.watchers().log_to(log.access().clone(), lost);
+        if let Some(label) = settings.header_label.clone() {
+            telemetry.set_header_label(label);
+        }
         let dialer = Dialer::new(settings.mark);
         if let Some(trace) = settings.trace.clone() {
             tracing::info!(collector = %trace.endpoint, "traces are exported");

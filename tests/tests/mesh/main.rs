@@ -10,6 +10,7 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod access_log;
 mod allowed;
 mod authz;
 mod backend_limits;
@@ -97,6 +98,7 @@ fn main() -> anyhow::Result<ExitCode> {
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);
+    access_log::register(&mut suite);
     allowed::register(&mut suite);
     authz::register(&mut suite);
     reload::register(&mut suite);
