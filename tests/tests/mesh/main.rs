@@ -52,6 +52,7 @@ mod split;
 mod stickiness;
 mod streams;
 mod targets;
+mod tenants;
 mod traces;
 mod transparent;
 mod triggers;
@@ -98,6 +99,7 @@ fn main() -> anyhow::Result<ExitCode> {
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);
+    tenants::register(&mut suite);
     access_log::register(&mut suite);
     allowed::register(&mut suite);
     authz::register(&mut suite);
