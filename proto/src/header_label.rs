@@ -8,7 +8,12 @@ pub const MAX_VALUES: usize = 500;
 const MAX_NAME: usize = 63;
 
 /// Headers that hold secrets: never a label.
-const SECRET: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "set-cookie"];
+const SECRET: [&str; 4] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+];
 /// Labels that request metrics have anyway, and those that belong to whoever scrapes.
 const TAKEN: [&str; 19] = [
     "backend",

@@ -20,7 +20,11 @@ pub(super) fn wire(log: &AccessLog) -> Option<wire::AccessLog> {
     };
     Some(wire::AccessLog {
         percent,
-        fields: log.fields.iter().map(|field| known(*field).into()).collect(),
+        fields: log
+            .fields
+            .iter()
+            .map(|field| known(*field).into())
+            .collect(),
     })
 }
 

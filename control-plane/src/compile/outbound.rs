@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use weft_proto::discovery::fallback::Answer;
 use weft_proto::discovery::{
-    AccessLog, AuthorityAlias, Backend, Endpoint, EndpointTarget, Fallback, Outbound, Protocol, Retries,
-    Route, ServiceRef, ServiceTarget, Split, Timeouts, WeightedBackend, WhenEmpty, outbound,
+    AccessLog, AuthorityAlias, Backend, Endpoint, EndpointTarget, Fallback, Outbound, Protocol,
+    Retries, Route, ServiceRef, ServiceTarget, Split, Timeouts, WeightedBackend, WhenEmpty,
+    outbound,
 };
 
 use super::authority::{self, Authority};

@@ -13,9 +13,9 @@ use super::judged::Judgement;
 use super::objects::{BrokenPolicy, Name, Origin, Refusal, Service, Sourced};
 use super::tighten;
 use crate::policy::{
-    AccessLog, Authorization, AuthorizationMode, CircuitBreaker, Fallback, FaultInjection, LoadBalancer,
-    MtlsMode, RateLimit, Retries, Rule, Split, TargetKind, TargetRef, Timeouts, TrafficPolicy,
-    TrafficPolicySpec,
+    AccessLog, Authorization, AuthorizationMode, CircuitBreaker, Fallback, FaultInjection,
+    LoadBalancer, MtlsMode, RateLimit, Retries, Rule, Split, TargetKind, TargetRef, Timeouts,
+    TrafficPolicy, TrafficPolicySpec,
 };
 use crate::route::status::Reason;
 

@@ -187,9 +187,15 @@ fn lines_about_requests_are_written_at_every_level() {
                 let line = &kept.lines()[0];
                 assert_eq!(line["level"], "info");
                 assert_eq!(line["service"], "weft-proxy");
-                assert_eq!((&line["message"], &line["target"]), (&"request".into(), &"access".into()));
+                assert_eq!(
+                    (&line["message"], &line["target"]),
+                    (&"request".into(), &"access".into())
+                );
                 assert_eq!(line["path"], "/a\n\u{7f}\u{9b}\u{202e}\"\\");
-                assert_eq!((&line["status"], &line["durationMs"]), (&200.into(), &12.007.into()));
+                assert_eq!(
+                    (&line["status"], &line["durationMs"]),
+                    (&200.into(), &12.007.into())
+                );
                 assert_eq!(line["fallback"], false);
             }
             LogFormat::Plain => {
@@ -251,7 +257,10 @@ fn a_sink_that_stands_still_stops_nobody_and_the_loss_is_told() {
     let count = |message: &str| lines.iter().filter(|it| it["message"] == message).count();
     assert_eq!(count("request"), taken);
     assert_eq!(count("still here"), 1);
-    assert!(taken * 1_000 > MAX_WAITING / 2 && taken * 1_000 <= 2 * MAX_WAITING, "{taken}");
+    assert!(
+        taken * 1_000 > MAX_WAITING / 2 && taken * 1_000 <= 2 * MAX_WAITING,
+        "{taken}"
+    );
     let told = lines.iter().filter_map(|it| it["lines"].as_u64());
     assert_eq!(told.sum::<u64>(), lost as u64);
     // It goes on.

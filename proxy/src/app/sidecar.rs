@@ -38,9 +38,9 @@ use crate::net::socket::{Fixed, listen_first};
 use crate::net::{AppDialer, Dialer, OriginalDestination, OwnAddresses, Redirected};
 use crate::outbound::{Outbound, OutboundParts};
 use crate::policy::InboundPolicy;
-use weft_proto::logs::LogControl;
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::{ProcessLabels, Telemetry};
+use weft_proto::logs::LogControl;
 
 /// A legacy sidecar serves on for this part of the drain time, so that its application can finish.
 const SETTLE_DIVISOR: u32 = 4;

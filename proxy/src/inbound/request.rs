@@ -29,9 +29,9 @@ use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::InboundPolicy;
 use crate::resilience::deadline::{Deadline, parse_deadline_ms};
-use crate::telemetry::{self, PeerScopes, access};
 use crate::telemetry::edges::{EdgeTls, Visit};
 use crate::telemetry::trace::span::Kind;
+use crate::telemetry::{self, PeerScopes, access};
 
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
 const MIRROR: HeaderName = HeaderName::from_static(names::MIRROR);

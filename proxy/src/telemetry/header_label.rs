@@ -186,10 +186,14 @@ mod tests {
         assert_eq!(label.known.load().len(), 100);
         for told in numbers {
             for (number, text) in told.iter().enumerate() {
-                assert!(*text == number.to_string() || text == "other", "{number}: {text}");
+                assert!(
+                    *text == number.to_string() || text == "other",
+                    "{number}: {text}"
+                );
             }
         }
-        let kept = (0..200_u32).filter(|number| of(&label, number.to_string().as_bytes()) != "other");
+        let kept =
+            (0..200_u32).filter(|number| of(&label, number.to_string().as_bytes()) != "other");
         assert_eq!(kept.count(), 100);
     }
 }

@@ -50,8 +50,8 @@ use parking_lot::Mutex;
 
 pub use exposition::{Exposition, MAX_SAMPLES};
 use handshakes::HandshakeCounters;
-pub use header_label::{HeaderLabelSettings, MAX_VALUE as MAX_LABEL_VALUE};
 pub use handshakes::{HandshakeFault, HandshakeResult};
+pub use header_label::{HeaderLabelSettings, MAX_VALUE as MAX_LABEL_VALUE};
 pub use histogram::{BOUNDS_MICROS, HistogramSnapshot, LatencyHistogram};
 pub use labels::{
     MAX_LIMITS, MAX_PEERS, MAX_SCOPES, MAX_SERVER_NAMES, OTHER_PEER, OTHER_SERVER_NAME, OVERFLOW,

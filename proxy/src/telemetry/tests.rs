@@ -599,7 +599,9 @@ async fn a_header_is_a_label_up_to_its_bound() {
     for (tenant, expected) in [("acme", 2.0), ("", 1.0), ("umbrella", 1.0), ("other", 2.0)] {
         let label = format!(",tenant=\"{tenant}\"");
         let of = |family: &str| -> f64 {
-            let series = samples.iter().filter(|(series, _)| series.starts_with(family));
+            let series = samples
+                .iter()
+                .filter(|(series, _)| series.starts_with(family));
             let series = series.filter(|(series, _)| series.contains(&label));
             series.map(|(_, value)| value).sum()
         };

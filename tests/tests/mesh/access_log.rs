@@ -28,7 +28,10 @@ const SOON: Duration = Duration::from_secs(20);
 const OWN: [&str; 5] = ["timestamp", "level", "service", "message", "target"];
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.add("access_log::lines_are_the_requests_that_were_asked_for", lines);
+    suite.add(
+        "access_log::lines_are_the_requests_that_were_asked_for",
+        lines,
+    );
     suite.add("access_log::a_log_that_nobody_reads_stops_nobody", unread);
 }
 
@@ -137,7 +140,10 @@ async fn account(cx: &Cx, mesh: &Mesh, successes: bool) -> anyhow::Result<()> {
     assert_eq!(report.failed, 0, "{:?}", report.failures);
     let seen = stats(mesh, ["api-1"]).await?.requests;
     let of = |outcome: &str| report.outcomes.get(outcome).copied().unwrap_or(0);
-    assert_eq!(report.sent, seen + of("unauthorized") + of("fault_injected"));
+    assert_eq!(
+        report.sent,
+        seen + of("unauthorized") + of("fault_injected")
+    );
     assert!(seen > 0 && of("unauthorized") > 0 && of("fault_injected") > 0);
 
     let mut before = before.into_iter();
@@ -163,11 +169,17 @@ async fn account(cx: &Cx, mesh: &Mesh, successes: bool) -> anyhow::Result<()> {
         });
         let lines = lines.await?;
         assert_eq!(by_outcome(&lines), wanted, "lines of {}", at.0);
-        let ids: BTreeSet<_> = lines.iter().map(|line| line["requestId"].as_str()).collect();
+        let ids: BTreeSet<_> = lines
+            .iter()
+            .map(|line| line["requestId"].as_str())
+            .collect();
         assert_eq!(ids.len(), lines.len(), "a line for each request");
         for line in &lines {
             let path = line["path"].as_str().unwrap_or_default();
-            assert!(["/ok/1", "/forbidden", "/teapot"].contains(&path), "{line:?}");
+            assert!(
+                ["/ok/1", "/forbidden", "/teapot"].contains(&path),
+                "{line:?}"
+            );
             assert_eq!(line["direction"], at.1);
         }
     }
@@ -261,7 +273,9 @@ async fn unread(cx: Cx) -> anyhow::Result<()> {
         let report = load.run(&mesh.pod("client")).await;
         assert_all_served_once(&report, &stats(mesh, ["api-1"]).await?);
         let labels = [("limit", "access_log")];
-        let lost = metrics(mesh, "client").await?.sum("weft_limit_hits_total", &labels);
+        let lost = metrics(mesh, "client")
+            .await?
+            .sum("weft_limit_hits_total", &labels);
         assert!(lost > 0.0, "nothing was lost: the pipe was too large");
 
         // Whoever reads now gets the rest.
@@ -286,7 +300,10 @@ async fn unread(cx: Cx) -> anyhow::Result<()> {
         .map(|(told, lines)| {
             assert_eq!(told as f64, lost);
             assert_eq!(lines + told, report.sent);
-            cx.measured(format!("{lines} of {} lines kept, {told} told lost", report.sent));
+            cx.measured(format!(
+                "{lines} of {} lines kept, {told} told lost",
+                report.sent
+            ));
         })
     })
     .await

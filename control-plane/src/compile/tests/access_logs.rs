@@ -31,7 +31,10 @@ fn at_clients_a_rule_stands_before_the_service_and_that_before_the_namespace() {
         "kind: Namespace, name: demo",
         "accessLog: {mode: Failures}",
     );
-    assert_eq!(of(std::slice::from_ref(&namespace)), (vec![Some(0)], Some(0)));
+    assert_eq!(
+        of(std::slice::from_ref(&namespace)),
+        (vec![Some(0)], Some(0))
+    );
     let checkout = own(
         "p",
         "name: checkout",
@@ -98,7 +101,11 @@ fn a_port_behind_no_service_has_its_namespaces_and_silence_is_nothing() {
     assert_eq!(alone.len(), 1);
     assert_eq!(percent(alone[0].otherwise.as_ref()), Some(100));
     assert_eq!(logs(&[namespace], 8080), alone);
-    let silent = own("s", "kind: Namespace, name: demo", "accessLog: {mode: Disabled}");
+    let silent = own(
+        "s",
+        "kind: Namespace, name: demo",
+        "accessLog: {mode: Disabled}",
+    );
     assert_eq!(logs(&[silent], 8080), []);
     assert_eq!(logs(&[], 8080), []);
 }

@@ -1,6 +1,6 @@
+mod access_logs;
 mod balancers;
 mod destinations;
-mod access_logs;
 mod rate_limits;
 mod routes;
 mod rules;

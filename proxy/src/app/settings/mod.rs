@@ -25,9 +25,9 @@ use crate::bounds::ProcessLimits;
 use crate::http::floods::FloodLimits;
 use crate::http::forwarded::ForwardedFor;
 use crate::net::age::AgeCap;
-use weft_proto::logs::{LogFormat, LogLevel};
 use crate::telemetry::HeaderLabelSettings;
 use crate::telemetry::trace::TraceSettings;
+use weft_proto::logs::{LogFormat, LogLevel};
 
 /// Data workers that can be asked for.
 pub const MAX_WORKERS: usize = 256;

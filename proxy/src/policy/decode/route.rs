@@ -27,7 +27,11 @@ pub(super) fn decode(message: &wire::Route, backends: usize) -> Decoded<Route> {
             fallback::decode(fallback, backends)
         })?,
         filters: optional("filters", message.filters.as_ref(), filters::decode)?.map(Box::new),
-        access_log: optional("access_log", message.access_log.as_ref(), access_log::decode)?,
+        access_log: optional(
+            "access_log",
+            message.access_log.as_ref(),
+            access_log::decode,
+        )?,
     })
 }
 

@@ -29,7 +29,11 @@ fn target_of(service: ServiceRef, message: &wire::ServiceTarget) -> Decoded<Serv
         bytes: optional("bytes", message.bytes.as_ref(), |it| {
             split::decode(it, backends)
         })?,
-        access_log: optional("access_log", message.access_log.as_ref(), access_log::decode)?,
+        access_log: optional(
+            "access_log",
+            message.access_log.as_ref(),
+            access_log::decode,
+        )?,
     })
 }
 

@@ -87,7 +87,9 @@ impl Scene {
         let bytes = self.kept.0.lock();
         let text = std::str::from_utf8(&bytes).unwrap();
         let lines = text.lines();
-        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 }
 
@@ -104,7 +106,10 @@ fn request() -> Request<()> {
         .header("user-agent", "curl/8\t\u{1b}[31m".replace('\u{1b}', "~"))
         .header("authorization", "Bearer hush")
         .header("cookie", "session=hush")
-        .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+        .header(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
         .body(())
         .unwrap()
 }
@@ -172,7 +177,15 @@ fn nothing_is_said_that_was_not_chosen_and_no_secret_ever() {
     let names: Vec<_> = lines[0].keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        ["level", "message", "path", "service", "status", "target", "timestamp"]
+        [
+            "level",
+            "message",
+            "path",
+            "service",
+            "status",
+            "target",
+            "timestamp"
+        ]
     );
     assert!(!lines[1].contains_key("query"));
     let said = String::from_utf8(scene.kept.0.lock().clone()).unwrap();
@@ -200,7 +213,11 @@ fn failures_have_lines_and_successes_by_share() {
             let exchange = scene.exchange(&request(), Some(&policy));
             exchange.finish(status, grpc_status, outcome);
             wanted += usize::from(fails || percent == 100);
-            assert_eq!(scene.lines().len(), wanted, "{percent} {status} {grpc_status:?}");
+            assert_eq!(
+                scene.lines().len(),
+                wanted,
+                "{percent} {status} {grpc_status:?}"
+            );
         }
     }
 }
@@ -209,7 +226,9 @@ fn failures_have_lines_and_successes_by_share() {
 fn the_last_policy_holds_and_copies_have_no_line() {
     let scene = Scene::new();
     let policy = log(100, &[LogField::Status]);
-    scene.exchange(&request(), None).finish(500, None, Outcome::Ok);
+    scene
+        .exchange(&request(), None)
+        .finish(500, None, Outcome::Ok);
     let mut silenced = scene.exchange(&request(), Some(&policy));
     silenced.log_by(None);
     silenced.finish(500, None, Outcome::Ok);
@@ -285,7 +304,10 @@ fn shares_are_fair_and_the_same_everywhere() {
         counts[share(&id) as usize] += 1;
     }
     // 1,000 each, and five times the deviation of a fair draw.
-    assert!(counts.iter().all(|count| (843..1_157).contains(count)), "{counts:?}");
+    assert!(
+        counts.iter().all(|count| (843..1_157).contains(count)),
+        "{counts:?}"
+    );
     let mut drawn = (0..1_000).map(|_| share_of(None));
     assert!(drawn.by_ref().any(|it| it < 50) && drawn.any(|it| it >= 50));
 }

@@ -44,5 +44,8 @@ fn what_breaks_the_rules_is_refused_with_its_place() {
         rules: vec![wire::AccessLogRule::default()],
         otherwise: None,
     };
-    assert_eq!(inbound(&bare).unwrap_err().to_string(), "rules[0].matches: missing");
+    assert_eq!(
+        inbound(&bare).unwrap_err().to_string(),
+        "rules[0].matches: missing"
+    );
 }
