@@ -82,7 +82,9 @@ async fn in_force(mesh: &Mesh, stanza: &str, fields: &[&str]) -> anyhow::Result<
         let before = [access(mesh, "client")?.len(), access(mesh, "api-1")?.len()];
         let probe = request(Method::GET, "/forbidden", "probe", "");
         let answer = send(&mesh.pod("client"), mesh.addr("api", PORT), probe).await?;
-        anyhow::ensure!(answer.status == 403, "{}: {}", answer.status, answer.text());
+        if answer.status != 403 {
+            return Ok(None);
+        }
         for ((side, _), before) in SIDES.into_iter().zip(before) {
             let lines = wait_for("the probe's line", SOON, async || {
                 let lines = access(mesh, side)?;
