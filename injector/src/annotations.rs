@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
+use weft_proto::header_label;
 use weft_proto::names::CONFIG_ANNOTATION_PREFIX;
 
 use crate::settings::{Resources, Settings};
@@ -29,6 +30,10 @@ pub struct Config {
     pub resources: Resources,
     /// How much the sidecar logs.
     pub log_level: String,
+    /// A further label of the sidecar's request metrics, as its variable has it.
+    pub metrics_header_label: Option<String>,
+    /// How many values of that label have series of their own.
+    pub metrics_header_values: Option<usize>,
     /// Whether the sidecar adds clients' addresses to `x-forwarded-for`.
     pub appends_forwarded_for: bool,
     /// Ports of the application that are reached directly.
@@ -60,7 +65,7 @@ const QUANTITY: &str = "an amount such as `100m`, `1.5` or `64Mi`";
 const PORTS: &str = "ports from 1 to 65535, separated by commas, at most 64";
 
 /// Every annotation that there is.
-pub const KEYS: [Key; 12] = [
+pub const KEYS: [Key; 14] = [
     Key {
         name: "proxy-cpu-request",
         takes: QUANTITY,
@@ -138,6 +143,25 @@ pub const KEYS: [Key; 12] = [
         },
     },
     Key {
+        name: "metrics-header-label",
+        takes: "`LABEL=HEADER`, as `tenant=x-tenant-id`: a label that metrics do not have, a header without secrets",
+        meaning: "a further [label](metrics.md#a-label-from-a-header) of `weft_requests_total`; none",
+        set: |config, text| {
+            header_label::parse(text)?;
+            config.metrics_header_label = Some(text.to_owned());
+            Some(())
+        },
+    },
+    Key {
+        name: "metrics-header-values",
+        takes: "a number from 1 to 500",
+        meaning: "how many values of that label have series of their own, the first that come; `50`",
+        set: |config, text| {
+            config.metrics_header_values = Some(header_label::parse_values(text)?);
+            Some(())
+        },
+    },
+    Key {
         name: "forwarded-for",
         takes: "`append` or `keep`",
         meaning: "whether the sidecar adds the client's address to `x-forwarded-for` of requests to the application; `keep`",
@@ -187,6 +211,8 @@ pub fn read<'a>(
         image: settings.image.clone(),
         resources: settings.resources.clone(),
         log_level: settings.log_level.clone(),
+        metrics_header_label: None,
+        metrics_header_values: None,
         appends_forwarded_for: false,
         skip_inbound_ports: Vec::new(),
         skip_outbound_ports: Vec::new(),

@@ -2,6 +2,8 @@
 //!
 //! * [`discovery`]: what a sidecar knows, and the stream that tells it.
 //! * [`identity`]: how a sidecar gets its certificate.
+//! * [`header_label`]: a label of metrics that takes its values from a header.
+//! * [`logs`]: the log of every program.
 //! * [`names`]: every label, annotation, port, header, metric and environment variable that more
 //!   than one crate or a user spells.
 //! * [`otlp`]: how spans are told to a collector.
@@ -14,6 +16,8 @@
 //! the documentation of every field.
 #![forbid(unsafe_code)]
 
+pub mod header_label;
+pub mod logs;
 pub mod names;
 pub mod pattern;
 pub mod process;

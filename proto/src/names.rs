@@ -216,6 +216,10 @@ pub mod env {
     pub const TRACE_PROPAGATION: &str = "WEFT_TRACE_PROPAGATION";
     /// Sidecar: the `service.name` of its spans; the workload's name without.
     pub const TRACE_SERVICE: &str = "WEFT_TRACE_SERVICE";
+    /// Sidecar: a further label of request metrics, from a header, as `tenant=x-tenant-id`.
+    pub const METRICS_HEADER_LABEL: &str = "WEFT_METRICS_HEADER_LABEL";
+    /// Sidecar: how many values of that label have series of their own, 1 to 500.
+    pub const METRICS_HEADER_VALUES: &str = "WEFT_METRICS_HEADER_VALUES";
     /// Sidecar: how long closing may take, as `30s`.
     pub const DRAIN_TIMEOUT: &str = "WEFT_DRAIN_TIMEOUT";
     /// Sidecar: `native` (the application ends first) or `legacy` (both are told at once). Webhook: which

@@ -15,11 +15,12 @@ use tokio::time::Instant;
 
 use crate::http::body::{Ending, ExchangeEnd};
 use crate::outcome::{Failure, Outcome};
+use crate::policy::AccessLog;
 use crate::resilience::attempt::TryResult;
 use crate::telemetry::record::{Asked, Draft, Place};
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::trace::span::{End, Kind, Span};
-use crate::telemetry::{PeerScopes, Tls};
+use crate::telemetry::{LabelValue, PeerScopes, Tls};
 
 /// The status in log and metric of an exchange whose client went away first.
 const CLIENT_GONE_STATUS: u16 = 499;
@@ -42,6 +43,8 @@ pub struct Exchange {
     started: Instant,
     counted: bool,
     request_id: Option<HeaderValue>,
+    /// Of the further label that requests may have.
+    label_value: LabelValue,
     /// Where it is sampled.
     span: Option<Box<Span>>,
     /// Where somebody looks.
@@ -57,6 +60,7 @@ impl Exchange {
             started: Instant::now(),
             counted: false,
             request_id: None,
+            label_value: LabelValue::default(),
             span: None,
             draft: None,
         }
@@ -69,16 +73,21 @@ impl Exchange {
         exchange
     }
 
-    /// An exchange whose request was not read at all, so that not even its method is known.
-    pub fn refused(account: Account, failure: &Failure) {
+    /// An exchange whose request was not read at all, so that not even its method is known. `log` says
+    /// whether there is a line about it.
+    pub fn refused(account: Account, failure: &Failure, log: Option<&Arc<AccessLog>>) {
         let method = Method::from_bytes(b"UNREAD").expect("letters make a method");
         let mut exchange = Self::begin(account, method.clone());
-        exchange.observe(Asked {
+        let asked = Asked {
             method: &method,
             uri: None,
             version: Version::HTTP_11,
             headers: &HeaderMap::new(),
-        });
+        };
+        exchange.observe(asked);
+        if log.is_some() {
+            exchange.log(asked, log);
+        }
         exchange.fail(failure, false);
     }
 
@@ -94,20 +103,42 @@ impl Exchange {
         }
     }
 
-    /// Makes a record of it, where somebody wants one. Before the head is changed by anybody but
-    /// [`Self::trace`].
+    /// Takes of the request's head what it is counted by, and makes a record of it, where somebody wants one.
+    /// Before the head is changed by anybody but [`Self::trace`].
     pub fn observe<'a>(&mut self, asked: impl Into<Asked<'a>>) {
-        let scopes = &self.account.scopes;
-        let watchers = scopes.telemetry().watchers();
+        let asked = asked.into();
+        let telemetry = self.account.scopes.telemetry();
+        self.label_value = telemetry.label_value(asked.headers);
+        let watchers = telemetry.watchers();
         if !watchers.any() {
             return;
         }
-        let place = Place {
+        self.draft = watchers.draft(asked, self.place());
+    }
+
+    /// Makes a line about it by `policy`, or by what [`Self::log_by`] says later. To be asked for only where
+    /// some policy wants lines, after [`Self::observe`] and before the head is changed.
+    pub fn log<'a>(&mut self, asked: impl Into<Asked<'a>>, policy: Option<&Arc<AccessLog>>) {
+        let draft = self.draft.take();
+        let scopes = Arc::clone(&self.account.scopes);
+        let watchers = scopes.telemetry().watchers();
+        self.draft = watchers.logged(draft, (asked.into(), self.place()), policy);
+    }
+
+    /// The line about it is written by `policy` instead, as its route is known.
+    pub fn log_by(&mut self, policy: Option<&Arc<AccessLog>>) {
+        if let Some(draft) = &mut self.draft {
+            draft.log_by(policy);
+        }
+    }
+
+    fn place(&self) -> Place<'_> {
+        let scopes = &self.account.scopes;
+        Place {
             direction: scopes.direction(),
             service: scopes.place()[0],
             peer: &self.account.peer,
-        };
-        self.draft = watchers.draft(asked.into(), place);
+        }
     }
 
     /// A try goes to this endpoint.
@@ -229,7 +260,8 @@ impl Exchange {
             return;
         }
         account.scopes.with(&account.peer, account.tls, |scope| {
-            scope.record(&self.method, status, grpc_status, outcome, elapsed);
+            let (method, value) = (&self.method, self.label_value);
+            scope.record_of(value, method, status, grpc_status, outcome, elapsed);
         });
     }
 }

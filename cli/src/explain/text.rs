@@ -168,6 +168,7 @@ fn inbound_lines(lines: &mut Vec<String>, inbound: &Inbound, paint: Paint) {
     for (name, all) in [
         ("authorization", &inbound.authorization),
         ("rateLimit", &inbound.rate_limits),
+        ("accessLog", &inbound.access_logs),
     ] {
         rows.extend(all.iter().map(|it| vec![name.to_owned(), enforced(it)]));
     }

@@ -82,7 +82,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match command {
         Command::Token(settings) => finish(token(&settings), |error| eprintln!("{error:#}")),
         Command::Serve(settings) => {
-            logging::start(settings.log_level, settings.log_format);
+            let _last_lines = logging::start(settings.log_level, settings.log_format);
             descriptors::raise();
             finish(serve(*settings), |error| tracing::error!("{error:#}"))
         }

@@ -92,7 +92,8 @@ fn has_rate_limit(spec: &TrafficPolicySpec) -> bool {
     spec.rate_limit.is_some() || rules.any(|rule| rule.rate_limit.is_some())
 }
 
-/// Rules act in the sidecar of the caller, but for those that say nothing but a rate limit.
+/// Rules act in the sidecar of the caller, but for those that say nothing but a rate limit. An access log
+/// has the sidecars of servers too.
 fn has_client_side(spec: &TrafficPolicySpec) -> bool {
     spec.timeouts.is_some()
         || spec.retries.is_some()
@@ -111,4 +112,5 @@ fn only_limits(rule: &Rule) -> bool {
         && rule.split.is_none()
         && rule.fault_injection.is_none()
         && rule.fallback.is_none()
+        && rule.access_log.is_none()
 }

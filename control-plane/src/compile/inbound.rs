@@ -2,7 +2,7 @@
 
 use weft_proto::discovery::{Authorization, Inbound, Probe};
 
-use super::{Client, protocol, rate_limit, wire};
+use super::{Client, access_log, protocol, rate_limit, wire};
 use crate::index::{Model, Service, ServicePort};
 
 /// The port of the caller's own workload; `None` for callers that are no workload of the mesh.
@@ -46,6 +46,7 @@ pub(super) fn compile(model: &Model, client: &Client, port: u16) -> Option<Inbou
         services: refs,
         rate_limits: limits.plain,
         ruled_rate_limits: limits.ruled,
+        access_logs: access_log::inbound(model, namespace, &services),
     })
 }
 

@@ -4,6 +4,7 @@
 //! here. `Endpoints` are always whole; whoever serves them makes deltas. Nothing here fails: a key
 //! that means nothing is `NotFound`.
 
+mod access_log;
 mod affected;
 mod authority;
 mod endpoints;

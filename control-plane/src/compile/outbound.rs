@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use weft_proto::discovery::fallback::Answer;
 use weft_proto::discovery::{
-    AuthorityAlias, Backend, Endpoint, EndpointTarget, Fallback, Outbound, Protocol, Retries,
-    Route, ServiceRef, ServiceTarget, Split, Timeouts, WeightedBackend, WhenEmpty, outbound,
+    AccessLog, AuthorityAlias, Backend, Endpoint, EndpointTarget, Fallback, Outbound, Protocol,
+    Retries, Route, ServiceRef, ServiceTarget, Split, Timeouts, WeightedBackend, WhenEmpty,
+    outbound,
 };
 
 use super::authority::{self, Authority};
-use super::{Client, endpoints, fallback, fault, mirror, protocol, routes, wire};
+use super::{Client, access_log, endpoints, fallback, fault, mirror, protocol, routes, wire};
 use crate::index::{Destination, Model, Name, Service, ServicePort, Stanzas, Workload};
 use crate::policy;
 use crate::route::{self, RoutePath, RouteRule};
@@ -211,12 +212,14 @@ impl<'a> TargetBuilder<'a> {
             .map(|rule| self.route(&rule.name, Some(rule)))
             .collect();
         routes.push(self.route(DEFAULT_ROUTE, None));
+        let access_log = self.access_log(None);
         ServiceTarget {
             service: Some(self.addressed),
             protocol: protocol.into(),
             routes,
             backends: self.backends,
             bytes: None,
+            access_log,
         }
     }
 
@@ -258,12 +261,14 @@ impl<'a> TargetBuilder<'a> {
             }],
             ..Split::default()
         };
+        let access_log = self.access_log(None);
         ServiceTarget {
             service: Some(self.addressed),
             protocol: protocol.into(),
             routes,
             backends: self.backends,
             bytes: Some(bytes),
+            access_log,
         }
     }
 
@@ -290,6 +295,7 @@ impl<'a> TargetBuilder<'a> {
             fault: self.policy.fault_injection.as_deref().map(fault::fault),
             fallback: fallback.as_deref().map(|fallback| self.fallback(fallback)),
             filters: routes::filters(&rule.filters, prefix, self.addressed.port),
+            access_log: self.access_log(None),
         }
     }
 
@@ -405,7 +411,15 @@ impl<'a> TargetBuilder<'a> {
             fault,
             fallback: fallback.map(|fallback| self.fallback(fallback)),
             filters: None,
+            access_log: self.access_log(rule),
         }
+    }
+
+    /// A rule's own, else the policy's.
+    fn access_log(&self, rule: Option<&policy::Rule>) -> Option<AccessLog> {
+        let own = rule.and_then(|rule| rule.access_log.as_ref());
+        own.or(self.policy.access_log.as_deref())
+            .and_then(access_log::wire)
     }
 
     /// The service itself takes what a policy names no backends for.

@@ -1,7 +1,7 @@
 //! Which policies a resource is made from.
 //!
 //! A policy is a source of a resource where one of its stanzas is in it: on the client's side what is
-//! enforced there, on the server's side mTLS, authorization and rate limits. Sources of an inbound port
+//! enforced there, on the server's side mTLS, authorization, rate limits and access logs. Sources of an inbound port
 //! are all that had a say, also where somebody stricter decided. A policy whose stanzas somebody inner
 //! replaces is no source, and neither is one that only keeps another one out of force, by being older or
 //! stricter. Endpoints and the trust bundle are nobody's policy: identities follow from mTLS, which the
@@ -14,17 +14,18 @@ use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{AuthorityKey, OutboundKey, ResourceKey, ServiceRef, update};
 
 use super::authority::{self, Authority};
-use super::{Client, compile, outbound, rate_limit, read_ip, read_port};
+use super::{Client, access_log, compile, outbound, rate_limit, read_ip, read_port};
 use crate::index::{Destination, Model, Name, Said, Service, ServicePort};
-use crate::policy::{Fallback, Split, WhenEmpty};
+use crate::policy::{Fallback, Rule, Split, WhenEmpty};
 
 /// What holds for a request or a backend, whoever matches it.
-const CLIENT_STANZAS: [&str; 5] = [
+const CLIENT_STANZAS: [&str; 6] = [
     "timeouts",
     "retries",
     "circuitBreaker",
     "loadBalancer",
     "faultInjection",
+    "accessLog",
 ];
 
 /// The policies that [`compile`]'s answer to the same question is made from.
@@ -208,10 +209,12 @@ impl Sources<'_> {
             is_listed |= !lists.is_empty();
             self.first(lists);
             self.first(model.said(service, port, "rateLimit"));
+            self.first(model.said(service, port, "accessLog"));
             let lists = model.said(service, port, "rules");
             let rules = model.policy(service, port).rules;
-            // Rules without a limit hide those of an outer policy, which may have one.
-            if rules.is_some_and(|rules| rate_limit::has_limit(&rules)) || lists.len() > 1 {
+            let acts = |rules: &[Rule]| rate_limit::has_limit(rules) || access_log::has_log(rules);
+            // Rules that say nothing here hide those of an outer policy, which may.
+            if rules.is_some_and(|rules| acts(&rules)) || lists.len() > 1 {
                 self.first(lists);
             }
         }
@@ -220,6 +223,7 @@ impl Sources<'_> {
         }
         if services.is_empty() {
             self.policies.extend(of_namespace("rateLimit"));
+            self.policies.extend(of_namespace("accessLog"));
         }
     }
 

@@ -7,8 +7,9 @@ use super::stanzas::mode_tree;
 use super::{Source, Tree, resolve};
 use crate::compile::allow_list;
 use crate::index::{
-    DEFAULT_MTLS, EndpointName, Model, Service, ServiceEndpoint, ServicePort, Workload,
+    DEFAULT_MTLS, EndpointName, Model, Service, ServiceEndpoint, ServicePort, Stanzas, Workload,
 };
+use crate::policy::Rule;
 
 /// What holds for a port of workloads.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -30,6 +31,8 @@ pub struct Inbound {
     pub authorization: Vec<Enforced>,
     /// Every one must admit a request.
     pub rate_limits: Vec<Enforced>,
+    /// For each request the one that logs most has a line about it.
+    pub access_logs: Vec<Enforced>,
 }
 
 /// A stanza that a server's sidecar enforces.
@@ -101,6 +104,7 @@ fn unmeshed(name: String, port: u16) -> Inbound {
         },
         authorization: Vec::new(),
         rate_limits: Vec::new(),
+        access_logs: Vec::new(),
     }
 }
 
@@ -119,6 +123,7 @@ fn meshed(model: &Model, workload: &Workload, port: u16) -> Inbound {
         mtls: mtls(model, workload, port, &leading),
         authorization: authorization(model, &workload.name.namespace, &leading),
         rate_limits: rate_limits(model, &leading),
+        access_logs: access_logs(model, &leading),
     }
 }
 
@@ -208,24 +213,50 @@ fn unsaid(model: &Model, namespace: &str) -> Option<Enforced> {
 }
 
 fn rate_limits(model: &Model, leading: &[Leading<'_>]) -> Vec<Enforced> {
-    let mut limits: Vec<Enforced> = Vec::new();
+    with_rules(model, leading, "rateLimit", |policy, rule| {
+        let limit = match rule {
+            Some(rule) => rule.rate_limit.as_ref(),
+            None => policy.rate_limit.as_deref(),
+        };
+        limit.map(|limit| Tree::of(&resolve::rate_limit(limit)))
+    })
+}
+
+fn access_logs(model: &Model, leading: &[Leading<'_>]) -> Vec<Enforced> {
+    with_rules(model, leading, "accessLog", |policy, rule| {
+        let log = match rule {
+            Some(rule) => rule.access_log.as_ref(),
+            None => policy.access_log.as_deref(),
+        };
+        log.map(Tree::of)
+    })
+}
+
+/// A stanza of every service that leads to a port: those of its rules, then its own; equal ones once.
+fn with_rules(
+    model: &Model,
+    leading: &[Leading<'_>],
+    stanza: &'static str,
+    said: impl Fn(&Stanzas, Option<&Rule>) -> Option<Tree>,
+) -> Vec<Enforced> {
+    let mut all: Vec<Enforced> = Vec::new();
     for (service, port) in leading {
         let policy = model.policy(service, port);
         let rules = policy.rules.iter().flat_map(|rules| rules.iter());
         let of_rules =
-            rules.filter_map(|rule| Some(("rules", Some(&rule.name), rule.rate_limit.as_ref()?)));
-        let own = policy.rate_limit.as_deref();
-        for (stanza, rule, limit) in of_rules.chain(own.map(|limit| ("rateLimit", None, limit))) {
-            let said = model.said(service, port, stanza).into_iter();
+            rules.filter_map(|rule| Some(("rules", Some(&rule.name), said(&policy, Some(rule))?)));
+        let own = said(&policy, None).map(|value| (stanza, None, value));
+        for (stanza, rule, value) in of_rules.chain(own) {
+            let from = model.said(service, port, stanza).into_iter();
             let enforced = Enforced {
-                from: said.take(1).map(Source::from).collect(),
+                from: from.take(1).map(Source::from).collect(),
                 rule: rule.cloned(),
-                value: Tree::of(&resolve::rate_limit(limit)),
+                value,
             };
-            if !limits.contains(&enforced) {
-                limits.push(enforced);
+            if !all.contains(&enforced) {
+                all.push(enforced);
             }
         }
     }
-    limits
+    all
 }

@@ -125,6 +125,11 @@ pub(super) fn of(model: &Model, service: &Service, port: &ServicePort) -> Vec<St
             None,
         ),
         stanza("fallback", policy.fallback.as_deref().map(Tree::of), None),
+        stanza(
+            "accessLog",
+            policy.access_log.as_deref().map(Tree::of),
+            None,
+        ),
     ]
 }
 

@@ -67,7 +67,8 @@ fn every_stanza_has_one_line() {
             "split",
             "rateLimit",
             "faultInjection",
-            "fallback"
+            "fallback",
+            "accessLog"
         ]
     );
     let mtls = &explained(&explainer, "a").stanzas[0];

@@ -13,9 +13,9 @@ use super::judged::Judgement;
 use super::objects::{BrokenPolicy, Name, Origin, Refusal, Service, Sourced};
 use super::tighten;
 use crate::policy::{
-    Authorization, AuthorizationMode, CircuitBreaker, Fallback, FaultInjection, LoadBalancer,
-    MtlsMode, RateLimit, Retries, Rule, Split, TargetKind, TargetRef, Timeouts, TrafficPolicy,
-    TrafficPolicySpec,
+    AccessLog, Authorization, AuthorizationMode, CircuitBreaker, Fallback, FaultInjection,
+    LoadBalancer, MtlsMode, RateLimit, Retries, Rule, Split, TargetKind, TargetRef, Timeouts,
+    TrafficPolicy, TrafficPolicySpec,
 };
 use crate::route::status::Reason;
 
@@ -42,6 +42,8 @@ pub struct Stanzas {
     pub fault_injection: Option<Arc<FaultInjection>>,
     /// How many requests the target's workloads take.
     pub rate_limit: Option<Arc<RateLimit>>,
+    /// Which requests there is a line about.
+    pub access_log: Option<Arc<AccessLog>>,
     /// Stanzas for some requests only.
     pub rules: Option<Arc<[Rule]>>,
 }
@@ -99,6 +101,7 @@ impl Stanzas {
                 .fault_injection
                 .or_else(|| inherited.fault_injection.clone()),
             rate_limit: self.rate_limit.or_else(|| inherited.rate_limit.clone()),
+            access_log: self.access_log.or_else(|| inherited.access_log.clone()),
             rules: self.rules.or_else(|| inherited.rules.clone()),
         }
     }
@@ -126,6 +129,7 @@ impl Stanzas {
         take(&mut self.fallback, spec.fallback.as_ref());
         take(&mut self.fault_injection, spec.fault_injection.as_ref());
         take(&mut self.rate_limit, spec.rate_limit.as_ref());
+        take(&mut self.access_log, spec.access_log.as_ref());
         if let Some(rules) = &spec.rules {
             self.rules = Some(rules.as_slice().into());
         }
@@ -485,6 +489,7 @@ fn stanza_names(spec: &TrafficPolicySpec) -> Vec<&'static str> {
         ("fallback", spec.fallback.is_some()),
         ("faultInjection", spec.fault_injection.is_some()),
         ("rateLimit", spec.rate_limit.is_some()),
+        ("accessLog", spec.access_log.is_some()),
         ("rules", spec.rules.is_some()),
     ]
     .into_iter()

@@ -13,7 +13,7 @@ use crate::policy::{Split, TargetKind, TargetRef, TrafficPolicy};
 use crate::route::status::Reason;
 
 /// Stanzas that the target's own sidecars enforce.
-const INBOUND: [&str; 3] = ["mtls", "authorization", "rateLimit"];
+const INBOUND: [&str; 4] = ["mtls", "authorization", "rateLimit", "accessLog"];
 
 /// A policy with a verdict for each of its targets.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,6 +8,7 @@
 //! bounds, then rules in CEL. Nothing that somebody asked for is silently left undone. Whatever the
 //! schema accepts, the types can hold.
 
+mod access_log;
 mod default_authorization;
 mod duration;
 mod evaluate;
@@ -22,6 +23,7 @@ mod tests;
 mod traffic;
 mod validate;
 
+pub use access_log::{AccessLog, AccessLogField, AccessLogMode};
 pub use default_authorization::DefaultAuthorization;
 pub use duration::{DurationError, PATTERN as DURATION_PATTERN, PolicyDuration};
 pub use evaluate::{Definition, Evaluation};

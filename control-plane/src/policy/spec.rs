@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_proto::names;
 
+use super::access_log::AccessLog;
 use super::fallback::Fallback;
 use super::fault::FaultInjection;
 use super::rate_limit::RateLimit;
@@ -60,7 +61,7 @@ pub struct Metadata {
     .at(".split")
     .mend("write one policy per service"),
     Rule::new(
-        "has(self.mtls) || has(self.authorization) || has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.loadBalancer) || has(self.split) || has(self.rateLimit) || has(self.faultInjection) || has(self.fallback) || has(self.rules)",
+        "has(self.mtls) || has(self.authorization) || has(self.timeouts) || has(self.retries) || has(self.circuitBreaker) || has(self.loadBalancer) || has(self.split) || has(self.rateLimit) || has(self.faultInjection) || has(self.fallback) || has(self.accessLog) || has(self.rules)",
         "at least one policy stanza is required",
     )
     .mend("add what the policy is for, as retries: {}"),
@@ -128,6 +129,8 @@ pub struct TrafficPolicySpec {
     /// another service's; exactly one of `response` and `backend` is given. It carries
     /// `x-weft-fallback: true`. Targets are services only.
     pub fallback: Option<Fallback>,
+    /// Which requests the sidecars write a line about, and what it says. Without it there is none.
+    pub access_log: Option<AccessLog>,
 }
 
 /// What a policy is meant for; always of the policy's own namespace.

@@ -283,6 +283,34 @@ fn violations_name_their_field() {
             "spec.rules[0].faultInjection.abort.httpStatus: 199 is not",
         ),
         (
+            "targetRefs: [{name: a}], accessLog: {}",
+            "spec.accessLog.mode: is required",
+        ),
+        (
+            "targetRefs: [{name: a}], accessLog: {mode: All, percent: 101}",
+            "spec.accessLog.percent: 101 is not between 0 and 100",
+        ),
+        (
+            "targetRefs: [{name: a}], accessLog: {mode: Failures, percent: 10}",
+            "spec.accessLog.percent: percent needs mode All",
+        ),
+        (
+            "targetRefs: [{name: a}], accessLog: {mode: All, fields: []}",
+            "spec.accessLog.fields: at least one",
+        ),
+        (
+            "targetRefs: [{name: a}], accessLog: {mode: All, fields: [path, path]}",
+            "spec.accessLog.fields[1]: duplicate",
+        ),
+        (
+            "targetRefs: [{name: a}], accessLog: {mode: All, fields: [authorization]}",
+            "spec.accessLog.fields[0]: ",
+        ),
+        (
+            "targetRefs: [{name: a}], rules: [{name: r, matches: [{}], accessLog: {mode: Failures, percent: 1}}]",
+            "spec.rules[0].accessLog.percent: percent needs mode All",
+        ),
+        (
             "targetRefs: [{name: a}], rateLimit: {}",
             "requestsPerSecond",
         ),

@@ -91,7 +91,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    logging::start(environment.log_level, environment.log_format);
+    let _last_lines = logging::start(environment.log_level, environment.log_format);
     match serve(environment, arguments.port_file.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
+use weft_proto::logs::{LogFormat, LogLevel};
 use weft_proto::names::{self, env, ports};
 
 use crate::settings::{PullPolicy, Resources, Settings, SidecarMode};
@@ -29,23 +30,6 @@ pub(super) struct Environment {
     pub(super) instance: String,
     pub(super) log_level: LogLevel,
     pub(super) log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum LogLevel {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum LogFormat {
-    #[default]
-    Json,
-    Plain,
 }
 
 /// What is wrong with one variable, and how to mend it.
@@ -135,13 +119,13 @@ impl Environment {
             instance: reader.text(env::POD_NAME).unwrap_or_else(host_name),
             log_level: reader.or(
                 env::LOG_LEVEL,
-                LogLevel::parse,
+                |text| text.parse().ok(),
                 "error, warn, info, debug or trace",
                 LogLevel::default,
             ),
             log_format: reader.or(
                 env::LOG_FORMAT,
-                LogFormat::parse,
+                |text| text.parse().ok(),
                 "json or plain",
                 LogFormat::default,
             ),
@@ -150,29 +134,6 @@ impl Environment {
             Ok(this)
         } else {
             Err(reader.wrong)
-        }
-    }
-}
-
-impl LogLevel {
-    fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "error" => Self::Error,
-            "warn" => Self::Warn,
-            "info" => Self::Info,
-            "debug" => Self::Debug,
-            "trace" => Self::Trace,
-            _ => return None,
-        })
-    }
-}
-
-impl LogFormat {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "json" => Some(Self::Json),
-            "plain" => Some(Self::Plain),
-            _ => None,
         }
     }
 }
@@ -438,7 +399,7 @@ mod tests {
             assert!(settings.system_namespaces.contains(name), "{name}");
         }
         assert_eq!(environment.instance, "injector-1");
-        assert_eq!(environment.log_level, LogLevel::Trace);
+        assert_eq!(environment.log_level, LogLevel::TRACE);
         assert_eq!(environment.log_format, LogFormat::Plain);
     }
 

@@ -89,6 +89,12 @@ pub(super) fn sidecar(
         // What people call the application; empty, and so not set, without the label.
         variables.push(field(env::TRACE_SERVICE, NAME_LABEL));
     }
+    if let Some(label) = &config.metrics_header_label {
+        variables.push(variable(env::METRICS_HEADER_LABEL, label));
+    }
+    if let Some(values) = config.metrics_header_values {
+        variables.push(variable(env::METRICS_HEADER_VALUES, &values.to_string()));
+    }
     if config.appends_forwarded_for {
         variables.push(variable(env::FORWARDED_FOR, "append"));
     }

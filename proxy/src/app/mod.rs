@@ -29,8 +29,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use weft_proto::logs;
+
 use crate::interception;
-use crate::telemetry::logs;
 use settings::{EXIT_BAD_SETTINGS, Settings};
 
 /// Weft's sidecar. Its settings come from the environment (WEFT_*).
@@ -81,8 +82,10 @@ fn run() -> ExitCode {
             return ExitCode::from(EXIT_BAD_SETTINGS);
         }
     };
-    let log = match logs::install("weft-proxy", settings.log_level, settings.log_format) {
-        Ok(log) => log,
+    let (level, format) = (settings.log_level, settings.log_format);
+    let sink = Box::new(std::io::stdout());
+    let (log, _last_lines) = match logs::install("weft-proxy", level, format, sink) {
+        Ok(installed) => installed,
         Err(error) => {
             eprintln!("weft-proxy: {error}");
             return ExitCode::FAILURE;

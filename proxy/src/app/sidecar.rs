@@ -38,9 +38,9 @@ use crate::net::socket::{Fixed, listen_first};
 use crate::net::{AppDialer, Dialer, OriginalDestination, OwnAddresses, Redirected};
 use crate::outbound::{Outbound, OutboundParts};
 use crate::policy::InboundPolicy;
-use crate::telemetry::logs::LogControl;
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::{ProcessLabels, Telemetry};
+use weft_proto::logs::LogControl;
 
 /// A legacy sidecar serves on for this part of the drain time, so that its application can finish.
 const SETTLE_DIVISOR: u32 = 4;
@@ -128,6 +128,11 @@ impl Sidecar {
         let outbound_sockets = bind_outbound(&settings)?;
 
         // What is told of what passes; set before anything does.
+        let lost = telemetry.limit("access_log");
+        telemetry.watchers().log_to(log.access().clone(), lost);
+        if let Some(label) = settings.header_label.clone() {
+            telemetry.set_header_label(label);
+        }
         let dialer = Dialer::new(settings.mark);
         if let Some(trace) = settings.trace.clone() {
             tracing::info!(collector = %trace.endpoint, "traces are exported");

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use weft_proto::logs::LogControl;
 
 use super::certificates::Certificates;
 use super::readiness::Readiness;
@@ -18,7 +19,6 @@ use crate::net::closing::ClosingSender;
 use crate::net::{AppDialer, OwnAddresses};
 use crate::outbound::Outbound;
 use crate::telemetry::Telemetry;
-use crate::telemetry::logs::LogControl;
 use crate::telemetry::tap;
 
 /// How long the application may take to accept a probe's connection.

@@ -29,9 +29,9 @@ use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome, Processed};
 use crate::policy::InboundPolicy;
 use crate::resilience::deadline::{Deadline, parse_deadline_ms};
-use crate::telemetry::PeerScopes;
 use crate::telemetry::edges::{EdgeTls, Visit};
 use crate::telemetry::trace::span::Kind;
+use crate::telemetry::{self, PeerScopes, access};
 
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
 const MIRROR: HeaderName = HeaderName::from_static(names::MIRROR);
@@ -99,7 +99,7 @@ impl Requests {
         exchange.identify(headers::ensure_request_id(&mut head.headers));
         exchange.trace(self.inbound.telemetry.tracer(), Kind::Server, &mut head);
         exchange.observe(&head);
-        match self.stack(&exchange, mirrored, head, body).await {
+        match self.stack(&mut exchange, mirrored, head, body).await {
             Ok(answered) => self.finish(exchange, answered),
             Err(failure) => {
                 exchange.fail(&failure, is_grpc);
@@ -120,7 +120,7 @@ impl Requests {
     /// The layers that a request passes, in order.
     async fn stack(
         &self,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
         mirrored: bool,
         head: Parts,
         body: Incoming,
@@ -133,6 +133,12 @@ impl Requests {
         let policy = self.port.policy.load().ok_or_else(|| {
             Failure::never(Outcome::ConfigUnavailable, "no policy for this port yet")
         })?;
+
+        // Access log: by the policy that it is judged by.
+        if !policy.access_logs.is_empty() {
+            let asked = telemetry::record::Asked::from(&head);
+            exchange.log(asked, access::most(&policy.access_logs, Some(asked)));
+        }
 
         // mTLS, authorization and rate limits; declared probes pass by all of them, copies of other
         // requests by the rates.
@@ -326,7 +332,9 @@ impl Handler for Requests {
     }
 
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
-        Exchange::refused(self.account.clone(), &failure);
+        let policy = self.port.policy.load();
+        let logs = policy.as_ref().map_or(&[][..], |it| &it.access_logs);
+        Exchange::refused(self.account.clone(), &failure, access::most(logs, None));
         let response = answer::answer(&failure, Origin::Inbound, false);
         Box::pin(std::future::ready(response))
     }
@@ -345,6 +353,12 @@ impl Handler for Requests {
         let is_grpc = headers::is_grpc(request.headers());
         let mut exchange = self.begin(&request, self.is_mirrored(&request));
         exchange.observe(&request);
+        let policy = self.port.policy.load();
+        let logs = policy.as_ref().map_or(&[][..], |it| &it.access_logs);
+        if !logs.is_empty() {
+            let asked = telemetry::record::Asked::from(&request);
+            exchange.log(asked, access::most(logs, Some(asked)));
+        }
         exchange.fail(&failure, is_grpc);
         let response = answer::answer(&failure, Origin::Inbound, is_grpc);
         Box::pin(std::future::ready(response))

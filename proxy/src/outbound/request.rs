@@ -26,7 +26,7 @@ use crate::http::{Version, answer, headers};
 use crate::inbound::UNKNOWN;
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome};
-use crate::policy::{Sticky, Timeouts, WeightedBackend};
+use crate::policy::{AccessLog, Sticky, Timeouts, WeightedBackend};
 use crate::resilience::deadline::{Deadline, parse_grpc_timeout};
 use crate::resilience::fault::Fault;
 use crate::resilience::{route, split};
@@ -45,6 +45,7 @@ pub(crate) struct Requests {
 pub(crate) struct Refusal {
     account: Account,
     failure: Failure,
+    log: Option<Arc<AccessLog>>,
 }
 
 /// Where a request goes.
@@ -91,6 +92,9 @@ impl Requests {
         exchange.identify(request_id);
         exchange.trace(self.tracer(), Kind::Client, &mut head);
         exchange.observe(&head);
+        if service.target.may_log() {
+            exchange.log(&head, service.target.access_log.as_ref());
+        }
         match self.stack(&service, &mut exchange, head, body).await {
             Ok(finished) => self.finish(&service, exchange, finished),
             Err(Unanswered::Failed(failure)) => {
@@ -135,6 +139,7 @@ impl Requests {
             .ok_or_else(|| Failure::never(Outcome::NoRoute, "no route matches this request"))?;
         let timeouts = target.routes[route].timeouts;
         *exchange.account() = service.route_account(route);
+        exchange.log_by(target.routes[route].access_log.as_ref());
 
         // Redirect: the route sends its requests nowhere.
         if let Some(filters) = &target.routes[route].filters
@@ -349,6 +354,16 @@ impl Requests {
         }
     }
 
+    /// Whether there is a line about such a request.
+    fn unrouted_log(&self) -> Option<Arc<AccessLog>> {
+        match self.destination.target().as_deref() {
+            Some(Target::Service(service) | Target::Endpoint { service, .. }) => {
+                service.target.access_log.clone()
+            }
+            Some(Target::NotFound) | None => None,
+        }
+    }
+
     /// The service that a request is for: the connection's destination; where that is a workload's
     /// own address, the service that the request's authority names, if the workload backs it.
     async fn service(&self, head: &Parts) -> Result<Arc<Service>, Failure> {
@@ -447,7 +462,8 @@ impl Handler for Requests {
     }
 
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
-        Exchange::refused(self.unrouted_account(), &failure);
+        let log = self.unrouted_log();
+        Exchange::refused(self.unrouted_account(), &failure, log.as_ref());
         let response = answer::answer(&failure, Origin::Outbound, false);
         Box::pin(std::future::ready(response))
     }
@@ -460,6 +476,7 @@ impl Handler for Requests {
         let refusal = Refusal {
             account: self.unrouted_account(),
             failure: excess.failure(Outcome::Overflow),
+            log: self.unrouted_log(),
         };
         Arc::new(refusal).handle(request)
     }
@@ -470,6 +487,7 @@ impl Refusal {
         Self {
             account: Self::account(shared),
             failure,
+            log: None,
         }
     }
 
@@ -494,13 +512,16 @@ impl Handler for Refusal {
         let is_grpc = headers::is_grpc(request.headers());
         let mut exchange = Exchange::begin(self.account.clone(), request.method().clone());
         exchange.observe(&request);
+        if self.log.is_some() {
+            exchange.log(&request, self.log.as_ref());
+        }
         exchange.fail(&self.failure, is_grpc);
         let response = answer::answer(&self.failure, Origin::Outbound, is_grpc);
         Box::pin(std::future::ready(response))
     }
 
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {
-        Exchange::refused(self.account.clone(), &failure);
+        Exchange::refused(self.account.clone(), &failure, self.log.as_ref());
         let response = answer::answer(&failure, Origin::Outbound, false);
         Box::pin(std::future::ready(response))
     }

@@ -8,6 +8,7 @@
 //! The ways in are here; each part of a message has a file of its own, and `fields` is what all of them
 //! ask of single fields.
 
+mod access_log;
 mod backend;
 mod balancer;
 mod fallback;

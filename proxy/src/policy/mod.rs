@@ -5,6 +5,7 @@
 //! that everything behind it may rely on them (indices in range, at least one backend per split, a
 //! budget on every retry policy).
 
+mod access_log;
 mod balancer;
 pub mod decode;
 mod fallback;
@@ -21,6 +22,7 @@ use http::{HeaderName, HeaderValue, Method};
 use weft_proto::pattern::Pattern;
 use weft_proto::spiffe::SpiffeId;
 
+pub use access_log::{AccessLog, AccessLogRule, InboundAccessLog, LogField};
 pub use balancer::{Balancer, BalancerPolicy, HashKey};
 pub use fallback::{FallbackAnswer, FallbackPolicy, FallbackTrigger, StaticResponse};
 pub use fault::{AbortStatus, FaultAbort, FaultDelay, FaultPolicy};
@@ -103,6 +105,15 @@ pub struct ServiceTarget {
     pub backends: Vec<BackendPolicy>,
     /// Where connections go that are bytes to us; the last route's split where there is none.
     pub bytes: Option<Split>,
+    /// Which of the requests that have no route there is a line about.
+    pub access_log: Option<Arc<AccessLog>>,
+}
+
+impl ServiceTarget {
+    /// Whether there may be a line about some request.
+    pub fn may_log(&self) -> bool {
+        self.access_log.is_some() || self.routes.iter().any(|route| route.access_log.is_some())
+    }
 }
 
 /// One address of one workload, dialled directly.
@@ -148,6 +159,8 @@ pub struct Route {
     pub fallback: Option<FallbackPolicy>,
     /// What is changed on the way.
     pub filters: Option<Box<RouteFilters>>,
+    /// Which of the requests there is a line about.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 /// A conjunction; an absent part matches everything.
@@ -466,6 +479,8 @@ pub struct InboundPolicy {
     pub terminating: bool,
     /// The application has ended for good: only a legacy sidecar still runs then, and ends itself.
     pub application_ended: bool,
+    /// Which requests there is a line about, by service: for each request the one holds that logs most.
+    pub access_logs: Vec<InboundAccessLog>,
     /// The services that lead here; the first is the metrics label.
     pub services: Vec<ServiceRef>,
 }

@@ -58,6 +58,7 @@ macro_rules! families {
 families! { HANDLED:
     REQUESTS = Counter "weft_requests_total" ["direction" "workload" "namespace" "service" "route" "backend" "peer" "method" "status" "grpc_status" "outcome" "tls"] "Requests by how they ended.";
     REQUEST_DURATION = Histogram "weft_request_duration_seconds" ["direction" "workload" "namespace" "service" "route" "backend"] "Time from the first byte of the request to the last byte of the response.";
+    HEADER_REQUEST_DURATION = Histogram "weft_header_request_duration_seconds" ["direction" "workload" "namespace" "service"] "Time from the first byte of the request to the last byte of the response by the label that WEFT_METRICS_HEADER_LABEL adds, for all routes and backends together.";
     RETRIES = Counter "weft_retries_total" ["service" "route" "backend" "result"] "Further tries of requests: sent, or given up and why.";
     MIRRORED = Counter "weft_mirrored_requests_total" ["service" "backend" "result"] "Copies of requests by what became of them.";
     MIRRORED_RECEIVED = Counter "weft_mirrored_requests_received_total" [] "Copies of requests that other sidecars sent; no other metric counts them.";

@@ -10,20 +10,21 @@
 //! goes to `overflow` (peers: `other`) and to `weft_limit_hits_total`; a counter that was shown once
 //! is shown until the process ends.
 //!
+//! * [`access`]: the lines about requests that policies ask for.
 //! * [`edges`]: who called whom, for the control plane.
-//! * [`logs`]: JSON lines.
 //! * [`record`]: what is known of one exchange, for those who want to know.
 //! * [`redact`]: what people may see of it.
 //! * [`tap`]: exchanges as they end, for people who look.
 //! * [`trace`]: spans, and how they come to a collector.
 
+pub mod access;
 pub mod edges;
 mod exposition;
 pub mod families;
 mod handshakes;
+mod header_label;
 mod histogram;
 mod labels;
-pub mod logs;
 mod mirrors;
 mod panics;
 mod process;
@@ -43,12 +44,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::http::HeaderMap;
 use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
 
 pub use exposition::{Exposition, MAX_SAMPLES};
 use handshakes::HandshakeCounters;
 pub use handshakes::{HandshakeFault, HandshakeResult};
+pub use header_label::{HeaderLabelSettings, MAX_VALUE as MAX_LABEL_VALUE};
 pub use histogram::{BOUNDS_MICROS, HistogramSnapshot, LatencyHistogram};
 pub use labels::{
     MAX_LIMITS, MAX_PEERS, MAX_SCOPES, MAX_SERVER_NAMES, OTHER_PEER, OTHER_SERVER_NAME, OVERFLOW,
@@ -57,13 +60,15 @@ pub use labels::{
 pub use mirrors::{MirrorCounters, MirrorResult};
 pub use panics::panic_message;
 pub use recorder::MAX_HISTOGRAMS;
-pub use requests::{MAX_CELLS, PeerScopes, RequestScope, ScopeLabels};
+pub use requests::{MAX_CELLS, MAX_CELLS_BY_HEADER, PeerScopes, RequestScope, ScopeLabels};
 pub use retries::{RetryCounters, RetryResult};
 pub use tcp::{TcpConnection, TcpLabels, TcpScope};
 
 use crate::outcome::Origin;
 use edges::Edges;
 use families::Family;
+use header_label::HeaderLabel;
+pub(crate) use header_label::LabelValue;
 use labels::Bounded;
 use record::Watchers;
 use recorder::WeftRecorder;
@@ -102,6 +107,8 @@ pub struct Telemetry {
     /// Set before traffic comes, where traces are exported.
     tracer: OnceLock<Tracer>,
     watchers: Watchers,
+    /// Set before traffic comes, where requests have a further label.
+    header_label: OnceLock<HeaderLabel>,
 }
 
 /// By family name and label text.
@@ -152,6 +159,7 @@ impl Telemetry {
             retained: Mutex::default(),
             tracer: OnceLock::new(),
             watchers: Watchers::new(),
+            header_label: OnceLock::new(),
             recorder,
         })
     }
@@ -170,6 +178,19 @@ impl Telemetry {
     /// What makes spans, where traces are exported.
     pub fn tracer(&self) -> Option<&Tracer> {
         self.tracer.get()
+    }
+
+    /// Requests have a further label from now on, and the metrics that are made from now on. What was set
+    /// first stays.
+    pub fn set_header_label(&self, settings: HeaderLabelSettings) {
+        let beyond = self.limit("header_label_values");
+        let _ = self.header_label.set(HeaderLabel::new(settings, beyond));
+    }
+
+    /// The value of that label for a request with these headers.
+    pub(crate) fn label_value(&self, headers: &HeaderMap) -> LabelValue {
+        let label = self.header_label.get();
+        label.map_or_else(LabelValue::default, |label| label.of(headers))
     }
 
     /// Who may want to know of exchanges.

@@ -65,7 +65,22 @@ impl WeftRecorder {
 
     /// The counter of these labels; it shows from now on.
     pub(super) fn counter(&self, family: &Family, labels: &[(&'static str, &str)]) -> Counter {
-        self.register_counter(&key(family, labels), &METADATA)
+        self.counter_with(family, labels, None)
+    }
+
+    /// The same with a further label, which is not among the family's.
+    pub(super) fn counter_with(
+        &self,
+        family: &Family,
+        labels: &[(&'static str, &str)],
+        further: Option<(&str, &str)>,
+    ) -> Counter {
+        let mut key = key(family, labels);
+        if let Some((name, value)) = further {
+            let label = Label::new(name.to_owned(), value.to_owned());
+            key = key.with_extra_labels(vec![label]);
+        }
+        self.register_counter(&key, &METADATA)
     }
 
     /// The gauge of these labels; it shows from now on.
@@ -79,8 +94,19 @@ impl WeftRecorder {
         family: &Family,
         labels: &[(&'static str, &str)],
     ) -> Option<Arc<LatencyHistogram>> {
+        self.histogram_with(family, labels, None)
+    }
+
+    /// The same with a further label, which is not among the family's.
+    pub(super) fn histogram_with(
+        &self,
+        family: &Family,
+        labels: &[(&'static str, &str)],
+        further: Option<(&str, &str)>,
+    ) -> Option<Arc<LatencyHistogram>> {
         debug_assert!(family.has(labels), "{}: {labels:?}", family.name);
-        self.find_histogram(family.name, label_text(labels.iter().copied()))
+        let labels = labels.iter().copied().chain(further);
+        self.find_histogram(family.name, label_text(labels))
     }
 
     /// Appends the text of everything that handles were made for.

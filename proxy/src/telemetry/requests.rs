@@ -13,11 +13,13 @@ use metrics::Counter;
 
 use super::labels::{MAX_PEERS, OTHER_PEER, OVERFLOW, Tls, method_index, method_word};
 use super::table::Table;
-use super::{LatencyHistogram, Telemetry, families};
+use super::{LabelValue, LatencyHistogram, Telemetry, families};
 use crate::outcome::{Origin, Outcome};
 
 /// Distinct (method, status, gRPC status, outcome) per scope; more are counted as `overflow`.
 pub const MAX_CELLS: usize = 64;
+/// The same where requests have a further label from a header.
+pub const MAX_CELLS_BY_HEADER: usize = 1_024;
 
 /// The labels of a scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +44,8 @@ pub struct RequestScope {
     labels: ScopeLabels,
     cells: Table<u64, Counter>,
     latency: Option<Arc<LatencyHistogram>>,
+    /// By the value of the further label, where there is one.
+    by_value: Option<Table<LabelValue, Option<Arc<LatencyHistogram>>>>,
 }
 
 /// Scopes that differ only in peer and TLS, as a route's backend has them.
@@ -68,15 +72,23 @@ impl RequestScope {
                 ("backend", &labels.backend),
             ],
         );
+        let has_more = telemetry.header_label.get().is_some();
+        let cells = if has_more {
+            MAX_CELLS_BY_HEADER
+        } else {
+            MAX_CELLS
+        };
         Self {
             telemetry,
             labels,
-            cells: Table::new(MAX_CELLS),
+            cells: Table::new(cells),
             latency,
+            by_value: has_more.then(|| Table::new(MAX_CELLS_BY_HEADER)),
         }
     }
 
-    /// Counts one request: one snapshot load, a scan of at most [`MAX_CELLS`] numbers, atomic adds;
+    /// Counts one request: one snapshot load, a scan of at most [`MAX_CELLS`] numbers (with a further label
+    /// from a header, of [`MAX_CELLS_BY_HEADER`]), atomic adds;
     /// it allocates only when a combination comes for the first time. `status` is what the client got
     /// (499 where it went away first), `grpc_status` the code from header or trailer of a gRPC
     /// response.
@@ -88,11 +100,26 @@ impl RequestScope {
         outcome: Outcome,
         duration: Duration,
     ) {
+        let value = LabelValue::default();
+        self.record_of(value, method, status, grpc_status, outcome, duration);
+    }
+
+    /// The same for a request with this value of the further label.
+    pub(crate) fn record_of(
+        &self,
+        value: LabelValue,
+        method: &Method,
+        status: u16,
+        grpc_status: Option<u8>,
+        outcome: Outcome,
+        duration: Duration,
+    ) {
         let cell = Cell {
             method: method_index(method),
             status,
             grpc_status,
             outcome,
+            value,
         };
         let packed = cell.pack();
         self.cells.with(
@@ -102,6 +129,17 @@ impl RequestScope {
         );
         if let Some(latency) = &self.latency {
             latency.record(duration);
+        }
+        if let Some(by_value) = &self.by_value {
+            by_value.with(
+                |known| *known == value,
+                |room| (value, room.then(|| self.latency_of(value)).flatten()),
+                |latency| {
+                    if let Some(latency) = latency {
+                        latency.record(duration);
+                    }
+                },
+            );
         }
     }
 
@@ -118,7 +156,15 @@ impl RequestScope {
             Some(cell) => cell.words(),
             None => [const { Cow::Borrowed(OVERFLOW) }; 4],
         };
-        self.telemetry.recorder.counter(
+        let further = self.telemetry.header_label.get().map(|label| {
+            let value = match cell {
+                Some(cell) => label.text(cell.value),
+                None => OVERFLOW.into(),
+            };
+            (label.label(), value)
+        });
+        let further = further.as_ref().map(|(label, value)| (*label, &**value));
+        self.telemetry.recorder.counter_with(
             &families::REQUESTS,
             &[
                 ("direction", self.labels.direction.as_str()),
@@ -134,7 +180,28 @@ impl RequestScope {
                 ("outcome", &outcome),
                 ("tls", self.labels.tls.as_str()),
             ],
+            further,
         )
+    }
+
+    /// One histogram for all routes and backends of a service.
+    fn latency_of(&self, value: LabelValue) -> Option<Arc<LatencyHistogram>> {
+        let label = self.telemetry.header_label.get()?;
+        let value = label.text(value);
+        let found = self.telemetry.recorder.histogram_with(
+            &families::HEADER_REQUEST_DURATION,
+            &[
+                ("direction", self.labels.direction.as_str()),
+                ("workload", &self.telemetry.process.workload),
+                ("namespace", &self.telemetry.process.namespace),
+                ("service", &self.labels.service),
+            ],
+            Some((label.label(), &*value)),
+        );
+        if found.is_none() {
+            self.telemetry.limit("histograms").increment(1);
+        }
+        found
     }
 }
 
@@ -204,6 +271,7 @@ struct Cell {
     status: u16,
     grpc_status: Option<u8>,
     outcome: Outcome,
+    value: LabelValue,
 }
 
 impl Cell {
@@ -220,7 +288,8 @@ impl Cell {
 
     fn pack(self) -> u64 {
         let grpc = self.grpc_status.map_or(0, |code| 0x100 | u64::from(code));
-        u64::from(self.status) << 32
+        u64::from(self.value.number()) << 48
+            | u64::from(self.status) << 32
             | grpc << 16
             | u64::from(self.method) << 8
             | u64::from(self.outcome as u8)

@@ -548,3 +548,99 @@ proptest! {
         prop_assert_eq!(unescaped, value);
     }
 }
+
+fn by_tenant(values: usize) -> (Arc<Telemetry>, PeerScopes) {
+    let telemetry = telemetry();
+    telemetry.set_header_label(HeaderLabelSettings {
+        label: "tenant".into(),
+        header: http::HeaderName::from_static("x-tenant"),
+        values,
+    });
+    let scopes = PeerScopes::new(
+        Arc::clone(&telemetry),
+        Origin::Inbound,
+        "shop/cart:80".into(),
+        "".into(),
+        "shop/cart:80".into(),
+    );
+    (telemetry, scopes)
+}
+
+/// Counts one request of a tenant.
+fn of_tenant(scopes: &PeerScopes, tenant: &str) {
+    let account = crate::exchange::Account {
+        scopes: Arc::new(PeerScopes::new(
+            Arc::clone(scopes.telemetry()),
+            scopes.direction(),
+            Arc::clone(scopes.place()[0]),
+            Arc::clone(scopes.place()[1]),
+            Arc::clone(scopes.place()[2]),
+        )),
+        peer: "shop/web".into(),
+        tls: Tls::Mutual,
+    };
+    let mut request = http::Request::get("/").body(()).unwrap();
+    if !tenant.is_empty() {
+        let value = tenant.parse().unwrap();
+        request.headers_mut().insert("x-tenant", value);
+    }
+    let mut exchange = crate::exchange::Exchange::begin(account, Method::GET);
+    exchange.observe(&request);
+    exchange.finish(200, None, Outcome::Ok);
+}
+
+#[tokio::test]
+async fn a_header_is_a_label_up_to_its_bound() {
+    let (telemetry, scopes) = by_tenant(2);
+    for tenant in ["acme", "", "umbrella", "acme", "late", "later"] {
+        of_tenant(&scopes, tenant);
+    }
+    let samples = parse(&telemetry.render());
+    for (tenant, expected) in [("acme", 2.0), ("", 1.0), ("umbrella", 1.0), ("other", 2.0)] {
+        let label = format!(",tenant=\"{tenant}\"");
+        let of = |family: &str| -> f64 {
+            let series = samples
+                .iter()
+                .filter(|(series, _)| series.starts_with(family));
+            let series = series.filter(|(series, _)| series.contains(&label));
+            series.map(|(_, value)| value).sum()
+        };
+        assert_eq!(of("weft_requests_total{"), expected, "{tenant}");
+        let count = of("weft_header_request_duration_seconds_count{");
+        assert_eq!(count, expected, "{tenant}");
+    }
+    assert_eq!(sum(&samples, "weft_requests_total{"), 6.0);
+    assert_eq!(sum(&samples, "weft_request_duration_seconds_count"), 6.0);
+    let hits = samples["weft_limit_hits_total{limit=\"header_label_values\"}"];
+    assert_eq!(hits, 2.0);
+}
+
+#[tokio::test]
+async fn ten_thousand_hostile_values_make_no_more_series_than_the_bound() {
+    let (telemetry, scopes) = by_tenant(50);
+    for number in 0..10_000 {
+        of_tenant(&scopes, &format!("{number}\u{7e}<\"\\>"));
+    }
+    let samples = parse(&telemetry.render());
+    let series = samples
+        .keys()
+        .filter(|series| series.starts_with("weft_requests_total{"));
+    assert_eq!(series.count(), 51);
+    assert_eq!(sum(&samples, "weft_requests_total{"), 10_000.0);
+}
+
+#[tokio::test]
+async fn without_a_label_from_a_header_nothing_is_different() {
+    let telemetry = telemetry();
+    let scopes = PeerScopes::new(
+        Arc::clone(&telemetry),
+        Origin::Inbound,
+        "shop/cart:80".into(),
+        "".into(),
+        "shop/cart:80".into(),
+    );
+    of_tenant(&scopes, "acme");
+    let text = telemetry.render();
+    assert!(!text.contains("tenant") && !text.contains("acme"));
+    assert!(!text.contains("weft_header_request_duration_seconds"));
+}

@@ -44,6 +44,7 @@ pub(crate) fn target(name: &str, backends: &[&str]) -> ServiceTarget {
         )],
         backends: backends.iter().map(|name| backend(name)).collect(),
         bytes: None,
+        access_log: None,
     }
 }
 
@@ -67,6 +68,7 @@ pub(crate) fn route(name: &str, backends: Vec<WeightedBackend>) -> Route {
         fault: None,
         fallback: None,
         filters: None,
+        access_log: None,
     }
 }
 
@@ -142,6 +144,7 @@ pub(crate) fn inbound(mtls: MtlsMode) -> InboundPolicy {
         probes: Vec::new(),
         terminating: false,
         application_ended: false,
+        access_logs: Vec::new(),
         services: vec![service("api")],
     }
 }

@@ -10,6 +10,7 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod access_log;
 mod allowed;
 mod authz;
 mod backend_limits;
@@ -53,6 +54,7 @@ mod stickiness;
 mod streams;
 mod tap;
 mod targets;
+mod tenants;
 mod traces;
 mod transparent;
 mod triggers;
@@ -100,6 +102,8 @@ fn main() -> anyhow::Result<ExitCode> {
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);
+    tenants::register(&mut suite);
+    access_log::register(&mut suite);
     allowed::register(&mut suite);
     authz::register(&mut suite);
     reload::register(&mut suite);

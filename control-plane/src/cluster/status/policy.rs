@@ -405,7 +405,8 @@ fn overlapping(targets: &[Target<'_>]) -> Option<Said> {
     }
     let why = format!(
         "workload port {} is also behind service {}: the strictest mtls holds there, every \
-         authorization has to allow a request, and every rateLimit counts it",
+         authorization has to allow a request, every rateLimit counts it, and the accessLog holds that \
+         logs most",
         listed(ports),
         listed(services),
     );

@@ -1,3 +1,4 @@
+mod access_logs;
 mod balancers;
 mod destinations;
 mod rate_limits;

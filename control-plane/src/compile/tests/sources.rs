@@ -16,7 +16,7 @@ const TARGETS: [&str; 6] = [
 ];
 
 /// Stanzas of which each has two contents. Security only tightens, whichever are chosen.
-const STANZAS: [[&str; 2]; 8] = [
+const STANZAS: [[&str; 2]; 9] = [
     ["mtls: {mode: Strict}", "mtls: {mode: Strict}"],
     [
         "authorization: {mode: Enforce, allow: []}",
@@ -43,6 +43,7 @@ const STANZAS: [[&str; 2]; 8] = [
         "faultInjection: {abort: {httpStatus: 503, percent: 1}}",
         "faultInjection: {abort: {httpStatus: 503, percent: 2}}",
     ],
+    ["accessLog: {mode: All}", "accessLog: {mode: Failures}"],
 ];
 
 /// The same for what a namespace cannot have.
@@ -56,7 +57,7 @@ const OF_SERVICES: [[&str; 2]; 3] = [
         "fallback: {triggers: [NoEndpoints], response: {status: 503}}",
     ],
     [
-        "rules: [{name: a, matches: [{method: GET}], timeouts: {request: 1s}}]",
+        "rules: [{name: a, matches: [{method: GET}], timeouts: {request: 1s}, accessLog: {mode: Failures}}]",
         "rules: [{name: a, matches: [{method: GET}], rateLimit: {requestsPerSecond: 1}}]",
     ],
 ];

@@ -35,7 +35,7 @@ refused. In the tables:
 ";
 
 /// The order that the page explains stanzas in; what is not named follows.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "targetRefs",
     "mtls",
     "authorization",
@@ -47,6 +47,7 @@ const ORDER: [&str; 12] = [
     "rateLimit",
     "faultInjection",
     "fallback",
+    "accessLog",
     "rules",
 ];
 

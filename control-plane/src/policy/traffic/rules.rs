@@ -7,6 +7,7 @@ use super::matches::{HeaderMatch, Method};
 use super::retries::Retries;
 use super::split::Split;
 use super::timeouts::Timeouts;
+use crate::policy::access_log::AccessLog;
 use crate::policy::fallback::Fallback;
 use crate::policy::fault::FaultInjection;
 use crate::policy::rate_limit::RateLimit;
@@ -17,7 +18,7 @@ use crate::policy::schema::words::{self, GRPC_METHOD, GRPC_SERVICE, LABEL};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend(
-    "x-weft-enforced" = "the client's sidecar; rateLimit the server's",
+    "x-weft-enforced" = "the client's sidecar; rateLimit the server's, accessLog both",
     "x-weft-example" = r"rules:
 - name: place-order
   matches: [{path: {type: PathPrefix, value: /orders}, method: POST}]
@@ -61,6 +62,9 @@ pub struct Rule {
     /// What clients get where the service cannot answer.
     #[serde(default)]
     pub fallback: Option<Fallback>,
+    /// Which of these requests the sidecars write a line about.
+    #[serde(default)]
+    pub access_log: Option<AccessLog>,
 }
 
 /// A set of requests: those that all of its parts match.

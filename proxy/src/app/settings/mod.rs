@@ -5,6 +5,7 @@
 //! it. A variable that is empty is one that is not set. The variables' names are in
 //! [`weft_proto::names::env`].
 
+mod header_label;
 mod limits;
 mod parse;
 #[cfg(test)]
@@ -24,8 +25,9 @@ use crate::bounds::ProcessLimits;
 use crate::http::floods::FloodLimits;
 use crate::http::forwarded::ForwardedFor;
 use crate::net::age::AgeCap;
-use crate::telemetry::logs::{LogFormat, LogLevel};
+use crate::telemetry::HeaderLabelSettings;
 use crate::telemetry::trace::TraceSettings;
+use weft_proto::logs::{LogFormat, LogLevel};
 
 /// Data workers that can be asked for.
 pub const MAX_WORKERS: usize = 256;
@@ -81,6 +83,8 @@ pub struct Settings {
     pub forwarded_for: ForwardedFor,
     /// What is told of exchanges to a collector; `None` where nothing is.
     pub trace: Option<TraceSettings>,
+    /// A further label of request metrics; `None` where there is none.
+    pub header_label: Option<HeaderLabelSettings>,
     /// The longest time from SIGTERM to exit.
     pub drain_timeout: Duration,
     /// How the sidecar's end is ordered with the application's.
@@ -296,6 +300,7 @@ impl Settings {
             "leave it out unless an application looks at the case of header names",
         );
         let trace = trace::trace(&mut reader);
+        let header_label = header_label::header_label(&mut reader);
         let drain_timeout = reader.or(
             env::DRAIN_TIMEOUT,
             DEFAULT_DRAIN_TIMEOUT,
@@ -387,6 +392,7 @@ impl Settings {
                 keep_header_case,
                 forwarded_for,
                 trace,
+                header_label,
                 drain_timeout,
                 sidecar_mode,
                 outbound_addrs,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::http::forwarded::ForwardedFor;
 use crate::net::age::AgeCap;
-use crate::telemetry::logs::LogFormat;
+use weft_proto::logs::LogFormat;
 
 /// As much of a bad value as an error shows, in characters.
 const MAX_SHOWN: usize = 200;

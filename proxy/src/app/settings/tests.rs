@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod header_label;
 mod limits;
 mod trace;
 
@@ -257,7 +258,7 @@ fn long_values_are_cut() {
     assert!(errors.to_string().len() < 500);
 }
 
-const ALL: [&str; 41] = [
+const ALL: [&str; 43] = [
     env::WORKLOAD,
     env::NAMESPACE,
     env::ZONE,
@@ -292,6 +293,8 @@ const ALL: [&str; 41] = [
     env::TRACE_SAMPLE,
     env::TRACE_PROPAGATION,
     env::TRACE_SERVICE,
+    env::METRICS_HEADER_LABEL,
+    env::METRICS_HEADER_VALUES,
     env::DRAIN_TIMEOUT,
     env::SIDECAR_MODE,
     env::OUTBOUND_ADDR,

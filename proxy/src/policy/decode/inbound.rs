@@ -3,7 +3,7 @@
 use weft_proto::discovery as wire;
 
 use super::fields::{each, known, method, missing, path, protocol, refuse};
-use super::{Decoded, rate_limit, service_ref};
+use super::{Decoded, access_log, rate_limit, service_ref};
 use crate::policy::{AllowEntry, AllowList, InboundPolicy, MtlsMode, Principal, Probe};
 
 /// How the own workload is served on a port.
@@ -40,6 +40,7 @@ pub(super) fn decode(message: &wire::Inbound) -> Decoded<InboundPolicy> {
         })?,
         terminating: message.terminating,
         application_ended: message.application_ended,
+        access_logs: each("access_logs", &message.access_logs, access_log::inbound)?,
         services: each("services", &message.services, service_ref)?,
     })
 }

@@ -8,7 +8,7 @@ use super::fields::{
     at, duration, each, header_name, known, method, missing, optional, path, positive, refuse,
     required, status,
 };
-use super::{Decoded, fallback, fault, filters, split};
+use super::{Decoded, access_log, fallback, fault, filters, split};
 use crate::policy::{
     BudgetPolicy, HeaderMatch, PathMatch, QueryMatch, RetryPolicy, Route, RouteMatch, Timeouts,
     ValueMatch,
@@ -27,6 +27,11 @@ pub(super) fn decode(message: &wire::Route, backends: usize) -> Decoded<Route> {
             fallback::decode(fallback, backends)
         })?,
         filters: optional("filters", message.filters.as_ref(), filters::decode)?.map(Box::new),
+        access_log: optional(
+            "access_log",
+            message.access_log.as_ref(),
+            access_log::decode,
+        )?,
     })
 }
 

@@ -6,7 +6,7 @@ use weft_proto::discovery as wire;
 use weft_proto::spiffe::SpiffeId;
 
 use super::fields::{at, at_least_one, each, missing, optional, protocol, refuse, required};
-use super::{Decoded, backend, route, service_ref, socket_address, split};
+use super::{Decoded, access_log, backend, route, service_ref, socket_address, split};
 use crate::policy::{EndpointInfo, EndpointTarget, ServiceRef, ServiceTarget};
 
 pub(super) fn service_target(message: &wire::ServiceTarget) -> Decoded<ServiceTarget> {
@@ -29,6 +29,11 @@ fn target_of(service: ServiceRef, message: &wire::ServiceTarget) -> Decoded<Serv
         bytes: optional("bytes", message.bytes.as_ref(), |it| {
             split::decode(it, backends)
         })?,
+        access_log: optional(
+            "access_log",
+            message.access_log.as_ref(),
+            access_log::decode,
+        )?,
     })
 }
 

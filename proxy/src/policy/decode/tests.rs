@@ -25,6 +25,13 @@ fn cart() -> wire::ServiceRef {
     }
 }
 
+fn log(percent: u32) -> wire::AccessLog {
+    wire::AccessLog {
+        percent,
+        fields: vec![wire::AccessLogField::Path.into()],
+    }
+}
+
 fn target() -> wire::ServiceTarget {
     wire::ServiceTarget {
         service: Some(cart()),
@@ -119,8 +126,10 @@ fn target() -> wire::ServiceTarget {
                 })),
             }),
             filters: None,
+            access_log: Some(log(10)),
         }],
         bytes: None,
+        access_log: Some(log(0)),
         backends: vec![wire::Backend {
             service: Some(cart()),
             connect_timeout: Some(duration(1000)),
@@ -161,6 +170,11 @@ fn a_service_comes_through_whole() {
     let route = &decoded.routes[0];
     assert_eq!(route.timeouts.request, Some(Duration::from_secs(3)));
     assert_eq!(route.timeouts.idle, None);
+    let percent = |log: &Option<std::sync::Arc<crate::policy::AccessLog>>| {
+        log.as_ref().map(|log| log.percent)
+    };
+    assert_eq!(percent(&route.access_log), Some(10));
+    assert_eq!(percent(&decoded.access_log), Some(0));
     let retries = route.retries.as_ref().unwrap();
     assert!(retries.on_reset && !retries.on_connect_failure);
     assert_eq!(retries.budget.interval, Duration::from_secs(10));

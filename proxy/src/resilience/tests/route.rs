@@ -24,6 +24,7 @@ fn route(matches: Vec<RouteMatch>) -> Route {
         fault: None,
         fallback: None,
         filters: None,
+        access_log: None,
     }
 }
 

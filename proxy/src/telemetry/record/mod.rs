@@ -5,7 +5,8 @@
 //! is changed; it takes what happens on the way, and when the exchange is over becomes a [`Record`], which
 //! is handed to everybody who asked for it. However an exchange ends, its record is handed over once.
 //!
-//! Who may want records: [`tap`](super::tap) sessions. Another watcher gets a flag in [`Interest`], an
+//! Who may want records: [`tap`](super::tap) sessions, and the access log where a policy asks for it, which is
+//! told exchange by exchange ([`Watchers::logged`]). Another watcher gets a flag in [`Interest`], an
 //! entry in [`Wish`], and its place in [`Watchers::wish`] and [`Wish::hand_over`].
 //!
 //! Everything of a record is bounded. Userinfo is never part of one (it is a password), and headers only
@@ -15,20 +16,24 @@
 mod tests;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use ::http::request::Parts;
 use ::http::uri::Authority;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use metrics::Counter;
 use smallvec::SmallVec;
+use weft_proto::logs::AccessLines;
 
+use super::access::{Sink, Wanted};
 use super::redact;
 use super::tap::{self, Tap};
 use super::trace::context::{Formats, Said, TraceId};
 use super::trace::span::End;
 use crate::outcome::Origin;
+use crate::policy::AccessLog;
 
 /// Bytes of a path with its query that are kept.
 pub const MAX_PATH: usize = 1_024;
@@ -84,7 +89,6 @@ pub struct Record {
 }
 
 /// A record of an exchange that goes on.
-#[derive(Debug)]
 pub struct Draft {
     began: SystemTime,
     direction: Origin,
@@ -100,6 +104,8 @@ pub struct Draft {
     retries: u32,
     response_bytes: Option<u64>,
     is_fallback: bool,
+    /// Of the access log, where one may want it.
+    sink: Option<Arc<Sink>>,
     wish: Wish,
 }
 
@@ -128,10 +134,11 @@ pub struct Place<'a> {
 }
 
 /// Who may want to know of exchanges. One per sidecar.
-#[derive(Debug)]
 pub struct Watchers {
     interest: Arc<Interest>,
     tap: Tap,
+    /// Set before traffic comes, where there is a log.
+    access: OnceLock<Arc<Sink>>,
 }
 
 /// Which kinds of watchers there are at the moment.
@@ -139,9 +146,10 @@ pub struct Watchers {
 pub(super) struct Interest(AtomicU8);
 
 /// Who wants to know of one exchange.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Wish {
     taps: SmallVec<[Arc<tap::Session>; 1]>,
+    log: Option<Wanted>,
 }
 
 impl Watchers {
@@ -151,7 +159,15 @@ impl Watchers {
         Self {
             tap: Tap::new(Arc::clone(&interest)),
             interest,
+            access: OnceLock::new(),
         }
+    }
+
+    /// Lines about requests go there from now on, and `lost` counts those that find no room. What was set
+    /// first stays.
+    pub fn log_to(&self, lines: AccessLines, lost: Counter) {
+        // A second one would be a second log's, which nobody has.
+        let _ = self.access.set(Arc::new(Sink::new(lines, lost)));
     }
 
     /// Whether there is anybody at all: one relaxed load.
@@ -173,9 +189,28 @@ impl Watchers {
         (!wish.is_nobodys()).then(|| Box::new(Draft::new(asked, place, wish)))
     }
 
+    /// `draft`, with a line about it to be written by `policy`. Where nobody wanted one yet it is made here,
+    /// so that a policy may follow ([`Draft::log_by`]).
+    pub fn logged(
+        &self,
+        draft: Option<Box<Draft>>,
+        (asked, place): (Asked<'_>, Place<'_>),
+        policy: Option<&Arc<AccessLog>>,
+    ) -> Option<Box<Draft>> {
+        let Some(sink) = self.access.get() else {
+            return draft;
+        };
+        let new = || Box::new(Draft::new(asked, place, Wish::default()));
+        let mut draft = draft.unwrap_or_else(new);
+        draft.sink = Some(Arc::clone(sink));
+        draft.log_by(policy);
+        Some(draft)
+    }
+
     fn wish(&self, asked: Asked<'_>, place: Place<'_>) -> Wish {
         Wish {
             taps: self.tap.wish(asked, place),
+            log: None,
         }
     }
 }
@@ -210,6 +245,9 @@ impl Wish {
 
     fn hand_over(self, record: Record) {
         let record = Arc::new(record);
+        if let Some(log) = self.log {
+            log.offer(&record);
+        }
         for session in self.taps {
             session.offer(&record);
         }
@@ -277,8 +315,18 @@ impl Draft {
             retries: 0,
             response_bytes: None,
             is_fallback: false,
+            sink: None,
             wish,
         }
+    }
+
+    /// The line about it is written by `policy`, where one is.
+    pub fn log_by(&mut self, policy: Option<&Arc<AccessLog>>) {
+        let wanted = self.sink.as_ref().zip(policy);
+        self.wish.log = wanted.map(|(sink, policy)| Wanted {
+            policy: Arc::clone(policy),
+            sink: Arc::clone(sink),
+        });
     }
 
     /// A try goes to this endpoint.

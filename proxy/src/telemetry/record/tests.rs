@@ -67,7 +67,7 @@ async fn every_end_is_told_once() {
     retried.falls_back();
     tokio::time::advance(Duration::from_millis(1_500)).await;
     retried.finish(503, None, Outcome::CircuitOpen);
-    Exchange::refused(account(&telemetry), &failure);
+    Exchange::refused(account(&telemetry), &failure, None);
     let mut copy = Exchange::uncounted(account(&telemetry), Method::GET);
     copy.observe(&request);
     copy.finish(200, None, Outcome::Ok);

@@ -8,7 +8,6 @@ use http::Version;
 use serde::Serialize;
 
 use super::session::{Settings, Tally};
-use crate::telemetry::logs::time;
 use crate::telemetry::record::Record;
 use crate::telemetry::redact;
 
@@ -79,7 +78,7 @@ fn line<'r>(record: &'r Record, settings: &Settings) -> Line<'r> {
     let end = &record.end;
     let mut text = String::with_capacity(24);
     // A string takes whatever is written.
-    let _ = time::write_rfc3339(&mut text, record.began);
+    let _ = weft_proto::logs::write_rfc3339(&mut text, record.began);
     let headers = record.headers.as_ref().filter(|_| settings.headers);
     Line {
         time: text,

@@ -336,8 +336,8 @@ fn ports_behind_several_services_overlap() {
     ]);
     let status = first(&model, "x", Counted::NotYet);
     let expected = "weft.dev/Overlapping=True Overlapping: workload port 8080 is also behind service demo/b: \
-                    the strictest mtls holds there, every authorization has to allow a request, and every \
-                    rateLimit counts it";
+                    the strictest mtls holds there, every authorization has to allow a request, every \
+                    rateLimit counts it, and the accessLog holds that logs most";
     assert_eq!(lines(&status.conditions)[3], expected);
     assert_eq!(lines(&status.ancestors[0].conditions)[3], expected);
     for other in ["outbound", "admin"] {

@@ -6,7 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const MILLIS_PER_DAY: u128 = 86_400_000;
 
 /// Writes `time` as RFC 3339 in UTC with milliseconds; before 1970 it is 1970.
-pub(in crate::telemetry) fn write_rfc3339(text: &mut String, time: SystemTime) -> fmt::Result {
+///
+/// # Errors
+/// None: a `String` takes everything.
+pub fn write_rfc3339(text: &mut String, time: SystemTime) -> fmt::Result {
     let millis = time
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

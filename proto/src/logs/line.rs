@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
+use super::LogFormat;
 use super::time::write_rfc3339;
 
 /// Names that a line uses itself.
@@ -19,6 +20,32 @@ pub(super) struct Line<'a, 'e> {
     pub(super) now: SystemTime,
     pub(super) event: &'a Event<'e>,
     pub(super) suppressed: u64,
+}
+
+/// The line that says how many were lost.
+pub(super) fn lost(
+    service: &'static str,
+    format: LogFormat,
+    now: SystemTime,
+    lines: u64,
+) -> Vec<u8> {
+    const MESSAGE: &str = "log lines were lost: the log is not read quickly enough";
+    let mut line = String::with_capacity(256);
+    let _ = match format {
+        LogFormat::Json => {
+            line.push_str("{\"timestamp\":\"");
+            let _ = write_rfc3339(&mut line, now);
+            writeln!(
+                line,
+                "\",\"level\":\"warn\",\"service\":\"{service}\",\"message\":\"{MESSAGE}\",\"target\":\"log\",\"lines\":{lines}}}"
+            )
+        }
+        LogFormat::Plain => {
+            let _ = write_rfc3339(&mut line, now);
+            writeln!(line, " warn  {MESSAGE} lines={lines}")
+        }
+    };
+    line.into_bytes()
 }
 
 /// An event's fields, in its order.

@@ -38,9 +38,10 @@ impl Write for Kept {
 
 fn logged(format: LogFormat, events: impl FnOnce(&LogControl)) -> Kept {
     let kept = Kept::default();
-    let (dispatch, control) =
-        dispatch("weft-proxy", LogLevel::INFO, format, Box::new(kept.clone()));
+    let sink = Box::new(kept.clone());
+    let (dispatch, control) = dispatch("weft-proxy", LogLevel::INFO, format, sink).unwrap();
     tracing::dispatcher::with_default(&dispatch, || events(&control));
+    control.flush(Duration::from_secs(10));
     kept
 }
 
@@ -62,7 +63,7 @@ fn json_lines_are_flat() {
     assert_eq!(line["_level"], "mine");
     assert_eq!(line["service"], "weft-proxy");
     assert_eq!(line["message"], "request done");
-    assert_eq!(line["target"], "weft_proxy::telemetry::logs::tests");
+    assert_eq!(line["target"], "weft_proto::logs::tests");
     assert_eq!(line["requestId"], "r-1");
     assert_eq!(line["status"], 503);
     assert_eq!(line["ok"], false);
@@ -75,15 +76,16 @@ fn json_lines_are_flat() {
 #[test]
 fn errors_tell_what_lies_behind() {
     let kept = logged(LogFormat::Json, |_| {
-        let inner = io::Error::other("cable cut");
-        let failure = crate::outcome::Failure::never(crate::outcome::Outcome::Reset, "no answer")
-            .because(inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("no answer")]
+        struct Failure(#[source] io::Error);
+        let failure = Failure(io::Error::other("cable cut"));
         tracing::warn!(
             error = &failure as &(dyn std::error::Error + 'static),
             "failed"
         );
     });
-    assert_eq!(kept.lines()[0]["error"], "reset: no answer: cable cut");
+    assert_eq!(kept.lines()[0]["error"], "no answer: cable cut");
 }
 
 #[test]
@@ -162,6 +164,109 @@ fn suppressed_lines_are_told_in_the_next_window() {
         limit.check(1, start + WINDOW),
         Verdict::Write { suppressed: 0 }
     );
+}
+
+#[test]
+fn lines_about_requests_are_written_at_every_level() {
+    for format in [LogFormat::Json, LogFormat::Plain] {
+        let kept = logged(format, |control| {
+            assert_eq!(control.set_level("error"), Ok(LogLevel::INFO));
+            tracing::info!("news");
+            let mut line = control.access().begin();
+            line.text("path", "/a\n\u{7f}\u{9b}\u{202e}\"\\");
+            line.number("status", 200);
+            line.thousandths("durationMs", 12_007);
+            line.flag("fallback", false);
+            assert!(line.end());
+        });
+        let text = kept.text();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.trim_end().contains(char::is_control), "{text}");
+        match format {
+            LogFormat::Json => {
+                let line = &kept.lines()[0];
+                assert_eq!(line["level"], "info");
+                assert_eq!(line["service"], "weft-proxy");
+                assert_eq!(
+                    (&line["message"], &line["target"]),
+                    (&"request".into(), &"access".into())
+                );
+                assert_eq!(line["path"], "/a\n\u{7f}\u{9b}\u{202e}\"\\");
+                assert_eq!(
+                    (&line["status"], &line["durationMs"]),
+                    (&200.into(), &12.007.into())
+                );
+                assert_eq!(line["fallback"], false);
+            }
+            LogFormat::Plain => {
+                let wanted = r#"Z info  request path="/a\u000a\u007f\u009b\u202e\"\\" status=200 durationMs=12.007 fallback=false"#;
+                assert_eq!(text.trim_end()[23..], *wanted);
+            }
+        }
+    }
+}
+
+#[test]
+fn long_texts_are_cut_between_letters() {
+    let kept = logged(LogFormat::Json, |control| {
+        let mut line = control.access().begin();
+        line.text("path", &"ä".repeat(MAX_TEXT));
+        line.text("query", &format!("a{}", "ä".repeat(MAX_TEXT)));
+        assert!(line.end());
+    });
+    let line = &kept.lines()[0];
+    let length = |name: &str| line[name].as_str().unwrap().len();
+    assert_eq!((length("path"), length("query")), (MAX_TEXT, MAX_TEXT - 1));
+}
+
+/// A sink that takes nothing until it may.
+struct Stuck(Arc<Mutex<()>>, Kept);
+
+impl Write for Stuck {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _may = self.0.lock();
+        self.1.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sink_that_stands_still_stops_nobody_and_the_loss_is_told() {
+    let (gate, kept) = (Arc::new(Mutex::new(())), Kept::default());
+    let closed = gate.lock();
+    let sink = Box::new(Stuck(Arc::clone(&gate), kept.clone()));
+    let (dispatch, control) = dispatch("x", LogLevel::INFO, LogFormat::Json, sink).unwrap();
+    let (mut taken, mut lost) = (0, 0);
+    let mut request = || {
+        let mut line = control.access().begin();
+        line.text("path", &"a".repeat(1_000));
+        *(if line.end() { &mut taken } else { &mut lost }) += 1;
+    };
+    for _ in 0..3 * MAX_WAITING / 1_000 {
+        request();
+    }
+    // What else there is to say still has room.
+    tracing::dispatcher::with_default(&dispatch, || tracing::warn!("still here"));
+    assert!(kept.lines().is_empty());
+    drop(closed);
+    control.flush(Duration::from_secs(10));
+    let lines = kept.lines();
+    let count = |message: &str| lines.iter().filter(|it| it["message"] == message).count();
+    assert_eq!(count("request"), taken);
+    assert_eq!(count("still here"), 1);
+    assert!(
+        taken * 1_000 > MAX_WAITING / 2 && taken * 1_000 <= 2 * MAX_WAITING,
+        "{taken}"
+    );
+    let told = lines.iter().filter_map(|it| it["lines"].as_u64());
+    assert_eq!(told.sum::<u64>(), lost as u64);
+    // It goes on.
+    request();
+    control.flush(Duration::from_secs(10));
+    assert_eq!(kept.lines().len(), lines.len() + 1);
 }
 
 #[test]

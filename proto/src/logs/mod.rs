@@ -1,4 +1,4 @@
-//! Logs: one line per event on standard output, JSON unless told otherwise.
+//! Logs of every program: one line per event, JSON unless told otherwise.
 //!
 //! A line holds `timestamp` (RFC 3339, UTC, milliseconds), `level`, `service`, `message`, `target`
 //! and the event's own fields beside them; a field that would take one of those names gets an
@@ -6,18 +6,24 @@
 //! limited per place in the code ([`MAX_PER_WINDOW`] in [`WINDOW`]); the next line after a silence
 //! says in `suppressed` how many were left out. Spans are not shown.
 //!
-//! A line that cannot be written is lost; logging never fails the caller.
+//! Lines about requests ([`AccessLines`]) go the same way; the level does not concern them.
+//!
+//! Logging never fails the caller and never waits for the sink: a thread of the log's own writes. Lines
+//! that come while it cannot are lost beyond [`MAX_WAITING`] bytes, and a line says how many were.
 
+mod access;
 mod limit;
 mod line;
+mod queue;
 #[cfg(test)]
 mod tests;
-pub(super) mod time;
+mod time;
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::str::FromStr;
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
@@ -27,9 +33,16 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 
+pub use access::{AccessLine, AccessLines, MAX_TEXT};
 pub use limit::{MAX_CALLSITES, MAX_PER_WINDOW, WINDOW};
+pub use queue::{MAX_WAITING, MAX_WAITING_ACCESS};
+pub use time::write_rfc3339;
 
 use limit::{CallsiteLimit, Verdict};
+use queue::{Closing, Queue};
+
+/// How long the end of a process waits for its last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,43 +63,85 @@ pub struct LogLevel(Level);
 #[error("not one of error, warn, info, debug, trace")]
 pub struct UnknownLevel;
 
+/// Why a text is no format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not one of json, plain")]
+pub struct UnknownFormat;
+
 /// Changes the level while the process runs. Cheap to clone.
 #[derive(Clone)]
-pub struct LogControl(reload::Handle<LevelFilter, Registry>);
+pub struct LogControl {
+    level: reload::Handle<LevelFilter, Registry>,
+    access: AccessLines,
+}
+
+/// Writes the last lines when it is dropped: to be held as long as somebody may log.
+#[must_use = "the last lines are lost without it"]
+pub struct LastLines(Arc<Queue>);
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The process has one.
+    #[error("{0}")]
+    Taken(#[from] SetGlobalDefaultError),
+    /// Nobody would write it.
+    #[error("no thread for the log: {0}")]
+    NoThread(#[from] io::Error),
+}
 
 /// Makes logging that writes to `sink`, and its control. `service` is what every line names.
+///
+/// # Errors
+/// There is no thread to be had that writes.
 pub fn dispatch(
     service: &'static str,
     level: LogLevel,
     format: LogFormat,
     sink: Box<dyn Write + Send>,
-) -> (Dispatch, LogControl) {
+) -> io::Result<(Dispatch, LogControl)> {
     let (filter, handle) = reload::Layer::new(LevelFilter::from_level(level.0));
+    let lost = move |lines| line::lost(service, format, SystemTime::now(), lines);
+    let queue = Queue::start(sink, lost)?;
+    let access = AccessLines {
+        service,
+        format,
+        queue: Arc::clone(&queue),
+    };
     let lines = Lines {
         service,
         format,
         limit: Mutex::new(CallsiteLimit::default()),
-        sink: Mutex::new(sink),
+        queue: Closing(queue),
     };
     let subscriber = Registry::default().with(filter).with(lines);
-    (Dispatch::new(subscriber), LogControl(handle))
+    let control = LogControl {
+        level: handle,
+        access,
+    };
+    Ok((Dispatch::new(subscriber), control))
 }
 
-/// Makes standard output the log of this process. Fails when the process has one.
+/// Makes `sink` the log of this process.
+///
+/// # Errors
+/// The process has one, or there is no thread to be had that writes.
 pub fn install(
     service: &'static str,
     level: LogLevel,
     format: LogFormat,
-) -> Result<LogControl, SetGlobalDefaultError> {
-    let (dispatch, control) = dispatch(service, level, format, Box::new(std::io::stdout()));
+    sink: Box<dyn Write + Send>,
+) -> Result<(LogControl, LastLines), InstallError> {
+    let (dispatch, control) = dispatch(service, level, format, sink)?;
     tracing::dispatcher::set_global_default(dispatch)?;
-    Ok(control)
+    let last = LastLines(Arc::clone(&control.access.queue));
+    Ok((control, last))
 }
 
 impl LogControl {
     /// The level now.
     pub fn level(&self) -> LogLevel {
-        let level = self.0.with_current(|filter| filter.into_level());
+        let level = self.level.with_current(|filter| filter.into_level());
         LogLevel(level.ok().flatten().unwrap_or(Level::INFO))
     }
 
@@ -96,15 +151,41 @@ impl LogControl {
         let before = self.level();
         // Fails only when the log is gone, and then no level matters.
         let _ = self
-            .0
+            .level
             .modify(|filter| *filter = LevelFilter::from_level(level.0));
         Ok(before)
     }
 }
 
+impl LogControl {
+    /// Lines about requests, beside the others.
+    pub fn access(&self) -> &AccessLines {
+        &self.access
+    }
+
+    /// Waits until everything that was logged is written, for so long at most.
+    pub fn flush(&self, patience: Duration) {
+        self.access.queue.flush(patience);
+    }
+}
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES);
+    }
+}
+
 impl LogLevel {
-    /// What a sidecar starts with.
+    /// What needs somebody.
+    pub const ERROR: Self = Self(Level::ERROR);
+    /// What may need somebody.
+    pub const WARN: Self = Self(Level::WARN);
+    /// What every program starts with: what happens to the program.
     pub const INFO: Self = Self(Level::INFO);
+    /// What happens to single requests and connections.
+    pub const DEBUG: Self = Self(Level::DEBUG);
+    /// Everything.
+    pub const TRACE: Self = Self(Level::TRACE);
 
     /// The word for it.
     pub fn as_str(self) -> &'static str {
@@ -130,6 +211,18 @@ impl fmt::Display for LogLevel {
     }
 }
 
+impl FromStr for LogFormat {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        match text {
+            "json" => Ok(Self::Json),
+            "plain" => Ok(Self::Plain),
+            _ => Err(UnknownFormat),
+        }
+    }
+}
+
 impl FromStr for LogLevel {
     type Err = UnknownLevel;
 
@@ -150,7 +243,7 @@ struct Lines {
     service: &'static str,
     format: LogFormat,
     limit: Mutex<CallsiteLimit>,
-    sink: Mutex<Box<dyn Write + Send>>,
+    queue: Closing,
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -174,10 +267,6 @@ impl<S: Subscriber> Layer<S> for Lines {
             LogFormat::Json => line.json(),
             LogFormat::Plain => line.plain(),
         };
-        // One write per line, so that lines of several threads never mix. A sink that is gone
-        // cannot be told about.
-        let mut sink = self.sink.lock();
-        let _ = sink.write_all(&bytes);
-        let _ = sink.flush();
+        let _ = self.queue.0.put(&bytes, MAX_WAITING);
     }
 }
