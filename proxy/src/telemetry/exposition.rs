@@ -159,7 +159,8 @@ pub(super) fn write_histogram(
     let _ = writeln!(text, " {cumulated}");
 }
 
-fn write_labels(text: &mut String, labels: &str, extra: Option<(&str, &str)>) {
+/// Label text in braces, with one more label behind; nothing where there are none.
+pub(super) fn write_labels(text: &mut String, labels: &str, extra: Option<(&str, &str)>) {
     if labels.is_empty() && extra.is_none() {
         return;
     }

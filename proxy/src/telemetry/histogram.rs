@@ -43,7 +43,9 @@ impl LatencyHistogram {
 
     /// Counts `micros`.
     pub fn record_micros(&self, micros: u64) {
-        self.add(micros, 1);
+        let index = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
+        self.buckets[index].fetch_add(1, Ordering::Relaxed);
+        self.sum_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
     /// What is in it now.
@@ -51,26 +53,6 @@ impl LatencyHistogram {
         HistogramSnapshot {
             buckets: std::array::from_fn(|index| self.buckets[index].load(Ordering::Relaxed)),
             sum_micros: self.sum_micros.load(Ordering::Relaxed),
-        }
-    }
-
-    fn add(&self, micros: u64, count: u64) {
-        let index = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
-        self.buckets[index].fetch_add(count, Ordering::Relaxed);
-        self.sum_micros
-            .fetch_add(micros.saturating_mul(count), Ordering::Relaxed);
-    }
-}
-
-/// The facade speaks seconds. What is no number, or below zero, is not counted.
-impl metrics::HistogramFn for LatencyHistogram {
-    fn record(&self, seconds: f64) {
-        self.record_many(seconds, 1);
-    }
-
-    fn record_many(&self, seconds: f64, count: usize) {
-        if seconds >= 0.0 {
-            self.add((seconds * 1e6).round() as u64, count as u64);
         }
     }
 }

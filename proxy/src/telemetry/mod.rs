@@ -41,6 +41,7 @@ mod tests;
 pub mod trace;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,7 +61,9 @@ pub use labels::{
 pub use mirrors::{MirrorCounters, MirrorResult};
 pub use panics::panic_message;
 pub use recorder::MAX_HISTOGRAMS;
-pub use requests::{MAX_CELLS, MAX_CELLS_BY_HEADER, PeerScopes, RequestScope, ScopeLabels};
+pub use requests::{
+    MAX_CELLS, MAX_CELLS_BY_HEADER, MAX_REQUEST_SERIES, PeerScopes, RequestScope, ScopeLabels,
+};
 pub use retries::{RetryCounters, RetryResult};
 pub use tcp::{TcpConnection, TcpLabels, TcpScope};
 
@@ -93,6 +96,8 @@ pub struct ProcessLabels {
 pub struct Telemetry {
     process: ProcessLabels,
     recorder: WeftRecorder,
+    /// Series of requests that were asked for.
+    request_series: AtomicUsize,
     panics: Counter,
     plaintext_exempt: Counter,
     mirrored_received: Counter,
@@ -161,6 +166,7 @@ impl Telemetry {
             watchers: Watchers::new(),
             header_label: OnceLock::new(),
             recorder,
+            request_series: AtomicUsize::new(0),
         })
     }
 

@@ -1,66 +1,53 @@
-//! The `metrics` recorder behind the handles: the exporter's for counters and gauges, ours for
-//! histograms.
+//! The numbers behind the handles: one per series, with its labels as text.
 //!
-//! The exporter's own histogram keeps every sample until it is rendered: unbounded, so not for a
-//! sidecar. A histogram past [`MAX_HISTOGRAMS`] records nowhere.
+//! Labels become text once, when a handle is made; to render is to copy that and to write the number. (The
+//! Prometheus exporter makes the labels of every series anew for every scrape, and its histograms keep
+//! every sample until they are rendered: neither is for a sidecar.) The handles are the `metrics` facade's.
+//! Nobody who counts waits for who renders; who makes a handle waits for one family at most.
+//!
+//! Who makes handles sees to bounds; but for histograms, of which those past [`MAX_HISTOGRAMS`] record
+//! nowhere.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
-};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
 
-use super::exposition::{label_text, write_head, write_histogram};
+use super::exposition::{label_text, write_head, write_histogram, write_labels};
 use super::families::{self, Family, Kind};
 use super::histogram::LatencyHistogram;
 
 /// Histograms that a process may have.
 pub const MAX_HISTOGRAMS: usize = 2_048;
 
-static METADATA: Metadata<'static> = Metadata::new("weft", Level::INFO, None);
-
 /// Makes handles and renders what they hold.
 pub(super) struct WeftRecorder {
-    exporter: PrometheusRecorder,
-    handle: PrometheusHandle,
-    histograms: Mutex<Histograms>,
-}
-
-#[derive(Default)]
-struct Histograms {
-    families: BTreeMap<String, HistogramFamily>,
+    families: BTreeMap<&'static str, (&'static Family, Mutex<Members>)>,
     /// Of all families.
-    count: usize,
+    histograms: AtomicUsize,
 }
 
+/// The series of a family, by label text; of a family's kind only.
 #[derive(Default)]
-struct HistogramFamily {
-    help: SharedString,
-    /// By label text.
-    members: BTreeMap<String, Arc<LatencyHistogram>>,
+struct Members {
+    /// Counters, and gauges as the bits of an `f64`.
+    numbers: BTreeMap<Box<str>, Arc<AtomicU64>>,
+    histograms: BTreeMap<Box<str>, Arc<LatencyHistogram>>,
 }
 
 impl WeftRecorder {
-    /// With every family of ours described.
+    /// With every family of ours that is written through handles.
     pub(super) fn new() -> Self {
-        let exporter = PrometheusBuilder::new().build_recorder();
-        let recorder = Self {
-            handle: exporter.handle(),
-            exporter,
-            histograms: Mutex::default(),
-        };
-        for family in families::HANDLED {
-            let name = KeyName::from_const_str(family.name);
-            match family.kind {
-                Kind::Counter => recorder.describe_counter(name, None, family.help.into()),
-                Kind::Gauge => recorder.describe_gauge(name, None, family.help.into()),
-                Kind::Histogram => recorder.describe_histogram(name, None, family.help.into()),
-            }
+        let families = families::HANDLED.iter();
+        Self {
+            families: families
+                .map(|family| (family.name, (*family, Mutex::default())))
+                .collect(),
+            histograms: AtomicUsize::new(0),
         }
-        recorder
     }
 
     /// The counter of these labels; it shows from now on.
@@ -75,17 +62,14 @@ impl WeftRecorder {
         labels: &[(&'static str, &str)],
         further: Option<(&str, &str)>,
     ) -> Counter {
-        let mut key = key(family, labels);
-        if let Some((name, value)) = further {
-            let label = Label::new(name.to_owned(), value.to_owned());
-            key = key.with_extra_labels(vec![label]);
-        }
-        self.register_counter(&key, &METADATA)
+        debug_assert_eq!(family.kind, Kind::Counter, "{}", family.name);
+        Counter::from_arc(self.number(family, labels, further))
     }
 
     /// The gauge of these labels; it shows from now on.
     pub(super) fn gauge(&self, family: &Family, labels: &[(&'static str, &str)]) -> Gauge {
-        self.register_gauge(&key(family, labels), &METADATA)
+        debug_assert_eq!(family.kind, Kind::Gauge, "{}", family.name);
+        Gauge::from_arc(self.number(family, labels, None))
     }
 
     /// The histogram of these labels, `None` past the bound.
@@ -104,78 +88,70 @@ impl WeftRecorder {
         labels: &[(&'static str, &str)],
         further: Option<(&str, &str)>,
     ) -> Option<Arc<LatencyHistogram>> {
-        debug_assert!(family.has(labels), "{}: {labels:?}", family.name);
-        let labels = labels.iter().copied().chain(further);
-        self.find_histogram(family.name, label_text(labels))
+        debug_assert_eq!(family.kind, Kind::Histogram, "{}", family.name);
+        let labels = text(family, labels, further);
+        let mut members = self.members(family).lock();
+        if let Some(found) = members.histograms.get(&*labels) {
+            return Some(Arc::clone(found));
+        }
+        if self.histograms.fetch_add(1, Ordering::Relaxed) >= MAX_HISTOGRAMS {
+            self.histograms.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let made = Arc::<LatencyHistogram>::default();
+        members.histograms.insert(labels, Arc::clone(&made));
+        Some(made)
     }
 
     /// Appends the text of everything that handles were made for.
     pub(super) fn write(&self, text: &mut String) {
-        text.push_str(&self.handle.render());
-        for (name, family) in &self.histograms.lock().families {
-            if family.members.is_empty() {
+        for (name, (family, members)) in &self.families {
+            let members = members.lock();
+            if members.numbers.is_empty() && members.histograms.is_empty() {
                 continue;
             }
-            write_head(text, name, Kind::Histogram, &family.help);
-            for (labels, histogram) in &family.members {
+            write_head(text, name, family.kind, family.help);
+            for (labels, number) in &members.numbers {
+                text.push_str(name);
+                write_labels(text, labels, None);
+                let number = number.load(Ordering::Relaxed);
+                // A `String` takes everything.
+                let _ = match family.kind {
+                    Kind::Gauge => writeln!(text, " {}", f64::from_bits(number)),
+                    _ => writeln!(text, " {number}"),
+                };
+            }
+            for (labels, histogram) in &members.histograms {
                 write_histogram(text, name, labels, &histogram.snapshot());
             }
             text.push('\n');
         }
     }
 
-    fn find_histogram(&self, name: &str, labels: String) -> Option<Arc<LatencyHistogram>> {
-        let mut histograms = self.histograms.lock();
-        let Histograms { families, count } = &mut *histograms;
-        let family = families.entry(name.to_owned()).or_default();
-        if let Some(found) = family.members.get(&labels) {
-            return Some(Arc::clone(found));
-        }
-        if *count == MAX_HISTOGRAMS {
-            return None;
-        }
-        *count += 1;
-        let made = Arc::<LatencyHistogram>::default();
-        family.members.insert(labels, Arc::clone(&made));
-        Some(made)
+    fn number(
+        &self,
+        family: &Family,
+        labels: &[(&'static str, &str)],
+        further: Option<(&str, &str)>,
+    ) -> Arc<AtomicU64> {
+        let labels = text(family, labels, further);
+        let mut members = self.members(family).lock();
+        Arc::clone(members.numbers.entry(labels).or_default())
+    }
+
+    fn members(&self, family: &Family) -> &Mutex<Members> {
+        let known = self.families.get(family.name);
+        &known
+            .expect("handles are made of families that have handles")
+            .1
     }
 }
 
-impl Recorder for WeftRecorder {
-    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, description: SharedString) {
-        self.exporter.describe_counter(key, unit, description);
-    }
-
-    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, description: SharedString) {
-        self.exporter.describe_gauge(key, unit, description);
-    }
-
-    fn describe_histogram(&self, key: KeyName, _unit: Option<Unit>, description: SharedString) {
-        let mut histograms = self.histograms.lock();
-        let family = histograms.families.entry(key.as_str().to_owned());
-        family.or_default().help = description;
-    }
-
-    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        self.exporter.register_counter(key, metadata)
-    }
-
-    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
-        self.exporter.register_gauge(key, metadata)
-    }
-
-    fn register_histogram(&self, key: &Key, _metadata: &Metadata<'_>) -> Histogram {
-        let labels = label_text(key.labels().map(|label| (label.key(), label.value())));
-        self.find_histogram(key.name(), labels)
-            .map_or_else(Histogram::noop, Histogram::from_arc)
-    }
-}
-
-fn key(family: &Family, labels: &[(&'static str, &str)]) -> Key {
+fn text(
+    family: &Family,
+    labels: &[(&'static str, &str)],
+    further: Option<(&str, &str)>,
+) -> Box<str> {
     debug_assert!(family.has(labels), "{}: {labels:?}", family.name);
-    let labels: Vec<Label> = labels
-        .iter()
-        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
-        .collect();
-    Key::from_parts(family.name.to_owned(), labels)
+    label_text(labels.iter().copied().chain(further)).into()
 }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
@@ -20,6 +21,10 @@ use crate::outcome::{Origin, Outcome};
 pub const MAX_CELLS: usize = 64;
 /// The same where requests have a further label from a header.
 pub const MAX_CELLS_BY_HEADER: usize = 1_024;
+
+/// Series of requests of a process, of all scopes together; a further combination is counted as its scope's
+/// `overflow`.
+pub const MAX_REQUEST_SERIES: usize = 10_000;
 
 /// The labels of a scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -149,6 +154,10 @@ impl RequestScope {
     }
 
     fn counter(&self, cell: Option<Cell>) -> Counter {
+        let cell = cell.filter(|_| {
+            let series = &self.telemetry.request_series;
+            series.fetch_add(1, Ordering::Relaxed) < MAX_REQUEST_SERIES
+        });
         if cell.is_none() {
             self.telemetry.limit("request_cells").increment(1);
         }

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use http::Method;
-use metrics::{HistogramFn as _, Key, Level, Metadata, Recorder as _};
 use proptest::prelude::*;
 
 use super::exposition::{label_text, write_histogram};
@@ -114,7 +113,6 @@ fn exposition_is_golden() {
     let text = telemetry.render();
     parse(&text);
 
-    // The exporter's families come in no order; their lines neither.
     let mut blocks: Vec<String> = text
         .split("\n\n")
         .filter(|block| !block.contains(" process_") && !block.contains("weft_config_age"))
@@ -429,34 +427,6 @@ fn the_control_plane_side_is_told() {
     assert_eq!(samples["weft_discovery_connected"], 0.0);
 }
 
-#[test]
-fn the_facade_gets_our_histogram() {
-    let recorder = WeftRecorder::new();
-    let metadata = Metadata::new("test", Level::INFO, None);
-    let key = Key::from_parts("other_seconds", vec![metrics::Label::new("a", "b")]);
-    recorder.register_histogram(&key, &metadata).record(0.002);
-    recorder
-        .register_histogram(&key, &metadata)
-        .record(f64::NAN);
-    let mut text = String::new();
-    recorder.write(&mut text);
-    assert!(
-        text.contains("other_seconds_bucket{a=\"b\",le=\"0.0025\"} 1\n"),
-        "{text}"
-    );
-    assert!(text.contains("other_seconds_count{a=\"b\"} 1\n"));
-    for number in 0..MAX_HISTOGRAMS {
-        let key = Key::from_parts(
-            "other_seconds",
-            vec![metrics::Label::new("a", number.to_string())],
-        );
-        recorder.register_histogram(&key, &metadata).record(1.0);
-    }
-    let mut text = String::new();
-    recorder.write(&mut text);
-    assert_eq!(text.matches("_count{").count(), MAX_HISTOGRAMS);
-}
-
 #[tokio::test]
 async fn panics_are_counted() {
     let telemetry = telemetry();
@@ -517,14 +487,6 @@ proptest! {
         write_histogram(&mut text, "h", "", &snapshot);
         let last = format!("h_count {}\n", values.len());
         prop_assert!(text.ends_with(&last));
-    }
-
-    #[test]
-    fn seconds_and_micros_agree(micros in 0u64..40_000_000) {
-        let (direct, facade) = (LatencyHistogram::default(), LatencyHistogram::default());
-        direct.record_micros(micros);
-        facade.record_many(micros as f64 / 1e6, 1);
-        prop_assert_eq!(direct.snapshot(), facade.snapshot());
     }
 
     #[test]
