@@ -206,39 +206,34 @@ async fn told(cx: Cx) -> anyhow::Result<()> {
             call(mesh, &format!("/items?status={status}"), status).await?;
         }
         let served = stats(mesh, apps).await?.requests;
-        assert_eq!(served, 6, "two of four were tried twice");
+        // The budget may say no to one of the two.
+        let retried = served - 4;
+        assert!(
+            (1..=2).contains(&retried),
+            "{served} tries of four requests"
+        );
         let open = command(mesh, &["breaker", "open", "default/api:80"]);
         let opened = mesh.control_plane_pod().output(open).await?;
         assert!(opened.status.success(), "{opened:?}");
         call(mesh, "/open", 203).await?;
         assert_eq!(stats(mesh, apps).await?.requests, served);
+        let all = 5 + usize::try_from(served)?;
         let said = tap
-            .says("all of it", |records| records.len() >= 5 + 6)
+            .says("all of it", |records| records.len() >= all)
             .await?;
+        assert_eq!(said.len(), all);
 
         let of = |direction: &str| {
-            let all = said.iter().filter(|it| it["direction"] == direction);
-            all.map(|it| (it["status"].as_u64(), it["retries"].as_u64()))
-                .collect::<Vec<_>>()
+            let records = said.iter().filter(|it| it["direction"] == direction);
+            let statuses = records.clone().filter_map(|it| it["status"].as_u64());
+            let mut statuses: Vec<u64> = statuses.collect();
+            statuses.sort_unstable();
+            let retries = records.filter_map(|it| it["retries"].as_u64()).sum::<u64>();
+            (statuses, retries)
         };
-        let seen = |status, retries| (Some(status), Some(retries));
-        let mut out = of("outbound");
-        out.sort_unstable();
-        let wanted = [
-            seen(200, 0),
-            seen(203, 0),
-            seen(404, 0),
-            seen(503, 1),
-            seen(503, 1),
-        ];
-        assert_eq!(out, wanted);
-        let mut inside = of("inbound");
-        inside.sort_unstable();
-        let failed = [seen(503, 0); 4];
-        assert_eq!(
-            inside,
-            [&[seen(200, 0), seen(404, 0)][..], &failed].concat()
-        );
+        assert_eq!(of("outbound"), (vec![200, 203, 404, 503, 503], retried));
+        let failed = [503].repeat(usize::try_from(served - 2)?);
+        assert_eq!(of("inbound"), ([vec![200, 404], failed].concat(), 0));
         let refused = said
             .iter()
             .find(|it| it["status"] == 203)
@@ -259,7 +254,8 @@ async fn told(cx: Cx) -> anyhow::Result<()> {
             text.contains("circuit_open, fallback; GET /open\n"),
             "{text}"
         );
-        assert_eq!(text.matches(" 1 retry; GET /items?").count(), 2, "{text}");
+        let told = text.matches(" 1 retry; GET /items?").count() as u64;
+        assert_eq!(told, retried, "{text}");
         Ok(())
     })
     .await

@@ -8,9 +8,10 @@ use weft_proto::names::ports;
 use weft_sandbox::Workload;
 use weft_sandbox::mesh::unique;
 use weft_sandbox::process::Program;
+use weft_tests::counts::wait_for;
 
 use super::callers::apart;
-use crate::common::{Cx, PORT, client_and, stats, wait_for};
+use crate::common::{Cx, PORT, client_and, stats};
 
 const CALLERS: [&str; 2] = ["client", "second"];
 /// Of each.
