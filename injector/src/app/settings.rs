@@ -119,7 +119,7 @@ impl Environment {
             instance: reader.text(env::POD_NAME).unwrap_or_else(host_name),
             log_level: reader.or(
                 env::LOG_LEVEL,
-                |text| text.parse().ok(),
+                |text| values::log_level(text)?.parse().ok(),
                 "error, warn, info, debug or trace",
                 LogLevel::default,
             ),
