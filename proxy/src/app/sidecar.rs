@@ -40,7 +40,7 @@ use crate::outbound::{Outbound, OutboundParts};
 use crate::policy::InboundPolicy;
 use crate::telemetry::logs::LogControl;
 use crate::telemetry::trace::Tracer;
-use crate::telemetry::{ProcessLabels, Telemetry};
+use crate::telemetry::{ProcessLabels, Telemetry, traffic};
 
 /// A legacy sidecar serves on for this part of the drain time, so that its application can finish.
 const SETTLE_DIVISOR: u32 = 4;
@@ -271,6 +271,7 @@ impl Sidecar {
             drain: Arc::clone(&drain),
         });
         discovery.set_handler(Arc::clone(&state) as _);
+        control.spawn("traffic", traffic::watch(Arc::clone(&telemetry)));
         let edges = Arc::clone(telemetry.edges());
         discovery.set_reporter(Arc::new(move |anew| edges.report(anew)));
         let admin = AdminServer::new(state, Arc::clone(&telemetry));

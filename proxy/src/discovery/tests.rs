@@ -508,6 +508,7 @@ impl CommandHandler for Echo {
             Command::ConfigDump => Ok("{}".into()),
             Command::BreakerList => Ok("b".repeat(MAX_PAYLOAD)),
             Command::MetricsDump => Ok("m".repeat(MAX_PAYLOAD + 1)),
+            Command::Traffic(query) => Err(format!("{query:?}")),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -13,6 +14,7 @@ use metrics::Counter;
 
 use super::labels::{MAX_PEERS, OTHER_PEER, OVERFLOW, Tls, method_index, method_word};
 use super::table::Table;
+use super::traffic::Count;
 use super::{LatencyHistogram, Telemetry, families};
 use crate::outcome::{Origin, Outcome};
 
@@ -40,7 +42,7 @@ pub struct ScopeLabels {
 pub struct RequestScope {
     telemetry: Arc<Telemetry>,
     labels: ScopeLabels,
-    cells: Table<u64, Counter>,
+    cells: Table<u64, Arc<Counted>>,
     latency: Option<Arc<LatencyHistogram>>,
 }
 
@@ -97,8 +99,8 @@ impl RequestScope {
         let packed = cell.pack();
         self.cells.with(
             |key| *key == packed,
-            |room| (packed, self.counter(room.then_some(cell))),
-            |counter| counter.increment(1),
+            |room| (packed, Arc::new(self.counted(room.then_some(cell)))),
+            |counted| counted.add(),
         );
         if let Some(latency) = &self.latency {
             latency.record(duration);
@@ -108,6 +110,24 @@ impl RequestScope {
     /// The labels that requests are counted under.
     pub fn labels(&self) -> &ScopeLabels {
         &self.labels
+    }
+
+    /// How long requests with these labels take, whoever the other side is; `None` past the bound.
+    pub(super) fn latency(&self) -> Option<&Arc<LatencyHistogram>> {
+        self.latency.as_ref()
+    }
+
+    /// What was counted for the first time after so many others, in that order.
+    pub(super) fn counted_from(&self, seen: usize) -> Vec<Arc<Counted>> {
+        self.cells.values_from(seen)
+    }
+
+    fn counted(&self, cell: Option<Cell>) -> Counted {
+        Counted {
+            cell,
+            counter: self.counter(cell),
+            count: AtomicU64::new(0),
+        }
     }
 
     fn counter(&self, cell: Option<Cell>) -> Counter {
@@ -187,6 +207,43 @@ impl PeerScopes {
     }
 }
 
+/// Requests that ended alike. The metric's counter cannot be read, so that they are counted twice.
+pub(super) struct Counted {
+    /// `None` for those past the bound.
+    cell: Option<Cell>,
+    counter: Counter,
+    count: AtomicU64,
+}
+
+impl Counted {
+    fn add(&self) {
+        self.counter.increment(1);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// So many of these. Nobody knows whether those past the bound failed.
+    pub(super) fn to_summary(&self, count: u64) -> Count {
+        let Some(cell) = self.cell else {
+            return Count(OVERFLOW.into(), OVERFLOW.into(), count, 0);
+        };
+        let class = match cell.status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "other",
+        };
+        let failed = if cell.is_failure() { count } else { 0 };
+        Count(cell.outcome.as_str().into(), class.into(), count, failed)
+    }
+}
+
 /// What differs from request to request.
 #[derive(Clone, Copy)]
 struct Cell {
@@ -206,6 +263,12 @@ impl Cell {
                 .map_or(Cow::Borrowed(""), |code| code.to_string().into()),
             self.outcome.as_str().into(),
         ]
+    }
+
+    /// As dashboards and alerts judge it: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and
+    /// DATA_LOSS of gRPC.
+    fn is_failure(self) -> bool {
+        self.status / 100 == 5 || matches!(self.grpc_status, Some(2 | 4 | 13 | 14 | 15))
     }
 
     fn pack(self) -> u64 {

@@ -50,6 +50,15 @@ where
         then(&self.add(matches, make))
     }
 
+    /// The values but the first so many, in the order in which they were made; the overflow's is last.
+    pub(super) fn values_from(&self, first: usize) -> Vec<V> {
+        let entries = self.entries.load();
+        let values = entries.iter().map(|(_, value)| value);
+        // There is none before the table is full.
+        let all = values.chain(self.overflow.get());
+        all.skip(first).cloned().collect()
+    }
+
     fn add(&self, matches: impl Fn(&K) -> bool, make: impl FnOnce(bool) -> (K, V)) -> V {
         let _adding = self.adding.lock();
         let entries = self.entries.load_full();
