@@ -35,6 +35,7 @@ mod http1;
 mod lifecycle;
 mod limits;
 mod mirror;
+mod numbers;
 mod outage;
 mod process_limits;
 mod protocols;
@@ -94,6 +95,7 @@ fn main() -> anyhow::Result<ExitCode> {
     expiry::register(&mut suite);
     clocks::register(&mut suite);
     commands::register(&mut suite);
+    numbers::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);
