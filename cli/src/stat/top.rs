@@ -4,7 +4,7 @@
 //! answer. So nothing is lost between two questions, whatever they take. Who does not answer for once is
 //! missing from one table and told; the difference to the answer before it comes with the next one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -150,15 +150,11 @@ impl Memory {
                 .extend(difference.map(|summary| Sidecar { workload, summary }));
         }
         // Who is neither connected nor silent is gone.
-        let known = &answers.told.answers;
-        self.last.retain(|workload, _| {
-            let is = |(namespace, name)| {
-                known
-                    .iter()
-                    .any(|it| it.namespace == namespace && it.name == name)
-            };
-            workload.split_once('/').is_some_and(is)
-        });
+        let known = answers.told.answers.iter();
+        let known: HashSet<_> = known
+            .map(|it| format!("{}/{}", it.namespace, it.name))
+            .collect();
+        self.last.retain(|workload, _| known.contains(workload));
     }
 }
 
