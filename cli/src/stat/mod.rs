@@ -36,7 +36,7 @@ client's. --side shows one side only.
   P50 ...   from the buckets of weft_request_duration_seconds, interpolated as Prometheus does; -o json
             has the bucket that each one fell into
   RETRIES   tries beyond a request's first one, by clients' sidecars
-  MTLS      requests over mutual TLS of the mesh
+  MTLS      share of mutual TLS of the mesh, of requests that were sent at all
 
 One replica of the control plane is asked, on its admin port, which answers on loopback only; it asks
 the others. In a cluster, forward the port first:

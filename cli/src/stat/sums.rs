@@ -16,6 +16,21 @@ use super::{Side, View};
 use crate::edges::seen::Replica;
 use crate::order::Missing;
 
+/// Outcomes of requests that did not get as far as a connection to a server.
+const NEVER_SENT: [&str; 11] = [
+    "bad_request",
+    "circuit_open",
+    "config_unavailable",
+    "connect_refused",
+    "connect_timeout",
+    "fault_injected",
+    "no_endpoints",
+    "no_route",
+    "overflow",
+    "shed",
+    "tls_failed",
+];
+
 /// The answer, for machines.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +82,7 @@ pub(super) struct Line {
     pub(super) p99: Option<Quantile>,
     /// Tries beyond the first one of a request; only clients' sidecars know them.
     pub(super) retries: u64,
+    /// Of those that were sent.
     pub(super) mtls_percent: Option<f64>,
     /// Requests by outcome.
     pub(super) outcomes: BTreeMap<String, u64>,
@@ -118,6 +134,8 @@ pub(super) struct TcpLine {
 struct Sum {
     requests: u64,
     failed: u64,
+    /// Those that went over no connection, so that nothing protected them.
+    unsent: u64,
     mutual: u64,
     per_second: f64,
     retries: u64,
@@ -186,7 +204,7 @@ impl Line {
             p50: of(0.5),
             p95: of(0.95),
             p99: of(0.99),
-            mtls_percent: percent(sum.mutual, sum.requests),
+            mtls_percent: percent(sum.mutual, sum.requests - sum.unsent),
             latency: latency.map(Durations::of),
             requests: sum.requests,
             failed: sum.failed,
@@ -348,6 +366,9 @@ impl Sum {
         }
         for count in &row.counts {
             self.failed += count.3;
+            if row.tls == "none" && NEVER_SENT.contains(&&*count.0) {
+                self.unsent += count.2;
+            }
             *self.outcomes.entry(count.0.to_string()).or_default() += count.2;
             *self.statuses.entry(count.1.to_string()).or_default() += count.2;
         }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use weft_proxy::telemetry::traffic::{Count, Latency, Place, Row, Summary, Tcp};
 
-use super::ask::Sidecar;
+use super::ask::{Answers, Sidecar};
 use super::sums::Line;
 use super::top::Memory;
 use super::*;
@@ -128,16 +128,12 @@ fn shop() -> Answers {
 }
 
 /// Name, side, requests, failed, whether durations are known.
-fn lines<'l>(stat: &'l Stat) -> Vec<(String, &'static str, u64, u64, bool)> {
-    let name = |line: &'l Line| {
+fn lines(stat: &Stat) -> Vec<(String, &'static str, u64, u64, bool)> {
+    let name = |line: &Line| {
         let about = &line.about;
         let names = [&about.from, &about.service, &about.route, &about.workload];
-        names
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(" ")
+        let names = names.into_iter().flatten().cloned();
+        names.collect::<Vec<_>>().join(" ")
     };
     let lines = stat.requests.iter();
     lines
@@ -177,6 +173,27 @@ fn of_each_service_one_side_counts() {
         BTreeMap::from([("2xx".to_owned(), 150), ("5xx".to_owned(), 10)])
     );
     assert_eq!((whole.seconds, whole.sidecars), (20.0, 4));
+}
+
+#[test]
+fn what_was_never_sent_is_not_plaintext() {
+    let counts = [("ok", "2xx", 3, 0), ("no_endpoints", "5xx", 5, 5)];
+    let rows = vec![
+        row("unknown", "none", &counts[1..]),
+        row("shop/cart", "mutual", &counts[..1]),
+    ];
+    let cart = place("outbound", "shop/cart:80", "r", rows);
+    let rows = vec![row("unknown", "none", &counts[1..])];
+    let none = place("outbound", "shop/none:80", "r", rows);
+    let answers = answers(vec![sidecar(
+        "shop/web-1",
+        "shop/web",
+        1.0,
+        vec![cart, none],
+    )]);
+    let stat = Stat::of(View::Services, &which(&[]), &answers);
+    let shares: Vec<_> = stat.requests.iter().map(|it| it.mtls_percent).collect();
+    assert_eq!(shares, [Some(100.0), None]);
 }
 
 #[test]
@@ -233,7 +250,7 @@ fn pairs_are_by_account() {
         at_cart,
         [("shop/cart:80".to_owned(), "server", 20, 0, false)]
     );
-    assert_eq!(stat(View::Services, &["--from", "shop/nobody"]), []);
+    assert!(stat(View::Services, &["--from", "shop/nobody"]).is_empty());
 }
 
 fn db(open: u64, ended: &[(&'static str, u64)]) -> Tcp {
@@ -393,7 +410,7 @@ fn what_is_new_is_what_passed_since_the_last_question() {
     // What a sidecar counted before anybody asked is not of now.
     let mut first = ask(100.0, &[("shop/web-1", 50)]);
     memory.keep(&mut first, at(0));
-    assert_eq!(passed(&first), []);
+    assert!(passed(&first).is_empty());
     // One that started since the last question counted all of it since.
     let mut second = ask(102.0, &[("shop/web-1", 60)]);
     second

@@ -95,7 +95,7 @@ async fn agree(cx: Cx) -> anyhow::Result<()> {
             assert_eq!(by_load, told(line)?, "{label}: loads and weft stat");
             assert_eq!(by_load, counted(mesh, &label).await?, "{label}: metrics");
             assert_eq!(line["requests"].as_u64(), Some(by_load.values().sum()));
-            // Of a place for a log of each request: its count by outcome belongs here.
+            // Where requests are logged one by one, the log's count by outcome is compared here.
             println!("measured {service}: {by_load:?}");
         }
 

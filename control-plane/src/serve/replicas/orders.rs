@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::time::{Instant, timeout, timeout_at};
+use weft_proto::discovery::command::Kind;
 use weft_proto::discovery::{Command, CommandReply};
 use weft_proto::replica::{OrderRequest, OrderResponse, SidecarAnswer};
 
@@ -90,11 +91,14 @@ impl Replicas {
     ) -> Result<OrderResponse, prost::DecodeError> {
         let command = Command::decode(&*order.command)?;
         let names = self.names(order);
-        tracing::info!(
-            namespace = order.namespace, workload = order.workload, sidecars = names.len(),
-            command = ?command.kind,
-            "sidecars are commanded",
-        );
+        let (namespace, workload) = (&order.namespace, &order.workload);
+        let (sidecars, kind) = (names.len(), &command.kind);
+        // Asked every second or two by who watches, and changes nothing.
+        if matches!(kind, Some(Kind::Traffic(_))) {
+            tracing::debug!(namespace, workload, sidecars, command = ?kind, "sidecars are asked");
+        } else {
+            tracing::info!(namespace, workload, sidecars, command = ?kind, "sidecars are commanded");
+        }
         let until = Instant::now() + ORDER_TIME;
         let mut silent: BTreeSet<Name> = names.iter().cloned().collect();
         let mut answers = Vec::with_capacity(names.len());
