@@ -80,8 +80,8 @@ mod tests {
         quantile(latency, share).expect("values").millis
     }
 
-    /// What Prometheus 2.53 answers to `histogram_quantile` over the same buckets, by its documentation:
-    /// linear within the bucket, whose lower bound is 0 for the first one.
+    /// By hand, as Prometheus' documentation of `histogram_quantile` says: linear within the bucket, whose
+    /// lower bound is 0 for the first one; beyond the last bound that bound.
     #[test]
     fn known_values() {
         assert_eq!(quantile(&Latency::default(), 0.5), None);
