@@ -26,9 +26,9 @@ use ask::Which;
 use sums::Stat;
 
 const CODES: &str = "\
-A request between two sidecars is counted by both, and only one of them is shown. Services, routes and
-pairs are told from the client's side, which is what callers got; where no client's sidecar knows of
-one, from the server's. Workloads are told from the server's side; where one serves nothing, from the
+A request between two sidecars is counted by both, and only one of them is shown. Services, routes,
+backends and pairs are told from the client's side, which is what callers got; where no client's
+sidecar knows of one, from the server's, which a * says. Workloads are told from the server's side; where one serves nothing, from the
 client's. --side shows one side only.
 
   SUCCESS   answers but 5xx and gRPC's UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS
@@ -79,6 +79,8 @@ enum View {
     Workloads,
     /// Routes of services.
     Routes,
+    /// Where requests to services go: both sides of a canary.
+    Backends,
     /// Who calls whom.
     Pairs,
 }
@@ -119,7 +121,7 @@ impl View {
     /// The side that counts where both are known.
     fn side(self) -> Side {
         match self {
-            Self::Services | Self::Routes | Self::Pairs => Side::Client,
+            Self::Services | Self::Routes | Self::Backends | Self::Pairs => Side::Client,
             Self::Workloads => Side::Server,
         }
     }

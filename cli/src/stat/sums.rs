@@ -62,6 +62,8 @@ pub(super) struct About {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) route: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) workload: Option<String>,
 }
 
@@ -152,29 +154,57 @@ struct TcpSum {
     mutual: u64,
 }
 
+/// Where requests went.
+#[derive(Clone, Copy)]
+struct To<'p> {
+    service: &'p str,
+    route: &'p str,
+    backend: &'p str,
+}
+
 type Sums<T> = BTreeMap<(About, Side), T>;
+
+/// What clients know by the name that servers count it under: where their requests go.
+type Known = BTreeSet<About>;
 
 impl Stat {
     /// Puts answers together.
     pub(super) fn of(view: View, which: &Which, answers: &Answers) -> Self {
         let (mut requests, mut tcp) = (Sums::default(), Sums::default());
+        let mut known = Known::default();
         for sidecar in &answers.sidecars {
             for place in &sidecar.summary.places {
                 add_place(view, which, sidecar, place, &mut requests);
+                know(
+                    view,
+                    which,
+                    sidecar,
+                    &place.direction,
+                    &place.backend,
+                    &mut known,
+                );
             }
             // Bytes have no routes.
             let all = sidecar.summary.tcp.iter();
             for own in all.filter(|_| view != View::Routes) {
                 add_tcp(view, which, sidecar, own, &mut tcp);
+                know(
+                    view,
+                    which,
+                    sidecar,
+                    &own.direction,
+                    &own.backend,
+                    &mut known,
+                );
             }
         }
-        let mut requests: Vec<Line> = one_side(view, requests)
+        let mut requests: Vec<Line> = one_side(view, requests, &known)
             .into_iter()
             .map(|((about, side), sum)| Line::of(about, side, sum))
             .collect();
         requests.retain(|line| line.requests > 0 || line.retries > 0);
         requests.sort_by(|a, b| b.per_second.total_cmp(&a.per_second));
-        let mut tcp: Vec<TcpLine> = one_side(view, tcp)
+        let mut tcp: Vec<TcpLine> = one_side(view, tcp, &known)
             .into_iter()
             .map(|((about, side), sum)| TcpLine::of(about, side, sum))
             .collect();
@@ -265,7 +295,7 @@ fn add_place(view: View, which: &Which, sidecar: &Sidecar, place: &Place, sums: 
             is_part |= !is_idle;
             continue;
         }
-        let about = About::of(view, sidecar, from, &place.service, Some(&place.route));
+        let about = About::of(view, sidecar, from, To::from(place));
         // One that is idle counts for which side a line is told from.
         let sum = sums.entry((about.clone(), side)).or_default();
         sum.add(row, sidecar.summary.seconds);
@@ -277,8 +307,7 @@ fn add_place(view: View, which: &Which, sidecar: &Sidecar, place: &Place, sums: 
         // Retries of requests that are not over yet.
         let from = caller(side, sidecar, "");
         if is_wanted(which, from) {
-            let route = Some(&*place.route);
-            abouts.insert(About::of(view, sidecar, from, &place.service, route));
+            abouts.insert(About::of(view, sidecar, from, To::from(place)));
         }
     }
     is_part |= abouts.len() > 1;
@@ -301,7 +330,7 @@ fn add_tcp(view: View, which: &Which, sidecar: &Sidecar, own: &Tcp, sums: &mut S
     if !is_wanted(which, from) {
         return;
     }
-    let about = About::of(view, sidecar, from, &own.service, None);
+    let about = About::of(view, sidecar, from, To::from(own));
     let TcpSum { tcp, mutual } = sums.entry((about, side)).or_default();
     tcp.open += own.open;
     tcp.read += own.read;
@@ -314,36 +343,56 @@ fn add_tcp(view: View, which: &Which, sidecar: &Sidecar, own: &Tcp, sums: &mut S
     }
 }
 
-/// Leaves one side of what both know. Of services (and their routes, which either side may call by other
-/// names) one side counts for the whole service.
-fn one_side<T>(view: View, sums: Sums<T>) -> Sums<T> {
-    let thing = |about: &About| match view {
-        View::Routes => About {
-            service: about.service.clone(),
-            ..About::default()
-        },
-        _ => about.clone(),
-    };
-    let known: BTreeSet<About> = sums
-        .keys()
-        .filter(|(_, side)| *side == view.side())
-        .map(|(about, _)| thing(about))
-        .collect();
-    let is_left = |about: &About, side: Side| side == view.side() || !known.contains(&thing(about));
+/// Notes that a client's requests go to a backend.
+fn know(
+    view: View,
+    which: &Which,
+    sidecar: &Sidecar,
+    direction: &str,
+    backend: &str,
+    known: &mut Known,
+) {
+    let from = caller(Side::Client, sidecar, "");
+    let is_client = wanted_side(which, direction) == Some(Side::Client);
+    if is_client && is_wanted(which, from) {
+        let to = To {
+            service: backend,
+            route: "",
+            backend,
+        };
+        known.insert(About::of(view, sidecar, from, to).thing(view));
+    }
+}
+
+/// Leaves one side of what both know. Of a service (and its routes, which either side may call by other
+/// names) one side counts for the whole service. Servers count what a split sent them under the name of
+/// the backend, and not of the service that clients address.
+fn one_side<T>(view: View, sums: Sums<T>, backends: &Known) -> Sums<T> {
+    let own = sums.keys().filter(|(_, side)| *side == view.side());
+    let mut known: Known = own.map(|(about, _)| about.thing(view)).collect();
+    if view.side() == Side::Client {
+        known.extend(backends.iter().cloned());
+    }
+    let is_left = |about: &About, side| side == view.side() || !known.contains(&about.thing(view));
     sums.into_iter()
         .filter(|((about, side), _)| is_left(about, *side))
         .collect()
 }
 
 impl About {
-    fn of(view: View, sidecar: &Sidecar, from: &str, service: &str, route: Option<&str>) -> Self {
+    fn of(view: View, sidecar: &Sidecar, from: &str, to: To<'_>) -> Self {
         let mut about = Self::default();
+        let service = to.service;
         match view {
             View::Services => about.service = Some(service.to_owned()),
+            View::Backends => {
+                about.service = Some(service.to_owned());
+                about.backend = Some(to.backend.to_owned());
+            }
             View::Workloads => about.workload = Some(sidecar.workload.clone()),
             View::Routes => {
                 about.service = Some(service.to_owned());
-                about.route = route.map(str::to_owned);
+                about.route = Some(to.route.to_owned());
             }
             View::Pairs => {
                 about.from = Some(from.to_owned());
@@ -351,6 +400,42 @@ impl About {
             }
         }
         about
+    }
+
+    /// What is told by one side as a whole.
+    fn thing(&self, view: View) -> Self {
+        match view {
+            View::Services | View::Pairs | View::Workloads => self.clone(),
+            View::Routes => Self {
+                service: self.service.clone(),
+                ..Self::default()
+            },
+            View::Backends => Self {
+                backend: self.backend.clone(),
+                ..Self::default()
+            },
+        }
+    }
+}
+
+impl<'p> From<&'p Place> for To<'p> {
+    fn from(place: &'p Place) -> Self {
+        Self {
+            service: &place.service,
+            route: &place.route,
+            backend: &place.backend,
+        }
+    }
+}
+
+impl<'p> From<&'p Tcp> for To<'p> {
+    /// Bytes have no routes.
+    fn from(tcp: &'p Tcp) -> Self {
+        Self {
+            service: &tcp.service,
+            route: "",
+            backend: &tcp.backend,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
+mod live;
+
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use clap::Parser;
 use proptest::prelude::*;
@@ -8,7 +9,6 @@ use weft_proxy::telemetry::traffic::{Count, Latency, Place, Row, Summary, Tcp};
 
 use super::ask::{Answers, Sidecar};
 use super::sums::Line;
-use super::top::Memory;
 use super::*;
 use crate::order::{Answer, Missing, Told};
 
@@ -131,7 +131,13 @@ fn shop() -> Answers {
 fn lines(stat: &Stat) -> Vec<(String, &'static str, u64, u64, bool)> {
     let name = |line: &Line| {
         let about = &line.about;
-        let names = [&about.from, &about.service, &about.route, &about.workload];
+        let names = [
+            &about.from,
+            &about.service,
+            &about.route,
+            &about.backend,
+            &about.workload,
+        ];
         let names = names.into_iter().flatten().cloned();
         names.collect::<Vec<_>>().join(" ")
     };
@@ -218,6 +224,50 @@ fn routes_of_a_service_are_one_sides() {
     assert_eq!(stat(View::Routes, &[]), wanted);
 }
 
+/// A split sends to a backend what clients call by the service's name; its servers count it by the
+/// backend's.
+#[test]
+fn what_a_split_sends_is_counted_once() {
+    let rows = |peer| vec![row(peer, "mutual", &[("ok", "2xx", 10, 0)])];
+    let mut canary = place("outbound", "shop/cart:80", "r", rows("shop/cart"));
+    canary.backend = "shop/cart-v2:80".to_owned();
+    let stable = place("outbound", "shop/cart:80", "r", rows("shop/cart"));
+    let at_canary = place("inbound", "shop/cart-v2:80", "", rows("shop/web"));
+    let answers = answers(vec![
+        sidecar("shop/web-1", "shop/web", 1.0, vec![canary, stable]),
+        sidecar("shop/cart-2", "shop/cart", 1.0, vec![at_canary]),
+    ]);
+    let of = |view| {
+        let stat = Stat::of(view, &which(&[]), &answers);
+        let mut lines: Vec<_> = lines(&stat)
+            .into_iter()
+            .map(|it| (it.0, it.1, it.2))
+            .collect();
+        lines.sort();
+        lines
+    };
+    let all = ("shop/cart:80".to_owned(), "client", 20);
+    assert_eq!(of(View::Services), [all]);
+    assert_eq!(
+        of(View::Routes),
+        [("shop/cart:80 r".to_owned(), "client", 20)]
+    );
+    assert_eq!(
+        of(View::Pairs),
+        [("shop/web shop/cart:80".to_owned(), "client", 20)]
+    );
+    let backends = ["shop/cart:80 shop/cart-v2:80", "shop/cart:80 shop/cart:80"];
+    assert_eq!(
+        of(View::Backends),
+        backends.map(|it| (it.to_owned(), "client", 10))
+    );
+    let workloads = [("shop/cart-2", "server", 10), ("shop/web-1", "client", 20)];
+    assert_eq!(
+        of(View::Workloads),
+        workloads.map(|it| (it.0.to_owned(), it.1, it.2))
+    );
+}
+
 #[test]
 fn pairs_are_by_account() {
     let client = [
@@ -279,13 +329,14 @@ fn tables_read_well() {
     let stat = Stat::of(View::Services, &which(&[]), &answers);
     let text = text::of(&stat, &answers, Paint::plain());
     let wanted = "\
-SERVICE       REQUESTS  SUCCESS  RPS   P50     P95     P99     RETRIES  MTLS   SIDE
-shop/cart:80  160       93.75%   14.0  0.75ms  0.97ms  0.99ms  6        100%   client
-shop/web:80   40        100%     3.50  0.75ms  0.97ms  0.99ms  0        0.00%  server
+SERVICE       REQUESTS  SUCCESS  RPS   P50     P95     P99     RETRIES  MTLS
+shop/cart:80  160       93.75%   14.0  0.75ms  0.97ms  0.99ms  6        100%
+shop/web:80*  40        100%     3.50  0.75ms  0.97ms  0.99ms  0        0.00%
 
 SERVICE       OPEN  ENDED  NOT OK  FROM CLIENTS  TO CLIENTS  MTLS
 shop/db:5432  1     3      1       1.5 kB        2.0 MB      100%
 
+* told by the server's side.
 What passed 4 sidecars in the last 20s.
 shop/late-1: its sidecar is not connected
 ";
@@ -383,145 +434,13 @@ fn times_and_names_are_read() {
     }
 }
 
-#[test]
-fn what_is_new_is_what_passed_since_the_last_question() {
-    let mut memory = Memory::default();
-    let begun = Instant::now();
-    let at = |seconds| begun + Duration::from_secs(seconds);
-    let ask = |seconds: f64, counts: &[(&str, u64)]| {
-        let sidecars = counts.iter().map(|(workload, count)| {
-            let rows = vec![row("shop/cart", "mutual", &[("ok", "2xx", *count, 0)])];
-            sidecar(
-                workload,
-                "shop/web",
-                seconds,
-                vec![place("outbound", "shop/cart:80", "r", rows)],
-            )
-        });
-        answers(sidecars.collect())
-    };
-    let passed = |answers: &Answers| -> Vec<(String, u64)> {
-        let sidecars = answers.sidecars.iter();
-        let requests = |it: &Sidecar| it.summary.places.iter().map(Place::requests).sum();
-        sidecars
-            .map(|it| (it.workload.clone(), requests(it)))
-            .collect()
-    };
-    // What a sidecar counted before anybody asked is not of now.
-    let mut first = ask(100.0, &[("shop/web-1", 50)]);
-    memory.keep(&mut first, at(0));
-    assert!(passed(&first).is_empty());
-    // One that started since the last question counted all of it since.
-    let mut second = ask(102.0, &[("shop/web-1", 60)]);
-    second
-        .sidecars
-        .extend(ask(1.0, &[("shop/web-2", 5)]).sidecars);
-    second
-        .told
-        .answers
-        .extend(ask(1.0, &[("shop/web-2", 5)]).told.answers);
-    memory.keep(&mut second, at(2));
-    assert_eq!(
-        passed(&second),
-        [("shop/web-1".to_owned(), 10), ("shop/web-2".to_owned(), 5)]
-    );
-    assert!((second.sidecars[0].summary.seconds - 2.0).abs() < 1e-9);
-    // One that is silent for once loses nothing.
-    let mut third = ask(104.0, &[]);
-    third.told = second.told.clone();
-    memory.keep(&mut third, at(4));
-    let mut fourth = ask(106.0, &[("shop/web-1", 100)]);
-    memory.keep(&mut fourth, at(6));
-    assert_eq!(passed(&fourth), [("shop/web-1".to_owned(), 40)]);
-    assert!((fourth.sidecars[0].summary.seconds - 4.0).abs() < 1e-9);
-    // One that started anew begins at nothing.
-    let mut fifth = ask(1.0, &[("shop/web-1", 3)]);
-    fifth.sidecars[0].summary.run = 8;
-    memory.keep(&mut fifth, at(8));
-    assert_eq!(passed(&fifth), [("shop/web-1".to_owned(), 3)]);
-}
-
-#[test]
-fn what_comes_out_of_a_sum_is_left_out_for_once() {
-    let rows = |count| vec![row("p", "none", &[("ok", "2xx", count, 0)])];
-    let all = |places| sidecar("shop/web-1", "shop/web", 1.0, places).summary;
-    let before = all(vec![place("outbound", "overflow", "overflow", rows(1_000))]);
-    let now = all(vec![
-        place("outbound", "shop/cart:80", "r", rows(600)),
-        place("outbound", "overflow", "overflow", rows(400)),
-    ]);
-    let passed: u64 = difference::since(&before, &now)
-        .places
-        .iter()
-        .map(Place::requests)
-        .sum();
-    assert_eq!(passed, 0);
-}
-
-fn some_rows() -> impl Strategy<Value = Vec<Row>> {
-    let count = (0..3_usize, 0..1_000_u64)
-        .prop_map(|(at, count)| ([("ok", "2xx"), ("ok", "5xx"), ("reset", "5xx")][at], count));
-    let row = (0..3_usize, prop::collection::vec(count, 0..4)).prop_map(|(peer, counts)| {
-        let counts: BTreeMap<_, _> = counts.into_iter().collect();
-        let counts: Vec<_> = counts
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|((outcome, class), count)| {
-                (
-                    outcome,
-                    class,
-                    count,
-                    if class == "5xx" { count } else { 0 },
-                )
-            })
-            .collect();
-        (peer, row(["a", "b", "c"][peer], "mutual", &counts))
-    });
-    let rows = prop::collection::vec(row, 0..4);
-    rows.prop_map(|rows| {
-        rows.into_iter()
-            .collect::<BTreeMap<_, _>>()
-            .into_values()
-            .collect()
-    })
-}
-
 proptest! {
-    /// What was there before and what passed since add up to what is there now.
-    #[test]
-    fn differences_add_up(before in some_rows(), new in some_rows()) {
-        let mut total: BTreeMap<(String, String, String), u64> = BTreeMap::new();
-        for row in before.iter().chain(&new) {
-            for count in &row.counts {
-                let key = (row.peer.clone(), count.0.to_string(), count.1.to_string());
-                *total.entry(key).or_default() += count.2;
-            }
-        }
-        let mut rows: BTreeMap<String, Row> = BTreeMap::new();
-        for ((peer, outcome, class), count) in total {
-            let row = rows.entry(peer.clone()).or_insert_with(|| row(&peer, "mutual", &[]));
-            let failed = if class == "5xx" { count } else { 0 };
-            row.counts.push(Count(outcome.into(), class.into(), count, failed));
-        }
-        let all = |rows, seconds| {
-            let places = vec![place("outbound", "shop/cart:80", "r", rows)];
-            sidecar("shop/web-1", "shop/web", seconds, places).summary
-        };
-        let since = difference::since(&all(before, 5.0), &all(rows.into_values().collect(), 8.0));
-        let failures = |rows: &[Row]| rows.iter().flat_map(|it| &it.counts).map(|it| it.3).sum::<u64>();
-        let requests: u64 = new.iter().map(Row::requests).sum();
-        prop_assert_eq!(since.places[0].requests(), requests);
-        prop_assert_eq!(failures(&since.places[0].rows), failures(&new));
-        prop_assert_eq!(since.places[0].latency.as_ref().map(Latency::count), Some(requests));
-        prop_assert!((since.seconds - 3.0).abs() < 1e-9);
-    }
-
     /// Whatever names are like, no line is too long.
     #[test]
     fn every_table_fits(
         names in prop::collection::vec("[a-z]{1,60}/[a-z-]{1,60}:80", 1..5),
         count in 0..100_000_000_u64,
-        view in prop::sample::select(vec![View::Services, View::Workloads, View::Routes, View::Pairs]),
+        view in prop::sample::select(vec![View::Services, View::Workloads, View::Routes, View::Backends, View::Pairs]),
     ) {
         let places = names.iter().map(|name| {
             let counts = [("ok", "2xx", count, 0), ("ok", "5xx", 3, 3)];

@@ -13,6 +13,8 @@ use crate::proxy_status::text::age;
 /// Below this share of successes a line is red; below all it is yellow.
 const BAD_PERCENT: f64 = 99.0;
 const KILO: f64 = 1e3;
+/// Marks a line that the other side than usual tells.
+const OTHER_SIDE: &str = "*";
 
 /// Both tables, whom they are of, and who is missing.
 pub(super) fn of(stat: &Stat, answers: &Answers, paint: Paint) -> String {
@@ -32,30 +34,20 @@ pub(super) fn problems(told: &Told) -> Vec<String> {
 pub(super) fn tables(stat: &Stat, paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();
     if !stat.requests.is_empty() {
-        let with_side = stat
-            .requests
-            .iter()
-            .any(|it| is_other_side(stat.view, it.side));
         let mut head = names(stat.view);
         head.extend([
             "REQUESTS", "SUCCESS", "RPS", "P50", "P95", "P99", "RETRIES", "MTLS",
         ]);
-        head.extend(with_side.then_some("SIDE"));
-        let cells = stat
-            .requests
-            .iter()
-            .map(|line| row(line, with_side))
-            .collect();
+        let cells = stat.requests.iter().map(|line| row(stat.view, line));
         let colours = stat.requests.iter().map(|line| match line.success_percent {
             Some(percent) if percent < BAD_PERCENT => Paint::bad,
             Some(percent) if percent < 100.0 => Paint::doubtful,
             _ => plain,
         });
-        lines.extend(table(&head, cells, colours, names(stat.view).len(), paint));
+        lines.extend(table(stat.view, &head, cells.collect(), colours, paint));
         lines.push(String::new());
     }
     if !stat.tcp.is_empty() {
-        let with_side = stat.tcp.iter().any(|it| is_other_side(stat.view, it.side));
         let mut head = names(stat.view);
         head.extend([
             "OPEN",
@@ -65,18 +57,26 @@ pub(super) fn tables(stat: &Stat, paint: Paint) -> Vec<String> {
             "TO CLIENTS",
             "MTLS",
         ]);
-        head.extend(with_side.then_some("SIDE"));
-        let cells = stat
-            .tcp
-            .iter()
-            .map(|line| tcp_row(line, with_side))
-            .collect();
+        let cells = stat.tcp.iter().map(|line| tcp_row(stat.view, line));
         let colours = stat.tcp.iter().map(|line| match not_ok(line) {
             0 => plain,
             _ => Paint::doubtful,
         });
-        lines.extend(table(&head, cells, colours, names(stat.view).len(), paint));
+        lines.extend(table(stat.view, &head, cells.collect(), colours, paint));
         lines.push(String::new());
+    }
+    let mut sides = stat.requests.iter().map(|it| it.side);
+    let mut tcp_sides = stat.tcp.iter().map(|it| it.side);
+    let is_other = |side| side != stat.view.side().as_str();
+    if sides.any(is_other) || tcp_sides.any(is_other) {
+        let side = match stat.view.side() {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        };
+        lines.push(format!(
+            "{OTHER_SIDE} told by the {}'s side.",
+            side.as_str()
+        ));
     }
     lines
 }
@@ -101,21 +101,22 @@ fn names(view: View) -> Vec<&'static str> {
         View::Services => vec!["SERVICE"],
         View::Workloads => vec!["WORKLOAD"],
         View::Routes => vec!["SERVICE", "ROUTE"],
+        View::Backends => vec!["SERVICE", "BACKEND"],
         View::Pairs => vec!["FROM", "SERVICE"],
     }
 }
 
 /// Names get what room the numbers leave.
 fn table(
+    view: View,
     head: &[&str],
     cells: Vec<Vec<String>>,
     colours: impl Iterator<Item = fn(Paint, &str) -> String>,
-    names: usize,
     paint: Paint,
 ) -> Vec<String> {
     let mut all = vec![head.iter().map(|&word| word.to_owned()).collect()];
     all.extend(cells);
-    let mut painted = rows(0, widest(&all, names), &all).into_iter();
+    let mut painted = rows(0, widest(&all, names(view).len()), &all).into_iter();
     let mut lines: Vec<String> = painted.next().into_iter().flatten().collect();
     for (colour, row) in colours.zip(painted) {
         lines.extend(row.iter().map(|line| colour(paint, line)));
@@ -142,8 +143,8 @@ fn widest(cells: &[Vec<String>], names: usize) -> usize {
     (1..=WIDTH).rev().find(fits).unwrap_or(1)
 }
 
-fn row(line: &Line, with_side: bool) -> Vec<String> {
-    let mut cells = words(&line.about);
+fn row(view: View, line: &Line) -> Vec<String> {
+    let mut cells = words(view, &line.about, line.side);
     cells.extend([
         line.requests.to_string(),
         line.success_percent.map_or_else(dash, share),
@@ -154,12 +155,11 @@ fn row(line: &Line, with_side: bool) -> Vec<String> {
         line.retries.to_string(),
         line.mtls_percent.map_or_else(dash, share),
     ]);
-    cells.extend(with_side.then(|| line.side.to_owned()));
     cells
 }
 
-fn tcp_row(line: &TcpLine, with_side: bool) -> Vec<String> {
-    let mut cells = words(&line.about);
+fn tcp_row(view: View, line: &TcpLine) -> Vec<String> {
+    let mut cells = words(view, &line.about, line.side);
     cells.extend([
         line.open.to_string(),
         line.ended.to_string(),
@@ -168,33 +168,35 @@ fn tcp_row(line: &TcpLine, with_side: bool) -> Vec<String> {
         bytes(line.written),
         line.mtls_percent.map_or_else(dash, share),
     ]);
-    cells.extend(with_side.then(|| line.side.to_owned()));
     cells
 }
 
-fn words(about: &About) -> Vec<String> {
+/// Names; the last one is marked where the other side than usual tells the line.
+fn words(view: View, about: &About, side: &str) -> Vec<String> {
     let About {
         from,
         service,
         route,
+        backend,
         workload,
     } = about;
-    let names = [from, service, route, workload].into_iter().flatten();
-    let names = names.map(|name| {
+    let names = [from, service, route, backend, workload]
+        .into_iter()
+        .flatten();
+    let or_dash = |name: &String| {
         if name.is_empty() {
             dash()
         } else {
             name.clone()
         }
-    });
-    names.collect()
-}
-
-fn is_other_side(view: View, side: &str) -> bool {
-    let side = [Side::Client, Side::Server]
-        .into_iter()
-        .find(|it| it.as_str() == side);
-    side != Some(view.side())
+    };
+    let mut names: Vec<String> = names.map(or_dash).collect();
+    if side != view.side().as_str()
+        && let Some(last) = names.last_mut()
+    {
+        last.push_str(OTHER_SIDE);
+    }
+    names
 }
 
 fn not_ok(line: &TcpLine) -> u64 {

@@ -137,7 +137,7 @@ async fn agree(cx: Cx) -> anyhow::Result<()> {
             at_apps.requests
         ));
         println!("{}", weft(mesh, &["stat", "--since-start"]).await?);
-        for view in ["workloads", "routes", "pairs"] {
+        for view in ["workloads", "routes", "backends", "pairs"] {
             let text = weft(mesh, &["stat", view, "--since-start"]).await?;
             println!("{text}");
             assert!(
