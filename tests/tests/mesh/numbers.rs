@@ -62,7 +62,8 @@ async fn agree(cx: Cx) -> anyhow::Result<()> {
         weft(mesh, &["breaker", "open", "default/shut:80"]).await?;
         let before = stats(mesh, APPS).await?;
 
-        let many = cx.pick(3_000, 50_000);
+        // A multiple of the shots that take turns.
+        let many = cx.pick(3_000, 51_000);
         let (one, two) = tokio::join!(loads(mesh, "one", many), loads(mesh, "two", many));
         let (one, two) = (one?, two?);
         let sent: u64 = one.values().chain(two.values()).map(|it| it.sent).sum();
