@@ -11,7 +11,9 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{breaker, check, demo, edges, explain, identity, inject, install, proxy_status, tap};
+use crate::{
+    breaker, check, demo, edges, explain, identity, inject, install, proxy_status, stat, tap,
+};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -38,6 +40,10 @@ enum Command {
     Explain(explain::Options),
     /// Shows who calls whom, and who still does it in plaintext.
     Edges(edges::Options),
+    /// Shows success, rate, latency, retries and mutual TLS of what passes.
+    Stat(stat::Options),
+    /// Shows what passes now, again and again.
+    Top(stat::top::Options),
     /// Lists circuit breakers, and opens, closes and resets them.
     #[command(subcommand)]
     Breaker(breaker::BreakerCommand),
@@ -120,6 +126,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
+        Command::Stat(options) => stat::run(&options),
+        Command::Top(options) => stat::top::run(&options),
         Command::Breaker(command) => breaker::run(&command),
         Command::Tap(options) => tap::run(&options),
         Command::Inject(options) => inject::run(&options),
@@ -195,6 +203,13 @@ mod tests {
             ],
             &["weft", "check", "--window", "1h"],
             &["weft", "edges", "--server", "127.0.0.1:15190"],
+            &["weft", "stat", "--window", "61s"],
+            &["weft", "stat", "--window", "1m", "--since-start"],
+            &["weft", "stat", "--to", "cart"],
+            &["weft", "stat", "--to", "shop/cart:http"],
+            &["weft", "stat", "--side", "both"],
+            &["weft", "top", "--interval", "0s"],
+            &["weft", "top", "--iterations", "0"],
             &["weft", "breaker", "open"],
             &["weft", "breaker", "close", "--endpoint", "10.0.0.1:80"],
             &["weft", "breaker", "reset", "--endpoint", "10.0.0.1:80"],

@@ -12,6 +12,7 @@
 //! * [`proxy_status`]: which sidecars run what, and who is behind.
 //! * [`breaker`]: circuit breakers of all sidecars, listed and changed.
 //! * [`tap`]: exchanges of all sidecars as they end.
+//! * [`stat`]: success, rate and latency of what passes, once and live.
 //! * [`order`]: commands to sidecars.
 //! * [`edges`]: who calls whom, and who does it in plaintext.
 //! * [`identity`]: who signs, whom the mesh trusts, and rotations of both.
@@ -37,6 +38,7 @@ pub mod install;
 pub mod order;
 mod paint;
 pub mod proxy_status;
+pub mod stat;
 pub mod tap;
 mod words;
 

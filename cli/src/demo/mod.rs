@@ -15,7 +15,7 @@ mod live;
 mod screen;
 mod stage;
 mod summary;
-mod text;
+pub(crate) mod text;
 mod world;
 
 use std::future::pending;

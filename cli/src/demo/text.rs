@@ -27,7 +27,7 @@ pub(super) fn short(duration: Duration) -> String {
 }
 
 /// `100%` where it is, else `99.98%`: a share that is not whole never reads as if it were.
-pub(super) fn share(percent: f64) -> String {
+pub(crate) fn share(percent: f64) -> String {
     if percent >= 100.0 {
         return "100%".to_owned();
     }

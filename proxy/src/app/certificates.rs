@@ -28,6 +28,13 @@ impl Certificates {
         self.identity.current().map(|current| current.not_after())
     }
 
+    /// Who this is, as `namespace/service-account`; `None` before the first certificate.
+    pub(super) fn account(&self) -> Option<String> {
+        let current = self.identity.current()?;
+        let id = current.id();
+        Some(format!("{}/{}", id.namespace(), id.service_account()))
+    }
+
     /// For `/health` and `/config`. Fingerprints are SHA-256 of the whole certificate.
     pub(super) fn to_json(&self) -> Value {
         let last_error = self.certify.last_error().map(|error| error.to_string());

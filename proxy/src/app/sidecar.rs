@@ -39,7 +39,7 @@ use crate::net::{AppDialer, Dialer, OriginalDestination, OwnAddresses, Redirecte
 use crate::outbound::{Outbound, OutboundParts};
 use crate::policy::InboundPolicy;
 use crate::telemetry::trace::Tracer;
-use crate::telemetry::{ProcessLabels, Telemetry};
+use crate::telemetry::{ProcessLabels, Telemetry, traffic};
 use weft_proto::logs::LogControl;
 
 /// A legacy sidecar serves on for this part of the drain time, so that its application can finish.
@@ -276,6 +276,7 @@ impl Sidecar {
             drain: Arc::clone(&drain),
         });
         discovery.set_handler(Arc::clone(&state) as _);
+        control.spawn("traffic", traffic::watch(Arc::clone(&telemetry)));
         let edges = Arc::clone(telemetry.edges());
         discovery.set_reporter(Arc::new(move |anew| edges.report(anew)));
         let admin = AdminServer::new(state, Arc::clone(&telemetry));

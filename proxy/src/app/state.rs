@@ -191,6 +191,11 @@ impl CommandHandler for State {
             Command::ConfigDump => Ok(self.config().to_string()),
             Command::Tap(poll) => self.tap(*poll),
             Command::MetricsDump => Ok(json!(self.render_metrics()).to_string()),
+            Command::Traffic(query) => {
+                let mut summary = self.telemetry.traffic(&query);
+                summary.identity = self.certificates.account().unwrap_or_default();
+                serde_json::to_string(&summary).map_err(|error| error.to_string())
+            }
             Command::LogLevel(level) if level.is_empty() => Ok(json!(self.log_level()).to_string()),
             Command::LogLevel(level) => self
                 .set_log_level(&level)

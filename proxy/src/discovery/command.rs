@@ -1,6 +1,7 @@
 //! What the control plane asks this sidecar to do once.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use weft_proto::discovery as wire;
 use weft_proto::discovery::command::Kind;
@@ -8,6 +9,7 @@ use weft_proto::discovery::command::Kind;
 use crate::outcome::{Origin, Outcome};
 use crate::policy::{ServiceRef, decode};
 use crate::telemetry::tap;
+use crate::telemetry::traffic::TrafficQuery;
 
 /// Something to do once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub enum Command {
     MetricsDump,
     /// Tell the exchanges that ended since the last poll.
     Tap(Box<tap::Poll>),
+    /// Tell sums of the traffic that passed.
+    Traffic(TrafficQuery),
 }
 
 /// What people do to breakers.
@@ -59,8 +63,24 @@ impl Command {
             Some(Kind::MetricsDump(_)) => Ok(Self::MetricsDump),
             Some(Kind::LogLevel(level)) => Ok(Self::LogLevel(level)),
             Some(Kind::TapPoll(poll)) => Self::tap(poll),
+            Some(Kind::Traffic(query)) => Self::traffic(query).map_err(|e| e.to_string()),
             Some(Kind::Breaker(breaker)) => Self::breaker(&breaker).map_err(|e| e.to_string()),
         }
+    }
+
+    fn traffic(message: wire::TrafficQuery) -> Result<Self, decode::DecodeError> {
+        let named = |name: String| (!name.is_empty()).then_some(name);
+        let seconds = u64::from(message.window_seconds);
+        Ok(Self::Traffic(TrafficQuery {
+            direction: match decode::known("direction", message.direction)? {
+                wire::TrafficDirection::Any => None,
+                wire::TrafficDirection::Inbound => Some(Origin::Inbound),
+                wire::TrafficDirection::Outbound => Some(Origin::Outbound),
+            },
+            namespace: named(message.namespace),
+            service: named(message.service),
+            window: (seconds > 0).then(|| Duration::from_secs(seconds)),
+        }))
     }
 
     fn breaker(message: &wire::BreakerCommand) -> Result<Self, decode::DecodeError> {

@@ -509,6 +509,7 @@ impl CommandHandler for Echo {
             Command::Tap(poll) => Ok(poll.session),
             Command::BreakerList => Ok("b".repeat(MAX_PAYLOAD)),
             Command::MetricsDump => Ok("m".repeat(MAX_PAYLOAD + 1)),
+            Command::Traffic(query) => Err(format!("{query:?}")),
         }
     }
 }

@@ -15,6 +15,7 @@
 //! * [`record`]: what is known of one exchange, for those who want to know.
 //! * [`redact`]: what people may see of it.
 //! * [`tap`]: exchanges as they end, for people who look.
+//! * [`traffic`]: sums for people who ask.
 //! * [`trace`]: spans, and how they come to a collector.
 
 pub mod access;
@@ -39,15 +40,17 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+pub mod traffic;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::http::HeaderMap;
 use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 pub use exposition::{Exposition, MAX_SAMPLES};
 use handshakes::HandshakeCounters;
@@ -76,6 +79,7 @@ use labels::Bounded;
 use record::Watchers;
 use recorder::WeftRecorder;
 use trace::Tracer;
+use traffic::{Fresh, RetryLabels, Summary, Traffic, TrafficQuery};
 
 /// Counters of collectors that are remembered after the collector stopped telling them.
 pub const MAX_RETAINED_COUNTERS: usize = 4_096;
@@ -109,6 +113,8 @@ pub struct Telemetry {
     scopes: Mutex<Scopes>,
     collectors: Mutex<Vec<Collector>>,
     retained: Mutex<RetainedCounters>,
+    /// Locked before `scopes`, or alone.
+    traffic: Mutex<Traffic>,
     /// Set before traffic comes, where traces are exported.
     tracer: OnceLock<Tracer>,
     watchers: Watchers,
@@ -123,11 +129,13 @@ struct Scopes {
     peers: Bounded<Arc<str>>,
     server_names: Bounded<Arc<str>>,
     limits: Bounded<&'static str>,
-    retries: Bounded<(Arc<str>, Arc<str>, Arc<str>)>,
+    /// How many were sent.
+    retries: HashMap<RetryLabels, Arc<AtomicU64>>,
     mirrors: Bounded<(Arc<str>, Arc<str>)>,
     audited: HashMap<(Arc<str>, Arc<str>), Counter>,
     requests: HashMap<ScopeLabels, Arc<RequestScope>>,
     tcp: HashMap<TcpLabels, Arc<TcpScope>>,
+    fresh: Fresh,
 }
 
 impl Telemetry {
@@ -154,14 +162,16 @@ impl Telemetry {
                 peers: Bounded::new(MAX_PEERS),
                 server_names: Bounded::new(MAX_SERVER_NAMES),
                 limits: Bounded::new(MAX_LIMITS),
-                retries: Bounded::new(MAX_SCOPES),
+                retries: HashMap::new(),
                 mirrors: Bounded::new(MAX_SCOPES),
                 audited: HashMap::new(),
                 requests: HashMap::new(),
                 tcp: HashMap::new(),
+                fresh: Fresh::default(),
             }),
             collectors: Mutex::default(),
             retained: Mutex::default(),
+            traffic: Mutex::new(Traffic::new()),
             tracer: OnceLock::new(),
             watchers: Watchers::new(),
             header_label: OnceLock::new(),
@@ -207,7 +217,8 @@ impl Telemetry {
     /// The handle for requests with these labels; the same for the same labels.
     pub fn request_scope(self: &Arc<Self>, mut labels: ScopeLabels) -> Arc<RequestScope> {
         let mut scopes = self.scopes.lock();
-        labels.peer = self.bounded_peer(&mut scopes, labels.peer);
+        let scopes = &mut *scopes;
+        labels.peer = self.bounded_peer(scopes, labels.peer);
         if !scopes.requests.contains_key(&labels) && scopes.requests.len() >= MAX_SCOPES {
             labels = ScopeLabels {
                 service: OVERFLOW.into(),
@@ -216,20 +227,26 @@ impl Telemetry {
                 peer: OVERFLOW.into(),
                 ..labels
             };
-            self.hit(&mut scopes, "request_scopes");
+            self.hit(scopes, "request_scopes");
         }
-        Arc::clone(scopes.requests.entry(labels).or_insert_with_key(|labels| {
-            Arc::new(RequestScope::new(Arc::clone(self), labels.clone()))
+        let Scopes {
+            requests, fresh, ..
+        } = scopes;
+        Arc::clone(requests.entry(labels).or_insert_with_key(|labels| {
+            let scope = Arc::new(RequestScope::new(Arc::clone(self), labels.clone()));
+            fresh.requests.push(Arc::clone(&scope));
+            scope
         }))
     }
 
     /// The handle for opaque connections with these labels; the same for the same labels.
     pub fn tcp_scope(self: &Arc<Self>, mut labels: TcpLabels) -> Arc<TcpScope> {
         let mut scopes = self.scopes.lock();
-        labels.peer = self.bounded_peer(&mut scopes, labels.peer);
+        let scopes = &mut *scopes;
+        labels.peer = self.bounded_peer(scopes, labels.peer);
         labels.sni = labels
             .sni
-            .map(|name| self.bounded_server_name(&mut scopes, name));
+            .map(|name| self.bounded_server_name(scopes, name));
         if !scopes.tcp.contains_key(&labels) && scopes.tcp.len() >= MAX_SCOPES {
             labels = TcpLabels {
                 service: OVERFLOW.into(),
@@ -238,13 +255,14 @@ impl Telemetry {
                 sni: None,
                 ..labels
             };
-            self.hit(&mut scopes, "tcp_scopes");
+            self.hit(scopes, "tcp_scopes");
         }
-        Arc::clone(
-            scopes.tcp.entry(labels).or_insert_with_key(|labels| {
-                Arc::new(TcpScope::new(Arc::clone(self), labels.clone()))
-            }),
-        )
+        let Scopes { tcp, fresh, .. } = scopes;
+        Arc::clone(tcp.entry(labels).or_insert_with_key(|labels| {
+            let scope = Arc::new(TcpScope::new(Arc::clone(self), labels.clone()));
+            fresh.tcp.push(Arc::clone(&scope));
+            scope
+        }))
     }
 
     /// The handles for retries of one (service, route, backend), named as in [`ScopeLabels`].
@@ -255,20 +273,24 @@ impl Telemetry {
         backend: &Arc<str>,
     ) -> RetryCounters {
         let mut scopes = self.scopes.lock();
-        let key = (Arc::clone(service), Arc::clone(route), Arc::clone(backend));
-        let (service, route, backend): (&str, &str, &str) = if scopes.retries.admits(key) {
-            (service, route, backend)
-        } else {
+        let mut labels = (Arc::clone(service), Arc::clone(route), Arc::clone(backend));
+        if !scopes.retries.contains_key(&labels) && scopes.retries.len() >= MAX_SCOPES {
+            labels = (OVERFLOW.into(), OVERFLOW.into(), OVERFLOW.into());
             self.hit(&mut scopes, "retry_scopes");
-            (OVERFLOW, OVERFLOW, OVERFLOW)
-        };
-        RetryCounters::new(|result| {
+        }
+        let Scopes { retries, fresh, .. } = &mut *scopes;
+        let sent = retries.entry(labels.clone()).or_insert_with_key(|labels| {
+            let sent = Arc::default();
+            fresh.retries.push((labels.clone(), Arc::clone(&sent)));
+            sent
+        });
+        RetryCounters::new(Arc::clone(sent), |result| {
             self.recorder.counter(
                 &families::RETRIES,
                 &[
-                    ("service", service),
-                    ("route", route),
-                    ("backend", backend),
+                    ("service", &labels.0),
+                    ("route", &labels.1),
+                    ("backend", &labels.2),
                     ("result", result.as_str()),
                 ],
             )
@@ -377,6 +399,24 @@ impl Telemetry {
     /// registry.
     pub fn register_collector(&self, collector: Collector) {
         self.collectors.lock().push(collector);
+    }
+
+    /// Keeps what has been counted by now, so that windows can be told that begin here.
+    pub fn remember_traffic(&self) {
+        let mut traffic = self.traffic.lock();
+        traffic.meet(self.take_fresh());
+        traffic.remember(Instant::now());
+    }
+
+    /// This sidecar's traffic, but for who it is. Reads every number once.
+    pub fn traffic(&self, query: &TrafficQuery) -> Summary {
+        let mut traffic = self.traffic.lock();
+        traffic.meet(self.take_fresh());
+        traffic.summary(query, Instant::now())
+    }
+
+    fn take_fresh(&self) -> Fresh {
+        std::mem::take(&mut self.scopes.lock().fresh)
     }
 
     /// Everything as Prometheus text, version 0.0.4.

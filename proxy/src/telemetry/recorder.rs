@@ -52,18 +52,8 @@ impl WeftRecorder {
 
     /// The counter of these labels; it shows from now on.
     pub(super) fn counter(&self, family: &Family, labels: &[(&'static str, &str)]) -> Counter {
-        self.counter_with(family, labels, None)
-    }
-
-    /// The same with a further label, which is not among the family's.
-    pub(super) fn counter_with(
-        &self,
-        family: &Family,
-        labels: &[(&'static str, &str)],
-        further: Option<(&str, &str)>,
-    ) -> Counter {
         debug_assert_eq!(family.kind, Kind::Counter, "{}", family.name);
-        Counter::from_arc(self.number(family, labels, further))
+        Counter::from_arc(self.number(family, labels, None))
     }
 
     /// The gauge of these labels; it shows from now on.
@@ -128,7 +118,9 @@ impl WeftRecorder {
         }
     }
 
-    fn number(
+    /// The number of these labels, for who reads it too; with a further label, which is not among the
+    /// family's. It shows from now on.
+    pub(super) fn number(
         &self,
         family: &Family,
         labels: &[(&'static str, &str)],

@@ -6,14 +6,14 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Method;
-use metrics::Counter;
 
 use super::labels::{MAX_PEERS, OTHER_PEER, OVERFLOW, Tls, method_index, method_word};
 use super::table::Table;
+use super::traffic::Count;
 use super::{LabelValue, LatencyHistogram, Telemetry, families};
 use crate::outcome::{Origin, Outcome};
 
@@ -22,8 +22,8 @@ pub const MAX_CELLS: usize = 64;
 /// The same where requests have a further label from a header.
 pub const MAX_CELLS_BY_HEADER: usize = 1_024;
 
-/// Series of requests of a process, of all scopes together; a further combination is counted as its scope's
-/// `overflow`.
+/// Series of requests of a process, of all scopes together; past them a scope counts what is new to it as
+/// `overflow`, which is one more series for each.
 pub const MAX_REQUEST_SERIES: usize = 10_000;
 
 /// The labels of a scope.
@@ -47,7 +47,7 @@ pub struct ScopeLabels {
 pub struct RequestScope {
     telemetry: Arc<Telemetry>,
     labels: ScopeLabels,
-    cells: Table<u64, Counter>,
+    cells: Table<u64, Arc<Counted>>,
     latency: Option<Arc<LatencyHistogram>>,
     /// By the value of the further label, where there is one.
     by_value: Option<Table<LabelValue, Option<Arc<LatencyHistogram>>>>,
@@ -127,10 +127,16 @@ impl RequestScope {
             value,
         };
         let packed = cell.pack();
-        self.cells.with(
+        // Several threads may find the same last room: the bound is a little above what it says then.
+        let series = &self.telemetry.request_series;
+        self.cells.with_room(
+            || series.load(Ordering::Relaxed) < MAX_REQUEST_SERIES,
             |key| *key == packed,
-            |room| (packed, self.counter(room.then_some(cell))),
-            |counter| counter.increment(1),
+            |room| {
+                series.fetch_add(1, Ordering::Relaxed);
+                (packed, Arc::new(self.counted(room.then_some(cell))))
+            },
+            |counted| counted.add(),
         );
         if let Some(latency) = &self.latency {
             latency.record(duration);
@@ -153,11 +159,24 @@ impl RequestScope {
         &self.labels
     }
 
-    fn counter(&self, cell: Option<Cell>) -> Counter {
-        let cell = cell.filter(|_| {
-            let series = &self.telemetry.request_series;
-            series.fetch_add(1, Ordering::Relaxed) < MAX_REQUEST_SERIES
-        });
+    /// How long requests with these labels take, whoever the other side is; `None` past the bound.
+    pub(super) fn latency(&self) -> Option<&Arc<LatencyHistogram>> {
+        self.latency.as_ref()
+    }
+
+    /// What was counted for the first time after so many others, in that order.
+    pub(super) fn counted_from(&self, seen: usize) -> Vec<Arc<Counted>> {
+        self.cells.values_from(seen)
+    }
+
+    fn counted(&self, cell: Option<Cell>) -> Counted {
+        Counted {
+            cell,
+            count: self.number(cell),
+        }
+    }
+
+    fn number(&self, cell: Option<Cell>) -> Arc<AtomicU64> {
         if cell.is_none() {
             self.telemetry.limit("request_cells").increment(1);
         }
@@ -173,7 +192,7 @@ impl RequestScope {
             (label.label(), value)
         });
         let further = further.as_ref().map(|(label, value)| (*label, &**value));
-        self.telemetry.recorder.counter_with(
+        self.telemetry.recorder.number(
             &families::REQUESTS,
             &[
                 ("direction", self.labels.direction.as_str()),
@@ -273,6 +292,42 @@ impl PeerScopes {
     }
 }
 
+/// Requests that ended alike.
+pub(super) struct Counted {
+    /// `None` for those past the bound.
+    cell: Option<Cell>,
+    /// The metric's.
+    count: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn add(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// So many of these. Nobody knows whether those past the bound failed.
+    pub(super) fn to_summary(&self, count: u64) -> Count {
+        let Some(cell) = self.cell else {
+            return Count(OVERFLOW.into(), OVERFLOW.into(), count, 0);
+        };
+        let class = match cell.status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "other",
+        };
+        let failed = if cell.is_failure() { count } else { 0 };
+        Count(cell.outcome.as_str().into(), class.into(), count, failed)
+    }
+}
+
 /// What differs from request to request.
 #[derive(Clone, Copy)]
 struct Cell {
@@ -293,6 +348,12 @@ impl Cell {
                 .map_or(Cow::Borrowed(""), |code| code.to_string().into()),
             self.outcome.as_str().into(),
         ]
+    }
+
+    /// As dashboards and alerts judge it: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and
+    /// DATA_LOSS of gRPC.
+    fn is_failure(self) -> bool {
+        self.status / 100 == 5 || matches!(self.grpc_status, Some(2 | 4 | 13 | 14 | 15))
     }
 
     fn pack(self) -> u64 {

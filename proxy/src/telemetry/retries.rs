@@ -1,5 +1,8 @@
 //! Counting further tries.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use metrics::Counter;
 
 /// What became of a wish to try again.
@@ -37,15 +40,25 @@ impl RetryResult {
 
 /// Counts the retries of one (service, route, backend). Cheap to clone.
 #[derive(Clone)]
-pub struct RetryCounters([Counter; RetryResult::ALL.len()]);
+pub struct RetryCounters {
+    counters: [Counter; RetryResult::ALL.len()],
+    /// Of [`RetryResult::Sent`] once more, as counters cannot be read.
+    sent: Arc<AtomicU64>,
+}
 
 impl RetryCounters {
-    pub(super) fn new(make: impl Fn(RetryResult) -> Counter) -> Self {
-        Self(RetryResult::ALL.map(make))
+    pub(super) fn new(sent: Arc<AtomicU64>, make: impl Fn(RetryResult) -> Counter) -> Self {
+        Self {
+            counters: RetryResult::ALL.map(make),
+            sent,
+        }
     }
 
     /// Counts one.
     pub fn record(&self, result: RetryResult) {
-        self.0[result as usize].increment(1);
+        self.counters[result as usize].increment(1);
+        if result == RetryResult::Sent {
+            self.sent.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

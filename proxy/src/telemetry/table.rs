@@ -39,15 +39,35 @@ where
         make: impl FnOnce(bool) -> (K, V),
         then: impl FnOnce(&V) -> R,
     ) -> R {
+        self.with_room(|| true, matches, make, then)
+    }
+
+    /// [`Self::with`], for a table that is full too where `has_room` says so.
+    pub(super) fn with_room<R>(
+        &self,
+        has_room: impl FnOnce() -> bool,
+        matches: impl Fn(&K) -> bool,
+        make: impl FnOnce(bool) -> (K, V),
+        then: impl FnOnce(&V) -> R,
+    ) -> R {
         let entries = self.entries.load();
         if let Some((_, value)) = entries.iter().find(|(key, _)| matches(key)) {
             return then(value);
         }
-        if entries.len() >= self.bound {
+        if entries.len() >= self.bound || !has_room() {
             return then(self.overflow.get_or_init(|| make(false).1));
         }
         drop(entries);
         then(&self.add(matches, make))
+    }
+
+    /// The values but the first so many, in the order in which they were made; the overflow's is last.
+    pub(super) fn values_from(&self, first: usize) -> Vec<V> {
+        let entries = self.entries.load();
+        let values = entries.iter().map(|(_, value)| value);
+        // There is none before the table is full.
+        let all = values.chain(self.overflow.get());
+        all.skip(first).cloned().collect()
     }
 
     fn add(&self, matches: impl Fn(&K) -> bool, make: impl FnOnce(bool) -> (K, V)) -> V {

@@ -1,6 +1,7 @@
 //! Counting opaque connections and their bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::{Counter, Gauge};
 
@@ -30,10 +31,22 @@ pub struct TcpLabels {
 pub struct TcpScope {
     telemetry: Arc<Telemetry>,
     labels: TcpLabels,
-    ended: Table<Outcome, Counter>,
+    ended: Table<Outcome, Ended>,
     open: Gauge,
     read: Counter,
     written: Counter,
+    /// The same once more, as the metrics' cannot be read.
+    open_now: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+}
+
+/// Connections that ended alike.
+#[derive(Clone)]
+struct Ended {
+    outcome: Outcome,
+    counter: Counter,
+    count: Arc<AtomicU64>,
 }
 
 /// One open connection. Counted as open until it is dropped.
@@ -65,6 +78,9 @@ impl TcpScope {
             read: bytes(&families::TCP_READ),
             written: bytes(&families::TCP_WRITE),
             ended: Table::new(Outcome::ALL.len()),
+            open_now: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
             telemetry,
             labels,
         }
@@ -73,10 +89,32 @@ impl TcpScope {
     /// A connection has been opened. It counts as `reset` unless its end is told.
     pub fn open(self: &Arc<Self>) -> TcpConnection {
         self.open.increment(1.0);
+        self.open_now.fetch_add(1, Ordering::Relaxed);
         TcpConnection {
             scope: Arc::clone(self),
             outcome: Outcome::Reset,
         }
+    }
+
+    /// The labels that connections are counted under.
+    pub(super) fn labels(&self) -> &TcpLabels {
+        &self.labels
+    }
+
+    /// Connections that are open.
+    pub(super) fn open_now(&self) -> u64 {
+        self.open_now.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were read and written.
+    pub(super) fn bytes(&self) -> [u64; 2] {
+        [&self.bytes_read, &self.bytes_written].map(|bytes| bytes.load(Ordering::Relaxed))
+    }
+
+    /// What ended for the first time after so many other outcomes, in that order.
+    pub(super) fn ended_from(&self, seen: usize) -> Vec<(Outcome, Arc<AtomicU64>)> {
+        let ended = self.ended.values_from(seen).into_iter();
+        ended.map(|ended| (ended.outcome, ended.count)).collect()
     }
 
     fn ended(&self, outcome: Outcome) {
@@ -100,12 +138,17 @@ impl TcpScope {
                     None => &labels[..labels.len() - 1],
                 };
                 let recorder = &self.telemetry.recorder;
-                (
+                let ended = Ended {
                     outcome,
-                    recorder.counter(&families::TCP_CONNECTIONS, labels),
-                )
+                    counter: recorder.counter(&families::TCP_CONNECTIONS, labels),
+                    count: Arc::default(),
+                };
+                (outcome, ended)
             },
-            |counter| counter.increment(1),
+            |ended| {
+                ended.counter.increment(1);
+                ended.count.fetch_add(1, Ordering::Relaxed);
+            },
         );
     }
 }
@@ -114,11 +157,14 @@ impl TcpConnection {
     /// Bytes came from the peer that opened the connection.
     pub fn read(&self, bytes: u64) {
         self.scope.read.increment(bytes);
+        self.scope.bytes_read.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes went to the peer that opened the connection.
     pub fn wrote(&self, bytes: u64) {
         self.scope.written.increment(bytes);
+        let written = &self.scope.bytes_written;
+        written.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The connection is over.
@@ -131,5 +177,6 @@ impl Drop for TcpConnection {
     fn drop(&mut self) {
         self.scope.open.decrement(1.0);
         self.scope.ended(self.outcome);
+        self.scope.open_now.fetch_sub(1, Ordering::Relaxed);
     }
 }

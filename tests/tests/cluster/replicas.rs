@@ -85,6 +85,11 @@ pub(crate) fn register(suite: &mut Suite) {
         tap::all,
     );
     suite.add(
+        "replicas::either_sums_all_traffic",
+        Needs::default(),
+        commands::traffic,
+    );
+    suite.add(
         "rotation::leaf_and_issuer",
         Needs::default(),
         rotation::leaf_and_issuer,

@@ -37,6 +37,7 @@ mod http1;
 mod lifecycle;
 mod limits;
 mod mirror;
+mod numbers;
 mod outage;
 mod process_limits;
 mod protocols;
@@ -99,6 +100,7 @@ fn main() -> anyhow::Result<ExitCode> {
     clocks::register(&mut suite);
     commands::register(&mut suite);
     tap::register(&mut suite);
+    numbers::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);

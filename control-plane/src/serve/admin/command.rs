@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use weft_proto::discovery::command::Kind;
 use weft_proto::discovery::{
     BreakerAction, BreakerCommand, BreakerList, Command, ConfigDump, MetricsDump, ServiceRef,
-    SocketAddress,
+    SocketAddress, TrafficDirection, TrafficQuery,
 };
 use weft_proto::replica::{OrderRequest, OrderResponse};
 
@@ -33,6 +33,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_NAME: usize = 253;
 /// Longest word for a log level, in bytes.
 const MAX_LEVEL: usize = 16;
+/// Seconds that traffic may be summed over.
+const WINDOWS: std::ops::RangeInclusive<u32> = 10..=60;
 /// Workloads that are named as not connected.
 const MAX_NOT_CONNECTED: usize = 100;
 
@@ -76,6 +78,25 @@ enum What {
     Metrics {},
     /// Tell the exchanges that ended since the last poll.
     Tap(tap::Posted),
+    /// Tell sums of traffic.
+    Traffic {
+        direction: Option<Direction>,
+        /// Services of this namespace only.
+        #[serde(default)]
+        of_namespace: String,
+        /// `NAMESPACE/NAME` or `NAMESPACE/NAME:PORT`; all where it is absent.
+        #[serde(default)]
+        service: String,
+        /// Of the last so many seconds; since the sidecars' starts where it is absent.
+        window_seconds: Option<u32>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Direction {
+    Inbound,
+    Outbound,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -124,6 +145,12 @@ fn parse(body: &[u8]) -> Result<OrderRequest, String> {
         What::Config {} => Kind::ConfigDump(ConfigDump {}),
         What::Tap(poll) => Kind::TapPoll(poll.to_wire()?),
         What::Metrics {} => Kind::MetricsDump(MetricsDump {}),
+        What::Traffic {
+            direction,
+            of_namespace,
+            service,
+            window_seconds,
+        } => Kind::Traffic(traffic(direction, of_namespace, service, window_seconds)?),
         What::LogLevel { level } if level.len() > MAX_LEVEL => {
             return Err(format!("no log level: {level}"));
         }
@@ -142,6 +169,33 @@ fn parse(body: &[u8]) -> Result<OrderRequest, String> {
         namespace,
         workload,
         command: command.encode_to_vec(),
+    })
+}
+
+fn traffic(
+    direction: Option<Direction>,
+    namespace: String,
+    service: String,
+    window_seconds: Option<u32>,
+) -> Result<TrafficQuery, String> {
+    // A service's name has its namespace's before it and a port behind it.
+    if namespace.len() > MAX_NAME || service.len() > 2 * MAX_NAME {
+        return Err(format!("a name is longer than {MAX_NAME}"));
+    }
+    if window_seconds.is_some_and(|seconds| !WINDOWS.contains(&seconds)) {
+        let (least, most) = (WINDOWS.start(), WINDOWS.end());
+        return Err(format!("a window has {least} to {most} seconds"));
+    }
+    let direction = match direction {
+        None => TrafficDirection::Any,
+        Some(Direction::Inbound) => TrafficDirection::Inbound,
+        Some(Direction::Outbound) => TrafficDirection::Outbound,
+    };
+    Ok(TrafficQuery {
+        direction: direction.into(),
+        namespace,
+        service,
+        window_seconds: window_seconds.unwrap_or(0),
     })
 }
 
@@ -287,7 +341,18 @@ mod tests {
         assert_eq!(reset, Ok(Kind::Breaker(BreakerCommand::default())));
         let level = of(json!({"kind": "logLevel", "level": "debug"}));
         assert_eq!(level, Ok(Kind::LogLevel("debug".to_owned())));
+        let traffic = of(json!({
+            "kind": "traffic", "direction": "outbound", "service": "shop/cart", "windowSeconds": 30,
+        }));
+        let wanted = TrafficQuery {
+            direction: TrafficDirection::Outbound.into(),
+            namespace: String::new(),
+            service: "shop/cart".to_owned(),
+            window_seconds: 30,
+        };
+        assert_eq!(traffic, Ok(Kind::Traffic(wanted)));
         for (name, wanted) in [
+            ("traffic", Kind::Traffic(TrafficQuery::default())),
             ("breakers", Kind::BreakerList(BreakerList {})),
             ("config", Kind::ConfigDump(ConfigDump {})),
             ("metrics", Kind::MetricsDump(MetricsDump {})),
@@ -302,6 +367,14 @@ mod tests {
         for (body, words) in [
             (json!({}), "missing field `command`"),
             (json!({"command": {"kind": "explode"}}), "explode"),
+            (
+                json!({"command": {"kind": "traffic", "windowSeconds": 61}}),
+                "10 to 60 seconds",
+            ),
+            (
+                json!({"command": {"kind": "traffic", "ofNamespace": long}}),
+                "longer than 253",
+            ),
             (json!({"command": {"kind": "config"}, "all": true}), "all"),
             (
                 json!({"workload": "web", "command": {"kind": "config"}}),

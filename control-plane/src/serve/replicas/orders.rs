@@ -79,14 +79,18 @@ impl Replicas {
     ) -> Result<OrderResponse, prost::DecodeError> {
         let command = Command::decode(&*order.command)?;
         let names = self.names(order);
-        // Who looks asks twice a second: that is written when it begins.
-        let is_news = !matches!(&command.kind, Some(Kind::TapPoll(poll)) if poll.number > 1);
+        let (namespace, workload) = (&order.namespace, &order.workload);
+        let (sidecars, kind) = (names.len(), &command.kind);
+        // Who looks on asks every second or two, and changes nothing: at most the begin of it is news.
+        let is_news = match kind {
+            Some(Kind::Traffic(_)) => false,
+            Some(Kind::TapPoll(poll)) => poll.number <= 1,
+            _ => true,
+        };
         if is_news {
-            tracing::info!(
-                namespace = order.namespace, workload = order.workload, sidecars = names.len(),
-                command = ?command.kind,
-                "sidecars are commanded",
-            );
+            tracing::info!(namespace, workload, sidecars, command = ?kind, "sidecars are commanded");
+        } else {
+            tracing::debug!(namespace, workload, sidecars, command = ?kind, "sidecars are asked");
         }
         let until = Instant::now() + ORDER_TIME;
         let mut silent: BTreeSet<Name> = names.iter().cloned().collect();
