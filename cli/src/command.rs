@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
-use crate::{breaker, check, demo, edges, explain, identity, inject, install, proxy_status};
+use crate::{breaker, check, demo, edges, explain, identity, inject, install, proxy_status, tap};
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
 pub const USAGE: u8 = 64;
@@ -41,6 +41,8 @@ enum Command {
     /// Lists circuit breakers, and opens, closes and resets them.
     #[command(subcommand)]
     Breaker(breaker::BreakerCommand),
+    /// Shows requests as they end, of all sidecars or some.
+    Tap(tap::Options),
     /// Adds the sidecar to the pods of manifests, and prints them.
     Inject(inject::Options),
     /// Prints the manifest that installs a mesh into a cluster, for kubectl apply.
@@ -119,6 +121,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Edges(options) => edges::run(&options),
         Command::Breaker(command) => breaker::run(&command),
+        Command::Tap(options) => tap::run(&options),
         Command::Inject(options) => inject::run(&options),
         Command::Install(options) => install::install(&options),
         Command::Upgrade(options) => install::upgrade(&options),
@@ -208,6 +211,20 @@ mod tests {
             &["weft", "proxy", "config"],
             &["weft", "proxy", "config", "web"],
             &["weft", "proxy", "log-level", "shop/web", "loud"],
+            &["weft", "tap", "web"],
+            &["weft", "tap", "shop/web", "-n", "shop"],
+            &["weft", "tap", "--status", "6xx"],
+            &["weft", "tap", "--outcome", "fine"],
+            &["weft", "tap", "--rate", "1001"],
+            &["weft", "tap", "--sample", "0"],
+            &[
+                "weft",
+                "tap",
+                "--from",
+                "shop/web",
+                "--direction",
+                "outbound",
+            ],
             &["weft", "inject"],
             &["weft", "inject", "-f", "x", "--image", "No Image"],
         ] {

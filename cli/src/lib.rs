@@ -11,6 +11,7 @@
 //! * [`explain`]: what is in force for a service, who said so, and what happens to a request.
 //! * [`proxy_status`]: which sidecars run what, and who is behind.
 //! * [`breaker`]: circuit breakers of all sidecars, listed and changed.
+//! * [`tap`]: exchanges of all sidecars as they end.
 //! * [`order`]: commands to sidecars.
 //! * [`edges`]: who calls whom, and who does it in plaintext.
 //! * [`identity`]: who signs, whom the mesh trusts, and rotations of both.
@@ -36,6 +37,7 @@ pub mod install;
 pub mod order;
 mod paint;
 pub mod proxy_status;
+pub mod tap;
 mod words;
 
 pub use command::main;

@@ -6,6 +6,7 @@ mod commands;
 mod looking;
 mod rotation;
 mod scene;
+mod tap;
 
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,11 @@ pub(crate) fn register(suite: &mut Suite) {
         "replicas::either_commands_all_sidecars",
         Needs::default(),
         commands::all,
+    );
+    suite.add(
+        "replicas::either_taps_all_sidecars",
+        Needs::default(),
+        tap::all,
     );
     suite.add(
         "rotation::leaf_and_issuer",

@@ -51,6 +51,7 @@ mod security;
 mod split;
 mod stickiness;
 mod streams;
+mod tap;
 mod targets;
 mod tenants;
 mod traces;
@@ -96,6 +97,7 @@ fn main() -> anyhow::Result<ExitCode> {
     expiry::register(&mut suite);
     clocks::register(&mut suite);
     commands::register(&mut suite);
+    tap::register(&mut suite);
     triggers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);

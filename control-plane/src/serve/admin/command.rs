@@ -1,5 +1,7 @@
 //! Commands to sidecars, as they are posted here, and what became of them; in plain values.
 
+mod tap;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -72,6 +74,8 @@ enum What {
     LogLevel { level: String },
     /// Tell the sidecar's metrics.
     Metrics {},
+    /// Tell the exchanges that ended since the last poll.
+    Tap(tap::Posted),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -118,6 +122,7 @@ fn parse(body: &[u8]) -> Result<OrderRequest, String> {
     let kind = match command {
         What::Breakers {} => Kind::BreakerList(BreakerList {}),
         What::Config {} => Kind::ConfigDump(ConfigDump {}),
+        What::Tap(poll) => Kind::TapPoll(poll.to_wire()?),
         What::Metrics {} => Kind::MetricsDump(MetricsDump {}),
         What::LogLevel { level } if level.len() > MAX_LEVEL => {
             return Err(format!("no log level: {level}"));

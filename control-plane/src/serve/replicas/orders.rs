@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
+use weft_proto::discovery::command::Kind;
 use weft_proto::discovery::{Command, CommandReply};
 use weft_proto::replica::{OrderRequest, OrderResponse, SidecarAnswer};
 
@@ -78,11 +79,15 @@ impl Replicas {
     ) -> Result<OrderResponse, prost::DecodeError> {
         let command = Command::decode(&*order.command)?;
         let names = self.names(order);
-        tracing::info!(
-            namespace = order.namespace, workload = order.workload, sidecars = names.len(),
-            command = ?command.kind,
-            "sidecars are commanded",
-        );
+        // Who looks asks twice a second: that is written when it begins.
+        let is_news = !matches!(&command.kind, Some(Kind::TapPoll(poll)) if poll.number > 1);
+        if is_news {
+            tracing::info!(
+                namespace = order.namespace, workload = order.workload, sidecars = names.len(),
+                command = ?command.kind,
+                "sidecars are commanded",
+            );
+        }
         let until = Instant::now() + ORDER_TIME;
         let mut silent: BTreeSet<Name> = names.iter().cloned().collect();
         let mut answers = Vec::with_capacity(names.len());

@@ -21,6 +21,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use ::http::request::Parts;
+use ::http::uri::Authority;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use metrics::Counter;
 use smallvec::SmallVec;
@@ -51,6 +52,9 @@ const ANY_FORMAT: Formats = Formats {
 };
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Headers as people may see them.
+pub type Shown = Box<[(HeaderName, Box<str>)]>;
+
 /// One exchange that is over.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -71,7 +75,7 @@ pub struct Record {
     /// The caller's trace, or the one that began here.
     pub trace_id: Option<TraceId>,
     /// The request's headers, their values redacted, where somebody asked for them; at most 64.
-    pub headers: Option<Box<[(HeaderName, Box<str>)]>>,
+    pub headers: Option<Shown>,
     /// The endpoint of the last try; `None` where there was none, and for what comes in.
     pub endpoint: Option<SocketAddr>,
     /// Tries after the first.
@@ -95,7 +99,7 @@ pub struct Draft {
     user_agent: Option<Box<str>>,
     request_id: Option<HeaderValue>,
     trace_id: Option<TraceId>,
-    headers: Option<Box<[(HeaderName, Box<str>)]>>,
+    headers: Option<Shown>,
     endpoint: Option<SocketAddr>,
     retries: u32,
     response_bytes: Option<u64>,
@@ -254,7 +258,7 @@ impl<'a> Asked<'a> {
     /// `:authority` or `Host`, without userinfo; empty where there is none.
     pub fn authority(&self) -> &'a str {
         let host = || self.headers.get(header::HOST)?.to_str().ok();
-        let authority = self.uri.and_then(Uri::authority).map(|it| it.as_str());
+        let authority = self.uri.and_then(Uri::authority).map(Authority::as_str);
         let authority = authority.or_else(host).unwrap_or_default();
         redact::without_userinfo(authority)
     }
@@ -386,7 +390,7 @@ impl Record {
 }
 
 /// Headers as people may see them.
-fn shown(headers: &HeaderMap) -> Box<[(HeaderName, Box<str>)]> {
+fn shown(headers: &HeaderMap) -> Shown {
     let all = headers.iter().take(MAX_HEADERS);
     all.map(|(name, value)| (name.clone(), redact::header(name, text(value)).into()))
         .collect()
@@ -401,5 +405,9 @@ fn text(value: &HeaderValue) -> &str {
 
 /// The begin of a text, at most so many bytes.
 fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }

@@ -444,3 +444,45 @@ async fn secrets_are_not_told() {
     assert_eq!(all["records"][0]["path"], "/login?token=sesame&sesame");
     assert_eq!(all.to_string().matches("sesame").count(), 2, "{all}");
 }
+
+/// Many threads at once, and polls meanwhile: every exchange is told once or counted as dropped.
+#[test]
+fn nothing_is_told_twice_or_forgotten() {
+    const THREADS: usize = 4;
+    const CALLS: usize = 3_000;
+    let telemetry = telemetry();
+    lines(&telemetry, &poll(1));
+    let callers: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let telemetry = Arc::clone(&telemetry);
+            std::thread::spawn(move || {
+                for number in 0..CALLS {
+                    let request = get(&format!("/{thread}/{number}"));
+                    call(&telemetry, &request, 200, Outcome::Ok);
+                }
+            })
+        })
+        .collect();
+    let mut paths = std::collections::HashSet::new();
+    let mut number = 2;
+    loop {
+        let is_over = callers.iter().all(std::thread::JoinHandle::is_finished);
+        let said = answer(&telemetry, &poll(number));
+        number += 1;
+        for record in said["records"].as_array().unwrap() {
+            let path = record["path"].as_str().unwrap().to_owned();
+            assert!(paths.insert(path), "told twice: {record}");
+        }
+        if is_over {
+            let count = |field: &str| said[field].as_u64().unwrap() as usize;
+            assert_eq!(count("handed"), paths.len());
+            let all = paths.len() + count("overRate") + count("noRoom");
+            assert_eq!(all, THREADS * CALLS);
+            assert!(!paths.is_empty());
+            break;
+        }
+    }
+    for caller in callers {
+        caller.join().unwrap();
+    }
+}
