@@ -337,7 +337,7 @@ SERVICE       OPEN  ENDED  NOT OK  FROM CLIENTS  TO CLIENTS  MTLS
 shop/db:5432  1     3      1       1.5 kB        2.0 MB      100%
 
 * told by the server's side.
-What passed 4 sidecars in the last 20s.
+What 4 sidecars counted in the last 20s.
 shop/late-1: its sidecar is not connected
 ";
     assert_eq!(text, wanted);
@@ -348,7 +348,7 @@ fn nothing_is_said_so() {
     let answers = answers(vec![sidecar("shop/web-1", "shop/web", 61.0, Vec::new())]);
     let stat = Stat::of(View::Services, &which(&[]), &answers);
     let text = text::of(&stat, &answers, Paint::plain());
-    assert_eq!(text, "Nothing passed 1 sidecar in the last 1m1s.\n");
+    assert_eq!(text, "1 sidecar counted nothing in the last 1m1s.\n");
 }
 
 #[test]

@@ -82,18 +82,16 @@ pub(super) fn tables(stat: &Stat, paint: Paint) -> Vec<String> {
 }
 
 /// What the tables are of.
-fn sum(stat: &Stat) -> String {
+pub(super) fn sum(stat: &Stat) -> String {
+    let time = age(stat.seconds.round());
     let sidecars = match stat.sidecars {
         1 => "1 sidecar".to_owned(),
         many => format!("{many} sidecars"),
     };
-    let what = if stat.requests.is_empty() && stat.tcp.is_empty() {
-        "Nothing passed"
-    } else {
-        "What passed"
-    };
-    let time = age(stat.seconds.round());
-    format!("{what} {sidecars} in the last {time}.")
+    if stat.requests.is_empty() && stat.tcp.is_empty() {
+        return format!("{sidecars} counted nothing in the last {time}.");
+    }
+    format!("What {sidecars} counted in the last {time}.")
 }
 
 fn names(view: View) -> Vec<&'static str> {

@@ -19,7 +19,6 @@ use super::sums::Stat;
 use super::{View, difference, text};
 use crate::order::{INCOMPLETE, NO_ANSWER};
 use crate::paint::{self, Paint};
-use crate::proxy_status::text::age;
 
 /// What the first table is of, before there is a difference.
 const FIRST_WINDOW: Duration = Duration::from_secs(10);
@@ -173,14 +172,7 @@ impl Screen {
 
     /// A table in the place of the one before, or after it.
     fn show(&mut self, stat: &Stat, answers: &Answers) {
-        let sidecars = answers.sidecars.len();
-        let sidecars = if sidecars == 1 { "sidecar" } else { "sidecars" };
-        let title = format!(
-            "What passed {} {sidecars} in the last {}.",
-            answers.sidecars.len(),
-            age(stat.seconds.round()),
-        );
-        let mut lines = vec![self.paint.strong(&title)];
+        let mut lines = vec![self.paint.strong(&text::sum(stat))];
         lines.extend(text::tables(stat, self.paint));
         lines.extend(text::problems(&answers.told));
         self.draw(lines);
