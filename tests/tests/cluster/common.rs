@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
@@ -214,6 +216,41 @@ impl Cluster {
         Ok(&server
             .context("the test was registered without `server`")?
             .api)
+    }
+
+    /// A token of an account of the control plane's namespace, for an audience.
+    pub(crate) async fn token(
+        &self,
+        mesh: &Mesh,
+        account: &str,
+        audience: &str,
+    ) -> anyhow::Result<String> {
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: vec![audience.to_owned()],
+                ..TokenRequestSpec::default()
+            },
+            ..TokenRequest::default()
+        };
+        let namespace = mesh.control_plane_namespace()?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams::default();
+        let given = accounts.create_token_request(account, &params, &request);
+        Ok(given.await?.status.context("no token")?.token)
+    }
+
+    /// A kubeconfig of whoever administers the cluster, as the API server is reached from the control plane's
+    /// pods.
+    pub(crate) fn admin_inside(&self, mesh: &Mesh) -> anyhow::Result<PathBuf> {
+        let admin = Kubeconfig::read_from(&self.kubeconfig)?;
+        let mut inside = Kubeconfig::read_from(mesh.dir().join("kubeconfig"))?;
+        for (own, of_admin) in inside.contexts.iter_mut().zip(&admin.contexts) {
+            own.context.clone_from(&of_admin.context);
+        }
+        inside.auth_infos = admin.auth_infos;
+        let file = self.dir.path().join("admin-inside");
+        fs::write(&file, serde_json::to_string(&inside)?)?;
+        Ok(file)
     }
 
     /// Installs a definition, or what it has become, and waits until its kind is served.

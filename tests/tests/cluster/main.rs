@@ -11,6 +11,7 @@
 //! listed as ignored with the reason; with `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs
 //! of failing tests.
 
+mod access;
 mod canary;
 mod common;
 mod legacy;
@@ -45,6 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let threads = suite.given.as_ref().map_or(TEST_THREADS, |_| 1);
     arguments.test_threads.get_or_insert(threads);
     objects::register(&mut suite);
+    access::register(&mut suite);
     canary::register(&mut suite);
     legacy::register(&mut suite);
     life::register(&mut suite);
