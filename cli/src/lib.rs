@@ -11,6 +11,9 @@
 //! * [`explain`]: what is in force for a service, who said so, and what happens to a request.
 //! * [`proxy_status`]: which sidecars run what, and who is behind.
 //! * [`breaker`]: circuit breakers of all sidecars, listed and changed.
+//! * [`canary`]: the weights of a service's split, shown and changed.
+//! * [`version`]: what this program is, and a control plane and its sidecars.
+//! * [`completion`]: what a shell needs to complete the command line.
 //! * [`order`]: commands to sidecars.
 //! * [`edges`]: who calls whom, and who does it in plaintext.
 //! * [`identity`]: who signs, whom the mesh trusts, and rotations of both.
@@ -23,10 +26,12 @@
 #![forbid(unsafe_code)]
 
 pub mod breaker;
+pub mod canary;
 pub mod check;
 mod check_cluster;
 mod cluster;
 pub mod command;
+pub mod completion;
 pub mod demo;
 pub mod edges;
 pub mod explain;
@@ -36,6 +41,7 @@ pub mod install;
 pub mod order;
 mod paint;
 pub mod proxy_status;
+pub mod version;
 mod words;
 
 pub use command::main;

@@ -86,8 +86,12 @@ fn position(text: &str, line: u64, column: u64) -> Option<usize> {
     for _ in 1..line {
         begin += text[begin..].find('\n')? + 1;
     }
-    let end = text[begin..].find('\n').map_or(text.len(), |end| begin + end);
-    let (at, _) = text[begin..end].char_indices().nth(column.checked_sub(1)?)?;
+    let end = text[begin..]
+        .find('\n')
+        .map_or(text.len(), |end| begin + end);
+    let (at, _) = text[begin..end]
+        .char_indices()
+        .nth(column.checked_sub(1)?)?;
     Some(begin + at)
 }
 

@@ -110,8 +110,7 @@ impl Found {
 /// What stands behind a service.
 fn endpoints(objects: &Objects, namespace: &str, service: &str) -> Vec<Endpoint> {
     let mut services = objects.services.iter().map(|service| &service.object);
-    let service =
-        services.find(|it| it.name.namespace == namespace && it.name.name == service);
+    let service = services.find(|it| it.name.namespace == namespace && it.name.name == service);
     let Some(service) = service else {
         return Vec::new();
     };
@@ -168,7 +167,9 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Trouble> {
 
 fn read(file: &Path) -> Result<String, Trouble> {
     let failed = |why: String| Trouble::Unreachable(format!("{}: {why}", file.display()));
-    let size = fs::metadata(file).map_err(|error| failed(error.to_string()))?.len();
+    let size = fs::metadata(file)
+        .map_err(|error| failed(error.to_string()))?
+        .len();
     if size > MAX_FILE {
         return Err(failed(format!("larger than {MAX_FILE} bytes")));
     }

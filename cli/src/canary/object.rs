@@ -59,8 +59,7 @@ impl Cluster {
                 continue;
             };
             let generation = object.metadata.generation.unwrap_or_default();
-            (canary.proxies, canary.programmed) =
-                policy::said(&object.data["status"], generation);
+            (canary.proxies, canary.programmed) = policy::said(&object.data["status"], generation);
             let backends = object.data["spec"]["split"]["backends"].as_array();
             found.push(Found {
                 canary,
@@ -102,8 +101,8 @@ impl Cluster {
             ..PatchParams::default()
         };
         let name = &found.canary.policy;
-        let written = self.policies().patch(name, &params, &Patch::Merge(&patch));
-        match written.await {
+        let (policies, patch) = (self.policies(), Patch::Merge(&patch));
+        match policies.patch(name, &params, &patch).await {
             Ok(object) => Ok(Some(object.metadata.generation.unwrap_or_default())),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
             Err(kube::Error::Api(status)) => Err(Trouble::Refused(format!(
@@ -171,8 +170,7 @@ impl Cluster {
 
     /// What stands behind a service; nothing where the user may not know.
     async fn endpoints(&self, service: &str) -> Result<Option<Vec<Endpoint>>, Trouble> {
-        let slices: Api<EndpointSlice> =
-            Api::namespaced(self.client.clone(), &self.namespace);
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.namespace);
         let label = format!("kubernetes.io/service-name={service}");
         let found = slices.list(&ListParams::default().labels(&label)).await;
         let slices = match found {
@@ -181,7 +179,7 @@ impl Cluster {
             Err(error) => return Err(unread("EndpointSlices", &error)),
         };
         let mut all: Vec<Endpoint> = Vec::new();
-        for endpoint in slices.into_iter().flat_map(|slice| slice.endpoints.unwrap_or_default()) {
+        for endpoint in slices.into_iter().flat_map(|slice| slice.endpoints) {
             let name = endpoint.target_ref.and_then(|target| target.name);
             let Some(name) = name.or_else(|| endpoint.addresses.first().cloned()) else {
                 continue;

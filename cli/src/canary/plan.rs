@@ -54,7 +54,11 @@ impl Plan {
                 "{} {} the weights of {}: a route that is attached to a service decides in place of \
                  split.backends; change them there",
                 canary.routes.join(", "),
-                if canary.routes.len() == 1 { "holds" } else { "hold" },
+                if canary.routes.len() == 1 {
+                    "holds"
+                } else {
+                    "hold"
+                },
                 canary.service,
             ));
         }
@@ -82,7 +86,9 @@ impl Plan {
             }
             let what = format!("{} has no endpoint that takes traffic", side.name);
             if canary.when_empty == "NextBackend" {
-                warnings.push(format!("{what}: the next backend gets it until there is one"));
+                warnings.push(format!(
+                    "{what}: the next backend gets it until there is one"
+                ));
             } else if force {
                 warnings.push(format!("{what}: its requests fail until there is one"));
             } else {
@@ -96,7 +102,12 @@ impl Plan {
         if canary.sticky.is_some() {
             let all = movements(&before, &after);
             let is_set = matches!(wanted, Wanted::Set(_));
-            warnings.extend(is_set.then(|| warn(&all, &before, &after, &names)).into_iter().flatten());
+            warnings.extend(
+                is_set
+                    .then(|| warn(&all, &before, &after, &names))
+                    .into_iter()
+                    .flatten(),
+            );
             moves.extend(all.into_iter().map(|(from, to, percent)| Move {
                 from: names[from].to_owned(),
                 to: names[to].to_owned(),
@@ -194,7 +205,9 @@ fn warn(
     names: &[&str],
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    let back = movements.iter().filter(|(from, to, percent)| to < from && *percent >= WORTH);
+    let back = movements
+        .iter()
+        .filter(|(from, to, percent)| to < from && *percent >= WORTH);
     for (from, to, percent) in back {
         warnings.push(format!(
             "{percent:.2} % of all users go back from {} to {}",

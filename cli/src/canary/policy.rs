@@ -66,7 +66,9 @@ pub(super) fn said(status: &Value, generation: i64) -> (Option<Proxies>, Option<
         let mut found = conditions.into_iter().flatten();
         found.find(|it| {
             it["type"] == kind
-                && it["observedGeneration"].as_i64().is_some_and(|seen| seen >= generation)
+                && it["observedGeneration"]
+                    .as_i64()
+                    .is_some_and(|seen| seen >= generation)
         })
     };
     let proxies = |programmed: &Value| {

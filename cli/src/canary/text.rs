@@ -43,7 +43,9 @@ pub(super) fn changed(changed: &Changed, paint: Paint) -> String {
         }
         None if canary.place.is_some() => {
             let place = canary.place.as_deref().unwrap_or_default();
-            lines.push(format!("Written to {place}; control planes look at it several times a second."));
+            lines.push(format!(
+                "Written to {place}; control planes look at it several times a second."
+            ));
         }
         None => lines.push("Written; nobody waited for the sidecars.".to_owned()),
     }
@@ -86,7 +88,9 @@ fn programmed(canary: &Canary, paint: Paint) -> Vec<String> {
             let all = acknowledged == total;
             lines.push(if all { what } else { paint.doubtful(&what) });
         }
-        None => lines.push("The control plane has not said yet how many sidecars have it.".to_owned()),
+        None => {
+            lines.push("The control plane has not said yet how many sidecars have it.".to_owned())
+        }
     }
     if let Some(words) = canary.programmed.as_ref().filter(|words| *words != "True") {
         let what = paragraph(0, &format!("Not programmed: {words}"));
