@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
 use serde_json::{Value, json};
-use weft_proto::replica::Proxy;
+use weft_proto::replica::{ProxiesResponse, Proxy};
 
 use crate::index::Model;
 use crate::serve::replicas::Asked;
@@ -18,7 +18,7 @@ pub(super) struct Connected<'a> {
 }
 
 /// Every workload once: where its stream moves from one replica to another, the newest.
-pub(super) fn newest(asked: &[Asked]) -> Vec<Connected<'_>> {
+pub(super) fn newest(asked: &[Asked<ProxiesResponse>]) -> Vec<Connected<'_>> {
     let mut all: BTreeMap<(&str, &str), Connected<'_>> = BTreeMap::new();
     for answer in asked.iter().filter_map(|asked| asked.answer.as_ref().ok()) {
         for proxy in &answer.proxies {
@@ -37,7 +37,11 @@ pub(super) fn newest(asked: &[Asked]) -> Vec<Connected<'_>> {
 
 /// Workloads that are to have a sidecar, which is connected to no replica. Where a replica did not
 /// answer, nobody knows.
-pub(super) fn not_connected(model: &Model, asked: &[Asked], proxies: &[Connected<'_>]) -> Value {
+pub(super) fn not_connected(
+    model: &Model,
+    asked: &[Asked<ProxiesResponse>],
+    proxies: &[Connected<'_>],
+) -> Value {
     if asked.is_empty() || asked.iter().any(|asked| asked.answer.is_err()) {
         return Value::Null;
     }
@@ -55,7 +59,7 @@ pub(super) fn not_connected(model: &Model, asked: &[Asked], proxies: &[Connected
 }
 
 /// A replica, and whether it answered.
-pub(super) fn replica(asked: &Asked) -> Value {
+pub(super) fn replica(asked: &Asked<ProxiesResponse>) -> Value {
     let answer = asked.answer.as_ref();
     json!({
         "name": answer.map(|answer| &*answer.replica).unwrap_or_default(),

@@ -1,7 +1,5 @@
 //! Who called whom, over all replicas.
 
-use futures_util::future::join_all;
-use tokio::time::timeout;
 use weft_proto::replica::{EdgesRequest, EdgesResponse};
 
 use super::dial::Client;
@@ -21,23 +19,9 @@ pub struct Edges {
 impl Replicas {
     /// Asks every replica who called whom; each other one has 3 s to answer.
     pub async fn ask_edges(&self) -> Edges {
-        let own = Asked {
-            address: None,
-            answer: Ok(self.edges()),
-        };
-        let others = self
-            .clients()
-            .into_iter()
-            .map(|(address, client)| async move {
-                let answer = match client {
-                    Ok(client) => ask(client).await,
-                    Err(why) => Err(why),
-                };
-                let address = Some(address);
-                Asked { address, answer }
-            });
-        let others = join_all(others).await;
-        let asked: Vec<_> = std::iter::once(own).chain(others).collect();
+        let own = async { Ok(self.edges()) };
+        let ask = |mut client: Client| async move { client.edges(EdgesRequest {}).await };
+        let asked = self.ask_each(ASK_TIMEOUT, own, ask).await;
         let model = self.memo.model();
         let answers = asked.iter().filter_map(|asked| asked.answer.as_ref().ok());
         let merged = merge(&model, answers);
@@ -51,13 +35,5 @@ impl Replicas {
     /// What this replica's sidecars reported.
     pub(super) fn edges(&self) -> EdgesResponse {
         self.streams.edges(self.name())
-    }
-}
-
-async fn ask(mut client: Client) -> Result<EdgesResponse, String> {
-    match timeout(ASK_TIMEOUT, client.edges(EdgesRequest {})).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err(format!("no answer within {} s", ASK_TIMEOUT.as_secs())),
     }
 }

@@ -25,7 +25,7 @@ pub(super) async fn keep(replicas: &Replicas, peer: SocketAddr) {
         let heard_before = Instant::now();
         let why = listen(replicas, peer).await;
         tracing::debug!(%peer, why, "no connection to another replica");
-        replicas.clients.lock().insert(peer, Err(why));
+        replicas.clients.lock().remove(&peer);
         if heard_before.elapsed() > LAST_PAUSE {
             pause = FIRST_PAUSE;
         }
@@ -40,7 +40,7 @@ async fn listen(replicas: &Replicas, peer: SocketAddr) -> String {
         Ok(client) => client,
         Err(error) => return error.to_string(),
     };
-    replicas.clients.lock().insert(peer, Ok(client.clone()));
+    replicas.clients.lock().insert(peer, client.clone());
     let said = match timeout(SILENCE, client.counts(CountsRequest {})).await {
         Ok(Ok(stream)) => stream.into_inner(),
         Ok(Err(status)) => return status.message().to_owned(),

@@ -3,6 +3,7 @@
 //! * `find`: where the others are.
 //! * `dial`: connections to them; both sides want the control plane's own identity.
 //! * `link`: listening to one of them.
+//! * `ask`: a question to all of them.
 //! * `exchange`: what they are told.
 //! * `sum`: what was heard, added up.
 //! * `proxies`: who is connected.
@@ -16,6 +17,7 @@
 //! sidecars are about to come to others; one that is silent counts for 15 s. Without a [`Place`] there is
 //! nobody else, and the sum is what is counted here.
 
+mod ask;
 mod dial;
 mod edges;
 mod exchange;
@@ -33,15 +35,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use weft_proto::replica::{ProxiesRequest, ProxiesResponse};
 use weft_proto::spiffe::SpiffeId;
 
+pub use self::ask::Asked;
 pub use self::edges::Edges;
 pub(super) use self::exchange::Exchange;
 pub use self::orders::Orders;
@@ -74,14 +76,6 @@ pub struct Place {
     pub namespace: String,
 }
 
-/// What one replica says, of its sidecars if nothing else is said; or why that is not known.
-pub struct Asked<T = ProxiesResponse> {
-    /// The replica's address; `None` for this one.
-    pub address: Option<SocketAddr>,
-    /// What it said.
-    pub answer: Result<T, String>,
-}
-
 /// Where a replica stands in a rotation of the authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standpoint {
@@ -106,8 +100,8 @@ pub struct Replicas {
     counted: watch::Sender<Arc<Counted>>,
     summed: watch::Sender<Arc<Counts>>,
     table: Mutex<Table>,
-    /// How to ask the others; an error for those that cannot be.
-    clients: Mutex<HashMap<SocketAddr, Result<Client, String>>>,
+    /// How to ask those that are listened to.
+    clients: Mutex<HashMap<SocketAddr, Client>>,
     /// What others count has changed: the sum does.
     heard: Notify,
     /// Who is connected to others has changed: the own count may.
@@ -188,32 +182,14 @@ impl Replicas {
     }
 
     /// Every replica's sidecars, this one's first; for each other one up to 3 s.
-    pub async fn ask_all(&self) -> Vec<Asked> {
-        let own = Asked {
-            address: None,
-            answer: Ok(self.proxies()),
-        };
-        let asked = self
-            .clients()
-            .into_iter()
-            .map(|(address, client)| async move {
-                let answer = match client {
-                    Ok(client) => ask(client).await,
-                    Err(why) => Err(why),
-                };
-                let address = Some(address);
-                Asked { address, answer }
-            });
-        let others = join_all(asked).await;
-        std::iter::once(own).chain(others).collect()
-    }
-
-    /// How to ask the others, in the order of their addresses.
-    fn clients(&self) -> Vec<(SocketAddr, Result<Client, String>)> {
-        let clients = self.clients.lock();
-        let mut all: Vec<_> = clients.iter().map(|(at, it)| (*at, it.clone())).collect();
-        all.sort_by_key(|(address, _)| *address);
-        all
+    pub async fn ask_all(&self) -> Vec<Asked<ProxiesResponse>> {
+        let own = async { Ok(self.proxies()) };
+        let ask = |mut client: Client| async move { client.proxies(ProxiesRequest {}).await };
+        let mut asked = self.ask_each(ASK_TIMEOUT, own, ask).await;
+        for answer in asked.iter_mut().filter_map(|it| it.answer.as_mut().ok()) {
+            answer.proxies.truncate(wire::MAX_WORKLOADS);
+        }
+        asked
     }
 
     /// Says where this replica is among others; once, before it runs.
@@ -362,19 +338,6 @@ impl Replicas {
         );
         self.heard.notify_one();
         self.moved.notify_one();
-    }
-}
-
-async fn ask(mut client: Client) -> Result<ProxiesResponse, String> {
-    let request = ProxiesRequest {};
-    match timeout(ASK_TIMEOUT, client.proxies(request)).await {
-        Ok(Ok(answer)) => {
-            let mut answer = answer.into_inner();
-            answer.proxies.truncate(wire::MAX_WORKLOADS);
-            Ok(answer)
-        }
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err(format!("no answer within {} s", ASK_TIMEOUT.as_secs())),
     }
 }
 

@@ -7,10 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use weft_proto::discovery::{Command, CommandReply};
 use weft_proto::replica::{OrderRequest, OrderResponse, SidecarAnswer};
 
@@ -60,26 +59,15 @@ impl Replicas {
     /// Has every replica command its sidecars; each other one has 10 s to answer.
     pub async fn order(&self, order: &OrderRequest) -> Orders {
         let own = async {
-            let answer = self.order_own(order).await;
-            Asked {
-                address: None,
-                answer: answer.map_err(|error| error.to_string()),
-            }
+            let done = self.order_own(order).await;
+            done.map_err(|error| error.to_string())
         };
-        let others = self
-            .clients()
-            .into_iter()
-            .map(|(address, client)| async move {
-                let answer = match client {
-                    Ok(client) => ask(client, order.clone()).await,
-                    Err(why) => Err(why),
-                };
-                let address = Some(address);
-                Asked { address, answer }
-            });
-        let (own, others) = tokio::join!(own, join_all(others));
+        let ask = |mut client: Client| {
+            let order = order.clone();
+            async move { client.order(order).await }
+        };
         Orders {
-            asked: std::iter::once(own).chain(others).collect(),
+            asked: self.ask_each(ASK_TIME, own, ask).await,
         }
     }
 
@@ -156,14 +144,6 @@ fn answer(name: Name, said: Result<CommandReply, CommandError>, room: &mut usize
         workload: name.name,
         error,
         payload,
-    }
-}
-
-async fn ask(mut client: Client, order: OrderRequest) -> Result<OrderResponse, String> {
-    match timeout(ASK_TIME, client.order(order)).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err(format!("no answer within {} s", ASK_TIME.as_secs())),
     }
 }
 
