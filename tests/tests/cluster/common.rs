@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -318,16 +318,22 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs `weft check` for a control plane's namespace to its end, whatever it finds: what it printed, in one
-    /// line.
-    pub(crate) async fn check(&self, namespace: &str) -> anyhow::Result<String> {
+    /// Runs `weft` to its end as whoever administers the cluster, whatever it says.
+    pub(crate) async fn weft(&self, args: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft-under-test"));
         command
-            .args(["check", "--namespace", namespace])
+            .args(args)
             .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::null());
         let ran = tokio::task::spawn_blocking(move || command.output()).await;
-        let out = String::from_utf8(ran??.stdout)?;
+        Ok(ran??)
+    }
+
+    /// Runs `weft check` for a control plane's namespace to its end, whatever it finds: what it printed, in one
+    /// line.
+    pub(crate) async fn check(&self, namespace: &str) -> anyhow::Result<String> {
+        let ran = self.weft(&["check", "--namespace", namespace]).await?;
+        let out = String::from_utf8(ran.stdout)?;
         Ok(out.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 

@@ -13,6 +13,7 @@
 
 mod access;
 mod canary;
+mod canary_command;
 mod common;
 mod legacy;
 mod life;
@@ -48,6 +49,7 @@ fn main() -> anyhow::Result<ExitCode> {
     objects::register(&mut suite);
     access::register(&mut suite);
     canary::register(&mut suite);
+    canary_command::register(&mut suite);
     legacy::register(&mut suite);
     life::register(&mut suite);
     observe::register(&mut suite);

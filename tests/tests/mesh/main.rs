@@ -10,6 +10,7 @@
 // Counters come as `f64` and are whole numbers: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod admin;
 mod allowed;
 mod authz;
 mod backend_limits;
@@ -17,6 +18,7 @@ mod balancer;
 mod bodies;
 mod breaker;
 mod callers;
+mod canary;
 mod clocks;
 mod commands;
 mod common;
@@ -75,6 +77,8 @@ fn main() -> anyhow::Result<ExitCode> {
     frames::register(&mut suite);
     streams::register(&mut suite);
     split::register(&mut suite);
+    canary::register(&mut suite);
+    admin::register(&mut suite);
     stickiness::register(&mut suite);
     mirror::register(&mut suite);
     breaker::register(&mut suite);

@@ -118,8 +118,12 @@ pub(super) fn verb(order: &OrderRequest) -> (Verb, String) {
                 || "all backends".to_owned(),
                 |it| format!("{}/{}:{}", it.namespace, it.name, it.port),
             );
-            let action = BreakerAction::try_from(breaker.action).unwrap_or_default();
-            format!("breaker {} {backend}", action.as_str_name())
+            let action = match BreakerAction::try_from(breaker.action) {
+                Ok(BreakerAction::ForceOpen) => "open",
+                Ok(BreakerAction::ForceClosed) => "close",
+                _ => "reset",
+            };
+            format!("breaker {action} {backend}")
         }
         Some(Kind::LogLevel(level)) => format!("log level {level}"),
         _ => "command".to_owned(),
