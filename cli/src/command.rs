@@ -185,12 +185,14 @@ mod tests {
             let script = String::from_utf8(script(shell, Weft::command())).expect("text");
             for path in &all {
                 // How each generator spells where a word is completed.
-                let name = path.rsplit(' ').next().unwrap_or_default();
+                let (parent, name) = path.rsplit_once(' ').unwrap_or(("", path));
+                let parent: String = parent
+                    .split([' ', '-'])
+                    .filter(|word| !word.is_empty())
+                    .map(|word| format!("__subcmd__{word}"))
+                    .collect();
                 let spelled = match shell {
-                    Known::Bash => format!(
-                        "weft__subcmd__{})",
-                        path.replace('-', "__").replace(' ', "__subcmd__")
-                    ),
+                    Known::Bash => format!("weft{parent},{name})"),
                     Known::Zsh => format!("({name})"),
                     Known::Fish => format!("-a \"{name}\""),
                 };

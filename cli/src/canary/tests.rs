@@ -217,7 +217,8 @@ proptest! {
     #[test]
     fn a_file_keeps_all_but_its_weights(first in 0..1_000_001_u32, second in 1..1_000_001_u32) {
         let changed = edit::with_weights(FILE, 1, &[first, second]).unwrap();
-        let wanted = FILE.replacen("weight: 95", &format!("weight: {first}"), 1)
+        let wanted = FILE
+            .replacen("weight: 95 ", &format!("weight: {first} "), 1)
             .replacen("weight: 5}", &format!("weight: {second}}}"), 1);
         prop_assert_eq!(&changed, &wanted);
         prop_assert_eq!(edit::with_weights(&changed, 1, &[first, second]).unwrap(), changed);
@@ -249,17 +250,26 @@ spec:
 
 #[test]
 fn what_cannot_be_changed_in_place_is_refused() {
-    for (from, to, words) in [
-        ("weight: 95", "weight: 0x5f", "not written as the number"),
-        ("        weight: 95    # most\n", "", "means 1"),
-        ("weight: 95", "weight: &w 95", "not written as the number"),
+    let in_hex = FILE.replacen("weight: 95 ", "weight: 0x5f ", 1);
+    let unwritten = FILE.replacen("        weight: 95    # most\n", "", 1);
+    let by_alias =
+        FILE.replacen("weight: 95 ", "weight: &w 95 ", 1)
+            .replacen("weight: 5}", "weight: *w}", 1);
+    for (text, weights, words) in [
+        (&in_hex, [90, 10], "not written as the number"),
+        (&unwritten, [90, 10], "means 1"),
+        (&by_alias, [90, 10], "not written as the number"),
+        // The other one would come along.
+        (&by_alias, [90, 95], "more than the weights"),
     ] {
-        let text = FILE.replacen(from, to, if to.is_empty() { 1 } else { 2 });
-        let text = text.replacen("a comment, weight: 0x5f", "a comment", 1);
-        let why = edit::with_weights(&text, 1, &[90, 10]);
-        let why = why.expect_err(to);
-        assert!(why.contains(words), "{to}: {why}");
+        let why = edit::with_weights(text, 1, &weights).expect_err(text);
+        assert!(why.contains(words), "{why}");
     }
+    // What stays need not be written.
+    assert_eq!(
+        edit::with_weights(&unwritten, 1, &[1, 5]).unwrap(),
+        unwritten
+    );
     assert!(
         edit::with_weights(FILE, 0, &[1, 2]).is_err(),
         "no split there"

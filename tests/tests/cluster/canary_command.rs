@@ -109,8 +109,9 @@ async fn raced(cx: Cx) -> anyhow::Result<()> {
             let wanted = format!("v2={weight}");
             let args = ["set", "api", &wanted, "--no-wait"];
             let touch = json!({"metadata": {"annotations": {"round": round.to_string()}}});
+            let args = [&["canary"][..], &args, &["-n", namespace]].concat();
             let (said, touched) = tokio::join!(
-                cluster.weft(&[&["canary"][..], &args, &["-n", namespace]].concat()),
+                cluster.weft(&args),
                 cluster.merge_policy(namespace, "shop", &touch),
             );
             touched?;
