@@ -22,8 +22,8 @@ pub(super) struct Canary {
     pub(super) backends: Vec<Side>,
     /// How many sidecars have it, as the control plane says; nothing among files, or before it has.
     pub(super) proxies: Option<Proxies>,
-    /// Whether every sidecar has it, or why not, as the control plane says.
-    pub(super) programmed: Option<String>,
+    /// How far it is, as the control plane says; nothing where it has not said yet.
+    pub(super) programmed: Option<Programmed>,
     /// What holds the weights instead of the policy.
     pub(super) routes: Vec<String>,
 }
@@ -46,6 +46,28 @@ pub(super) struct Endpoint {
     pub(super) name: String,
     /// Whether it takes traffic.
     pub(super) ready: bool,
+}
+
+/// How far a policy is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Programmed {
+    pub(super) state: State,
+    /// The control plane's own words.
+    pub(super) message: String,
+}
+
+/// How far a policy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum State {
+    /// Every sidecar that holds anything of it has it.
+    Everywhere,
+    /// No connected sidecar holds anything of it; whoever comes gets it.
+    NoSidecars,
+    /// Sidecars are getting it.
+    OnItsWay,
+    /// It is not in force, or a sidecar refuses it.
+    Refused,
 }
 
 /// How many sidecars run a policy.

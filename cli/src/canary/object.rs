@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use weft_proto::names::{API_VERSION, TRAFFIC_POLICY_KIND};
 
-use super::model::{Canary, Endpoint};
+use super::model::{Canary, Endpoint, State};
 use super::plan::Plan;
 use super::{Of, Told, Trouble, policy};
 use crate::cluster::{ClusterArgs, described};
@@ -126,16 +126,10 @@ impl Cluster {
             if let Ok(object) = self.policies().get(name).await {
                 let (proxies, programmed) = policy::said(&object.data["status"], generation);
                 told.progress(proxies);
-                match (&programmed, proxies) {
-                    (Some(words), _) if words == "True" => return Ok(true),
-                    // Nobody is on the way to it.
-                    (Some(words), proxies)
-                        if proxies.is_none_or(|it| it.acknowledged == it.total) =>
-                    {
-                        told.line(&format!("the control plane says {words}"));
-                        return Ok(false);
-                    }
-                    _ => {}
+                match programmed.map(|programmed| programmed.state) {
+                    Some(State::Everywhere | State::NoSidecars) => return Ok(true),
+                    Some(State::Refused) => return Ok(false),
+                    Some(State::OnItsWay) | None => {}
                 }
             }
             if Instant::now() >= until {

@@ -4,7 +4,7 @@ use serde_json::Value;
 use weft_control_plane::policy::{Split, StickyType, TargetKind, TrafficPolicySpec, WhenEmpty};
 
 use super::Of;
-use super::model::{Canary, Proxies, Side};
+use super::model::{Canary, Programmed, Proxies, Side, State};
 
 /// The split of a manifest that targets the service; `None` where it has none or is for something else.
 /// `Err` where it is no policy.
@@ -58,24 +58,15 @@ fn sticky(split: &Split) -> Option<String> {
     })
 }
 
-/// What the control plane says of a policy of this generation: how many sidecars have it, and whether that
-/// is all of them. Nothing where it has not said anything of this generation yet.
-pub(super) fn said(status: &Value, generation: i64) -> (Option<Proxies>, Option<String>) {
+/// What the control plane says of a policy of this generation: how many sidecars have it, and how far it is.
+/// Nothing where it has not said anything of this generation yet.
+pub(super) fn said(status: &Value, generation: i64) -> (Option<Proxies>, Option<Programmed>) {
     let conditions = status["conditions"].as_array();
     let condition = |kind: &str| {
         let mut found = conditions.into_iter().flatten();
         found.find(|it| {
-            it["type"] == kind
-                && it["observedGeneration"]
-                    .as_i64()
-                    .is_some_and(|seen| seen >= generation)
-        })
-    };
-    let proxies = |programmed: &Value| {
-        programmed["status"].as_str()?;
-        Some(Proxies {
-            acknowledged: status["proxies"]["acknowledged"].as_u64()?,
-            total: status["proxies"]["total"].as_u64()?,
+            let seen = it["observedGeneration"].as_i64();
+            it["type"] == kind && seen.is_some_and(|seen| seen >= generation)
         })
     };
     // What is not accepted is programmed nowhere.
@@ -83,15 +74,21 @@ pub(super) fn said(status: &Value, generation: i64) -> (Option<Proxies>, Option<
     let Some(found) = refused.or_else(|| condition("Programmed")) else {
         return (None, None);
     };
-    let words = match found["status"].as_str() {
-        Some("True") => "True".to_owned(),
-        _ => format!(
-            "{}: {}",
-            found["reason"].as_str().unwrap_or_default(),
-            found["message"].as_str().unwrap_or_default()
-        ),
+    let text = |name: &str| found[name].as_str().unwrap_or_default();
+    let state = match (text("status"), text("reason")) {
+        ("True", _) => State::Everywhere,
+        ("Unknown", "NoSidecars") => State::NoSidecars,
+        (_, "Reconciling") => State::OnItsWay,
+        _ => State::Refused,
     };
-    (proxies(found), Some(words))
+    let count = |name: &str| status["proxies"][name].as_u64();
+    let proxies = count("acknowledged").zip(count("total"));
+    let proxies = proxies.map(|(acknowledged, total)| Proxies {
+        acknowledged,
+        total,
+    });
+    let message = format!("{}: {}", text("reason"), text("message"));
+    (proxies, Some(Programmed { state, message }))
 }
 
 /// Whether a route's manifest has the weights of the service: it is attached to it, and says where requests

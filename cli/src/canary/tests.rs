@@ -7,7 +7,7 @@ use clap::Parser as _;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::model::{Endpoint, Side};
+use super::model::{Endpoint, Side, State};
 use super::plan::movements;
 use super::*;
 
@@ -446,16 +446,27 @@ fn what_the_control_plane_says_is_of_this_generation() {
     };
     assert_eq!(policy::said(&status(3, "True"), 4), (None, None));
     assert_eq!(policy::said(&json!(null), 1), (None, None));
-    let (proxies, words) = policy::said(&status(4, "False"), 4);
+    let state = |status: &serde_json::Value| policy::said(status, 4).1.unwrap().state;
+    let mut on_its_way = status(4, "False");
+    on_its_way["conditions"][1]["reason"] = "Reconciling".into();
+    let (proxies, programmed) = policy::said(&on_its_way, 4);
     assert_eq!(proxies.map(|it| (it.acknowledged, it.total)), Some((1, 2)));
-    assert_eq!(words.as_deref(), Some("Pending: on its way"));
-    assert_eq!(
-        policy::said(&status(4, "True"), 4).1.as_deref(),
-        Some("True")
-    );
+    let programmed = programmed.unwrap();
+    assert_eq!(programmed.state, State::OnItsWay);
+    assert_eq!(programmed.message, "Reconciling: on its way");
+    assert_eq!(state(&status(4, "True")), State::Everywhere);
+    let mut nobody = status(4, "Unknown");
+    nobody["conditions"][1]["reason"] = "NoSidecars".into();
+    assert_eq!(state(&nobody), State::NoSidecars);
     let mut refused = status(4, "True");
     refused["conditions"][0]["status"] = "False".into();
     refused["conditions"][0]["message"] = "no such service".into();
-    let words = policy::said(&refused, 4).1.unwrap();
-    assert!(words.ends_with("no such service"), "{words}");
+    let (_, programmed) = policy::said(&refused, 4);
+    let programmed = programmed.unwrap();
+    assert_eq!(programmed.state, State::Refused);
+    assert!(
+        programmed.message.ends_with("no such service"),
+        "{programmed:?}"
+    );
+    assert_eq!(state(&status(4, "False")), State::Refused);
 }

@@ -1,7 +1,7 @@
 //! A split for people, in 100 columns.
 
 use super::Changed;
-use super::model::{Canary, Side};
+use super::model::{Canary, Side, State};
 use crate::explain::table::{paragraph, table};
 use crate::paint::Paint;
 
@@ -80,23 +80,27 @@ fn programmed(canary: &Canary, paint: Paint) -> Vec<String> {
     if canary.place.is_some() {
         return Vec::new();
     }
-    let mut lines = Vec::new();
-    match canary.proxies {
-        Some(proxies) => {
-            let (acknowledged, total) = (proxies.acknowledged, proxies.total);
-            let what = format!("{acknowledged} of {total} sidecars have it.");
-            let all = acknowledged == total;
-            lines.push(if all { what } else { paint.doubtful(&what) });
+    let Some(programmed) = &canary.programmed else {
+        return vec!["The control plane has not said yet how many sidecars have it.".to_owned()];
+    };
+    let words = paragraph(0, &format!("{}.", programmed.message.trim_end_matches('.')));
+    let count = canary.proxies.map(|proxies| {
+        let (acknowledged, total) = (proxies.acknowledged, proxies.total);
+        format!("{acknowledged} of {total} sidecars have it.")
+    });
+    match (programmed.state, count) {
+        (State::NoSidecars, _) => {
+            vec!["No connected sidecar needs it yet; whoever comes gets it.".to_owned()]
         }
-        None => {
-            lines.push("The control plane has not said yet how many sidecars have it.".to_owned())
+        (State::Everywhere, Some(count)) => vec![count],
+        (State::OnItsWay, Some(count)) => vec![paint.doubtful(&count)],
+        (State::Everywhere | State::OnItsWay, None) => words,
+        (State::Refused, count) => {
+            let mut lines: Vec<String> = count.into_iter().collect();
+            lines.extend(words.iter().map(|line| paint.bad(line)));
+            lines
         }
     }
-    if let Some(words) = canary.programmed.as_ref().filter(|words| *words != "True") {
-        let what = paragraph(0, &format!("Not programmed: {words}"));
-        lines.extend(what.iter().map(|line| paint.bad(line)));
-    }
-    lines
 }
 
 fn sides(canary: &Canary, before: Option<&[u32]>) -> Vec<String> {

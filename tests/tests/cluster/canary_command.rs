@@ -153,6 +153,8 @@ async fn on(
         .named_policy("shop", &policy(&namespace, "shop", "api", split))
         .namespace(&namespace);
     cx.on(cluster, builder, async |mesh| {
+        // A sidecar asks for what its application calls.
+        share(mesh).await?;
         wait_for("the first weights", CHANGE, async || {
             let said = weft(cluster, mesh, &["get", "api"], 0).await?;
             Ok(said.contains(EVERYWHERE).then_some(()))
