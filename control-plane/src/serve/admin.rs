@@ -130,7 +130,7 @@ impl Admin {
         if let Some(verb) = Verb::of(method, path)
             && let Err(refusal) = self.gate.admit(peer, headers, verb, path).await
         {
-            return refusal;
+            return *refusal;
         }
         if let (&Method::POST, Some(kind)) = (method, path.strip_prefix(ROTATE)) {
             return self.rotate(kind).await;
@@ -202,7 +202,7 @@ impl Admin {
 
     async fn command(&self, peer: SocketAddr, request: Request) -> Response<Full<Bytes>> {
         if let Err(refusal) = self.gate.lets_in(peer) {
-            return refusal;
+            return *refusal;
         }
         // What it is decides who may: it is read first, and is short.
         let headers = request.headers().clone();
@@ -212,7 +212,7 @@ impl Admin {
         };
         let (verb, what) = command::verb(&order);
         if let Err(refusal) = self.gate.admit(peer, &headers, verb, &what).await {
-            return refusal;
+            return *refusal;
         }
         let replicas = self.replicas.borrow().clone();
         let (Some(replicas), Some(model)) = (replicas, self.model()) else {

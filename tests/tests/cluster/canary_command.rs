@@ -64,8 +64,12 @@ async fn shares(cx: Cx) -> anyhow::Result<()> {
         assert_eq!(side(1), (json!(30), json!([{"name": NEW, "ready": true}])));
         assert_eq!(shown["proxies"], json!({"acknowledged": 1, "total": 1}));
 
-        weft(&cluster, mesh, &["promote", "api"], 0).await?;
-        assert_eq!(share(mesh).await?, 100.0);
+        let said = weft(&cluster, mesh, &["promote", "api", "--no-wait"], 0).await?;
+        assert!(said.contains("nobody waited"), "{said}");
+        wait_for("all at the new", CHANGE, async || {
+            Ok((share(mesh).await? == 100.0).then_some(()))
+        })
+        .await?;
         weft(&cluster, mesh, &["abort", "api"], 0).await?;
         assert_eq!(share(mesh).await?, 0.0);
 

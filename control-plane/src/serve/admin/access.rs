@@ -38,6 +38,9 @@ const PUBLIC: [&str; 4] = ["/live", "/ready", "/health", "/metrics"];
 /// The longest token that is looked at, in bytes: an API server's own have about 1 KiB.
 const MAX_TOKEN_LEN: usize = 16 * 1024;
 
+/// What somebody gets who is not let in.
+pub(super) type Refusal = Box<Response<Full<Bytes>>>;
+
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
@@ -146,11 +149,10 @@ impl Gate {
 
     /// Whether somebody who comes from there may come in at all, before anything is read. Where rights are
     /// reviewed that is decided by [`Self::admit`].
-    pub(super) fn lets_in(&self, peer: SocketAddr) -> Result<(), Response<Full<Bytes>>> {
+    pub(super) fn lets_in(&self, peer: SocketAddr) -> Result<(), Refusal> {
         match self {
-            Self::Loopback if !is_loopback(peer) => Err(respond(
+            Self::Loopback if !is_loopback(peer) => Err(refusal(
                 StatusCode::FORBIDDEN,
-                "text/plain",
                 "from loopback only\n".to_owned(),
             )),
             _ => Ok(()),
@@ -164,7 +166,7 @@ impl Gate {
         headers: &HeaderMap,
         verb: Verb,
         what: &str,
-    ) -> Result<(), Response<Full<Bytes>>> {
+    ) -> Result<(), Refusal> {
         self.lets_in(peer)?;
         let Self::Reviewed(reviewed) = self else {
             return Ok(());
@@ -172,7 +174,7 @@ impl Gate {
         let reviewer = reviewed.reviewer.borrow().clone();
         let Some(reviewer) = reviewer else {
             let why = "this replica does not serve yet\n".to_owned();
-            return Err(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", why));
+            return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, why));
         };
         let namespace = reviewer.namespace();
         let Some(token) = bearer(headers) else {
@@ -202,7 +204,7 @@ impl Gate {
             Err(denied @ Denied::Unavailable(_)) => {
                 tracing::warn!(%denied, "nobody is let in to the admin pages");
                 let why = format!("{denied}; try again\n");
-                Err(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", why))
+                Err(refusal(StatusCode::SERVICE_UNAVAILABLE, why))
             }
         }
     }
@@ -237,13 +239,13 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// 401, with what a program needs to get a token: the verb and the namespace of the accounts.
-fn unknown(why: &str, verb: Verb, namespace: &str) -> Response<Full<Bytes>> {
+fn unknown(why: &str, verb: Verb, namespace: &str) -> Refusal {
     let (account, word) = (verb.account(), verb.as_str());
     let text = format!(
         "{why}; {word} takes one of the audience {ADMIN_AUDIENCE}: kubectl -n {namespace} create token \
          {account} --audience {ADMIN_AUDIENCE}, for weft's --token-file\n"
     );
-    let mut answer = respond(StatusCode::UNAUTHORIZED, "text/plain", text);
+    let mut answer = refusal(StatusCode::UNAUTHORIZED, text);
     let challenge =
         format!("Bearer realm=\"{ADMIN_AUDIENCE}\", verb=\"{word}\", namespace=\"{namespace}\"");
     // A namespace is a DNS label, which every header takes.
@@ -253,7 +255,7 @@ fn unknown(why: &str, verb: Verb, namespace: &str) -> Response<Full<Bytes>> {
     answer
 }
 
-fn forbidden(user: &str, verb: Verb) -> Response<Full<Bytes>> {
+fn forbidden(user: &str, verb: Verb) -> Refusal {
     let text = format!(
         "{user} may not {} the mesh: that takes the verb {} on meshes.weft.dev, which the ClusterRole {} \
          has; bind it to {user}, or come with a token of the service account {}\n",
@@ -262,5 +264,9 @@ fn forbidden(user: &str, verb: Verb) -> Response<Full<Bytes>> {
         verb.role(),
         verb.account(),
     );
-    respond(StatusCode::FORBIDDEN, "text/plain", text)
+    refusal(StatusCode::FORBIDDEN, text)
+}
+
+fn refusal(code: StatusCode, text: String) -> Refusal {
+    Box::new(respond(code, "text/plain", text))
 }

@@ -159,7 +159,7 @@ async fn refusals_say_what_mends_them() {
     );
 }
 
-async fn body(answer: Response<Full<Bytes>>) -> String {
+async fn body(answer: Refusal) -> String {
     use http_body_util::BodyExt as _;
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()
