@@ -186,13 +186,11 @@ mod tests {
             for path in &all {
                 // How each generator spells where a word is completed.
                 let (parent, name) = path.rsplit_once(' ').unwrap_or(("", path));
-                let parent: String = parent
-                    .split([' ', '-'])
-                    .filter(|word| !word.is_empty())
-                    .map(|word| format!("__subcmd__{word}"))
-                    .collect();
+                let words = ["weft"].into_iter().chain(parent.split([' ', '-']));
+                let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+                let parent = words.join("__subcmd__");
                 let spelled = match shell {
-                    Known::Bash => format!("weft{parent},{name})"),
+                    Known::Bash => format!("{parent},{name})"),
                     Known::Zsh => format!("({name})"),
                     Known::Fish => format!("-a \"{name}\""),
                 };

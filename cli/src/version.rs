@@ -119,23 +119,19 @@ impl Versions {
 
     /// Without a control plane, in one line.
     fn text(&self) -> String {
-        let mut text = format!("weft {}\n", self.client);
-        if let Some(version) = &self.control_plane {
-            text += &format!("control plane {version}\n");
+        let mut lines = vec![format!("weft {}", self.client)];
+        let version = self.control_plane.as_ref();
+        lines.extend(version.map(|version| format!("control plane {version}")));
+        if self.sidecars.as_ref().is_some_and(BTreeMap::is_empty) {
+            lines.push("no sidecar is connected".to_owned());
         }
-        if let Some(sidecars) = &self.sidecars {
-            if sidecars.is_empty() {
-                text += "no sidecar is connected\n";
-            }
-            for (version, count) in sidecars {
-                let what = if *count == 1 { "sidecar" } else { "sidecars" };
-                text += &format!("{count} {what} {version}\n");
-            }
+        for (version, count) in self.sidecars.iter().flatten() {
+            let what = if *count == 1 { "sidecar" } else { "sidecars" };
+            lines.push(format!("{count} {what} {version}"));
         }
-        for replica in &self.silent_replicas {
-            text +=
-                &format!("the replica at {replica} did not answer: its sidecars are not counted\n");
-        }
-        text
+        lines.extend(self.silent_replicas.iter().map(|replica| {
+            format!("the replica at {replica} did not answer: its sidecars are not counted")
+        }));
+        lines.join("\n") + "\n"
     }
 }

@@ -128,9 +128,12 @@ fn endpoints(side: &Side) -> String {
     let mut words: Vec<String> = all
         .iter()
         .take(NAMED)
-        .map(|endpoint| match endpoint.ready {
-            true => endpoint.name.clone(),
-            false => format!("{} (not ready)", endpoint.name),
+        .map(|endpoint| {
+            if endpoint.ready {
+                endpoint.name.clone()
+            } else {
+                format!("{} (not ready)", endpoint.name)
+            }
         })
         .collect();
     words.extend((all.len() > NAMED).then(|| format!("{} more", all.len() - NAMED)));
