@@ -66,6 +66,10 @@ pub struct Options {
     /// http://127.0.0.1:15190.
     #[arg(long, value_name = "URL", conflicts_with = "pre")]
     server: Option<Server>,
+    /// A file with a token to ask it with, instead of WEFT_ADMIN_TOKEN_FILE, or of one that the cluster
+    /// gives where one is wanted.
+    #[arg(long, value_name = "FILE", requires = "server")]
+    token_file: Option<PathBuf>,
     /// Strict is safe when nobody came in plaintext for so long, as far as sidecars have been up.
     #[arg(
         long,
@@ -83,10 +87,14 @@ pub struct Options {
 }
 
 impl Options {
-    fn callers(&self) -> Option<Callers<'_>> {
-        let server = self.server.as_ref()?;
+    fn server(&self) -> Option<Server> {
+        let server = self.server.clone()?;
+        Some(server.with_tokens_of(self.token_file.clone(), &self.cluster))
+    }
+
+    fn callers<'a>(&self, server: Option<&'a Server>) -> Option<Callers<'a>> {
         let window = self.window.get();
-        Some(Callers { server, window })
+        server.map(|server| Callers { server, window })
     }
 
     /// The exit code where something failed, or where there are warnings.
@@ -117,7 +125,8 @@ pub fn run(options: &Options) -> ExitCode {
     let paint = Paint::of(out.is_terminal() && paint::knows_control_sequences());
     let code = match report(options) {
         Ok(report) => {
-            let callers = options.callers().map(OfCallers::ask);
+            let server = options.server();
+            let callers = options.callers(server.as_ref()).map(OfCallers::ask);
             // Fails only where nobody reads any more; the exit code still tells.
             let _ = out
                 .lock()
@@ -133,12 +142,13 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 fn run_on_cluster(options: &Options) -> ExitCode {
+    let server = options.server();
     let asked = Asked {
         cluster: &options.cluster,
         namespace: &options.namespace,
         is_before: options.pre,
         json: options.output == Output::Json,
-        callers: options.callers(),
+        callers: options.callers(server.as_ref()),
     };
     ExitCode::from(match check_cluster::run(&asked) {
         Ok((failed, warned)) => options.code(failed, warned),

@@ -7,12 +7,13 @@ use std::ffi::OsString;
 use std::iter;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use weft_control_plane::policy::schema;
 use weft_proxy::interception::{self, InitArgs};
 
 use crate::{
-    breaker, check, demo, edges, explain, identity, inject, install, proxy_status, stat, tap,
+    breaker, canary, check, completion, demo, edges, explain, identity, inject, install,
+    proxy_status, stat, tap, version,
 };
 
 /// Exit code of a bad command line (`EX_USAGE`, sysexits.h).
@@ -63,8 +64,13 @@ enum Command {
     /// Shows who signs and whom the mesh trusts, and rotates either.
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
-    /// Prints the version.
-    Version,
+    /// Shows a service's split, and changes its weights.
+    #[command(subcommand)]
+    Canary(canary::CanaryCommand),
+    /// Prints the version; of a control plane and its sidecars too, where one is named.
+    Version(version::Options),
+    /// Prints what a shell needs to complete this command line.
+    Completion(completion::Options),
     /// Runs one of the programs that a mesh is made of.
     #[command(subcommand)]
     Internal(Internal),
@@ -136,10 +142,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Uninstall(options) => install::uninstall(&options),
         Command::Proxy(command) => proxy_status::run(&command),
         Command::Identity(command) => identity::run(&command),
-        Command::Version => {
-            println!("weft {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
+        Command::Canary(command) => canary::run(&command),
+        Command::Version(options) => version::run(&options),
+        Command::Completion(options) => completion::run(&options, Weft::command()),
         Command::Internal(Internal::Proxy(rest)) => weft_proxy::app::main(rest.of("weft-proxy")),
         Command::Internal(Internal::ControlPlane(rest)) => {
             weft_control_plane::app::main(rest.of("weft-control-plane"))
@@ -166,8 +171,41 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        use clap::CommandFactory as _;
         Weft::command().debug_assert();
+    }
+
+    /// By its path, as `proxy log-level`.
+    fn subcommands(command: &clap::Command, path: &str, all: &mut Vec<String>) {
+        for sub in command.get_subcommands() {
+            let name = format!("{path} {}", sub.get_name());
+            subcommands(sub, &name, all);
+            all.push(name.trim().to_owned());
+        }
+    }
+
+    #[test]
+    fn shells_complete_every_subcommand() {
+        use crate::completion::{Known, script};
+
+        let mut all = Vec::new();
+        subcommands(&Weft::command(), "", &mut all);
+        assert!(all.len() > 25, "{all:?}");
+        for shell in [Known::Bash, Known::Zsh, Known::Fish] {
+            let script = String::from_utf8(script(shell, Weft::command())).expect("text");
+            for path in &all {
+                // How each generator spells where a word is completed.
+                let (parent, name) = path.rsplit_once(' ').unwrap_or(("", path));
+                let words = ["weft"].into_iter().chain(parent.split([' ', '-']));
+                let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+                let parent = words.join("__subcmd__");
+                let spelled = match shell {
+                    Known::Bash => format!("{parent},{name})"),
+                    Known::Zsh => format!("({name})"),
+                    Known::Fish => format!("-a \"{name}\""),
+                };
+                assert!(script.contains(&spelled), "{shell:?}: {path}");
+            }
+        }
     }
 
     #[test]
@@ -223,6 +261,23 @@ mod tests {
                 "cart-1",
             ],
             &["weft", "breaker", "list", "--workload", "a/b/c"],
+            &["weft", "canary", "set", "shop"],
+            &["weft", "canary", "set", "shop", "v2=-1"],
+            &["weft", "canary", "set", "shop", "v2=1000001"],
+            &["weft", "canary", "set", "shop", "v2"],
+            &[
+                "weft",
+                "canary",
+                "set",
+                "shop",
+                "v2=1",
+                "-f",
+                "x",
+                "--no-wait",
+            ],
+            &["weft", "canary", "get", "shop", "-f", "x", "--context", "c"],
+            &["weft", "completion", "tcsh"],
+            &["weft", "version", "--token-file", "x"],
             &["weft", "proxy", "config"],
             &["weft", "proxy", "config", "web"],
             &["weft", "proxy", "log-level", "shop/web", "loud"],

@@ -13,6 +13,9 @@
 //! * [`breaker`]: circuit breakers of all sidecars, listed and changed.
 //! * [`tap`]: exchanges of all sidecars as they end.
 //! * [`stat`]: success, rate and latency of what passes, once and live.
+//! * [`canary`]: the weights of a service's split, shown and changed.
+//! * [`version`]: what this program is, and a control plane and its sidecars.
+//! * [`completion`]: what a shell needs to complete the command line.
 //! * [`order`]: commands to sidecars.
 //! * [`edges`]: who calls whom, and who does it in plaintext.
 //! * [`identity`]: who signs, whom the mesh trusts, and rotations of both.
@@ -25,10 +28,12 @@
 #![forbid(unsafe_code)]
 
 pub mod breaker;
+pub mod canary;
 pub mod check;
 mod check_cluster;
 mod cluster;
 pub mod command;
+pub mod completion;
 pub mod demo;
 pub mod edges;
 pub mod explain;
@@ -40,6 +45,7 @@ mod paint;
 pub mod proxy_status;
 pub mod stat;
 pub mod tap;
+pub mod version;
 mod words;
 
 pub use command::main;

@@ -285,6 +285,8 @@ pub mod env {
     /// Webhook: comma-separated namespaces whose pods never get a sidecar, beside Kubernetes' own and the
     /// mesh's.
     pub const SYSTEM_NAMESPACES: &str = "WEFT_SYSTEM_NAMESPACES";
+    /// Command line: file with a token for the control plane's admin port.
+    pub const ADMIN_TOKEN_FILE: &str = "WEFT_ADMIN_TOKEN_FILE";
     /// Any process: address of its admin listener.
     pub const ADMIN_ADDR: &str = "WEFT_ADMIN_ADDR";
     /// Any process: `error`, `warn`, `info`, `debug` or `trace`.
@@ -307,6 +309,22 @@ pub const INJECTOR_SERVICE_ACCOUNT: &str = "injector";
 pub mod cluster {
     /// Audience of the tokens with which sidecars prove who they are.
     pub const TOKEN_AUDIENCE: &str = "weft.dev";
+    /// Audience of the tokens with which people ask the control plane's admin port.
+    pub const ADMIN_AUDIENCE: &str = "admin.weft.dev";
+    /// Plural of a resource, in the group weft.dev, of which there are no objects: roles speak of it.
+    pub const MESHES: &str = "meshes";
+    /// Verb on [`MESHES`]: looking, which changes nothing.
+    pub const OBSERVE: &str = "observe";
+    /// Verb on [`MESHES`]: everything else.
+    pub const OPERATE: &str = "operate";
+    /// Service account, in the control plane's namespace, that may [`OBSERVE`].
+    pub const OBSERVER_SERVICE_ACCOUNT: &str = "weft-observer";
+    /// Service account, in the control plane's namespace, that may [`OPERATE`] and [`OBSERVE`].
+    pub const OPERATOR_SERVICE_ACCOUNT: &str = "weft-operator";
+    /// ClusterRole of those who may observe; Role of those who may have the observer's tokens.
+    pub const OBSERVE_ROLE: &str = "weft-observe";
+    /// See [`OBSERVE_ROLE`], for operating.
+    pub const OPERATE_ROLE: &str = "weft-operate";
     /// Who writes the status of policies and routes.
     pub const CONTROLLER: &str = "weft.dev/controller";
     /// Lease of the replica that writes, in the control plane's namespace.

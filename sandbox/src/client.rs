@@ -129,6 +129,13 @@ impl Pod {
         self.get((Ipv4Addr::LOCALHOST, port).into(), target).await
     }
 
+    /// GETs from the admin listener on the pod's own loopback, with a token where there is one.
+    pub async fn get_admin(&self, target: &str, token: Option<&str>) -> anyhow::Result<Answer> {
+        let to = (Ipv4Addr::LOCALHOST, weft_proto::names::ports::ADMIN).into();
+        self.send_as(to, Method::GET, target, token, Bytes::new())
+            .await
+    }
+
     /// One request over a new HTTP/1.1 connection, within [`PATIENCE`].
     pub async fn send(
         &self,
@@ -137,11 +144,26 @@ impl Pod {
         target: &str,
         body: Bytes,
     ) -> anyhow::Result<Answer> {
-        let request = Request::builder()
+        self.send_as(to, method, target, None, body).await
+    }
+
+    /// [`Self::send`] with a bearer token, where there is one.
+    pub async fn send_as(
+        &self,
+        to: SocketAddr,
+        method: Method,
+        target: &str,
+        token: Option<&str>,
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        let mut request = Request::builder()
             .method(method.clone())
             .uri(target)
-            .header(http::header::HOST, to.to_string())
-            .body(Full::new(body))?;
+            .header(http::header::HOST, to.to_string());
+        if let Some(token) = token {
+            request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(body))?;
         let exchange = async {
             let mut connection = Http1::connect(self, to).await?;
             connection.request(request).await

@@ -22,11 +22,18 @@ const NAMESPACE: &str = "mesh";
 const WEFT: &str = env!("CARGO_BIN_EXE_weft-under-test");
 
 /// What a run of this test does not use, as verb and resource, with the reason.
-const UNUSED: &[(&str, &str, &str)] = &[(
-    "create",
-    "tokenreviews.authentication.k8s.io",
-    "no sidecar connects here",
-)];
+const UNUSED: &[(&str, &str, &str)] = &[
+    (
+        "create",
+        "tokenreviews.authentication.k8s.io",
+        "no sidecar connects here",
+    ),
+    (
+        "create",
+        "subjectaccessreviews.authorization.k8s.io",
+        "nobody with a token asks here",
+    ),
+];
 
 struct ControlPlane {
     child: Child,

@@ -27,8 +27,9 @@ Breakers live in the sidecars of callers, each with its own. What is opened or c
 until it is reset, or until the sidecar or the endpoint goes; sidecars that start later know nothing of
 it.
 
-One replica of the control plane is asked, on its admin port, which answers on loopback only; it asks
-the others. In a cluster, forward the port first:
+One replica of the control plane is asked, on its admin port; it asks the others. With files it answers
+on loopback only. In a cluster it wants a token, which is had of the cluster by whoever may
+(docs/commands.md); forward the port first:
 
   kubectl -n weft port-forward deploy/weft-control-plane 15190
 
@@ -83,8 +84,7 @@ pub struct One {
 /// Whose sidecars, and how it is printed.
 #[derive(Debug, Args)]
 struct Whose {
-    /// The control plane's admin port.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15190")]
+    #[command(flatten)]
     server: Server,
     /// Only sidecars of this namespace.
     #[arg(short, long, conflicts_with = "workload")]

@@ -34,8 +34,9 @@ TLS is how the bytes were protected:
   local      the workload called itself
 
 Counts are those since the start of the sidecars that are connected, or were 5 minutes ago. One
-replica of the control plane is asked, on its admin port, which answers on loopback only; it asks the
-others. In a cluster, forward the port first:
+replica of the control plane is asked, on its admin port; it asks the others. With files it answers on
+loopback only. In a cluster it wants a token, which is had of the cluster by whoever may
+(docs/commands.md); forward the port first:
 
   kubectl -n weft port-forward deploy/weft-control-plane 15190
 
@@ -45,8 +46,7 @@ Exit codes:
   2   the control plane cannot be asked
   64  bad command line")]
 pub struct Options {
-    /// The control plane's admin port.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15190")]
+    #[command(flatten)]
     server: Server,
     /// Only callers and called of this namespace.
     #[arg(short, long)]

@@ -1,7 +1,7 @@
 //! `weft identity`: who signs the mesh's certificates, whom it trusts, and rotations of both.
 //!
-//! One process of the control plane is asked on its admin port, which answers on loopback only. What decides
-//! about a rotation is there; here it is asked for, looked at and printed.
+//! One process of the control plane is asked on its admin port. What decides about a rotation is there;
+//! here it is asked for, looked at and printed.
 
 mod status;
 #[cfg(test)]
@@ -37,15 +37,15 @@ pub enum IdentityCommand {
 /// Whom to ask.
 #[derive(Clone, Debug, Args)]
 struct Whom {
-    /// The control plane's admin port.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15190")]
+    #[command(flatten)]
     server: Server,
 }
 
 /// How to show it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-In a cluster, forward the port of a replica first, any of them:
+With files, the control plane answers on loopback only. In a cluster it wants a token, which is had of
+the cluster by whoever may (docs/commands.md); forward the port of a replica first, any of them:
 
   kubectl -n weft port-forward deploy/weft-control-plane 15190
 
@@ -71,7 +71,8 @@ A rotation goes on by itself, phase by phase, and none can be skipped:
   sign     the new one signs, both are trusted, until the last certificate of the old one has expired
 An issuer has no first phase. No request fails for it.
 
-In a cluster, forward the port of a replica first, any of them:
+With files, the control plane answers on loopback only. In a cluster it wants a token, which is had of
+the cluster by whoever may (docs/commands.md); forward the port of a replica first, any of them:
 
   kubectl -n weft port-forward deploy/weft-control-plane 15190
 

@@ -10,8 +10,9 @@ use super::{INCOMPLETE, NO_ANSWER, Output, Told, Workload, print};
 use crate::proxy_status::ask::Server;
 
 const CODES: &str = "\
-One replica of the control plane is asked, on its admin port, which answers on loopback only; it asks
-the others. In a cluster, forward the port first:
+One replica of the control plane is asked, on its admin port; it asks the others. With files it answers
+on loopback only. In a cluster it wants a token, which is had of the cluster by whoever may
+(docs/commands.md); forward the port first:
 
   kubectl -n weft port-forward deploy/weft-control-plane 15190
 
@@ -27,8 +28,7 @@ struct Whom {
     /// Whose sidecar; `weft proxy status` lists them.
     #[arg(value_name = "NAMESPACE/NAME")]
     workload: Workload,
-    /// The control plane's admin port.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15190")]
+    #[command(flatten)]
     server: Server,
 }
 

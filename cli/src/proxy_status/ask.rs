@@ -1,15 +1,22 @@
-//! Asking the control plane's admin port: one request over HTTP/1.1, bounded in time and size.
+//! Asking the control plane's admin port: one request over HTTP/1.1, bounded in time and size. Where a
+//! token is wanted, it is asked once more with one: what is answered 401 has had no effect.
+
+mod token;
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use http::Uri;
-use weft_proto::names::ports;
+use weft_proto::names::{env, ports};
 
+use self::token::{TokenError, Tokens, Wanted};
 use super::status::Status;
+use crate::cluster::ClusterArgs;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// It waits itself up to 10 s for other replicas.
@@ -17,9 +24,34 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// 10,000 sidecars on each of a few replicas.
 const MAX_ANSWER: u64 = 128 * 1024 * 1024;
 
-/// Whom to ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Whom to ask, and as whom.
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Server {
+    /// The control plane's admin port.
+    #[arg(
+        long = "server",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:15190"
+    )]
+    url: Url,
+    /// A file with a token to ask with, instead of WEFT_ADMIN_TOKEN_FILE, or of one that the cluster
+    /// gives where one is wanted.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The kubeconfig of the cluster that gives tokens, instead of what KUBECONFIG says, or
+    /// ~/.kube/config.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig, instead of its current one.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    #[arg(skip)]
+    tokens: Tokens,
+}
+
+/// Where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Url {
     host: String,
     port: u16,
 }
@@ -41,9 +73,75 @@ pub(crate) enum AskError {
     Refused { status: String, body: String },
     #[error("the answer is not of a control plane of this version: {0}")]
     NotStatus(#[from] serde_json::Error),
+    #[error("{0}")]
+    Token(#[from] TokenError),
 }
 
+/// What was answered.
+struct Answer {
+    /// Code and phrase.
+    status: String,
+    /// For what a token is wanted.
+    wanted: Option<Wanted>,
+    body: Vec<u8>,
+    from_loopback: bool,
+}
+
+impl Server {
+    /// The same, with tokens of this file or of this cluster.
+    pub(crate) fn with_tokens_of(
+        mut self,
+        token_file: Option<PathBuf>,
+        cluster: &ClusterArgs,
+    ) -> Self {
+        self.token_file = token_file;
+        self.kubeconfig.clone_from(&cluster.kubeconfig);
+        self.context.clone_from(&cluster.context);
+        self
+    }
+
+    /// A token that was given, if any was.
+    fn given_token(&self) -> Result<Option<String>, TokenError> {
+        let variable = || {
+            let file = std::env::var_os(env::ADMIN_TOKEN_FILE)?;
+            (!file.is_empty()).then(|| PathBuf::from(file))
+        };
+        let file = self.token_file.clone().or_else(variable);
+        file.map(|file| token::read(&file)).transpose()
+    }
+
+    /// A token of the cluster.
+    fn borrowed_token(&self, wanted: &Wanted) -> Result<String, TokenError> {
+        let cluster = ClusterArgs {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+        };
+        self.tokens.borrow(wanted, &cluster)
+    }
+}
+
+/// With tokens of wherever the environment says.
 impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self {
+            url: text.parse()?,
+            token_file: None,
+            kubeconfig: None,
+            context: None,
+            tokens: Tokens::default(),
+        })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}:{}", self.url.host, self.url.port)
+    }
+}
+
+impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -57,12 +155,6 @@ impl FromStr for Server {
             }),
             _ => Err(wrong()),
         }
-    }
-}
-
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
     }
 }
 
@@ -89,11 +181,45 @@ pub(crate) fn tell(server: &Server, path: &str, body: &str) -> Result<Vec<u8>, A
 
 /// `body` is JSON, or empty.
 fn exchange(server: &Server, method: &str, path: &str, body: &str) -> Result<Vec<u8>, AskError> {
-    let mut tcp = connect(server).map_err(AskError::Connect)?;
+    let given = server.given_token()?;
+    let mut answer = ask(server, method, path, body, given.as_deref())?;
+    // A borrowed one may have ended since: then there is another try with a new one.
+    for _ in 0..2 {
+        let Some(wanted) = answer.wanted.take().filter(|_| given.is_none()) else {
+            break;
+        };
+        if !answer.from_loopback {
+            return Err(TokenError::NotLoopback.into());
+        }
+        let token = server.borrowed_token(&wanted)?;
+        answer = ask(server, method, path, body, Some(&token))?;
+        if answer.wanted.is_some() {
+            server.tokens.forget(&wanted);
+        }
+    }
+    if !answer.status.starts_with("200") {
+        return Err(AskError::Refused {
+            status: answer.status,
+            body: String::from_utf8_lossy(&answer.body).trim().to_owned(),
+        });
+    }
+    Ok(answer.body)
+}
+
+fn ask(
+    server: &Server,
+    method: &str,
+    path: &str,
+    body: &str,
+    token: Option<&str>,
+) -> Result<Answer, AskError> {
+    let mut tcp = connect(&server.url).map_err(AskError::Connect)?;
+    let from_loopback = tcp.peer_addr()?.ip().to_canonical().is_loopback();
+    let token = token.map_or_else(String::new, |it| format!("authorization: Bearer {it}\r\n"));
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {}:{}\r\n{}content-length: {}\r\nconnection: close\r\n\r\n{body}",
-        server.host,
-        server.port,
+        "{method} {path} HTTP/1.1\r\nhost: {}:{}\r\n{token}{}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        server.url.host,
+        server.url.port,
         if body.is_empty() {
             ""
         } else {
@@ -111,20 +237,24 @@ fn exchange(server: &Server, method: &str, path: &str, body: &str) -> Result<Vec
         .strip_prefix("HTTP/1.1 ")
         .or_else(|| line.strip_prefix("HTTP/1.0 "))
         .ok_or(AskError::NotHttp)?;
-    let body = &answer[end + 4..];
-    if !status.starts_with("200") {
-        return Err(AskError::Refused {
-            status: status.to_owned(),
-            body: String::from_utf8_lossy(body).trim().to_owned(),
-        });
-    }
-    Ok(body.to_vec())
+    let challenge = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("www-authenticate")
+            .then_some(value)
+    });
+    let challenge = challenge.filter(|_| status.starts_with("401"));
+    Ok(Answer {
+        status: status.to_owned(),
+        wanted: challenge.and_then(Wanted::of),
+        body: answer[end + 4..].to_vec(),
+        from_loopback,
+    })
 }
 
-fn connect(server: &Server) -> io::Result<TcpStream> {
-    let host = server.host.trim_matches(['[', ']']);
+fn connect(url: &Url) -> io::Result<TcpStream> {
+    let host = url.host.trim_matches(['[', ']']);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, server.port).to_socket_addrs()? {
+    for address in (host, url.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(tcp) => return Ok(tcp),
             Err(error) => last = error,

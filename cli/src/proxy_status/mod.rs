@@ -39,8 +39,9 @@ pub enum ProxyCommand {
 /// Whom to ask, and for what.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-One replica of the control plane is asked, on its admin port, which answers on loopback only; it asks
-the others. In a cluster, forward the port first:
+One replica of the control plane is asked, on its admin port; it asks the others. With files it answers
+on loopback only. In a cluster it wants a token, which is had of the cluster by whoever may
+(docs/commands.md); forward the port first:
 
   kubectl -n weft port-forward deploy/weft-control-plane 15190
 
@@ -53,8 +54,7 @@ Exit codes:
   2   the control plane cannot be asked
   64  bad command line")]
 pub struct Options {
-    /// The control plane's admin port.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15190")]
+    #[command(flatten)]
     server: Server,
     /// Only sidecars of this namespace.
     #[arg(short, long)]

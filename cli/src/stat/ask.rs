@@ -16,8 +16,7 @@ use crate::proxy_status::ask::{AskError, Server};
 /// Which traffic, and whom to ask about it.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Which {
-    /// The control plane's admin port.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15190")]
+    #[command(flatten)]
     server: Server,
     /// Only services of this namespace, or workloads where these are shown.
     #[arg(short, long)]

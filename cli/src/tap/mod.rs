@@ -73,8 +73,7 @@ pub struct Options {
     /// How they are printed: as lines, as one JSON object per line, or as one YAML document each.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// The control plane's admin port.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15190")]
+    #[command(flatten)]
     server: Server,
 }
 

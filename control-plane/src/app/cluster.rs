@@ -12,6 +12,7 @@ use weft_proto::names::env;
 
 use super::Parts;
 use super::settings::Serve;
+use crate::cluster::access::AccessReviews;
 use crate::cluster::authority::{Home, SecretStore};
 use crate::cluster::bundle::{Bundles, Reached};
 use crate::cluster::given::SecretGiver;
@@ -96,6 +97,7 @@ pub(super) async fn start(
         (authority, AnyKeeper::Own(Arc::new(keeper)))
     };
     let reviewer = TokenReviews::new(client.clone(), models.clone());
+    let access = AccessReviews::new(client.clone(), namespace);
 
     // What is kept, by the replica that leads.
     let bundles = Bundles {
@@ -141,6 +143,7 @@ pub(super) async fn start(
         authority,
         keeper,
         reviewer: Arc::new(reviewer),
+        access: Some(Arc::new(access)),
         trust_bundle: format!("ConfigMap {namespace}/{TRUST_BUNDLE}"),
         place,
         beside: Some(Box::new(|counts| Box::pin(statuses.run(counts)))),

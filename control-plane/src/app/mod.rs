@@ -39,6 +39,7 @@ use crate::identity::{Authority, Directory, TRUST_BUNDLE_FILE, TokenReviewer};
 use crate::index::Model;
 use crate::keeper::{AnyKeeper, DirectoryStore, FilesGiver, GivenFiles, GivenKeeper, Keeper};
 use crate::serve::admin::Admin;
+use crate::serve::admin::access::{AccessReviewer, Gate};
 use crate::serve::counts::Counts;
 use crate::serve::replicas::Place;
 use crate::serve::streams::Streams;
@@ -161,6 +162,7 @@ async fn serve_until(
     let (synced, models) = watch::channel(None);
     let (serving, replicas) = watch::channel(None);
     let (keeping, keeper) = watch::channel(None);
+    let (letting_in, reviewer) = watch::channel(None);
     let admin = bind(settings.admin).await.context("the admin listener")?;
     let admin_address = admin.local_addr().context("the admin listener")?;
     let progress = Progress::default();
@@ -170,6 +172,10 @@ async fn serve_until(
         streams: streams.clone(),
         metrics: metrics.clone(),
         replicas,
+        gate: match (&settings.dir, &settings.state) {
+            (Some(_), Some(_)) => Gate::Loopback,
+            _ => Gate::reviewed(reviewer),
+        },
         keeper,
         end: end.clone(),
     };
@@ -209,6 +215,7 @@ async fn serve_until(
     );
     synced.send_replace(Some(models));
     serving.send_replace(Some(server.replicas()));
+    letting_in.send_replace(parts.access);
     keeping.send_replace(Some(parts.keeper.trusted()));
     tasks.spawn(
         end.clone()
@@ -232,6 +239,8 @@ struct Parts {
     /// Who moves its rotations on.
     keeper: AnyKeeper,
     reviewer: Arc<dyn TokenReviewer>,
+    /// Who says who may ask the admin listener, where that is not loopback only.
+    access: Option<Arc<dyn AccessReviewer>>,
     /// Where sidecars boot from, for people.
     trust_bundle: String,
     /// Where this replica stands among others, where there may be any.
@@ -286,6 +295,7 @@ async fn from_directory(
         authority,
         keeper,
         reviewer: Arc::new(JoinTokenReviewer::new(tokens, Box::new(accounts))),
+        access: None,
         trust_bundle: state.join(TRUST_BUNDLE_FILE).display().to_string(),
         place: None,
         beside: None,

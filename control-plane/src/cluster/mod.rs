@@ -5,6 +5,7 @@
 //! known stays in force, and work goes on when it is back. What is written is written by the replica
 //! that [leads](Leading), on change only, and never over something newer.
 
+pub mod access;
 pub mod authority;
 pub mod bundle;
 mod call;

@@ -1,7 +1,8 @@
 //! The admin listener: health and metrics for everybody; status, edges, rotations and commands to
-//! sidecars for loopback only. The status of one replica has the sidecars of all, and says which replica
-//! did not answer.
+//! sidecars for whom [`access`] lets in. The status of one replica has the sidecars of all, and says which
+//! replica did not answer.
 
+pub mod access;
 mod command;
 mod edges;
 mod proxies;
@@ -14,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{ResourceKey, ServiceRef};
 
+use self::access::{Gate, Verb};
 use super::metrics::Metrics;
 use super::replicas::Replicas;
 use super::streams::{Acknowledgement, ConnectedWorkload, Streams};
@@ -43,7 +45,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// What a rotation is asked for with; behind it, of what.
 const ROTATE: &str = "/identity/rotate/";
-const LOOPBACK_ONLY: &str = "from loopback only\n";
 const NOT_SERVING: &str = "this replica does not serve yet\n";
 const NOT_YET: &str = "the authority is not there yet\n";
 
@@ -61,6 +62,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// This replica and the others; `None` until it serves.
     pub replicas: watch::Receiver<Option<Arc<Replicas>>>,
+    /// Who is let in.
+    pub gate: Gate,
     /// Who keeps the authority; `None` until it serves.
     pub keeper: watch::Receiver<Option<Arc<dyn Trusted>>>,
     /// Set when the process is about to end: not ready any more.
@@ -108,7 +111,7 @@ impl Admin {
                 return Ok::<_, Infallible>(self.command(peer, request).await);
             }
             let (method, path) = (request.method(), request.uri().path());
-            Ok(self.answer(peer, method, path).await)
+            Ok(self.answer(peer, method, path, request.headers()).await)
         });
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -117,9 +120,20 @@ impl Admin {
             .await
     }
 
-    async fn answer(&self, peer: SocketAddr, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    async fn answer(
+        &self,
+        peer: SocketAddr,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Response<Full<Bytes>> {
+        if let Some(verb) = Verb::of(method, path)
+            && let Err(refusal) = self.gate.admit(peer, headers, verb, path).await
+        {
+            return *refusal;
+        }
         if let (&Method::POST, Some(kind)) = (method, path.strip_prefix(ROTATE)) {
-            return self.rotate(peer, kind).await;
+            return self.rotate(kind).await;
         }
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
@@ -151,10 +165,9 @@ impl Admin {
                 let content_type = "text/plain; version=0.0.4";
                 respond(StatusCode::OK, content_type, self.metrics.render())
             }
-            "/status" if is_loopback(peer) => json_response(StatusCode::OK, &self.status().await),
-            "/identity" if is_loopback(peer) => self.identity(),
-            "/edges" if is_loopback(peer) => self.edges().await,
-            "/status" | "/identity" | "/edges" => text(StatusCode::FORBIDDEN, LOOPBACK_ONLY),
+            "/status" => json_response(StatusCode::OK, &self.status().await),
+            "/identity" => self.identity(),
+            "/edges" => self.edges().await,
             _ => text(StatusCode::NOT_FOUND, "no such page\n"),
         }
     }
@@ -176,10 +189,7 @@ impl Admin {
         json_response(StatusCode::OK, &edges::describe(&edges))
     }
 
-    async fn rotate(&self, peer: SocketAddr, kind: &str) -> Response<Full<Bytes>> {
-        if !is_loopback(peer) {
-            return text(StatusCode::FORBIDDEN, LOOPBACK_ONLY);
-        }
+    async fn rotate(&self, kind: &str) -> Response<Full<Bytes>> {
         let keeper = self.keeper.borrow().clone();
         let Some(keeper) = keeper else {
             return text(StatusCode::SERVICE_UNAVAILABLE, NOT_YET);
@@ -191,16 +201,22 @@ impl Admin {
     }
 
     async fn command(&self, peer: SocketAddr, request: Request) -> Response<Full<Bytes>> {
-        if !is_loopback(peer) {
-            return text(StatusCode::FORBIDDEN, LOOPBACK_ONLY);
+        if let Err(refusal) = self.gate.lets_in(peer) {
+            return *refusal;
+        }
+        // What it is decides who may: it is read first, and is short.
+        let headers = request.headers().clone();
+        let order = match command::read(request).await {
+            Ok(order) => order,
+            Err((code, why)) => return respond(code, "text/plain", why + "\n"),
+        };
+        let (verb, what) = command::verb(&order);
+        if let Err(refusal) = self.gate.admit(peer, &headers, verb, &what).await {
+            return *refusal;
         }
         let replicas = self.replicas.borrow().clone();
         let (Some(replicas), Some(model)) = (replicas, self.model()) else {
             return text(StatusCode::SERVICE_UNAVAILABLE, NOT_SERVING);
-        };
-        let order = match command::read(request).await {
-            Ok(order) => order,
-            Err((code, why)) => return respond(code, "text/plain", why + "\n"),
         };
         let orders = replicas.order(&order).await;
         json_response(StatusCode::OK, &command::describe(&orders, &model, &order))
@@ -270,10 +286,6 @@ impl Admin {
             "notConnected": not_connected,
         })
     }
-}
-
-fn is_loopback(peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback()
 }
 
 fn workload(connected: &ConnectedWorkload) -> Value {

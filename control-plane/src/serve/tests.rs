@@ -1,5 +1,6 @@
 //! The bookkeeping of streams under random histories, and the services end to end.
 
+mod access;
 mod changes;
 mod counts;
 mod end_to_end;

@@ -31,10 +31,11 @@ impl Mesh {
         async move { pod.get_local(names::ports::ADMIN, &target).await }
     }
 
-    /// GETs from the control plane's admin port.
+    /// GETs from the control plane's admin port, as somebody who may look.
     pub async fn control_plane_get(&self, target: &str) -> anyhow::Result<Answer> {
+        let token = self.shown_token()?;
         let pod = &self.control_plane_pod;
-        pod.get_local(names::ports::ADMIN, target).await
+        pod.get_admin(target, token.as_deref()).await
     }
 
     /// All that a workload's sidecar wrote.

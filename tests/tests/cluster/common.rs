@@ -5,11 +5,13 @@ use std::fs;
 use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
@@ -216,6 +218,41 @@ impl Cluster {
             .api)
     }
 
+    /// A token of an account of the control plane's namespace, for an audience.
+    pub(crate) async fn token(
+        &self,
+        mesh: &Mesh,
+        account: &str,
+        audience: &str,
+    ) -> anyhow::Result<String> {
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: vec![audience.to_owned()],
+                ..TokenRequestSpec::default()
+            },
+            ..TokenRequest::default()
+        };
+        let namespace = mesh.control_plane_namespace()?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams::default();
+        let given = accounts.create_token_request(account, &params, &request);
+        Ok(given.await?.status.context("no token")?.token)
+    }
+
+    /// A kubeconfig of whoever administers the cluster, as the API server is reached from the control plane's
+    /// pods.
+    pub(crate) fn admin_inside(&self, mesh: &Mesh) -> anyhow::Result<PathBuf> {
+        let admin = Kubeconfig::read_from(&self.kubeconfig)?;
+        let mut inside = Kubeconfig::read_from(mesh.dir().join("kubeconfig"))?;
+        for (own, of_admin) in inside.contexts.iter_mut().zip(&admin.contexts) {
+            own.context.clone_from(&of_admin.context);
+        }
+        inside.auth_infos = admin.auth_infos;
+        let file = self.dir.path().join("admin-inside");
+        fs::write(&file, serde_json::to_string(&inside)?)?;
+        Ok(file)
+    }
+
     /// Installs a definition, or what it has become, and waits until its kind is served.
     pub(crate) async fn define(&self, definition: &Value) -> anyhow::Result<()> {
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
@@ -281,16 +318,22 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs `weft check` for a control plane's namespace to its end, whatever it finds: what it printed, in one
-    /// line.
-    pub(crate) async fn check(&self, namespace: &str) -> anyhow::Result<String> {
+    /// Runs `weft` to its end as whoever administers the cluster, whatever it says.
+    pub(crate) async fn weft(&self, args: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft-under-test"));
         command
-            .args(["check", "--namespace", namespace])
+            .args(args)
             .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::null());
         let ran = tokio::task::spawn_blocking(move || command.output()).await;
-        let out = String::from_utf8(ran??.stdout)?;
+        Ok(ran??)
+    }
+
+    /// Runs `weft check` for a control plane's namespace to its end, whatever it finds: what it printed, in one
+    /// line.
+    pub(crate) async fn check(&self, namespace: &str) -> anyhow::Result<String> {
+        let ran = self.weft(&["check", "--namespace", namespace]).await?;
+        let out = String::from_utf8(ran.stdout)?;
         Ok(out.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 

@@ -11,7 +11,9 @@
 //! listed as ignored with the reason; with `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs
 //! of failing tests.
 
+mod access;
 mod canary;
+mod canary_command;
 mod common;
 mod legacy;
 mod life;
@@ -45,7 +47,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let threads = suite.given.as_ref().map_or(TEST_THREADS, |_| 1);
     arguments.test_threads.get_or_insert(threads);
     objects::register(&mut suite);
+    access::register(&mut suite);
     canary::register(&mut suite);
+    canary_command::register(&mut suite);
     legacy::register(&mut suite);
     life::register(&mut suite);
     observe::register(&mut suite);

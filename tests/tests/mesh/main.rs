@@ -11,6 +11,7 @@
 #![allow(clippy::float_cmp)]
 
 mod access_log;
+mod admin;
 mod allowed;
 mod authz;
 mod backend_limits;
@@ -18,6 +19,7 @@ mod balancer;
 mod bodies;
 mod breaker;
 mod callers;
+mod canary;
 mod cardinality;
 mod clocks;
 mod commands;
@@ -80,6 +82,8 @@ fn main() -> anyhow::Result<ExitCode> {
     frames::register(&mut suite);
     streams::register(&mut suite);
     split::register(&mut suite);
+    canary::register(&mut suite);
+    admin::register(&mut suite);
     stickiness::register(&mut suite);
     mirror::register(&mut suite);
     breaker::register(&mut suite);

@@ -11,6 +11,7 @@
 
 mod ask;
 mod manifests;
+mod operators;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use weft_proto::names::{API_GROUP, cluster};
 
 pub use ask::ask;
 pub use manifests::{ROLE, manifests, print, with_service_account};
+pub use operators::operators;
 
 /// Where a permission holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,7 +133,15 @@ pub const RULES: &[Rule] = &[
         resources: &["tokenreviews"],
         names: &[],
         verbs: &["create"],
-        why: "asks whose token it is that a sidecar shows",
+        why: "asks whose token it is that a sidecar shows, or who looks into the mesh",
+    },
+    Rule {
+        scope: Scope::Cluster,
+        group: "authorization.k8s.io",
+        resources: &["subjectaccessreviews"],
+        names: &[],
+        verbs: &["create"],
+        why: "asks whether somebody may look into the mesh, or operate it",
     },
     Rule {
         scope: Scope::Cluster,

@@ -139,6 +139,15 @@ fn the_chart_has_the_list() {
     );
 }
 
+#[test]
+fn the_chart_has_the_operators() {
+    let mut chart = rendered("control-plane/operators.yaml");
+    for object in &mut chart {
+        object["metadata"].as_object_mut().unwrap().remove("labels");
+    }
+    assert_eq!(chart, operators("mesh"));
+}
+
 /// Who may do what with policies, by the cluster's own roles.
 #[test]
 fn users_roles_have_policies() {

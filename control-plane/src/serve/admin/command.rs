@@ -21,6 +21,7 @@ use weft_proto::discovery::{
 use weft_proto::replica::{OrderRequest, OrderResponse};
 
 use super::Request;
+use super::access::Verb;
 use crate::index::Model;
 use crate::serve::replicas::{Asked, Orders};
 
@@ -125,6 +126,34 @@ pub(super) async fn read(request: Request) -> Result<OrderRequest, (StatusCode, 
         Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body is late".to_owned())),
     };
     parse(&body).map_err(|why| (StatusCode::BAD_REQUEST, why))
+}
+
+/// What it takes to have this done, and what it is, for the log.
+pub(super) fn verb(order: &OrderRequest) -> (Verb, String) {
+    let command = Command::decode(&*order.command).unwrap_or_default();
+    let verb = Verb::of_command(command.kind.as_ref());
+    let whose = match (&*order.namespace, &*order.workload) {
+        ("", _) => "every sidecar".to_owned(),
+        (namespace, "") => format!("sidecars of {namespace}"),
+        (namespace, workload) => format!("{namespace}/{workload}"),
+    };
+    let what = match command.kind {
+        Some(Kind::Breaker(breaker)) => {
+            let backend = breaker.backend.map_or_else(
+                || "all backends".to_owned(),
+                |it| format!("{}/{}:{}", it.namespace, it.name, it.port),
+            );
+            let action = match BreakerAction::try_from(breaker.action) {
+                Ok(BreakerAction::ForceOpen) => "open",
+                Ok(BreakerAction::ForceClosed) => "close",
+                _ => "reset",
+            };
+            format!("breaker {action} {backend}")
+        }
+        Some(Kind::LogLevel(level)) => format!("log level {level}"),
+        _ => "command".to_owned(),
+    };
+    (verb, format!("{what}, {whose}"))
 }
 
 fn parse(body: &[u8]) -> Result<OrderRequest, String> {

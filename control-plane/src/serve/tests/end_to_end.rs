@@ -26,6 +26,7 @@ use super::harness::{
 use crate::identity::Authority;
 use crate::index::Name;
 use crate::serve::admin::Admin;
+use crate::serve::admin::access::Gate;
 use crate::serve::connection;
 use crate::serve::tls::server_config;
 
@@ -453,6 +454,7 @@ async fn admin_pages_say_how_it_is() {
         streams: mesh.streams.clone(),
         metrics: mesh.metrics.clone(),
         replicas,
+        gate: Gate::Loopback,
         keeper: watch::channel(None).1,
         end: end.clone(),
     };

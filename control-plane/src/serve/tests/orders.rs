@@ -16,6 +16,7 @@ use weft_proto::discovery::{CommandReply, client_message, command, server_messag
 use super::harness::{Mesh, hello};
 use super::replicas::Places;
 use crate::serve::admin::Admin;
+use crate::serve::admin::access::Gate;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -58,6 +59,7 @@ async fn admin(mesh: &Mesh) -> SocketAddr {
         streams: mesh.streams.clone(),
         metrics: mesh.metrics.clone(),
         replicas: watch::channel(Some(mesh.replicas.clone())).1,
+        gate: Gate::Loopback,
         keeper: watch::channel(None).1,
         end: CancellationToken::new(),
     };

@@ -32,6 +32,7 @@ use crate::index::{MeshSettings, Model, Publisher};
 use crate::source::mesh_file::{FILE_NAME, MeshFile};
 use crate::source::tell::tell;
 pub use once::{Once, read_once};
+pub use parse::documents;
 use scan::Scanner;
 use store::Store;
 

@@ -97,7 +97,7 @@ impl Contents {
 /// Reads a file by its name: `mesh.yaml`, else policies and routes.
 pub(super) fn parse(file: &str, text: &str) -> Contents {
     let mut contents = Contents::default();
-    let documents = documents(text);
+    let documents = parts(text);
     if file == FILE_NAME && documents.len() != 1 {
         contents.unreadable.push(Problem {
             line: documents.get(1).map_or(1, |document| document.line),
@@ -168,9 +168,15 @@ impl Document {
     }
 }
 
+/// The documents of a file, without those that hold nothing. In each, every line and column is that of the
+/// file.
+pub fn documents(text: &str) -> impl Iterator<Item = String> {
+    parts(text).into_iter().map(|document| document.text)
+}
+
 /// Splits at document markers, which are markers wherever they begin a line (YAML 1.2.2, 9.1.2), and
 /// leaves out documents without content.
-fn documents(text: &str) -> Vec<Document> {
+fn parts(text: &str) -> Vec<Document> {
     let is_marker = |line: &str, marker: &str| {
         line.strip_prefix(marker)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))

@@ -59,6 +59,17 @@ pub fn unique(name: &str) -> String {
     format!("{PREFIX}{name}-{suffix}")
 }
 
+/// The accounts whose tokens people borrow.
+const PEOPLE: [&str; 2] = [
+    names::cluster::OBSERVER_SERVICE_ACCOUNT,
+    names::cluster::OPERATOR_SERVICE_ACCOUNT,
+];
+
+/// Where a token of an account of [`PEOPLE`] is.
+fn token_file(dir: &Path, account: &str) -> PathBuf {
+    dir.join(format!("{account}.token"))
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Cluster {
@@ -102,7 +113,7 @@ impl Cluster {
         let own = of_control_plane.clone();
         namespaces.insert(namespace.clone());
         let meshed = namespaces.clone();
-        let (writer, roles, token) = background.wait(async move {
+        let (writer, roles, token, of_people) = background.wait(async move {
             let options = KubeConfigOptions::default();
             let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
             let writer = Writer {
@@ -115,10 +126,17 @@ impl Cluster {
                 writer.make_namespace(namespace, labels).await?;
             }
             let roles = writer.make_roles(&own).await?;
+            let mut of_people = Vec::new();
+            for account in PEOPLE {
+                of_people.push((account, writer.admin_token(&own, account).await?));
+            }
             let account = (own, names::CONTROL_PLANE_SERVICE_ACCOUNT.to_owned());
             let token = writer.token(&account, TokenRequestSpec::default()).await?;
-            Ok((writer, roles, token))
+            Ok((writer, roles, token, of_people))
         })?;
+        for (account, token) in of_people {
+            write_atomically(&token_file(dir, account), token)?;
+        }
         let user = json!([{"name": "control-plane", "user": {"token": token}}]);
         inside.auth_infos = serde_json::from_value(user)?;
         for context in inside

@@ -91,7 +91,34 @@ impl Writer {
             let made = self.apply(manifest).await?;
             everywhere.extend(is_everywhere.then_some(made));
         }
+        for mut manifest in rbac::operators(namespace) {
+            let of_mesh =
+                |name: &Value| format!("{namespace}-{}", name.as_str().unwrap_or_default());
+            let is_everywhere = manifest["metadata"]["namespace"].is_null();
+            if is_everywhere {
+                manifest["metadata"]["name"] = of_mesh(&manifest["metadata"]["name"]).into();
+            }
+            if manifest["roleRef"]["kind"] == "ClusterRole" {
+                manifest["roleRef"]["name"] = of_mesh(&manifest["roleRef"]["name"]).into();
+            }
+            let made = self.apply(manifest).await?;
+            everywhere.extend(is_everywhere.then_some(made));
+        }
         Ok(everywhere)
+    }
+
+    /// A token of one of the accounts that may ask the control plane's admin port.
+    pub(super) async fn admin_token(
+        &self,
+        namespace: &str,
+        account: &str,
+    ) -> anyhow::Result<String> {
+        let spec = TokenRequestSpec {
+            audiences: vec![names::cluster::ADMIN_AUDIENCE.to_owned()],
+            ..TokenRequestSpec::default()
+        };
+        self.token(&(namespace.to_owned(), account.to_owned()), spec)
+            .await
     }
 
     /// A token of an account.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use serde_json::Value;
+use weft_proto::names::env::ADMIN_TOKEN_FILE;
 use weft_proto::names::ports;
 use weft_sandbox::mesh::unique;
 use weft_sandbox::process::Program;
@@ -91,10 +92,11 @@ async fn told(mesh: &Mesh, replica: &str, wanted: &[String]) -> anyhow::Result<(
     let found = wait_for("edges", REPORTED, async || {
         let pod = mesh.replica_pod(replica)?;
         let server = format!("http://127.0.0.1:{}", ports::ADMIN);
-        let command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
+        let mut command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
             .args(["edges", "--server", &server, "-o", "json"])
             .args(["-n", mesh.namespace()])
             .command();
+        command.env(ADMIN_TOKEN_FILE, mesh.observer_token()?);
         let output = pod.output(command).await?;
         let said: Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;

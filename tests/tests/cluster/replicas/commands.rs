@@ -1,6 +1,7 @@
 //! Commands where each replica has one of the sidecars that they are for.
 
 use serde_json::{Map, Value};
+use weft_proto::names::env::ADMIN_TOKEN_FILE;
 use weft_proto::names::ports;
 use weft_sandbox::mesh::unique;
 use weft_sandbox::process::Program;
@@ -119,10 +120,11 @@ async fn call(mesh: &Mesh, status: u16) -> anyhow::Result<()> {
 /// What the command prints beside a replica, for the mesh's own namespace.
 async fn weft(mesh: &Mesh, replica: &str, args: &[&str]) -> anyhow::Result<String> {
     let server = format!("http://127.0.0.1:{}", ports::ADMIN);
-    let command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
+    let mut command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
         .args(args.iter().copied())
         .args(["--server", &server, "-n", mesh.namespace()])
         .command();
+    command.env(ADMIN_TOKEN_FILE, mesh.operator_token()?);
     let output = mesh.replica_pod(replica)?.output(command).await?;
     let (out, error) = (
         String::from_utf8(output.stdout)?,

@@ -257,9 +257,10 @@ async fn phase(mesh: &Mesh, replica: &str) -> anyhow::Result<Option<String>> {
 async fn rotate(mesh: &Mesh, replica: &str, kind: &str) -> anyhow::Result<String> {
     let pod = mesh.replica_pod(replica)?;
     let server = format!("http://127.0.0.1:{}", ports::ADMIN);
-    let command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
+    let mut command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
         .args(["identity", "rotate", kind, "--yes", "--server", &server])
         .command();
+    command.env(env::ADMIN_TOKEN_FILE, mesh.operator_token()?);
     let output = pod.output(command).await?;
     let error = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "{error}");

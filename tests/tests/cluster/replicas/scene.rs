@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::Value;
+use weft_proto::names::env::ADMIN_TOKEN_FILE;
 use weft_proto::names::ports;
 use weft_sandbox::Mesh;
 use weft_sandbox::load::Running;
@@ -130,9 +131,10 @@ impl<'a> Scene<'a> {
     ) -> anyhow::Result<(Vec<(String, String)>, Vec<String>)> {
         let pod = self.mesh.replica_pod(replica)?;
         let server = format!("http://127.0.0.1:{}", ports::ADMIN);
-        let command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
+        let mut command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
             .args(["proxy", "status", "--server", &server, "-o", "json"])
             .command();
+        command.env(ADMIN_TOKEN_FILE, self.mesh.observer_token()?);
         let output = pod.output(command).await?;
         let said: Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::Value;
+use weft_proto::names::env::ADMIN_TOKEN_FILE;
 use weft_proto::names::ports;
 use weft_sandbox::Workload;
 use weft_sandbox::mesh::unique;
@@ -35,10 +36,11 @@ pub(super) async fn all(cx: Cx) -> anyhow::Result<()> {
         let server = format!("http://127.0.0.1:{}", ports::ADMIN);
         let mut taps = Vec::new();
         for replica in [first, second] {
-            let command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
+            let mut command = Program::new(env!("CARGO_BIN_EXE_weft-under-test"))
                 .args(["tap", "-o", "json", "--server", &server])
                 .args(["-n", mesh.namespace(), "--path", "/seen"])
                 .command();
+            command.env(ADMIN_TOKEN_FILE, mesh.operator_token()?);
             let log = mesh.dir().join("logs").join(format!("tap-{replica}.log"));
             let pod = mesh.replica_pod(replica)?;
             taps.push(pod.start(&format!("tap-{replica}"), command, &log)?);

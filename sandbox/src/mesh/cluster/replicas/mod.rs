@@ -156,10 +156,10 @@ impl Mesh {
         running.with_context(|| format!("{name} was not started"))
     }
 
-    /// GETs from a replica's admin port.
+    /// GETs from a replica's admin port, as somebody who may look.
     pub async fn replica_get(&self, name: &str, target: &str) -> anyhow::Result<Answer> {
-        let pod = self.replica_pod(name)?;
-        pod.get_local(weft_proto::names::ports::ADMIN, target).await
+        let (pod, token) = (self.replica_pod(name)?, self.shown_token()?);
+        pod.get_admin(target, token.as_deref()).await
     }
 
     /// Makes the first replicas, where there are to be several, and waits until all are ready.
