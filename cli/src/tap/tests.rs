@@ -195,7 +195,7 @@ fn an_exchange_is_a_line() {
     one.workload = "shop/web".to_owned();
     assert_eq!(
         text::line(&one, Paint::plain()),
-        "03:04:05.678 out shop/web              shop/cart:80          200    12ms \
+        "03:04:05.678 out shop/web            shop/cart:80        200    12ms \
          GET /api/items?x=<redacted>\n"
     );
     one.direction = "inbound".to_owned();
@@ -209,13 +209,13 @@ fn an_exchange_is_a_line() {
     one.path = "/".to_owned();
     assert_eq!(
         text::line(&one, Paint::plain()),
-        "03:04:05.678 in  shop/check…b5d4-x2x4z shop/cart             503    2.3s GET /\n    \
+        "03:04:05.678 in  shop/chec…5d4-x2x4z shop/cart           503    2.3s GET /\n    \
          reset, grpc 14, 2 retries, fallback\n"
     );
     (one.grpc_status, one.retries, one.fallback) = (None, 1, false);
     assert_eq!(
         text::line(&one, Paint::plain()),
-        "03:04:05.678 in  shop/check…b5d4-x2x4z shop/cart             503    2.3s \
+        "03:04:05.678 in  shop/chec…5d4-x2x4z shop/cart           503    2.3s \
          reset, 1 retry; GET /\n"
     );
 }

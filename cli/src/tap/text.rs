@@ -5,7 +5,7 @@ use crate::explain::table::WIDTH;
 use crate::paint::Paint;
 
 /// Columns of a workload, and of whom it speaks with.
-const NAME: usize = 21;
+const NAME: usize = 19;
 
 /// What stands above the lines.
 pub(super) fn head(paint: Paint) -> String {

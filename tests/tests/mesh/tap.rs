@@ -250,11 +250,8 @@ async fn told(cx: Cx) -> anyhow::Result<()> {
         assert_eq!(people.0.wait(SOON).await?.and_then(|it| it.code()), Some(0));
         let text = people.text()?;
         println!("{text}");
-        assert!(
-            text.contains("circuit_open, fallback; GET /open\n"),
-            "{text}"
-        );
-        let told = text.matches(" 1 retry; GET /items?").count() as u64;
+        assert!(text.contains("circuit_open, fallback"), "{text}");
+        let told = text.matches(" 1 retry").count() as u64;
         assert_eq!(told, retried, "{text}");
         Ok(())
     })
