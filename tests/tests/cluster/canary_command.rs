@@ -16,12 +16,12 @@ const REQUESTS: u64 = 400;
 const EVERYWHERE: &str = "1 of 1 sidecars have it.";
 
 pub(crate) fn register(suite: &mut Suite) {
+    let server = Needs {
+        server: true,
+        ..Needs::default()
+    };
     suite.add("canary_command::shares_follow", Needs::default(), shares);
-    suite.add(
-        "canary_command::somebody_is_faster",
-        Needs::default(),
-        raced,
-    );
+    suite.add("canary_command::somebody_is_faster", server, raced);
 }
 
 /// How many of [`REQUESTS`] come to the new version, by the servers' own counts.
@@ -107,6 +107,27 @@ async fn raced(cx: Cx) -> anyhow::Result<()> {
         let namespace = mesh.namespace();
         let merge = json!({"spec": {"timeouts": {"request": "7s"}}});
         cluster.merge_policy(namespace, "shop", &merge).await?;
+        // Lost once, it is looked at again; lost twice, it is left to the other one, and said.
+        for (times, weight, code) in [(1, 40, 0), (2, 50, 1)] {
+            let server = cluster.server()?;
+            server.refuse("patch", "trafficpolicies.weft.dev", times, 409);
+            let wanted = format!("v2={weight}");
+            let args = [
+                "canary",
+                "set",
+                "api",
+                &wanted,
+                "--no-wait",
+                "-n",
+                namespace,
+            ];
+            let said = cluster.weft(&args).await?;
+            let error = String::from_utf8_lossy(&said.stderr);
+            assert_eq!(said.status.code(), Some(code), "{error}");
+            assert!(error.contains("it is looked at again"), "{error}");
+            let policy = cluster.policies(namespace).get("shop").await?;
+            assert_eq!(policy.data["spec"]["split"]["backends"][1]["weight"], 40);
+        }
         let (mut done, mut lost) = (0, 0);
         for round in 0..10_u32 {
             let weight = 1 + round;
