@@ -16,16 +16,16 @@ const REQUESTS: u64 = 400;
 const EVERYWHERE: &str = "1 of 1 sidecars have it.";
 
 pub(crate) fn register(suite: &mut Suite) {
+    let server = Needs {
+        server: true,
+        ..Needs::default()
+    };
     suite.add("canary_command::shares_follow", Needs::default(), shares);
-    suite.add(
-        "canary_command::somebody_is_faster",
-        Needs::default(),
-        raced,
-    );
+    suite.add("canary_command::somebody_is_faster", server, raced);
 }
 
-/// How requests were shared since the last look, by the servers' own counts: percent at the new version.
-async fn share(mesh: &Mesh) -> anyhow::Result<f64> {
+/// How many of [`REQUESTS`] come to the new version, by the servers' own counts.
+async fn at_new(mesh: &Mesh) -> anyhow::Result<u64> {
     let before = counts(mesh).await?;
     let load = Load::new(mesh.addr("api", PORT)).requests(REQUESTS);
     let report = load.run(&mesh.pod("client")).await;
@@ -33,7 +33,7 @@ async fn share(mesh: &Mesh) -> anyhow::Result<f64> {
     let after = counts(mesh).await?;
     let (old, new) = (after[0] - before[0], after[1] - before[1]);
     assert_eq!(old + new, REQUESTS, "each request at one server once");
-    Ok(100.0 * new as f64 / REQUESTS as f64)
+    Ok(new)
 }
 
 async fn counts(mesh: &Mesh) -> anyhow::Result<[u64; 2]> {
@@ -46,11 +46,11 @@ async fn counts(mesh: &Mesh) -> anyhow::Result<[u64; 2]> {
 async fn shares(cx: Cx) -> anyhow::Result<()> {
     let cluster = cx.cluster().await?;
     on(&cx, &cluster, "shares", async |mesh| {
-        assert_eq!(share(mesh).await?, 0.0);
+        assert_eq!(at_new(mesh).await?, 0);
 
         let said = weft(&cluster, mesh, &["set", "api", "v1=70", "v2=30"], 0).await?;
         assert!(said.contains(EVERYWHERE), "{said}");
-        let seen = share(mesh).await?;
+        let seen = 100.0 * at_new(mesh).await? as f64 / REQUESTS as f64;
         // Five standard deviations.
         assert!((seen - 30.0).abs() <= 11.5, "{seen:.1} % instead of 30 %");
 
@@ -67,11 +67,11 @@ async fn shares(cx: Cx) -> anyhow::Result<()> {
         let said = weft(&cluster, mesh, &["promote", "api", "--no-wait"], 0).await?;
         assert!(said.contains("nobody waited"), "{said}");
         wait_for("all at the new", CHANGE, async || {
-            Ok((share(mesh).await? == 100.0).then_some(()))
+            Ok((at_new(mesh).await? == REQUESTS).then_some(()))
         })
         .await?;
         weft(&cluster, mesh, &["abort", "api"], 0).await?;
-        assert_eq!(share(mesh).await?, 0.0);
+        assert_eq!(at_new(mesh).await?, 0);
 
         // What is refused changes nothing.
         let object = cluster.policies(mesh.namespace()).get("shop").await?;
@@ -93,7 +93,7 @@ async fn shares(cx: Cx) -> anyhow::Result<()> {
         let after = cluster.policies(mesh.namespace()).get("shop").await?;
         assert_eq!(object.data["spec"], after.data["spec"]);
         assert_eq!(object.metadata.generation, after.metadata.generation);
-        assert_eq!(share(mesh).await?, 0.0);
+        assert_eq!(at_new(mesh).await?, 0);
         Ok(())
     })
     .await
@@ -107,6 +107,27 @@ async fn raced(cx: Cx) -> anyhow::Result<()> {
         let namespace = mesh.namespace();
         let merge = json!({"spec": {"timeouts": {"request": "7s"}}});
         cluster.merge_policy(namespace, "shop", &merge).await?;
+        // Lost once, it is looked at again; lost twice, it is left to the other one, and said.
+        for (times, weight, code) in [(1, 40, 0), (2, 50, 1)] {
+            let server = cluster.server()?;
+            server.refuse("patch", "trafficpolicies.weft.dev", times, 409);
+            let wanted = format!("v2={weight}");
+            let args = [
+                "canary",
+                "set",
+                "api",
+                &wanted,
+                "--no-wait",
+                "-n",
+                namespace,
+            ];
+            let said = cluster.weft(&args).await?;
+            let error = String::from_utf8_lossy(&said.stderr);
+            assert_eq!(said.status.code(), Some(code), "{error}");
+            assert!(error.contains("it is looked at again"), "{error}");
+            let policy = cluster.policies(namespace).get("shop").await?;
+            assert_eq!(policy.data["spec"]["split"]["backends"][1]["weight"], 40);
+        }
         let (mut done, mut lost) = (0, 0);
         for round in 0..10_u32 {
             let weight = 1 + round;
@@ -158,7 +179,7 @@ async fn on(
         .namespace(&namespace);
     cx.on(cluster, builder, async |mesh| {
         // A sidecar asks for what its application calls.
-        share(mesh).await?;
+        at_new(mesh).await?;
         wait_for("the first weights", CHANGE, async || {
             let said = weft(cluster, mesh, &["get", "api"], 0).await?;
             Ok(said.contains(EVERYWHERE).then_some(()))
