@@ -11,6 +11,9 @@
 //! listed as ignored with the reason; with `CI=true` it fails instead. `WEFT_TEST_LOGS=DIR` keeps the logs
 //! of failing tests.
 
+// Shares come as `f64` of whole numbers: equality is what is meant.
+#![allow(clippy::float_cmp)]
+
 mod access;
 mod canary;
 mod canary_command;

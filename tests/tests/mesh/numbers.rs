@@ -1,5 +1,5 @@
 //! `weft stat` and `weft top` say what was: per outcome what load generators counted, what sidecars'
-//! metrics show and what applications saw, all the same.
+//! metrics show, what their access logs say line by line and what applications saw, all the same.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -84,6 +84,7 @@ async fn agree(cx: Cx) -> anyhow::Result<()> {
         })
         .await?;
 
+        let logged = logged(mesh, sent + 2).await?;
         for service in one.keys() {
             let label = format!("default/{service}:80");
             let mut by_load = outcomes(&one[service]);
@@ -96,7 +97,7 @@ async fn agree(cx: Cx) -> anyhow::Result<()> {
             assert_eq!(by_load, told(line)?, "{label}: loads and weft stat");
             assert_eq!(by_load, counted(mesh, &label).await?, "{label}: metrics");
             assert_eq!(line["requests"].as_u64(), Some(by_load.values().sum()));
-            // Where requests are logged one by one, the log's count by outcome is compared here.
+            assert_eq!(Some(&by_load), logged.get(&label), "{label}: access log");
             println!("measured {service}: {by_load:?}");
         }
 
@@ -150,6 +151,34 @@ async fn agree(cx: Cx) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// By service and outcome, the lines about requests in the logs of the clients' sidecars, of which there
+/// are to be so many.
+async fn logged(mesh: &Mesh, wanted: u64) -> anyhow::Result<BTreeMap<String, Outcomes>> {
+    let mut logged = BTreeMap::<String, Outcomes>::new();
+    wait_for("all lines", QUIET, async || {
+        logged.clear();
+        let mut all = 0;
+        for client in CLIENTS {
+            let log = mesh.sidecar_log(client);
+            let lines = log
+                .lines()
+                .filter(|line| line.contains(r#""target":"access""#));
+            for line in lines {
+                let line: Value = serde_json::from_str(line).context("a line of the log")?;
+                let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+                let of_service = logged.entry(word("destination")).or_default();
+                *of_service.entry(word("outcome")).or_default() += 1;
+                all += 1;
+            }
+        }
+        Ok((all >= wanted).then_some(()))
+    })
+    .await?;
+    let all: u64 = logged.values().flat_map(Outcomes::values).sum();
+    assert_eq!(all, wanted, "lines");
+    Ok(logged)
 }
 
 /// What came to servers' sidecars: all but what clients' sidecars answered themselves, retries too.
@@ -341,7 +370,12 @@ fn scene(name: &str) -> Builder {
         ("closed", &CLOSED, closed),
         ("rated", &RATED, rated),
     ];
-    let mut builder = mesh(name);
+    let log = "apiVersion: weft.dev/v1alpha1\n\
+               kind: TrafficPolicy\n\
+               metadata: {name: log, namespace: default}\n\
+               spec: {targetRefs: [{kind: Namespace, name: default}], \
+               accessLog: {mode: All, fields: [outcome, destination]}}\n";
+    let mut builder = mesh(name).policy(log);
     for client in CLIENTS {
         builder = builder.workload(Workload::new(client).service_account(client));
     }
