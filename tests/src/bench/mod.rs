@@ -8,6 +8,7 @@
 //!
 //! * `options`: the command line.
 //! * `pairs`: the pods, and who stands between them.
+//! * `protocol`: what client and server speak.
 //! * `wire`: the client and the server, as cheap as they can be.
 //! * `usage`: cores and processor time.
 //! * `collector`: who takes spans.
@@ -19,6 +20,7 @@
 mod collector;
 pub mod options;
 mod pairs;
+mod protocol;
 mod report;
 mod run;
 mod usage;

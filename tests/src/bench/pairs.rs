@@ -1,6 +1,6 @@
 //! Pods in pairs, and who stands between them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,13 +13,10 @@ use weft_sandbox::{AppSpec, Mesh, Pod, Sandbox, Service, Workload};
 
 use super::collector;
 use super::options::Peer;
+use super::protocol::Protocol;
 use super::usage::{self, CLIENT_CORE, SERVER_CORE, pin_thread};
 use super::wire;
 
-/// Where the server listens.
-const APP_PORT: u16 = 8080;
-/// Where its service is.
-const PORT: u16 = 80;
 const COLLECTOR: &str = "collector";
 const COLLECTOR_PORT: u16 = 4317;
 /// How long a service may be unknown.
@@ -45,7 +42,7 @@ pub(super) struct Pair {
     pub(super) peer: Peer,
     pub(super) client: Pod,
     /// What the client asks.
-    pub(super) to: SocketAddr,
+    at: IpAddr,
     /// The sidecars' processes, the client's first; none where there are none.
     pub(super) sidecars: Vec<usage::Process>,
 }
@@ -95,7 +92,7 @@ impl Pairs {
         self.all.push(Pair {
             peer,
             client: self.mesh.stranger("client-direct")?,
-            to: (server.v4(), APP_PORT).into(),
+            at: server.v4().into(),
             sidecars: Vec::new(),
         });
         self.serve(&server);
@@ -119,13 +116,19 @@ impl Pairs {
         };
         mesh.add_workload(with_settings(Workload::new(&client)))
             .await?;
-        let with_port = Workload::new(&server).port(APP_PORT, AppSpec::none());
-        mesh.add_workload(with_settings(with_port)).await?;
-        mesh.add_service(
-            Service::new(&service)
-                .port(PORT, APP_PORT)
-                .endpoints([&*server]),
-        )?;
+        let mut workload = Workload::new(&server);
+        let mut behind = Service::new(&service).endpoints([&*server]);
+        for protocol in Protocol::PORTS {
+            let (port, target) = (protocol.service_port(), protocol.app_port());
+            let declared = protocol.declared();
+            workload = workload.port(target, AppSpec::none().protocol(declared));
+            behind = behind
+                .port(port, target)
+                .port_name(protocol.name())
+                .app_protocol(declared);
+        }
+        mesh.add_workload(with_settings(workload)).await?;
+        mesh.add_service(behind)?;
         let logged = peer.logged().unwrap_or_default();
         mesh.apply_policy(
             &word,
@@ -145,13 +148,13 @@ impl Pairs {
         let pair = Pair {
             peer,
             client: mesh.pod(&client),
-            to: mesh.addr(&service, PORT),
+            at: mesh.cluster_ip(&service).into(),
             sidecars,
         };
         let server = mesh.pod(&server);
         self.serve(&server);
         // Before nobody asked, its sidecar knows of no service.
-        let (asking, to) = (pair.client.clone(), pair.to);
+        let (asking, to) = (pair.client.clone(), pair.to(Protocol::Http1));
         let answered = asking.run_future(move || wire::until_answered(to, PATIENCE));
         answered.await?;
         if let Some(percent) = peer.tapped() {
@@ -176,8 +179,20 @@ impl Pairs {
     }
 
     fn serve(&mut self, server: &Pod) {
-        let server = Server::start(server, APP_PORT, Some(SERVER_CORE), wire::serve);
+        let port = Protocol::Http1.app_port();
+        let server = Server::start(server, port, Some(SERVER_CORE), wire::serve);
         self.servers.push(server);
+    }
+}
+
+impl Pair {
+    /// Where the client finds who speaks `protocol`.
+    pub(super) fn to(&self, protocol: Protocol) -> SocketAddr {
+        let port = match self.peer {
+            Peer::Direct => protocol.app_port(),
+            _ => protocol.service_port(),
+        };
+        (self.at, port).into()
     }
 }
 

@@ -10,6 +10,7 @@ use weft_sandbox::Sandbox;
 
 use super::options::{Options, Peer};
 use super::pairs::{Pair, Pairs};
+use super::protocol::Protocol;
 use super::report;
 use super::usage::{CLIENT_CORE, pin_thread, processor_time};
 use super::wire::{self, Shape};
@@ -125,7 +126,7 @@ async fn rounds(
 }
 
 async fn measure(pair: &Pair, shape: Shape, time: Duration) -> anyhow::Result<Value> {
-    let (to, sidecars) = (pair.to, pair.sidecars.clone());
+    let (to, sidecars) = (pair.to(Protocol::Http1), pair.sidecars.clone());
     let (measured, used) = pair
         .client
         .run_future(move || async move {
