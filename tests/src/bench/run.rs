@@ -83,7 +83,7 @@ pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let values = runtime.block_on(async {
-        let pairs = Pairs::start(sandbox, &options.peers).await?;
+        let pairs = Pairs::start(sandbox, options).await?;
         rounds(options, &points, &pairs.all).await
     })?;
     print!("{}", report::text(options, &points, &values));

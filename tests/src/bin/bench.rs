@@ -16,7 +16,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     // Before there is any thread; and what only wants to become another program does so here.
     let sandbox = Sandbox::enter()?;
-    let options = Options::parse();
+    let mut options = Options::parse();
+    options.settle()?;
     bench::run(&options, &sandbox)?;
     Ok(ExitCode::SUCCESS)
 }
