@@ -243,9 +243,12 @@ impl Pairs {
     }
 
     fn serve(&mut self, server: &Pod) {
-        let port = Protocol::Http1.app_port();
-        let server = Server::start(server, port, Some(SERVER_CORE), wire::serve);
-        self.servers.push(server);
+        // Some sidecars greet nobody for whom no server is there.
+        for protocol in [Protocol::Http1, Protocol::Tcp] {
+            let port = protocol.app_port();
+            let server = Server::start(server, port, Some(SERVER_CORE), wire::serve);
+            self.servers.push(server);
+        }
     }
 }
 
