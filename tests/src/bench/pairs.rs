@@ -75,13 +75,19 @@ impl Pairs {
             .workload(collector.port(COLLECTOR_PORT, AppSpec::none()))
             .start(sandbox)
             .await?;
+        let stranger = mesh.stranger("stranger")?;
+        // What is redirected would otherwise be the whole machine's.
+        anyhow::ensure!(
+            stranger.place().is_none(),
+            "this machine has no network namespaces for pods: nothing can be measured"
+        );
         // A mesh that begins without sidecars begins without it.
         mesh.start_control_plane().await?;
         let mut pairs = Self {
             all: Vec::new(),
             tapping: Vec::new(),
             others: Vec::new(),
-            stranger: mesh.stranger("stranger")?,
+            stranger,
             servers: vec![Server::start(
                 &mesh.pod(COLLECTOR),
                 COLLECTOR_PORT,
@@ -135,7 +141,7 @@ impl Pairs {
         self.serve(&server);
         let mut sidecars = Vec::new();
         let places = [(&client, CLIENT_CORE), (&server, SERVER_CORE)];
-        for ((pod, core), sidecar) in places.into_iter().zip(setup.sidecars) {
+        for ((pod, core), sidecar) in places.into_iter().zip(&setup.sidecars) {
             let log = dir.join(format!("{}.log", pod.name()));
             let (process, found) = sidecar.start(pod, core, &log)?;
             self.others.push(process);
@@ -148,16 +154,12 @@ impl Pairs {
             sidecars,
         };
         pair.until_answered().await?;
-        let identified = [&setup.client, &setup.server];
-        proof::mutual_tls(
-            &self.stranger,
-            &server,
-            &identities,
-            identified,
-            setup.checks_names,
-        )
-        .await
-        .context("this is not mutual TLS")?;
+        let proven = async {
+            proof::mutual_tls(&self.stranger, &server, &setup).await?;
+            let pods = [&pair.client, &server];
+            proof::identities(&self.stranger, pods, &identities, &setup).await
+        };
+        proven.await.context("this is not mutual TLS")?;
         self.all.push(pair);
         Ok(())
     }

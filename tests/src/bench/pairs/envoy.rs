@@ -18,6 +18,8 @@ use crate::bench::protocol::Protocol;
 
 /// Its own web interface, within the pod.
 const ADMIN: u16 = 15000;
+/// A port of the service behind which nobody is expected.
+const IMPOSTOR: u16 = 83;
 /// More than any load has, so that no limit is met.
 const MANY: u32 = 100_000;
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
@@ -31,9 +33,13 @@ pub(super) fn setup(
 ) -> anyhow::Result<Setup> {
     let [outbound, inbound] = ["envoy-client", "envoy-server"].map(|it| identities.issue(it));
     let (outbound, inbound) = (outbound?, inbound?);
+    let nobody = identities.issue("envoy-nobody")?;
     let roots = identities.roots.to_string_lossy();
     let configs = [
-        ("client", client(&roots, &outbound, &inbound, server)),
+        (
+            "client",
+            client(&roots, &outbound, [&inbound, &nobody], server),
+        ),
         ("server", inbound_side(&roots, &outbound, &inbound, server)),
     ];
     let mut sidecars = Vec::new();
@@ -53,32 +59,45 @@ pub(super) fn setup(
         sidecars,
         client: outbound,
         server: inbound,
-        checks_names: true,
+        impostor: Some(IMPOSTOR),
     })
 }
 
-fn client(roots: &str, own: &Identity, other: &Identity, server: Ipv4Addr) -> Json {
-    let chains = Protocol::PORTS.map(|protocol| {
-        let filters = match protocol {
-            Protocol::Tcp => vec![tcp_proxy()],
-            _ => vec![http(protocol, &[], &policy())],
-        };
-        chain(protocol.service_port(), protocol, filters, None)
-    });
-    let clusters = Protocol::PORTS.map(|protocol| {
-        let mut cluster = cluster(protocol, server);
-        let context = tls(roots, own, Some(other), protocol);
-        cluster["transport_socket"] = transport("UpstreamTlsContext", context);
-        cluster["outlier_detection"] = json!({
-            "consecutive_5xx": 5, "interval": "10s", "base_ejection_time": "30s",
-            "max_ejection_percent": 100,
-        });
-        // How the redirect knows it. 1 and 36 are SOL_SOCKET and SO_MARK.
-        cluster["upstream_bind_config"] = json!({"socket_options": [
-            {"level": 1, "name": 36, "int_value": PROXY_MARK, "state": "STATE_PREBIND"},
-        ]});
-        cluster
-    });
+fn client(roots: &str, own: &Identity, [other, nobody]: [&Identity; 2], server: Ipv4Addr) -> Json {
+    let mut chains = Protocol::PORTS
+        .map(|protocol| {
+            let filters = match protocol {
+                Protocol::Tcp => vec![tcp_proxy()],
+                _ => vec![http(protocol, protocol.name(), &[], &policy())],
+            };
+            chain(protocol.service_port(), protocol.name(), filters, None)
+        })
+        .to_vec();
+    let mut clusters = Protocol::PORTS
+        .map(|protocol| {
+            let mut cluster = cluster(protocol, server);
+            let context = tls(roots, own, Some(other), protocol);
+            cluster["transport_socket"] = transport("UpstreamTlsContext", context);
+            cluster["outlier_detection"] = json!({
+                "consecutive_5xx": 5, "interval": "10s", "base_ejection_time": "30s",
+                "max_ejection_percent": 100,
+            });
+            // How the redirect knows it. 1 and 36 are SOL_SOCKET and SO_MARK.
+            cluster["upstream_bind_config"] = json!({"socket_options": [
+                {"level": 1, "name": 36, "int_value": PROXY_MARK, "state": "STATE_PREBIND"},
+            ]});
+            cluster
+        })
+        .to_vec();
+    // The same server once more, as somebody that it is not.
+    let mut cluster = clusters[0].clone();
+    let name = "impostor";
+    (cluster["name"], cluster["load_assignment"]["cluster_name"]) = (json!(name), json!(name));
+    let context = tls(roots, own, Some(nobody), Protocol::Http1);
+    cluster["transport_socket"] = transport("UpstreamTlsContext", context);
+    clusters.push(cluster);
+    let filters = vec![http(Protocol::Http1, name, &[], &policy())];
+    chains.push(chain(IMPOSTOR, name, filters, None));
     let address = Ipv4Addr::LOCALHOST;
     let listener = listener("OUTBOUND", address, ports::OUTBOUND, &chains);
     bootstrap(&listener, &clusters)
@@ -98,13 +117,18 @@ fn inbound_side(roots: &str, other: &Identity, own: &Identity, server: Ipv4Addr)
             }
             _ => {
                 let rbac = extension("filters.http.rbac", "v3.RBAC", json!({"rules": rules}));
-                vec![http(protocol, &[rbac], &json!({"timeout": "0s"}))]
+                vec![http(
+                    protocol,
+                    protocol.name(),
+                    &[rbac],
+                    &json!({"timeout": "0s"}),
+                )]
             }
         };
         let mut context = tls(roots, own, None, protocol);
         context["require_client_certificate"] = json!(true);
         let socket = transport("DownstreamTlsContext", context);
-        chain(protocol.app_port(), protocol, filters, Some(socket))
+        chain(protocol.app_port(), protocol.name(), filters, Some(socket))
     });
     let clusters = Protocol::PORTS.map(|protocol| cluster(protocol, server));
     let address = Ipv4Addr::UNSPECIFIED;
@@ -132,9 +156,9 @@ fn listener(direction: &str, on: Ipv4Addr, port: u16, chains: &[Json]) -> Json {
 }
 
 /// What happens to connections that were made to `port`.
-fn chain(port: u16, protocol: Protocol, filters: Vec<Json>, socket: Option<Json>) -> Json {
+fn chain(port: u16, name: &str, filters: Vec<Json>, socket: Option<Json>) -> Json {
     let mut chain = json!({
-        "name": protocol.name(),
+        "name": name,
         "filter_chain_match": {"destination_port": port},
         "filters": filters,
     });
@@ -144,9 +168,8 @@ fn chain(port: u16, protocol: Protocol, filters: Vec<Json>, socket: Option<Json>
     chain
 }
 
-/// Requests, through `filters` and a route with further settings.
-fn http(protocol: Protocol, filters: &[Json], route: &Json) -> Json {
-    let name = protocol.name();
+/// Requests, to the cluster `name`, through `filters` and a route with further settings.
+fn http(protocol: Protocol, name: &str, filters: &[Json], route: &Json) -> Json {
     let mut route = route.clone();
     route["cluster"] = json!(name);
     let mut filters = filters.to_vec();

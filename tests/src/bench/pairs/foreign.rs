@@ -21,8 +21,9 @@ pub(super) struct Setup {
     /// Who the client is.
     pub(super) client: Identity,
     pub(super) server: Identity,
-    /// Whether others whom the authority has certified are refused.
-    pub(super) checks_names: bool,
+    /// Where SPIFFE ids are checked: a port of the service behind which the client's sidecar expects
+    /// somebody else than it will find there.
+    pub(super) impostor: Option<u16>,
 }
 
 /// One of them.
@@ -35,12 +36,12 @@ pub(super) struct Sidecar {
 impl Sidecar {
     /// Starts it in `pod` and on `core`, from its first thread on.
     pub(super) fn start(
-        self,
+        &self,
         pod: &Pod,
         core: usize,
         log: &Path,
     ) -> anyhow::Result<(Process, usage::Process)> {
-        let rules = self.rules;
+        let rules = self.rules.clone();
         pod.run(move || interception::apply(&rules))
             .context("redirecting connections")?;
         // What a thread starts is where it is itself, and this one is of nobody but the pod.

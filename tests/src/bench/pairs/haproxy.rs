@@ -96,7 +96,7 @@ pub(super) fn setup(
         sidecars,
         client,
         server: other,
-        checks_names: false,
+        impostor: None,
     })
 }
 

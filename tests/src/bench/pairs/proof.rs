@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use weft_sandbox::Pod;
 
-use super::identity::{Identities, Identity};
+use super::foreign::Setup;
+use super::identity::Identities;
 use crate::bench::protocol::Protocol;
 use crate::tls;
 
@@ -20,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REQUEST: &[u8] = b"GET /0 HTTP/1.1\r\nhost: proof\r\n\r\n";
 const GOOD: &[u8] = b"HTTP/1.1 200 ";
 const FORBIDDEN: &[u8] = b"HTTP/1.1 403 ";
+const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 ";
 
 /// Whether plaintext is answered well at `server`.
 pub(super) async fn takes_plaintext(stranger: &Pod, server: SocketAddr) -> anyhow::Result<bool> {
@@ -27,16 +29,10 @@ pub(super) async fn takes_plaintext(stranger: &Pod, server: SocketAddr) -> anyho
     Ok(ask(&mut stream).await.starts_with(GOOD))
 }
 
-/// That sidecars of others behave: only TLS 1.3 with a certificate of the authority gets through, the
-/// server shows the one that it should, and with `checks_names` the certificate must be the client's.
-pub(super) async fn mutual_tls(
-    stranger: &Pod,
-    server_pod: &Pod,
-    identities: &Identities,
-    [client, server]: [&Identity; 2],
-    checks_names: bool,
-) -> anyhow::Result<()> {
-    let at = |protocol: Protocol| SocketAddr::from((server_pod.v4(), protocol.app_port()));
+/// That a server's sidecar takes only TLS 1.3 with a certificate of the authority, and shows the one that
+/// it should.
+pub(super) async fn mutual_tls(stranger: &Pod, server: &Pod, setup: &Setup) -> anyhow::Result<()> {
+    let at = |protocol: Protocol| SocketAddr::from((server.v4(), protocol.app_port()));
     for protocol in Protocol::PORTS {
         let alpn = [match protocol {
             Protocol::Http1 => &b"http/1.1"[..],
@@ -59,11 +55,13 @@ pub(super) async fn mutual_tls(
             );
         }
         let stream = stranger.connect(at(protocol)).await?;
-        let stream = tls::connect(stream, Some(&client.credentials), &alpn).await;
+        let stream = tls::connect(stream, Some(&setup.client.credentials), &alpn).await;
         let mut stream = stream.with_context(|| format!("{name}: TLS with a certificate"))?;
         let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
         ensure!(
-            shown.first().is_some_and(|leaf| **leaf == *server.leaf),
+            shown
+                .first()
+                .is_some_and(|leaf| **leaf == *setup.server.leaf),
             "{name}: the server shows another certificate than its own"
         );
         if protocol == Protocol::Http1 {
@@ -75,16 +73,41 @@ pub(super) async fn mutual_tls(
             );
         }
     }
+    Ok(())
+}
+
+/// That the names in certificates are checked where they should be: the client's by the server's sidecar,
+/// the server's by the client's.
+pub(super) async fn identities(
+    stranger: &Pod,
+    [client, server]: [&Pod; 2],
+    identities: &Identities,
+    setup: &Setup,
+) -> anyhow::Result<()> {
+    let at = SocketAddr::from((server.v4(), Protocol::Http1.app_port()));
     let other = identities.issue("somebody-else")?;
-    let stream = stranger.connect(at(Protocol::Http1)).await?;
+    let stream = stranger.connect(at).await?;
     let mut stream = tls::connect(stream, Some(&other.credentials), &[b"http/1.1"]).await?;
     let answer = ask(&mut stream).await;
-    let expected = if checks_names { FORBIDDEN } else { GOOD };
+    let expected = match setup.impostor {
+        Some(_) => FORBIDDEN,
+        None => GOOD,
+    };
     ensure!(
         answer.starts_with(expected),
-        "somebody else whom the authority has certified: {}",
+        "to somebody else whom the authority has certified: {}",
         String::from_utf8_lossy(&answer)
     );
+    // All else is as at the port whose server has just answered.
+    if let Some(port) = setup.impostor {
+        let mut stream = client.connect((server.v4(), port).into()).await?;
+        let answer = ask(&mut stream).await;
+        ensure!(
+            answer.starts_with(UNAVAILABLE),
+            "of a server that is not who it should be: {}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
     Ok(())
 }
 
