@@ -32,6 +32,13 @@ pub struct Options {
     /// How long each point is measured, in seconds.
     #[arg(long, default_value = "3", value_parser = seconds)]
     pub time: Duration,
+    /// Whom the others are compared with: the first that is Weft without it, or the first.
+    #[arg(long, value_name = "PEER")]
+    pub base: Option<Peer>,
+    /// The short form, which fails where what a request or a byte costs has grown grossly: one round of
+    /// one second of a few kinds of load, `direct` and `weft`, whatever else is said.
+    #[arg(long)]
+    pub quick: bool,
     /// Where everything measured is written as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -62,6 +69,28 @@ pub enum Peer {
     /// With traces of every request.
     #[value(name = "weft+trace100")]
     Trace100,
+}
+
+/// How long `--quick` measures each point.
+const QUICK_TIME: Duration = Duration::from_secs(1);
+/// And which these are.
+const QUICK_SCENARIOS: [&str; 2] = ["http1-1k-c8", "tcp-up"];
+
+impl Options {
+    /// With what `--quick` stands for.
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        if !self.quick {
+            return self;
+        }
+        Self {
+            peers: vec![Peer::Direct, Peer::Weft],
+            scenarios: QUICK_SCENARIOS.map(str::to_owned).to_vec(),
+            rounds: 1,
+            time: QUICK_TIME,
+            ..self
+        }
+    }
 }
 
 impl Peer {

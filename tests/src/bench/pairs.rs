@@ -87,6 +87,11 @@ impl Pairs {
         Ok(pairs)
     }
 
+    /// Where the sidecars of Weft are.
+    pub(super) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
     fn direct(&mut self, peer: Peer) -> anyhow::Result<()> {
         let server = self.mesh.stranger("server-direct")?;
         self.all.push(Pair {
@@ -155,7 +160,8 @@ impl Pairs {
         self.serve(&server);
         // Before nobody asked, its sidecar knows of no service.
         let (asking, to) = (pair.client.clone(), pair.to(Protocol::Http1));
-        let answered = asking.run_future(move || wire::until_answered(to, PATIENCE));
+        let answered =
+            asking.run_future(move || wire::until_answered(to, Protocol::Http1, PATIENCE));
         answered.await?;
         if let Some(percent) = peer.tapped() {
             self.tap(&client, percent)?;
@@ -179,9 +185,16 @@ impl Pairs {
     }
 
     fn serve(&mut self, server: &Pod) {
-        let port = Protocol::Http1.app_port();
-        let server = Server::start(server, port, Some(SERVER_CORE), wire::serve);
-        self.servers.push(server);
+        for protocol in Protocol::PORTS {
+            let (port, core) = (protocol.app_port(), Some(SERVER_CORE));
+            self.servers.push(match protocol {
+                Protocol::Http1 => Server::start(server, port, core, wire::serve_http1),
+                Protocol::Http2 | Protocol::Grpc => {
+                    Server::start(server, port, core, wire::serve_http2)
+                }
+                Protocol::Tcp => Server::start(server, port, core, wire::serve_tcp),
+            });
+        }
     }
 }
 
