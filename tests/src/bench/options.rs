@@ -32,6 +32,9 @@ pub struct Options {
     /// How long each point is measured, in seconds.
     #[arg(long, default_value = "3", value_parser = seconds)]
     pub time: Duration,
+    /// How often a point is measured again while others use the machine's cores; the least disturbed counts.
+    #[arg(long, default_value_t = 3, value_name = "TIMES", value_parser = clap::value_parser!(u16).range(..=10))]
+    pub repeats: u16,
     /// Whom the others are compared with: the first that is Weft without it, or the first.
     #[arg(long, value_name = "PEER")]
     pub base: Option<Peer>,
@@ -87,6 +90,8 @@ impl Options {
             peers: vec![Peer::Direct, Peer::Weft],
             scenarios: QUICK_SCENARIOS.map(str::to_owned).to_vec(),
             rounds: 1,
+            // There is no time for it; the bounds are wide.
+            repeats: 0,
             time: QUICK_TIME,
             ..self
         }

@@ -166,7 +166,7 @@ const MEMORY: [Column; 6] = [
 ];
 
 const READY: [Column; 1] = [compared("millis", "ms to ready", 1)];
-const BINARY: [Column; 1] = [shown("MiB", "MiB", 1)];
+const BINARY: [Column; 1] = [shown("MiB", "stripped MiB", 1)];
 
 /// Which values of [`PACED`] a latency is told with, and what of it is added.
 pub(super) const ADDED: [(&str, &str); 4] = [

@@ -16,8 +16,6 @@ use super::{gate, report, standing};
 const CORES: usize = 2;
 /// What others may use of the machine's cores while something is measured.
 pub(super) const MAX_FOREIGN: f64 = 0.06;
-/// How often it is measured again where they used more; the best of these counts.
-const REPEATS: usize = 3;
 
 /// By point, in the order of [`POINTS`], and peer: one value per round.
 pub(super) type Values = BTreeMap<(usize, Peer), Vec<Value>>;
@@ -139,9 +137,7 @@ async fn rounds(
 /// Measures until others leave the machine alone, a few times at most; of these the least disturbed.
 async fn undisturbed(options: &Options, pair: &Pair, load: Load) -> anyhow::Result<Value> {
     let mut best = slice::measure(pair, load, options.time).await?;
-    // The short form has no time for it, and wide bounds.
-    let repeats = if options.quick { 0 } else { REPEATS };
-    for _ in 0..repeats {
+    for _ in 0..options.repeats {
         if best.foreign <= MAX_FOREIGN {
             break;
         }

@@ -3,15 +3,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use super::pairs::Pair;
-use super::usage::{CLIENT_CORE, Process, machine_time, pin_thread, processor_time};
+use super::usage::{CLIENT_CORE, MachineTime, Process, pin_thread, processor_time};
 use super::wire::{self, Load, Measured};
 
-/// Loaded before it is measured.
+/// Loaded before it is measured, if that is not longer than this.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// How long a service may be unknown to the client's sidecar, which learns of it when it is asked for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,8 +31,7 @@ struct Mark {
     sidecars: Duration,
     own: Duration,
     ours: Duration,
-    machine: Duration,
-    at: Instant,
+    machine: MachineTime,
 }
 
 /// What was used between two marks.
@@ -71,15 +70,14 @@ pub(super) async fn measure(pair: &Pair, load: Load, time: Duration) -> anyhow::
             wire::until_answered(to, load.protocol(), PATIENCE).await?;
             let marks = Rc::new(RefCell::new(Vec::new()));
             let mark = || marks.borrow_mut().push(clocks.read());
-            let measured = wire::load(to, load, WARM_UP, time, mark).await?;
+            let measured = wire::load(to, load, WARM_UP.min(time), time, mark).await?;
             let mut marks = marks
                 .borrow_mut()
                 .drain(..)
                 .collect::<Result<Vec<_>, _>>()?;
             let (end, begin) = (marks.pop(), marks.pop());
-            let used = end
-                .context("no mark at the end")?
-                .since(&begin.context("no mark at the begin")?)?;
+            let begin = begin.context("no mark at the begin")?;
+            let used = end.context("no mark at the end")?.since(&begin);
             anyhow::Ok((measured, used))
         })
         .await?;
@@ -87,6 +85,11 @@ pub(super) async fn measure(pair: &Pair, load: Load, time: Duration) -> anyhow::
         of: values(load, &measured, &used),
         foreign: used.foreign,
     };
+    if pair.sidecars.is_empty() {
+        // Nothing, and not something that uses nothing.
+        value.of.remove("cpuMicros");
+        value.of.remove("cpuSecondsPerGigabyte");
+    }
     let keys = ["clientResidentMiB", "serverResidentMiB"];
     for (key, sidecar) in keys.into_iter().zip(&pair.sidecars) {
         value.of.insert(key, sidecar.resident_mib()?);
@@ -124,22 +127,19 @@ impl Clocks {
             sidecars: processor_time(&self.sidecars)?,
             own: processor_time(&[self.own])?,
             ours: self.ours.iter().map(ours).sum(),
-            machine: machine_time()?,
-            at: Instant::now(),
+            machine: MachineTime::now()?,
         })
     }
 }
 
 impl Mark {
-    fn since(&self, begin: &Self) -> anyhow::Result<Used> {
+    fn since(&self, begin: &Self) -> Used {
         let seconds = |of: fn(&Self) -> Duration| of(self).saturating_sub(of(begin)).as_secs_f64();
-        let cores = std::thread::available_parallelism()?.get();
-        let time = (self.at - begin.at).as_secs_f64() * cores as f64;
-        let foreign = seconds(|it| it.machine) - seconds(|it| it.ours);
-        Ok(Used {
+        let foreign = seconds(|it| it.machine.busy) - seconds(|it| it.ours);
+        Used {
             sidecars: seconds(|it| it.sidecars),
             own: seconds(|it| it.own),
-            foreign: (foreign / time).max(0.0),
-        })
+            foreign: (foreign / seconds(|it| it.machine.whole)).max(0.0),
+        }
     }
 }

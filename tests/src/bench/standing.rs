@@ -83,16 +83,43 @@ fn of(idle: &[f64], seen: &[Vec<f64>]) -> Value {
     value
 }
 
-/// The program that is installed, where it was built beside this one.
+/// The program that is installed, where it was built beside this one: what is left of it without names for
+/// debuggers.
 pub(super) fn binary() -> anyhow::Result<Option<Value>> {
     let weft = std::env::current_exe()?.with_file_name("weft");
-    Ok(std::fs::metadata(weft).ok().map(|file| {
-        let mib = file.len() as f64 / f64::from(1 << 20);
-        Value {
-            of: [("MiB", mib)].into(),
-            ..Value::default()
-        }
+    let Ok(file) = std::fs::read(&weft) else {
+        return Ok(None);
+    };
+    let bytes = loaded_end(&file).with_context(|| format!("{} is no ELF64", weft.display()))?;
+    Ok(Some(Value {
+        of: [("MiB", bytes as f64 / f64::from(1 << 20))].into(),
+        ..Value::default()
     }))
+}
+
+/// Where the last segment of an ELF64 file, little-endian as all that Weft is built for, ends that is loaded
+/// when it runs: what follows is for debuggers, and `strip` removes it. See elf(5).
+fn loaded_end(file: &[u8]) -> Option<u64> {
+    const LOADED: u64 = 1;
+    let number = |at: u64, length: usize| {
+        let at = usize::try_from(at).ok()?;
+        let bytes = file.get(at..at.checked_add(length)?)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |all, byte| all << 8 | u64::from(*byte)),
+        )
+    };
+    if !file.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let (headers, length, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    (0..count)
+        .map(|header| headers + header * length)
+        .filter(|at| number(*at, 4) == Some(LOADED))
+        .map(|at| number(at + 8, 8)?.checked_add(number(at + 32, 8)?))
+        .max()?
 }
 
 fn raise_descriptors() -> anyhow::Result<()> {

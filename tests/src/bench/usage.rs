@@ -115,20 +115,34 @@ pub(super) fn processor_time(processes: &[Process]) -> io::Result<Duration> {
     processes.iter().map(|process| process.time()).sum()
 }
 
-/// What the machine's cores have done for processes, whoever's, and what a hypervisor took from them. What
-/// the kernel does for nobody in particular, as when packets come, is not in it.
-pub(super) fn machine_time() -> io::Result<Duration> {
-    let stat = std::fs::read_to_string("/proc/stat")?;
-    let fields = stat.lines().next().and_then(|it| it.strip_prefix("cpu "));
-    let fields = fields.ok_or_else(|| invalid("no times of the machine"))?;
-    let fields: Vec<u64> = fields
-        .split_ascii_whitespace()
-        .map_while(|field| field.parse().ok())
-        .collect();
-    // user, nice, system, idle, iowait, irq, softirq, steal
-    let of = |index: usize| fields.get(index).copied().unwrap_or_default();
-    let busy = of(0) + of(1) + of(2) + of(7);
-    Ok(Duration::from_millis(busy * 1_000 / TICKS))
+/// The time of all cores of the machine together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MachineTime {
+    /// What they have done for processes, whoever's, and what a hypervisor took from them. What the kernel
+    /// does for nobody in particular, as when packets come, is not in it.
+    pub(super) busy: Duration,
+    /// All of it.
+    pub(super) whole: Duration,
+}
+
+impl MachineTime {
+    /// Since the machine's start.
+    pub(super) fn now() -> io::Result<Self> {
+        let stat = std::fs::read_to_string("/proc/stat")?;
+        let fields = stat.lines().next().and_then(|it| it.strip_prefix("cpu "));
+        let fields = fields.ok_or_else(|| invalid("no times of the machine"))?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests' are in user's and nice's.
+        let mut ticks = [0_u64; 8];
+        for (ticks, field) in ticks.iter_mut().zip(fields.split_ascii_whitespace()) {
+            *ticks = field.parse().map_err(|_| invalid("no times"))?;
+        }
+        let of = |ticks: u64| Duration::from_millis(ticks * 1_000 / TICKS);
+        let [user, nice, system, .., steal] = ticks;
+        Ok(Self {
+            busy: of(user + nice + system + steal),
+            whole: of(ticks.iter().sum()),
+        })
+    }
 }
 
 /// What a process or a thread at a place of `/proc` is called in its own namespace.
