@@ -3,7 +3,7 @@
 //!
 //! They are the machine's `haproxy` and the Envoy of `tests/bench/requirements.txt` in the Python
 //! environment that `WEFT_BENCH_PYTHON` names, else `target/python`. Where one is missing, or network
-//! namespaces are, the test says so, and fails where `CI=true`.
+//! namespaces or cores are, the test says so, and fails where `CI=true`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,11 @@ use serde_json::Value;
 /// Names the directory of a Python environment.
 const PYTHON: &str = "WEFT_BENCH_PYTHON";
 /// How the bench begins to say that it cannot be done here.
-const ABSENT: [&str; 2] = ["is not installed", "has no network namespaces"];
+const ABSENT: [&str; 3] = [
+    "is not installed",
+    "has no network namespaces",
+    "cores are needed",
+];
 const POINT: &str = "http1-1k-c8";
 
 #[test]
@@ -42,7 +46,7 @@ fn carries_requests(peer: &str) {
     let file = dir.path().join("values.json");
     let output = bench()
         .args(["--peers", peer, "--scenarios", POINT])
-        .args(["--rounds", "1", "--time", "0.5", "--json"])
+        .args(["--rounds", "1", "--time", "0.5", "--repeats", "0", "--json"])
         .arg(&file)
         .output()
         .expect("starts");

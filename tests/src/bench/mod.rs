@@ -11,20 +11,28 @@
 //! * `pairs`: the pods, and who stands between them.
 //! * `protocol`: what client and server speak.
 //! * `wire`: the client and the server, as cheap as they can be.
-//! * `usage`: cores and processor time.
+//! * `usage`: cores, processor time and memory.
 //! * `collector`: who takes spans.
+//! * `point`: the kinds of load, and what is told of each.
+//! * `slice`: one load at one peer.
+//! * `standing`: what is measured once: memory, the time to be ready, the size of the program.
 //! * `run`: rounds.
 //! * `report`: tables and JSON.
+//! * `gate`: what fails a run.
 //!
 //! A request that fails ends the run: a figure of a path that does not work is none.
 
 mod collector;
+mod gate;
 pub mod options;
 mod pairs;
+mod point;
 mod program;
 mod protocol;
 mod report;
 mod run;
+mod slice;
+mod standing;
 mod usage;
 mod wire;
 

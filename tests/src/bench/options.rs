@@ -37,6 +37,16 @@ pub struct Options {
     /// How long each point is measured, in seconds.
     #[arg(long, default_value = "3", value_parser = seconds)]
     pub time: Duration,
+    /// How often a point is measured again while others use the machine's cores; the least disturbed counts.
+    #[arg(long, default_value_t = 3, value_name = "TIMES", value_parser = clap::value_parser!(u16).range(..=10))]
+    pub repeats: u16,
+    /// Whom the others are compared with: the first that is Weft without it, or the first.
+    #[arg(long, value_name = "PEER")]
+    pub base: Option<Peer>,
+    /// The short form, which fails where what a request or a byte costs has grown grossly: one round of
+    /// one second of a few kinds of load, `direct` and `weft`, whatever else is said.
+    #[arg(long)]
+    pub quick: bool,
     /// Where everything measured is written as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -74,11 +84,8 @@ pub enum Peer {
 }
 
 impl Options {
-    /// Chooses peers where none were asked for: those that are here. Says on standard error what is not.
-    ///
-    /// # Errors
-    /// A peer that was asked for, and whose program is not here.
-    pub fn settle(&mut self) -> anyhow::Result<()> {
+    /// Sees to it that all peers are here.
+    fn settle(&mut self) -> anyhow::Result<()> {
         if !self.peers.is_empty() {
             for peer in &self.peers {
                 if let Some(absent) = self.absent(*peer) {
@@ -122,6 +129,34 @@ impl Options {
             Some(_) => None,
             None => Some(format!("{name} is not installed: {mend}")),
         }
+    }
+}
+
+/// How long `--quick` measures each point.
+const QUICK_TIME: Duration = Duration::from_secs(1);
+/// And which these are.
+const QUICK_SCENARIOS: [&str; 2] = ["http1-1k-c8", "tcp-up"];
+
+impl Options {
+    /// With what `--quick` stands for, and where no peers were asked for those that are here; says on
+    /// standard error which are not.
+    ///
+    /// # Errors
+    /// A peer that was asked for, and whose program is not here.
+    pub fn resolved(mut self) -> anyhow::Result<Self> {
+        if !self.quick {
+            self.settle()?;
+            return Ok(self);
+        }
+        Ok(Self {
+            peers: vec![Peer::Direct, Peer::Weft],
+            scenarios: QUICK_SCENARIOS.map(str::to_owned).to_vec(),
+            rounds: 1,
+            // There is no time for it; the bounds are wide.
+            repeats: 0,
+            time: QUICK_TIME,
+            ..self
+        })
     }
 }
 

@@ -110,6 +110,11 @@ impl Pairs {
         Ok(pairs)
     }
 
+    /// Where the sidecars of Weft are.
+    pub(super) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
     async fn direct(&mut self, peer: Peer) -> anyhow::Result<()> {
         let server = self.mesh.stranger("server-direct")?;
         let pair = Pair {
@@ -245,11 +250,15 @@ impl Pairs {
     }
 
     fn serve(&mut self, server: &Pod) {
-        // Some sidecars greet nobody for whom no server is there.
-        for protocol in [Protocol::Http1, Protocol::Tcp] {
-            let port = protocol.app_port();
-            let server = Server::start(server, port, Some(SERVER_CORE), wire::serve);
-            self.servers.push(server);
+        for protocol in Protocol::PORTS {
+            let (port, core) = (protocol.app_port(), Some(SERVER_CORE));
+            self.servers.push(match protocol {
+                Protocol::Http1 => Server::start(server, port, core, wire::serve_http1),
+                Protocol::Http2 | Protocol::Grpc => {
+                    Server::start(server, port, core, wire::serve_http2)
+                }
+                Protocol::Tcp => Server::start(server, port, core, wire::serve_tcp),
+            });
         }
     }
 }
@@ -264,11 +273,14 @@ impl Pair {
         (self.at, port).into()
     }
 
-    /// Until the client has an answer of the server.
+    /// Until the client has an answer of the server at every port.
     async fn until_answered(&self) -> anyhow::Result<()> {
-        let (asking, to) = (self.client.clone(), self.to(Protocol::Http1));
-        let answered = asking.run_future(move || wire::until_answered(to, PATIENCE));
-        answered.await
+        for protocol in Protocol::PORTS {
+            let (asking, to) = (self.client.clone(), self.to(protocol));
+            let answered = asking.run_future(move || wire::until_answered(to, protocol, PATIENCE));
+            answered.await.with_context(|| protocol.name())?;
+        }
+        Ok(())
     }
 }
 

@@ -2,72 +2,112 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::options::{Options, Peer};
-use super::run::{Point, Value, Values};
+use super::point::{Column, Point};
+use super::run::{MAX_FOREIGN, Values};
+use super::slice::Value;
 
-/// For people. Ratios are medians of ratios within a round, to what is named first of Weft's.
+/// Where there is no number.
+const NONE: &str = "-";
+/// How many columns a line of progress has.
+const IN_A_LINE: usize = 2;
+
+/// For people. Ratios are medians of ratios within a round.
 pub(super) fn text(options: &Options, points: &[(usize, Point)], values: &Values) -> String {
     let base = base(options);
     let mut text = format!(
         "\nMedians of {} rounds of {:.1} s; in brackets the least and the most. Processor time is both \
-         sidecars'.\nLatency counts from when a request was due. x: the median of the ratios to {} in the \
-         same round.\n",
+         sidecars'; own CPU the client's and the server's.\nLatency counts from when a request was due. \
+         x: the median of the ratios to {} in the same round.\n!: rounds in which others used more than \
+         {:.0} % of the cores, however often it was tried.\n",
         options.rounds,
         options.time.as_secs_f64(),
         base.name(),
+        MAX_FOREIGN * 100.0,
     );
     for (at, point) in points {
-        let _ = writeln!(
-            text,
-            "\n{}\n  {:<14} {:>24} {:>6} {:>19} {:>6} {:>7} {:>7} {:>8} {:>11}",
-            point.name,
-            "peer",
-            "requests/s",
-            "x",
-            "CPU us/request",
-            "x",
-            "p50 us",
-            "p99 us",
-            "p99.9 us",
-            "RSS MiB",
-        );
+        let columns = point.what.columns();
+        let _ = writeln!(text, "\n{}", point.name);
+        let mut rows = vec![heads(columns)];
         for peer in &options.peers {
-            let Some(rounds) = values.get(&(*at, *peer)) else {
-                continue;
-            };
-            let to_base = |of: fn(&Value) -> f64| {
-                let others = values.get(&(*at, base)).into_iter().flatten();
-                let ratios = rounds
-                    .iter()
-                    .zip(others)
-                    .map(|(one, other)| of(one) / of(other));
-                let ratio = Spread::of(ratios).median;
-                if ratio.is_finite() {
-                    format!("{ratio:.2}")
-                } else {
-                    "-".to_owned()
-                }
-            };
-            let spread = |of: fn(&Value) -> f64| Spread::of(rounds.iter().map(of));
-            let _ = writeln!(
-                text,
-                "  {:<14} {:>24} {:>6} {:>19} {:>6} {:>7.0} {:>7.0} {:>8.0} {:>5.1} {:>5.1}",
-                peer.name(),
-                spread(|it| it.per_second).show(0),
-                to_base(|it| it.per_second),
-                spread(|it| it.cpu_micros).show(1),
-                to_base(|it| it.cpu_micros),
-                spread(|it| it.p50).median,
-                spread(|it| it.p99).median,
-                spread(|it| it.p999).median,
-                spread(|it| it.resident[0]).median,
-                spread(|it| it.resident[1]).median,
-            );
+            if let Some(rounds) = values.get(&(*at, *peer)) {
+                let others = values.get(&(*at, base)).map_or(&[][..], Vec::as_slice);
+                rows.push(row(*peer, columns, rounds, others));
+            }
         }
+        aligned(&mut text, &rows);
     }
     text
+}
+
+fn heads(columns: &[Column]) -> Vec<String> {
+    let mut heads = vec!["peer".to_owned()];
+    for column in columns {
+        heads.push(column.title.to_owned());
+        if column.compared {
+            heads.push("x".to_owned());
+        }
+    }
+    heads.push("!".to_owned());
+    heads
+}
+
+fn row(peer: Peer, columns: &[Column], rounds: &[Value], others: &[Value]) -> Vec<String> {
+    let mut cells = vec![peer.name().to_owned()];
+    for column in columns {
+        let spread = Spread::of(rounds.iter().map(|it| it.get(column.key)));
+        if !column.compared {
+            cells.push(number(spread.median, column.digits));
+            continue;
+        }
+        cells.push(spread.show(column.digits));
+        let pairs = rounds.iter().zip(others);
+        let ratios = pairs.map(|(one, other)| one.get(column.key) / other.get(column.key));
+        cells.push(number(Spread::of(ratios).median, 2));
+    }
+    let disturbed = rounds.iter().filter(|it| it.foreign > MAX_FOREIGN).count();
+    cells.push(match disturbed {
+        0 => String::new(),
+        some => some.to_string(),
+    });
+    cells
+}
+
+/// Columns as wide as what is in them, the first to the left.
+fn aligned(text: &mut String, rows: &[Vec<String>]) {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
+        .map(|at| rows.iter().map(|row| row[at].chars().count()).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    for row in rows {
+        let mut line = String::from(" ");
+        for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let _ = if at == 0 {
+                write!(line, " {cell:<width$}")
+            } else {
+                write!(line, "  {cell:>width$}")
+            };
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
+/// One measurement, for those who wait.
+pub(super) fn line(point: Point, value: &Value) -> String {
+    let columns = point.what.columns().iter();
+    let with_number = columns.filter(|column| value.get(column.key).is_finite());
+    let mut line = String::new();
+    for column in with_number.filter(|column| column.compared).take(IN_A_LINE) {
+        let shown = number(value.get(column.key), column.digits);
+        let _ = write!(line, " {shown:>9} {}", column.title);
+    }
+    if value.foreign > MAX_FOREIGN {
+        let _ = write!(line, "  (others {:.0} %)", value.foreign * 100.0);
+    }
+    line
 }
 
 /// Everything that was measured.
@@ -78,7 +118,7 @@ pub(super) fn json(options: &Options, points: &[(usize, Point)], values: &Values
             let rounds: Vec<Json> = rounds.iter().map(of_round).collect();
             Some((peer.name().to_owned(), Json::from(rounds)))
         });
-        json!({"name": point.name, "peers": peers.collect::<serde_json::Map<_, _>>()})
+        json!({"name": point.name, "peers": peers.collect::<Map<_, _>>()})
     };
     json!({
         "rounds": options.rounds,
@@ -88,21 +128,29 @@ pub(super) fn json(options: &Options, points: &[(usize, Point)], values: &Values
 }
 
 fn of_round(value: &Value) -> Json {
-    json!({
-        "requestsPerSecond": value.per_second,
-        "cpuMicrosPerRequest": value.cpu_micros,
-        "latencyMicros": {
-            "p50": value.p50, "p90": value.p90, "p99": value.p99, "p999": value.p999,
-        },
-        "residentMiB": {"client": value.resident[0], "server": value.resident[1]},
-    })
+    let of = value
+        .of
+        .iter()
+        .map(|(key, it)| ((*key).to_owned(), json!(it)));
+    let mut of: Map<String, Json> = of.collect();
+    of.insert("foreignCpuShare".to_owned(), json!(value.foreign));
+    Json::Object(of)
 }
 
 /// What others are compared with.
 fn base(options: &Options) -> Peer {
     let mut weft = options.peers.iter().filter(|peer| peer.is_weft());
     let first = weft.next().or(options.peers.first());
-    first.copied().unwrap_or(Peer::Direct)
+    let first = first.copied().unwrap_or(Peer::Direct);
+    options.base.unwrap_or(first)
+}
+
+fn number(value: f64, digits: usize) -> String {
+    if value.is_finite() {
+        format!("{value:.digits$}")
+    } else {
+        NONE.to_owned()
+    }
 }
 
 /// Values of several rounds.
@@ -133,6 +181,9 @@ impl Spread {
     }
 
     fn show(self, digits: usize) -> String {
+        if !self.median.is_finite() {
+            return NONE.to_owned();
+        }
         let Self {
             least,
             median,

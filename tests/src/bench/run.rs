@@ -1,72 +1,27 @@
 //! Rounds.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use weft_sandbox::Sandbox;
 
 use super::options::{Options, Peer};
 use super::pairs::{Pair, Pairs};
-use super::protocol::Protocol;
-use super::report;
-use super::usage::{CLIENT_CORE, pin_thread, processor_time};
-use super::wire::{self, Shape};
+use super::point::{ADDED, POINTS, Point, What};
+use super::slice::{self, Value};
+use super::wire::Load;
+use super::{gate, report, standing};
 
-/// Loaded before it is measured.
-const WARM_UP: Duration = Duration::from_millis(500);
 /// Cores that the pods need.
 const CORES: usize = 2;
-
-/// A kind of load and its name.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Point {
-    pub(super) name: &'static str,
-    pub(super) shape: Shape,
-}
-
-const POINTS: [Point; 6] = [
-    http1("http1-1k-c1", 1, 1 << 10, None),
-    http1("http1-1k-c8", 8, 1 << 10, None),
-    http1("http1-1k-c64", 64, 1 << 10, None),
-    http1("http1-64k-c8", 8, 64 << 10, None),
-    http1("http1-1k-1000rps", 8, 1 << 10, Some(1_000)),
-    http1("http1-64k-500rps", 8, 64 << 10, Some(500)),
-];
-
-const fn http1(name: &'static str, connections: usize, size: usize, rate: Option<u32>) -> Point {
-    Point {
-        name,
-        shape: Shape {
-            connections,
-            size,
-            rate,
-        },
-    }
-}
-
-/// One measurement.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Value {
-    pub(super) per_second: f64,
-    /// Of both sidecars.
-    pub(super) cpu_micros: f64,
-    /// Of a latency, in microseconds.
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-    pub(super) p999: f64,
-    /// Of the sidecars after it, in MiB: the client's and the server's.
-    pub(super) resident: [f64; 2],
-}
+/// What others may use of the machine's cores while something is measured.
+pub(super) const MAX_FOREIGN: f64 = 0.06;
 
 /// By point, in the order of [`POINTS`], and peer: one value per round.
 pub(super) type Values = BTreeMap<(usize, Peer), Vec<Value>>;
 
-/// Measures what `options` ask for and prints it.
-pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<()> {
+/// Measures what `options` ask for and prints it. Whether the gates hold, where any were asked for.
+pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<bool> {
     let points: Vec<(usize, Point)> = POINTS
         .into_iter()
         .enumerate()
@@ -76,6 +31,8 @@ pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<()> {
         })
         .collect();
     anyhow::ensure!(!points.is_empty(), "there is no such scenario");
+    let has_base = options.base.is_none_or(|it| options.peers.contains(&it));
+    anyhow::ensure!(has_base, "--base is none of --peers");
     let cores = std::thread::available_parallelism()?.get();
     anyhow::ensure!(cores >= CORES, "{CORES} cores are needed, here is {cores}");
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -84,7 +41,9 @@ pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<()> {
         .build()?;
     let values = runtime.block_on(async {
         let pairs = Pairs::start(sandbox, options).await?;
-        rounds(options, &points, &pairs.all).await
+        let mut values = once(options, &points, &pairs).await?;
+        rounds(options, &points, &pairs.all, &mut values).await?;
+        anyhow::Ok(values)
     })?;
     print!("{}", report::text(options, &points, &values));
     if let Some(file) = &options.json {
@@ -92,71 +51,117 @@ pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<()> {
         std::fs::write(file, format!("{json:#}\n"))
             .with_context(|| format!("writing {}", file.display()))?;
     }
-    Ok(())
+    if !options.quick {
+        return Ok(true);
+    }
+    let verdict = gate::verdict(&points, &values);
+    print!("{}", verdict.text);
+    Ok(verdict.holds)
+}
+
+/// What is measured before there is any load.
+async fn once(
+    options: &Options,
+    points: &[(usize, Point)],
+    pairs: &Pairs,
+) -> anyhow::Result<Values> {
+    let mut values = Values::new();
+    for (at, point) in points {
+        match point.what {
+            What::Load(_) => {}
+            What::Memory => {
+                for pair in pairs.all.iter().filter(|pair| !pair.sidecars.is_empty()) {
+                    eprintln!("{} {}", point.name, pair.peer.name());
+                    let measured = standing::memory(pair, options.rounds);
+                    let measured = measured
+                        .await
+                        .with_context(|| format!("{}, {}", point.name, pair.peer.name()))?;
+                    values.insert((*at, pair.peer), measured);
+                }
+            }
+            What::Ready if options.peers.contains(&Peer::Weft) => {
+                for _ in 0..options.rounds {
+                    let value = standing::ready(pairs.mesh()).await.context(point.name)?;
+                    values.entry((*at, Peer::Weft)).or_default().push(value);
+                }
+            }
+            What::Binary if options.peers.contains(&Peer::Weft) => {
+                if let Some(value) = standing::binary()? {
+                    values.insert((*at, Peer::Weft), vec![value]);
+                }
+            }
+            What::Ready | What::Binary => {}
+        }
+    }
+    Ok(values)
 }
 
 async fn rounds(
     options: &Options,
     points: &[(usize, Point)],
     pairs: &[Pair],
-) -> anyhow::Result<Values> {
-    let mut values = Values::new();
+    values: &mut Values,
+) -> anyhow::Result<()> {
+    let loads: Vec<(usize, &str, Load)> = points
+        .iter()
+        .filter_map(|(at, point)| match point.what {
+            What::Load(load) => Some((*at, point.name, load)),
+            _ => None,
+        })
+        .collect();
     let mut random = fastrand::Rng::new();
-    let all = usize::from(options.rounds) * points.len() * pairs.len();
+    let all = usize::from(options.rounds) * loads.len() * pairs.len();
     let mut done = 0;
     for round in 1..=options.rounds {
-        for (at, point) in points {
+        for (at, name, load) in &loads {
             let mut order: Vec<&Pair> = pairs.iter().collect();
             random.shuffle(&mut order);
             for pair in order {
-                let (name, peer) = (point.name, pair.peer.name());
-                let value = measure(pair, point.shape, options.time)
+                let peer = pair.peer.name();
+                let value = undisturbed(options, pair, *load)
                     .await
                     .with_context(|| format!("round {round}, {name}, {peer}"))?;
                 done += 1;
                 eprintln!(
-                    "[{done:>3}/{all}] round {round}  {name:<18} {peer:<14} {:>9.0}/s {:>7.1} us CPU",
-                    value.per_second, value.cpu_micros
+                    "[{done:>3}/{all}] round {round}  {name:<18} {peer:<14} {}",
+                    report::line(POINTS[*at], &value)
                 );
                 values.entry((*at, pair.peer)).or_default().push(value);
             }
+            add(values, *at, &options.peers);
         }
     }
-    Ok(values)
+    Ok(())
 }
 
-async fn measure(pair: &Pair, shape: Shape, time: Duration) -> anyhow::Result<Value> {
-    let (to, sidecars) = (pair.to(Protocol::Http1), pair.sidecars.clone());
-    let (measured, used) = pair
-        .client
-        .run_future(move || async move {
-            pin_thread(CLIENT_CORE)?;
-            let marks = Rc::new(RefCell::new(Vec::new()));
-            let mark = || marks.borrow_mut().push(processor_time(&sidecars));
-            let measured = wire::load(to, shape, WARM_UP, time, mark).await?;
-            let mut marks = marks
-                .borrow_mut()
-                .drain(..)
-                .collect::<Result<Vec<_>, _>>()?;
-            let (end, begin) = (marks.pop(), marks.pop());
-            let used = end
-                .context("no mark")?
-                .saturating_sub(begin.context("no mark")?);
-            anyhow::Ok((measured, used))
-        })
-        .await?;
-    let mut memory = [0.0; 2];
-    for (mib, sidecar) in memory.iter_mut().zip(&pair.sidecars) {
-        *mib = sidecar.resident()? as f64 / f64::from(1 << 20);
+/// Measures until others leave the machine alone, a few times at most; of these the least disturbed.
+async fn undisturbed(options: &Options, pair: &Pair, load: Load) -> anyhow::Result<Value> {
+    let mut best = slice::measure(pair, load, options.time).await?;
+    for _ in 0..options.repeats {
+        if best.foreign <= MAX_FOREIGN {
+            break;
+        }
+        let again = slice::measure(pair, load, options.time).await?;
+        if again.foreign < best.foreign {
+            best = again;
+        }
     }
-    let latency = |quantile| measured.latency.value_at_quantile(quantile) as f64;
-    Ok(Value {
-        per_second: measured.requests as f64 / measured.seconds,
-        cpu_micros: used.as_secs_f64() * 1e6 / measured.requests as f64,
-        p50: latency(0.5),
-        p90: latency(0.9),
-        p99: latency(0.99),
-        p999: latency(0.999),
-        resident: memory,
-    })
+    Ok(best)
+}
+
+/// How much longer latencies were in the last round than without anything between.
+fn add(values: &mut Values, at: usize, peers: &[Peer]) {
+    let direct = values.get(&(at, Peer::Direct));
+    let Some(direct) = direct.and_then(|rounds| rounds.last()).cloned() else {
+        return;
+    };
+    for peer in peers.iter().filter(|peer| **peer != Peer::Direct) {
+        let rounds = values.get_mut(&(at, *peer));
+        if let Some(value) = rounds.and_then(|rounds| rounds.last_mut()) {
+            for (added, latency) in ADDED {
+                let longer = value.get(latency) - direct.get(latency);
+                value.of.insert(added, longer);
+            }
+        }
+    }
 }

@@ -47,6 +47,25 @@ impl Process {
         )))
     }
 
+    /// All of this program's process namespace: itself, and what it has started. Where it has none of its
+    /// own, these are everybody's.
+    pub(super) fn all_of_ours() -> io::Result<Vec<Self>> {
+        let own = std::fs::read_link("/proc/self/ns/pid")?;
+        let mut ours = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(outer) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // Others' processes end at any time.
+            let namespace = std::fs::read_link(format!("/proc/{outer}/ns/pid"));
+            if namespace.is_ok_and(|namespace| namespace == own) {
+                ours.push(Self(outer));
+            }
+        }
+        Ok(ours)
+    }
+
     /// Keeps every thread, and those that they start, on one core.
     pub(super) fn pin(self, core: usize) -> io::Result<()> {
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.0))? {
@@ -76,8 +95,12 @@ impl Process {
         }
     }
 
-    /// What it has in memory, in bytes.
-    pub(super) fn resident(self) -> io::Result<u64> {
+    /// What it has in memory, in MiB.
+    pub(super) fn resident_mib(self) -> io::Result<f64> {
+        Ok(self.resident()? as f64 / f64::from(1 << 20))
+    }
+
+    fn resident(self) -> io::Result<u64> {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.0))?;
         let pages = statm
             .split(' ')
@@ -90,6 +113,36 @@ impl Process {
 /// What processes have used together.
 pub(super) fn processor_time(processes: &[Process]) -> io::Result<Duration> {
     processes.iter().map(|process| process.time()).sum()
+}
+
+/// The time of all cores of the machine together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MachineTime {
+    /// What they have done for processes, whoever's, and what a hypervisor took from them. What the kernel
+    /// does for nobody in particular, as when packets come, is not in it.
+    pub(super) busy: Duration,
+    /// All of it.
+    pub(super) whole: Duration,
+}
+
+impl MachineTime {
+    /// Since the machine's start.
+    pub(super) fn now() -> io::Result<Self> {
+        let stat = std::fs::read_to_string("/proc/stat")?;
+        let fields = stat.lines().next().and_then(|it| it.strip_prefix("cpu "));
+        let fields = fields.ok_or_else(|| invalid("no times of the machine"))?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests' are in user's and nice's.
+        let mut ticks = [0_u64; 8];
+        for (ticks, field) in ticks.iter_mut().zip(fields.split_ascii_whitespace()) {
+            *ticks = field.parse().map_err(|_| invalid("no times"))?;
+        }
+        let of = |ticks: u64| Duration::from_millis(ticks * 1_000 / TICKS);
+        let [user, nice, system, .., steal] = ticks;
+        Ok(Self {
+            busy: of(user + nice + system + steal),
+            whole: of(ticks.iter().sum()),
+        })
+    }
 }
 
 /// What a process or a thread at a place of `/proc` is called in its own namespace.

@@ -16,8 +16,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     // Before there is any thread; and what only wants to become another program does so here.
     let sandbox = Sandbox::enter()?;
-    let mut options = Options::parse();
-    options.settle()?;
-    bench::run(&options, &sandbox)?;
-    Ok(ExitCode::SUCCESS)
+    let options = Options::parse().resolved()?;
+    let holds = bench::run(&options, &sandbox)?;
+    Ok(if holds {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -1,0 +1,72 @@
+//! What fails a short run: costs that have grown grossly.
+//!
+//! The yardstick is in the run: what the client and the server use by themselves per request or byte, with
+//! nothing between them, on the same cores in the same minute. What the sidecars use is told as a multiple
+//! of it, so that neither a slow machine nor a busy one changes it much; processor time does not count the
+//! time in which others had the core. The bounds leave room for a factor of two and more, which is far
+//! beyond what either does. A program without optimisation, as tests build it, has bounds of its own.
+
+use std::fmt::Write as _;
+
+use super::options::Peer;
+use super::point::Point;
+use super::run::Values;
+
+/// What is compared, and the greatest multiple.
+struct Gate {
+    point: &'static str,
+    sidecars: &'static str,
+    own: &'static str,
+    most: f64,
+}
+
+const OPTIMISED: bool = !cfg!(debug_assertions);
+
+const GATES: [Gate; 2] = [
+    Gate {
+        point: "http1-1k-c8",
+        sidecars: "cpuMicros",
+        own: "ownCpu",
+        most: if OPTIMISED { 8.0 } else { 40.0 },
+    },
+    Gate {
+        point: "tcp-up",
+        sidecars: "cpuSecondsPerGigabyte",
+        own: "ownCpuSecondsPerGigabyte",
+        most: if OPTIMISED { 6.0 } else { 10.0 },
+    },
+];
+
+/// Whether all gates hold, and a line about each.
+pub(super) struct Verdict {
+    pub(super) holds: bool,
+    pub(super) text: String,
+}
+
+/// A gate whose values are not there does not hold.
+pub(super) fn verdict(points: &[(usize, Point)], values: &Values) -> Verdict {
+    let mut verdict = Verdict {
+        holds: true,
+        text: "\nGates: the sidecars' processor time as a multiple of the client's and the server's own\n"
+            .to_owned(),
+    };
+    for gate in GATES {
+        let at = points.iter().find(|(_, point)| point.name == gate.point);
+        let value = |peer, key| {
+            let rounds = at.and_then(|(at, _)| values.get(&(*at, peer)));
+            let value = rounds.and_then(|rounds| rounds.last());
+            value.map_or(f64::NAN, |value| value.get(key))
+        };
+        let multiple = value(Peer::Weft, gate.sidecars) / value(Peer::Direct, gate.own);
+        // Not a number holds no bound.
+        let holds = multiple > 0.0 && multiple <= gate.most;
+        verdict.holds &= holds;
+        let word = if holds { "holds" } else { "FAILS" };
+        let _ = writeln!(
+            verdict.text,
+            "  {:<12} {multiple:>6.2}, at most {:.0}: {word}",
+            gate.point, gate.most
+        );
+    }
+    verdict
+}
