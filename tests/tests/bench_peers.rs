@@ -18,7 +18,10 @@ const ABSENT: [&str; 3] = [
     "has no network namespaces",
     "cores are needed",
 ];
-const POINT: &str = "http1-1k-c8";
+/// One of every protocol.
+const POINTS: [&str; 4] = ["http1-1k-c8", "http2-1k-c8", "grpc-1k-c8", "tcp-up"];
+/// How what a sidecar used is called there.
+const USED: [&str; 2] = ["cpuMicros", "cpuSecondsPerGigabyte"];
 
 #[test]
 fn haproxy() {
@@ -45,8 +48,8 @@ fn carries_requests(peer: &str) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("values.json");
     let output = bench()
-        .args(["--peers", peer, "--scenarios", POINT])
-        .args(["--rounds", "1", "--time", "0.5", "--repeats", "0", "--json"])
+        .args(["--peers", peer, "--scenarios", &POINTS.join(",")])
+        .args(["--rounds", "1", "--time", "0.3", "--repeats", "0", "--json"])
         .arg(&file)
         .output()
         .expect("starts");
@@ -59,16 +62,17 @@ fn carries_requests(peer: &str) {
     assert!(output.status.success(), "{said}");
     let text = std::fs::read_to_string(&file).expect("was written");
     let told: Value = serde_json::from_str(&text).expect("JSON");
-    let rounds = told["points"][0]["peers"][peer].as_array();
-    let [round] = rounds.expect("the peer").as_slice() else {
-        panic!("not one round: {told:#}");
-    };
-    // Requests that went around the sidecars would cost them nothing.
-    let mut measured = round.as_object().expect("values").iter();
-    let (_, used) = measured
-        .find(|(name, _)| name.starts_with("cpuMicros"))
-        .expect("processor time");
-    assert!(used.as_f64().expect("a number") > 0.0, "{round:#}");
+    let points = told["points"].as_array().expect("points");
+    assert_eq!(points.len(), POINTS.len(), "{told:#}");
+    for point in points {
+        let rounds = point["peers"][peer].as_array().expect("the peer");
+        let [round] = rounds.as_slice() else {
+            panic!("not one round: {told:#}");
+        };
+        // What went around the sidecars would cost them nothing.
+        let used = USED.iter().find_map(|key| round[key].as_f64());
+        assert!(used.expect("processor time") > 0.0, "{point:#}");
+    }
 }
 
 fn bench() -> Command {
