@@ -44,3 +44,8 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod worker;
+
+/// What tests of the hot path count allocations with.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: weft_counting::Counting = weft_counting::Counting;

@@ -3,6 +3,7 @@
 //! Nothing here allocates for a message that needs no change. What is stripped is what RFC 9110
 //! (7.6.1) reserves to one connection; stripping twice is the same as once.
 
+use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -32,6 +33,10 @@ const NEVER_LISTED: [HeaderName; 5] = [
     REQUEST_ID,
 ];
 const REQUEST_ID: HeaderName = HeaderName::from_static(names::REQUEST_ID);
+/// Bytes that each of our own headers' names fits in.
+const OUR_NAME: usize = 32;
+/// Of the greatest number of 64 bits.
+const MAX_DIGITS: usize = 20;
 /// `?watch=true` and its kin are looked for in this much of a query.
 const MAX_QUERY: usize = 2_048;
 
@@ -84,14 +89,17 @@ fn strip_listed(headers: &mut HeaderMap, upgrading: bool) {
 
 /// Removes `x-weft-*`: from what applications send, and from what an unverified peer sends.
 pub fn strip_ours(headers: &mut HeaderMap) {
-    let mut ours: SmallVec<[HeaderName; 4]> = SmallVec::new();
-    for name in headers.keys() {
-        if name.as_str().starts_with(names::PREFIX) {
-            ours.push(name.clone());
-        }
+    let is_ours = |name: &&HeaderName| name.as_str().starts_with(names::PREFIX);
+    // Copied, as a clone of a name that came over the wire allocates; and once per name, so that a head
+    // full of them costs no more than its length.
+    let mut ours: SmallVec<[SmallVec<[u8; OUR_NAME]>; 2]> = SmallVec::new();
+    for name in headers.keys().filter(is_ours) {
+        ours.push(SmallVec::from_slice(name.as_str().as_bytes()));
     }
     for name in ours {
-        headers.remove(name);
+        if let Ok(name) = std::str::from_utf8(&name) {
+            headers.remove(name);
+        }
     }
 }
 
@@ -118,7 +126,24 @@ fn new_request_id(random: u128) -> HeaderValue {
     for (index, digit) in id.iter_mut().enumerate() {
         *digit = HEX[(random >> (4 * index)) as usize & 0xf];
     }
-    HeaderValue::from_bytes(&id).expect("hex digits are a header value")
+    // One allocation for all of its clones: bytes that were copied would need a second one for the first.
+    let id = Bytes::from_owner(id);
+    HeaderValue::from_maybe_shared(id).expect("hex digits are a header value")
+}
+
+/// A number as a header's value.
+pub fn number(mut number: u64) -> HeaderValue {
+    let mut text = [0; MAX_DIGITS];
+    let mut at = MAX_DIGITS;
+    loop {
+        at -= 1;
+        text[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    HeaderValue::from_bytes(&text[at..]).expect("digits are a header value")
 }
 
 /// Whether an HTTP/1.1 request asks to change to another protocol. A wish for HTTP/2 (`h2c`) is none:
@@ -200,6 +225,34 @@ pub fn one_length(head: &Parts) -> Result<(), Failure> {
 /// `bad_request` where there are two hosts, a target and a `Host` that differ, a `Host` that is no
 /// authority, or none in an HTTP/1.1 request (RFC 9112, 3.2).
 pub fn authority(head: &Parts) -> Result<Option<Authority>, Failure> {
+    match named(head)? {
+        Named::Nobody => Ok(None),
+        Named::Target(target) => Ok(Some(target.clone())),
+        Named::Host(host) => parse_host(host).map(Some),
+    }
+}
+
+/// Refuses what [`authority`] refuses. Hosts of the common form, a name or an IPv4 address with or without a
+/// port, cost no allocation.
+///
+/// # Errors
+///
+/// As [`authority`].
+pub fn one_authority(head: &Parts) -> Result<(), Failure> {
+    match named(head)? {
+        Named::Host(host) if !is_plain_host(host.as_bytes()) => parse_host(host).map(drop),
+        Named::Host(_) | Named::Target(_) | Named::Nobody => Ok(()),
+    }
+}
+
+/// Who names the authority of a request.
+enum Named<'h> {
+    Nobody,
+    Target(&'h Authority),
+    Host(&'h HeaderValue),
+}
+
+fn named(head: &Parts) -> Result<Named<'_>, Failure> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -210,23 +263,39 @@ pub fn authority(head: &Parts) -> Result<Option<Authority>, Failure> {
         if target.is_none() && head.version == Version::HTTP_11 && host.is_none() {
             return Err(bad_request("no host"));
         }
-        return Ok(target.cloned());
+        return Ok(target.map_or(Named::Nobody, Named::Target));
     };
-    if let Some(target) = target {
-        if !target
-            .as_str()
-            .as_bytes()
-            .eq_ignore_ascii_case(host.as_bytes())
-        {
-            return Err(bad_request("the target and the host differ"));
-        }
-        return Ok(Some(target.clone()));
+    let Some(target) = target else {
+        return Ok(Named::Host(host));
+    };
+    if !target
+        .as_str()
+        .as_bytes()
+        .eq_ignore_ascii_case(host.as_bytes())
+    {
+        return Err(bad_request("the target and the host differ"));
     }
+    Ok(Named::Target(target))
+}
+
+fn parse_host(host: &HeaderValue) -> Result<Authority, Failure> {
     let host = Authority::try_from(host.as_bytes()).map_err(|_| bad_request("not a host"))?;
     if host.as_str().contains('@') {
         return Err(bad_request("not a host"));
     }
-    Ok(Some(host))
+    Ok(host)
+}
+
+/// Letters, digits, dots and hyphens, and perhaps a port: certainly an authority.
+fn is_plain_host(host: &[u8]) -> bool {
+    let colon = host.iter().position(|byte| *byte == b':');
+    let (name, port) = host.split_at(colon.unwrap_or(host.len()));
+    let is_port = match port {
+        [] => true,
+        [_, digits @ ..] => matches!(digits.len(), 1..=5) && is_number(digits),
+    };
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    !name.is_empty() && name.iter().all(is_plain) && is_port
 }
 
 /// Makes a head as it came in fit a connection of its own version.
@@ -397,7 +466,7 @@ fn join_cookies(headers: &mut HeaderMap) {
         joined.extend_from_slice(b"; ");
         joined.extend_from_slice(crumb.as_bytes());
     }
-    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
         headers.insert(header::COOKIE, joined);
     }
 }

@@ -157,7 +157,7 @@ impl Requests {
         }
 
         // Headers that concern one connection only, or that only a sidecar may say.
-        headers::authority(&head)?;
+        headers::one_authority(&head)?;
         headers::one_length(&head)?;
         let mut request = Request::from_parts(head, RequestBody::from(body));
         let wanted = Wanted::take(&mut request);

@@ -120,7 +120,7 @@ impl Requests {
         let version = Version::of(head.version);
 
         // What two readers could understand in two ways is refused.
-        headers::authority(&head)?;
+        headers::one_authority(&head)?;
         headers::one_length(&head)?;
 
         // Headers that concern one connection only, or that only a sidecar may say.

@@ -86,8 +86,12 @@ pub(crate) struct TryPermit {
 }
 
 /// What one try came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large one, and a box would cost each an allocation"
+)]
 enum Tried {
-    Answered(Box<Response<UpstreamBody>>, Answer),
+    Answered(Response<UpstreamBody>, Answer),
     Failed(TryError),
 }
 
@@ -259,7 +263,7 @@ impl Tries<'_> {
                         answer.pushback = answer.pushback.or_else(|| pushback(trailers));
                     }
                 }
-                Tried::Answered(Box::new(response), answer)
+                Tried::Answered(response, answer)
             }
             Ok(Err(mut error)) => {
                 // A kept connection of a peer that is no sidecar, which may have closed it as idle
@@ -323,9 +327,8 @@ impl Tries<'_> {
             request.headers_mut().insert(ATTEMPT, attempt.into());
         }
         if let Some(millis) = self.deadline.header_ms(now) {
-            request
-                .headers_mut()
-                .insert(DEADLINE_MS, HeaderValue::from(millis));
+            let millis = headers::number(millis);
+            request.headers_mut().insert(DEADLINE_MS, millis);
         }
         request
     }
@@ -395,7 +398,7 @@ impl Tries<'_> {
                 course.body = error.request.map(|request| request.into_body());
                 return Err(error.failure);
             }
-            Tried::Answered(response, answer) => (*response, answer),
+            Tried::Answered(response, answer) => (response, answer),
         };
         let awaits_trailers = headers::is_grpc(response.headers()) && answer.grpc_status.is_none();
         let undecided = if awaits_trailers {

@@ -2,6 +2,7 @@
 
 pub(crate) mod clients;
 pub(crate) mod collector;
+pub(crate) mod costs;
 pub(crate) mod policies;
 pub(crate) mod servers;
 

@@ -300,3 +300,30 @@ proptest! {
         prop_assert_eq!(once.contains_key("connection"), upgrading);
     }
 }
+
+#[test]
+fn hosts_that_are_not_parsed_are_authorities() {
+    for plain in [
+        "api",
+        "api.shop.svc.cluster.local:8080",
+        "10.0.0.1",
+        "a-b:65535",
+        "-.-:99999",
+        "a:0",
+    ] {
+        assert!(is_plain_host(plain.as_bytes()), "{plain}");
+        assert!(Authority::try_from(plain).is_ok(), "{plain}");
+    }
+    for other in [
+        "", ":80", "a:", "a:b", "a:1:2", "a:123456", "user@a", "[::1]:80", "a/b", "a b", "\u{e4}",
+    ] {
+        assert!(!is_plain_host(other.as_bytes()), "{other}");
+    }
+}
+
+#[test]
+fn numbers_are_written_as_they_are() {
+    for number in [0, 7, 10, 60_000, u64::MAX] {
+        assert_eq!(super::number(number), number.to_string());
+    }
+}

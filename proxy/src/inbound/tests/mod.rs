@@ -2,6 +2,7 @@
 
 mod bounds;
 mod bytes;
+mod costs;
 mod edges;
 mod leaving;
 mod limits;

@@ -5,6 +5,7 @@ mod bodies;
 mod bounds;
 mod budgets;
 mod bytes;
+mod costs;
 mod deadlines;
 mod destinations;
 mod failures;

@@ -1,0 +1,79 @@
+//! What a plain HTTP/1 request costs the server's sidecar, with authorization, and however many other
+//! ports the sidecar knows.
+
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::policy::{AllowEntry, AllowList, MtlsMode, Principal};
+use crate::testing::costs::{Cost, SENT_ON, Side, answer};
+use crate::testing::policies::inbound;
+
+/// The budget of one side, and what the runtime may add now and then, which is not per request.
+const MAX_ALLOCATIONS: f64 = 15.05;
+
+async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
+    let closing = sidecar.closing.subscribe();
+    let (inbound, original) = (Arc::clone(&sidecar.inbound), Fixed(sidecar.app));
+    inbound.connection(accepted, &original, closing).await;
+}
+
+/// Only `web` may call, by a rule with methods and paths.
+fn policy() -> InboundPolicy {
+    let mut policy = inbound(MtlsMode::Strict);
+    policy.authorization = vec![AllowList {
+        entries: vec![AllowEntry {
+            principals: vec![Principal::Exact(spiffe("web").as_str().into())],
+            methods: vec![http::Method::GET],
+            paths: vec!["/cart".into()],
+        }],
+        audit: false,
+    }];
+    policy
+}
+
+/// The cost where the policies of `others` more ports are known.
+async fn cost(others: u16) -> Cost {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let accepted = listener.accept().await.unwrap().0;
+        accepted.set_nodelay(true).unwrap();
+        answer(accepted).await;
+    });
+    let side = Side::start("server", move || Sidecar::untold(app), serve).await;
+    for other in 0..others {
+        side.sidecar.discovery.tell_inbound(1 + other, policy());
+    }
+    side.sidecar.tell(policy());
+    let identity = side.sidecar.ca.identity(&spiffe("web"));
+    let tcp = side.connect().await;
+    let api = spiffe("api");
+    let client = identity.connect(tcp, &api, Alpn::Http1);
+    let cost = side.cost(soon(client).await.unwrap(), SENT_ON).await;
+    assert!(
+        side.sidecar
+            .requests(&[("peer", "shop/web"), ("outcome", "ok")])
+            > 1_000
+    );
+    cost
+}
+
+#[tokio::test]
+async fn a_plain_request_allocates_little() {
+    let cost = cost(0).await;
+    println!("server's sidecar: {cost:?}");
+    assert!(cost.allocations <= MAX_ALLOCATIONS, "{cost:?}");
+}
+
+#[tokio::test]
+async fn what_else_the_sidecar_knows_costs_a_request_nothing() {
+    let alone = cost(0).await.allocations;
+    for others in [9, 99, 999] {
+        let among = cost(others).await.allocations;
+        println!("server's sidecar, {} ports: {among}", others + 1);
+        assert!(
+            among <= 1.05 * alone,
+            "{among} among {others}, {alone} alone"
+        );
+    }
+}

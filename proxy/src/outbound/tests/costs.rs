@@ -1,0 +1,81 @@
+//! What a plain HTTP/1 request costs the client's sidecar, with everything on that a route may have, and
+//! however much of the mesh the sidecar knows.
+
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::policy::BreakerScope;
+use crate::testing::costs::{Cost, PLAIN, Side, answer};
+use crate::testing::policies::{breaker, endpoint, retries, target};
+
+/// The budget of one side, and what the runtime may add now and then, which is not per request.
+const MAX_ALLOCATIONS: f64 = 15.05;
+
+async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
+    let closing = sidecar.closing.subscribe();
+    let outbound = Arc::clone(&sidecar.outbound);
+    outbound.connection(accepted, &Fixed(api()), closing).await;
+}
+
+/// Timeouts, retries and a breaker.
+fn policy(name: &str) -> ServiceTarget {
+    let mut policy = target(name, &[name]);
+    let route = &mut policy.routes[0];
+    route.retries = Some(retries());
+    route.timeouts.request = Some(Duration::from_secs(60));
+    route.timeouts.per_try = Some(Duration::from_secs(60));
+    policy.backends[0].circuit_breaker = Some(breaker(BreakerScope::Endpoint));
+    policy
+}
+
+/// The cost where `others` more services are known, each with a route of its own.
+async fn cost(others: usize) -> Cost {
+    let side = Side::start("client", Sidecar::new, serve).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = endpoint(listener.local_addr().unwrap(), Some(spiffe("api")));
+    let identity = side.sidecar.identity("api");
+    tokio::spawn(async move {
+        let accepted = listener.accept().await.unwrap().0;
+        accepted.set_nodelay(true).unwrap();
+        answer(identity.accept(accepted).await.unwrap().0).await;
+    });
+    for other in 0..others {
+        let name = format!("other-{other}");
+        let address = SocketAddr::from(([10, 97, (other >> 8) as u8, other as u8], 80));
+        let service = OutboundTarget::Service(Arc::new(policy(&name)));
+        side.sidecar.discovery.tell_outbound(address, service);
+        let away = endpoint(SocketAddr::from(([10, 1, 0, 1], 80)), None);
+        side.sidecar.tell_endpoints(&name, vec![away]);
+    }
+    side.sidecar.tell_endpoints("api", vec![server]);
+    side.sidecar.tell(policy("api"));
+    let cost = side.cost(side.connect().await, PLAIN).await;
+    assert!(
+        side.sidecar
+            .requests(&[("tls", "mutual"), ("outcome", "ok")])
+            > 1_000
+    );
+    cost
+}
+
+#[tokio::test]
+async fn a_plain_request_allocates_little() {
+    let cost = cost(0).await;
+    println!("client's sidecar: {cost:?}");
+    assert!(cost.allocations <= MAX_ALLOCATIONS, "{cost:?}");
+}
+
+#[tokio::test]
+async fn what_else_the_sidecar_knows_costs_a_request_nothing() {
+    let alone = cost(0).await.allocations;
+    for others in [9, 99, 999] {
+        let among = cost(others).await.allocations;
+        println!("client's sidecar, {} services: {among}", others + 1);
+        assert!(
+            among <= 1.05 * alone,
+            "{among} among {others}, {alone} alone"
+        );
+    }
+}

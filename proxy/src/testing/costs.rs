@@ -1,0 +1,154 @@
+//! What one request costs a sidecar: a thread of its own for the sidecar, whose allocations are counted,
+//! with its client and its server on the test's.
+//!
+//! What is counted is everything that the thread does: the sidecar's own code, hyper, TLS, the runtime.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use weft_counting::Tally;
+
+use super::soon;
+
+/// Bytes of a response's body.
+const BODY: usize = 1_024;
+/// Requests that go before the first that is counted: pools, buffers and maps have then grown.
+const WARM_UP: usize = 200;
+/// Requests that are counted; `WEFT_COSTS_REQUESTS` sets another number, for a profile.
+const COUNTED: usize = 1_000;
+/// The plain request of a client library.
+pub(crate) const PLAIN: &str = "GET /cart/items?page=2 HTTP/1.1\r\nhost: api\r\n\
+    user-agent: costs/1.0\r\naccept: */*\r\n\r\n";
+/// The same, as the client's sidecar sends it on.
+pub(crate) const SENT_ON: &str = "GET /cart/items?page=2 HTTP/1.1\r\nhost: api\r\n\
+    user-agent: costs/1.0\r\naccept: */*\r\n\
+    x-request-id: 0123456789abcdef0123456789abcdef\r\nx-weft-deadline-ms: 60000\r\n\r\n";
+
+/// A thread that runs a sidecar, for as long as the process lives.
+pub(crate) struct Side<S> {
+    pub(crate) sidecar: Arc<S>,
+    /// Takes what the sidecar's listener would be given.
+    address: SocketAddr,
+    tally: Tally,
+}
+
+/// What a request cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    /// Allocations, the mean of many requests.
+    pub(crate) allocations: f64,
+}
+
+impl<S: Send + Sync + 'static> Side<S> {
+    /// Starts the sidecar that `make` makes, on a thread of this name; it does with each connection what
+    /// `serve` says.
+    pub(crate) async fn start<F: Future<Output = ()> + Send + 'static>(
+        name: &str,
+        make: impl FnOnce() -> S + Send + 'static,
+        serve: impl Fn(Arc<S>, TcpStream) -> F + Send + 'static,
+    ) -> Self {
+        let (told, started) = oneshot::channel();
+        let run = async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let sidecar = Arc::new(make());
+            let side = Self {
+                sidecar: Arc::clone(&sidecar),
+                address: listener.local_addr().unwrap(),
+                tally: Tally::here(),
+            };
+            assert!(told.send(side).is_ok(), "the test waits for it");
+            while let Ok((accepted, _)) = listener.accept().await {
+                accepted.set_nodelay(true).unwrap();
+                tokio::spawn(serve(Arc::clone(&sidecar), accepted));
+            }
+        };
+        let thread = thread::Builder::new().name(name.to_owned());
+        let run = move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().unwrap().block_on(run);
+        };
+        thread.spawn(run).unwrap();
+        soon(started).await.unwrap()
+    }
+
+    /// A connection to it.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// What `request` over `client` costs, once the sidecar is warm.
+    pub(crate) async fn cost(
+        &self,
+        mut client: impl AsyncRead + AsyncWrite + Unpin,
+        request: &str,
+    ) -> Cost {
+        let asked = std::env::var("WEFT_COSTS_REQUESTS").ok();
+        let requests = asked.map_or(COUNTED, |asked| asked.parse().unwrap());
+        for _ in 0..WARM_UP {
+            soon(ask(&mut client, request)).await;
+        }
+        let before = self.settled().await;
+        for _ in 0..requests {
+            soon(ask(&mut client, request)).await;
+        }
+        let allocations = self.settled().await - before;
+        Cost {
+            allocations: allocations as f64 / requests as f64,
+        }
+    }
+
+    /// The count once nothing is done any more: a client has its answer before the sidecar is done with
+    /// the request.
+    async fn settled(&self) -> u64 {
+        let mut last = self.tally.allocations();
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let now = self.tally.allocations();
+            if now == last {
+                return now;
+            }
+            last = now;
+        }
+    }
+}
+
+/// Answers every request on `io` with so many bytes, in one write.
+pub(crate) async fn answer(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut response = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ndate: Mon, 02 Mar 2026 08:00:00 GMT\r\n\
+         content-length: {BODY}\r\n\r\n"
+    )
+    .into_bytes();
+    response.resize(response.len() + BODY, b'x');
+    let mut read = Vec::new();
+    while let Ok(1..) = io.read_buf(&mut read).await {
+        if read.ends_with(b"\r\n\r\n") {
+            read.clear();
+            io.write_all(&response).await.unwrap();
+            io.flush().await.unwrap();
+        }
+    }
+}
+
+/// Asks once and reads the whole answer.
+async fn ask(io: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) {
+    io.write_all(request.as_bytes()).await.unwrap();
+    io.flush().await.unwrap();
+    let mut read = Vec::with_capacity(4 * BODY);
+    loop {
+        let more = io.read_buf(&mut read).await.unwrap();
+        assert_ne!(more, 0, "cut off: {}", String::from_utf8_lossy(&read));
+        let head = read.windows(4).position(|end| end == b"\r\n\r\n");
+        if head.is_some_and(|head| read.len() == head + 4 + BODY) {
+            break;
+        }
+    }
+    assert!(read.starts_with(b"HTTP/1.1 200 OK\r\n"));
+}
