@@ -10,7 +10,7 @@ use super::pairs::{Pair, Pairs};
 use super::point::{ADDED, POINTS, Point, What};
 use super::slice::{self, Value};
 use super::wire::Load;
-use super::{gate, report, standing};
+use super::{gate, report, standing, usage};
 
 /// Cores that the pods need.
 const CORES: usize = 2;
@@ -33,7 +33,7 @@ pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<bool> {
     anyhow::ensure!(!points.is_empty(), "there is no such scenario");
     let has_base = options.base.is_none_or(|it| options.peers.contains(&it));
     anyhow::ensure!(has_base, "--base is none of --peers");
-    let cores = std::thread::available_parallelism()?.get();
+    let cores = usage::cores();
     anyhow::ensure!(cores >= CORES, "{CORES} cores are needed, here is {cores}");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

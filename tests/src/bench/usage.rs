@@ -1,15 +1,29 @@
 //! Cores, and the processor time of processes.
 
 use std::io;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The core of the client's pod, and of the server's.
+/// The core of the client's pod, and of the server's, among those that this program may use.
 pub(super) const CLIENT_CORE: usize = 0;
 pub(super) const SERVER_CORE: usize = 1;
+
+/// Those that it could use when it was first asked for one: a pinned thread has one only.
+static ALLOWED: LazyLock<Vec<usize>> = LazyLock::new(|| {
+    let set = sched_getaffinity(None).unwrap_or_default();
+    (0..CpuSet::MAX_CPU)
+        .filter(|core| set.is_set(*core))
+        .collect()
+});
+
+/// How many cores there are. To be asked before anything is pinned.
+pub(super) fn cores() -> usize {
+    ALLOWED.len()
+}
 
 /// How many parts of a second the kernel counts in: `USER_HZ`, the same on every Linux that Rust knows.
 const TICKS: u64 = 100;
@@ -160,6 +174,7 @@ fn invalid(what: &'static str) -> io::Error {
 
 fn only(core: usize) -> CpuSet {
     let mut set = CpuSet::new();
-    set.set(core);
+    // Where there are too few, nobody has come so far.
+    set.set(ALLOWED.get(core).copied().unwrap_or(core));
     set
 }
