@@ -1,6 +1,6 @@
 //! What the suites share and what needs no mesh: an API server, the benchmark, canary tools, definitions for it, TLS endpoints whose
-//! identity a test makes up, HTTP/2 by hand, a judge of paths, gRPC and bytes beside another load, and how loads are
-//! counted.
+//! identity a test makes up, HTTP/2 by hand, a judge of paths, gRPC and bytes beside another load, how loads are
+//! counted, and what threads use.
 #![forbid(unsafe_code)]
 
 pub mod apiserver;
@@ -12,4 +12,5 @@ pub mod gateway_crds;
 pub mod grpc_and_bytes;
 pub mod promql;
 pub mod readings;
+pub mod threads;
 pub mod tls;

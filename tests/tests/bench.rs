@@ -73,7 +73,8 @@ fn the_short_form_holds(sandbox: &Sandbox) -> anyhow::Result<()> {
 fn each_kind_of_point_is_sane(sandbox: &Sandbox) -> anyhow::Result<()> {
     let names = "http2-1k-c8,grpc-1k-c8,http1-1k-1000rps,tcp-down,tcp-connect,memory,ready";
     let short = ["--rounds", "1", "--time", "0.5", "--repeats", "0"];
-    let (_, report) = run(sandbox, &[&["--scenarios", names][..], &short].concat())?;
+    let which = ["--peers", "direct,weft", "--scenarios", names];
+    let (_, report) = run(sandbox, &[&which[..], &short].concat())?;
     let requests = [
         "perSecond",
         "cpuMicros",
@@ -122,7 +123,7 @@ fn run(sandbox: &Sandbox, arguments: &[&str]) -> anyhow::Result<(bool, Json)> {
     let file = directory.path().join("bench.json");
     let path = Path::to_string_lossy(&file);
     let arguments = [&["bench", "--json", &*path][..], arguments].concat();
-    let options = Options::try_parse_from(arguments)?.resolved();
+    let options = Options::try_parse_from(arguments)?.resolved()?;
     let holds = bench::run(&options, sandbox)?;
     Ok((holds, serde_json::from_slice(&std::fs::read(&file)?)?))
 }

@@ -1,14 +1,15 @@
 //! This program's log, on standard error.
 
-use weft_proto::logs::{self, LastLines};
+use weft_proto::logs::{self, LastLines, LogControl};
 
 use super::settings::{LogFormat, LogLevel};
 
 const SERVICE: &str = "control-plane";
 
-/// Sends the process's logs to standard error, as long as the answer lives. Only the first call counts: a
-/// second one, in one process with another program of ours, keeps the first one's choice.
-pub(super) fn start(level: LogLevel, format: LogFormat) -> Option<LastLines> {
+/// Sends the process's logs to standard error, as long as the second part of the answer lives; the first
+/// changes the level. Only the first call counts: a second one, in one process with another program of
+/// ours, keeps the first one's choice.
+pub(super) fn start(level: LogLevel, format: LogFormat) -> Option<(LogControl, LastLines)> {
     let level = match level {
         LogLevel::Error => logs::LogLevel::ERROR,
         LogLevel::Warn => logs::LogLevel::WARN,
@@ -21,6 +22,5 @@ pub(super) fn start(level: LogLevel, format: LogFormat) -> Option<LastLines> {
         LogFormat::Plain => logs::LogFormat::Plain,
     };
     let sink = Box::new(std::io::stderr());
-    let installed = logs::install(SERVICE, level, format, sink);
-    installed.ok().map(|(_, last)| last)
+    logs::install(SERVICE, level, format, sink).ok()
 }

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weft_proto::logs::LogControl;
 #[cfg(not(feature = "kubernetes"))]
 use weft_proto::names::env;
 
@@ -83,9 +84,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match command {
         Command::Token(settings) => finish(token(&settings), |error| eprintln!("{error:#}")),
         Command::Serve(settings) => {
-            let _last_lines = logging::start(settings.log_level, settings.log_format);
+            let (log, _last_lines) =
+                logging::start(settings.log_level, settings.log_format).unzip();
             descriptors::raise();
-            finish(serve(*settings), |error| tracing::error!("{error:#}"))
+            finish(serve(*settings, log), |error| tracing::error!("{error:#}"))
         }
     }
 }
@@ -122,17 +124,17 @@ fn token(settings: &Token) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn serve(settings: Serve) -> anyhow::Result<()> {
+fn serve(settings: Serve, log: Option<LogControl>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("starting threads")?;
-    let result = runtime.block_on(run(settings));
+    let result = runtime.block_on(run(settings, log));
     runtime.shutdown_timeout(RUNTIME_GRACE);
     result
 }
 
-async fn run(settings: Serve) -> anyhow::Result<()> {
+async fn run(settings: Serve, log: Option<LogControl>) -> anyhow::Result<()> {
     let end = CancellationToken::new();
     end_on_signals(&end).context("listening for signals")?;
     let tasks = TaskTracker::new();
@@ -143,7 +145,7 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
         let _ = timeout(TASKS_GRACE, tasks.wait()).await;
     };
     let serving = async {
-        let result = serve_until(&settings, &tasks, &end).await;
+        let result = serve_until(&settings, log, &tasks, &end).await;
         end.cancel();
         result
     };
@@ -153,6 +155,7 @@ async fn run(settings: Serve) -> anyhow::Result<()> {
 /// Serves until `end`, or until something that is needed cannot be had.
 async fn serve_until(
     settings: &Serve,
+    log: Option<LogControl>,
     tasks: &TaskTracker,
     end: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -177,6 +180,7 @@ async fn serve_until(
             _ => Gate::reviewed(reviewer),
         },
         keeper,
+        log,
         end: end.clone(),
     };
     tokio::spawn(pages.run(admin));

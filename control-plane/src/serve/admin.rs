@@ -29,6 +29,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_proto::discovery::resource_key::Kind;
 use weft_proto::discovery::{ResourceKey, ServiceRef};
+use weft_proto::logs::LogControl;
 
 use self::access::{Gate, Verb};
 use super::metrics::Metrics;
@@ -45,7 +46,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// What a rotation is asked for with; behind it, of what.
 const ROTATE: &str = "/identity/rotate/";
+/// The level of this process's log; behind it and a slash, the one that it is to be.
+const LOG_LEVEL: &str = "/log-level";
 const NOT_SERVING: &str = "this replica does not serve yet\n";
+const NO_LOG: &str = "the log is another program's\n";
 const NOT_YET: &str = "the authority is not there yet\n";
 
 type Request = http::Request<Incoming>;
@@ -66,6 +70,8 @@ pub struct Admin {
     pub gate: Gate,
     /// Who keeps the authority; `None` until it serves.
     pub keeper: watch::Receiver<Option<Arc<dyn Trusted>>>,
+    /// The level of this process's log; `None` where the log is another program's.
+    pub log: Option<LogControl>,
     /// Set when the process is about to end: not ready any more.
     pub end: CancellationToken,
 }
@@ -135,6 +141,10 @@ impl Admin {
         if let (&Method::POST, Some(kind)) = (method, path.strip_prefix(ROTATE)) {
             return self.rotate(kind).await;
         }
+        let level = path.strip_prefix(LOG_LEVEL);
+        if let (&Method::POST, Some(level)) = (method, level.and_then(|it| it.strip_prefix('/'))) {
+            return self.set_log_level(level);
+        }
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
         }
@@ -168,6 +178,10 @@ impl Admin {
             "/status" => json_response(StatusCode::OK, &self.status().await),
             "/identity" => self.identity(),
             "/edges" => self.edges().await,
+            LOG_LEVEL => match &self.log {
+                Some(log) => respond(StatusCode::OK, "text/plain", format!("{}\n", log.level())),
+                None => text(StatusCode::NOT_FOUND, NO_LOG),
+            },
             _ => text(StatusCode::NOT_FOUND, "no such page\n"),
         }
     }
@@ -187,6 +201,20 @@ impl Admin {
         };
         let edges = replicas.ask_edges().await;
         json_response(StatusCode::OK, &edges::describe(&edges))
+    }
+
+    fn set_log_level(&self, level: &str) -> Response<Full<Bytes>> {
+        let Some(log) = &self.log else {
+            return text(StatusCode::NOT_FOUND, NO_LOG);
+        };
+        match log.set_level(level) {
+            Ok(before) => {
+                let now = log.level();
+                tracing::info!(%before, %now, "the log level has changed");
+                respond(StatusCode::OK, "text/plain", format!("{now}\n"))
+            }
+            Err(error) => respond(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n")),
+        }
     }
 
     async fn rotate(&self, kind: &str) -> Response<Full<Bytes>> {

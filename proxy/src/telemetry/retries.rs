@@ -42,7 +42,7 @@ impl RetryResult {
 #[derive(Clone)]
 pub struct RetryCounters {
     counters: [Counter; RetryResult::ALL.len()],
-    /// Of [`RetryResult::Sent`] once more, as counters cannot be read.
+    /// Of [`RetryResult::Sent`] once more, for who adds up traffic.
     sent: Arc<AtomicU64>,
 }
 

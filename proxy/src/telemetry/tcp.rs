@@ -35,7 +35,7 @@ pub struct TcpScope {
     open: Gauge,
     read: Counter,
     written: Counter,
-    /// The same once more, as the metrics' cannot be read.
+    /// The same of this scope alone: scopes that differ in `tls` and `sni` share the metrics'.
     open_now: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
@@ -45,7 +45,7 @@ pub struct TcpScope {
 #[derive(Clone)]
 struct Ended {
     outcome: Outcome,
-    counter: Counter,
+    /// The metric's.
     count: Arc<AtomicU64>,
 }
 
@@ -140,13 +140,11 @@ impl TcpScope {
                 let recorder = &self.telemetry.recorder;
                 let ended = Ended {
                     outcome,
-                    counter: recorder.counter(&families::TCP_CONNECTIONS, labels),
-                    count: Arc::default(),
+                    count: recorder.number(&families::TCP_CONNECTIONS, labels, None),
                 };
                 (outcome, ended)
             },
             |ended| {
-                ended.counter.increment(1);
                 ended.count.fetch_add(1, Ordering::Relaxed);
             },
         );

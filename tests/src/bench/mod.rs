@@ -7,6 +7,7 @@
 //! is reported are medians over rounds, and ratios of values of the same round.
 //!
 //! * `options`: the command line.
+//! * `program`: where the programs of others are.
 //! * `pairs`: the pods, and who stands between them.
 //! * `protocol`: what client and server speak.
 //! * `wire`: the client and the server, as cheap as they can be.
@@ -26,6 +27,7 @@ mod gate;
 pub mod options;
 mod pairs;
 mod point;
+mod program;
 mod protocol;
 mod report;
 mod run;

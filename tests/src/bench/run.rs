@@ -44,11 +44,11 @@ pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<bool> {
         // Sidecars that have borne a crowd keep memory, and so do those that have borne a load: neither
         // is to be seen in the other.
         if points.iter().any(|(_, point)| !point.what.is_load()) {
-            let pairs = Pairs::start(sandbox, &options.peers).await?;
+            let pairs = Pairs::start(sandbox, options).await?;
             once(options, &points, &pairs, &mut values).await?;
         }
         if points.iter().any(|(_, point)| point.what.is_load()) {
-            let pairs = Pairs::start(sandbox, &options.peers).await?;
+            let pairs = Pairs::start(sandbox, options).await?;
             rounds(options, &points, &pairs.all, &mut values).await?;
         }
         anyhow::Ok(values)

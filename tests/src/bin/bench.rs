@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     // Before there is any thread; and what only wants to become another program does so here.
     let sandbox = Sandbox::enter()?;
-    let options = Options::parse().resolved();
+    let options = Options::parse().resolved()?;
     let holds = bench::run(&options, &sandbox)?;
     Ok(if holds {
         ExitCode::SUCCESS

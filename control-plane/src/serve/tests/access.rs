@@ -47,6 +47,7 @@ async fn admin(mesh: &Mesh) -> SocketAddr {
         replicas: watch::channel(Some(mesh.replicas.clone())).1,
         gate: Gate::reviewed(watch::channel(Some(reviewer)).1),
         keeper: watch::channel(None).1,
+        log: None,
         end: CancellationToken::new(),
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -456,6 +456,7 @@ async fn admin_pages_say_how_it_is() {
         replicas,
         gate: Gate::Loopback,
         keeper: watch::channel(None).1,
+        log: None,
         end: end.clone(),
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -61,6 +61,7 @@ async fn admin(mesh: &Mesh) -> SocketAddr {
         replicas: watch::channel(Some(mesh.replicas.clone())).1,
         gate: Gate::Loopback,
         keeper: watch::channel(None).1,
+        log: None,
         end: CancellationToken::new(),
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
