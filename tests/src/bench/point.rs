@@ -177,6 +177,11 @@ pub(super) const ADDED: [(&str, &str); 4] = [
 ];
 
 impl What {
+    /// Whether it is measured in every round.
+    pub(super) fn is_load(self) -> bool {
+        matches!(self, Self::Load(_))
+    }
+
     /// What a measurement of it tells, in this order.
     pub(super) fn columns(self) -> &'static [Column] {
         match self {

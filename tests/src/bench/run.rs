@@ -40,9 +40,17 @@ pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<bool> {
         .enable_all()
         .build()?;
     let values = runtime.block_on(async {
-        let pairs = Pairs::start(sandbox, options).await?;
-        let mut values = once(options, &points, &pairs).await?;
-        rounds(options, &points, &pairs.all, &mut values).await?;
+        let mut values = Values::new();
+        // Sidecars that have borne a crowd keep memory, and so do those that have borne a load: neither
+        // is to be seen in the other.
+        if points.iter().any(|(_, point)| !point.what.is_load()) {
+            let pairs = Pairs::start(sandbox, options).await?;
+            once(options, &points, &pairs, &mut values).await?;
+        }
+        if points.iter().any(|(_, point)| point.what.is_load()) {
+            let pairs = Pairs::start(sandbox, options).await?;
+            rounds(options, &points, &pairs.all, &mut values).await?;
+        }
         anyhow::Ok(values)
     })?;
     print!("{}", report::text(options, &points, &values));
@@ -59,16 +67,15 @@ pub fn run(options: &Options, sandbox: &Sandbox) -> anyhow::Result<bool> {
     Ok(verdict.holds)
 }
 
-/// What is measured before there is any load.
+/// What is measured without any load.
 async fn once(
     options: &Options,
     points: &[(usize, Point)],
     pairs: &Pairs,
-) -> anyhow::Result<Values> {
-    let mut values = Values::new();
+    values: &mut Values,
+) -> anyhow::Result<()> {
     for (at, point) in points {
         match point.what {
-            What::Load(_) => {}
             What::Memory => {
                 for pair in pairs.all.iter().filter(|pair| !pair.sidecars.is_empty()) {
                     eprintln!("{} {}", point.name, pair.peer.name());
@@ -90,10 +97,10 @@ async fn once(
                     values.insert((*at, Peer::Weft), vec![value]);
                 }
             }
-            What::Ready | What::Binary => {}
+            What::Load(_) | What::Ready | What::Binary => {}
         }
     }
-    Ok(values)
+    Ok(())
 }
 
 async fn rounds(
