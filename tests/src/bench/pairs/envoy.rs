@@ -70,7 +70,7 @@ fn client(roots: &str, own: &Identity, [other, nobody]: [&Identity; 2], server: 
                 Protocol::Tcp => vec![tcp_proxy()],
                 _ => vec![http(protocol, protocol.name(), &[], &policy())],
             };
-            chain(protocol.service_port(), protocol.name(), filters, None)
+            chain(protocol.service_port(), protocol.name(), &filters, None)
         })
         .to_vec();
     let mut clusters = Protocol::PORTS
@@ -97,7 +97,7 @@ fn client(roots: &str, own: &Identity, [other, nobody]: [&Identity; 2], server: 
     cluster["transport_socket"] = transport("UpstreamTlsContext", context);
     clusters.push(cluster);
     let filters = vec![http(Protocol::Http1, name, &[], &policy())];
-    chains.push(chain(IMPOSTOR, name, filters, None));
+    chains.push(chain(IMPOSTOR, name, &filters, None));
     let address = Ipv4Addr::LOCALHOST;
     let listener = listener("OUTBOUND", address, ports::OUTBOUND, &chains);
     bootstrap(&listener, &clusters)
@@ -109,26 +109,19 @@ fn inbound_side(roots: &str, other: &Identity, own: &Identity, server: Ipv4Addr)
         "principals": [{"authenticated": {"principal_name": {"exact": other.id.to_string()}}}],
     }}});
     let chains = Protocol::PORTS.map(|protocol| {
-        let filters = match protocol {
-            Protocol::Tcp => {
-                let config = json!({"stat_prefix": "inbound", "rules": rules});
-                let rbac = "filters.network.rbac";
-                vec![extension(rbac, "v3.RBAC", config), tcp_proxy()]
-            }
-            _ => {
-                let rbac = extension("filters.http.rbac", "v3.RBAC", json!({"rules": rules}));
-                vec![http(
-                    protocol,
-                    protocol.name(),
-                    &[rbac],
-                    &json!({"timeout": "0s"}),
-                )]
-            }
+        let filters = if protocol == Protocol::Tcp {
+            let config = json!({"stat_prefix": "inbound", "rules": rules});
+            let rbac = extension("filters.network.rbac", "v3.RBAC", config);
+            vec![rbac, tcp_proxy()]
+        } else {
+            let rbac = extension("filters.http.rbac", "v3.RBAC", json!({"rules": rules}));
+            let route = json!({"timeout": "0s"});
+            vec![http(protocol, protocol.name(), &[rbac], &route)]
         };
         let mut context = tls(roots, own, None, protocol);
         context["require_client_certificate"] = json!(true);
         let socket = transport("DownstreamTlsContext", context);
-        chain(protocol.app_port(), protocol.name(), filters, Some(socket))
+        chain(protocol.app_port(), protocol.name(), &filters, Some(socket))
     });
     let clusters = Protocol::PORTS.map(|protocol| cluster(protocol, server));
     let address = Ipv4Addr::UNSPECIFIED;
@@ -156,7 +149,7 @@ fn listener(direction: &str, on: Ipv4Addr, port: u16, chains: &[Json]) -> Json {
 }
 
 /// What happens to connections that were made to `port`.
-fn chain(port: u16, name: &str, filters: Vec<Json>, socket: Option<Json>) -> Json {
+fn chain(port: u16, name: &str, filters: &[Json], socket: Option<Json>) -> Json {
     let mut chain = json!({
         "name": name,
         "filter_chain_match": {"destination_port": port},
