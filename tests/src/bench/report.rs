@@ -63,7 +63,11 @@ fn row(peer: Peer, columns: &[Column], rounds: &[Value], others: &[Value]) -> Ve
             continue;
         }
         cells.push(spread.show(column.digits));
-        let pairs = rounds.iter().zip(others);
+        // What is added by less than can be told apart from nothing is no base.
+        let pairs = rounds
+            .iter()
+            .zip(others)
+            .filter(|(_, other)| other.get(column.key) > 0.0);
         let ratios = pairs.map(|(one, other)| one.get(column.key) / other.get(column.key));
         cells.push(number(Spread::of(ratios).median, 2));
     }
