@@ -4,6 +4,7 @@
 //! What is counted is everything that the thread does: the sidecar's own code, hyper, TLS, the runtime.
 
 use std::net::SocketAddr;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,8 @@ const BODY: usize = 1_024;
 const WARM_UP: usize = 200;
 /// Requests that are counted; `WEFT_COSTS_REQUESTS` sets another number, for a profile.
 const COUNTED: usize = 1_000;
+/// Reads, or writes, of a connection's handshake and end.
+const FEW: usize = 16;
 /// The plain request of a client library.
 pub(crate) const PLAIN: &str = "GET /cart/items?page=2 HTTP/1.1\r\nhost: api\r\n\
     user-agent: costs/1.0\r\naccept: */*\r\n\r\n";
@@ -117,6 +120,71 @@ impl<S: Send + Sync + 'static> Side<S> {
             last = now;
         }
     }
+}
+
+/// System calls that move bytes, of one thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Calls {
+    pub(crate) reads: usize,
+    pub(crate) writes: usize,
+}
+
+impl Calls {
+    /// Of the thread named `thread` while the test of this name runs once more, for so many requests and
+    /// those that warm it up. `None` where there is no strace, or it may not trace, which is an error in CI.
+    pub(crate) fn of(test: &str, thread: &str, requests: usize) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let traced = Command::new("strace")
+            .args([
+                "-ff",
+                "-e",
+                "trace=prctl,recvfrom,recvmsg,sendto,sendmsg,writev",
+            ])
+            .arg("-o")
+            .arg(directory.path().join("thread"))
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env("WEFT_COSTS_REQUESTS", requests.to_string())
+            .output();
+        let traced = match traced {
+            Ok(traced) if !said_by_strace(&traced) => traced,
+            untraced => {
+                assert!(std::env::var_os("CI").is_none(), "strace: {untraced:?}");
+                println!("not counted, as strace cannot be run: {untraced:?}");
+                return None;
+            }
+        };
+        assert!(traced.status.success(), "{traced:?}");
+        let name = format!("PR_SET_NAME, \"{thread}\"");
+        let threads = std::fs::read_dir(directory.path()).unwrap();
+        let of_thread = threads
+            .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+            .find(|calls| calls.contains(&name));
+        let calls = of_thread.expect("the sidecar's thread has this name");
+        let count = |names: &[&str]| {
+            let is_one = |line: &&str| names.iter().any(|name| line.starts_with(name));
+            calls.lines().filter(is_one).count()
+        };
+        Some(Self {
+            reads: count(&["recvfrom(", "recvmsg("]),
+            writes: count(&["sendto(", "sendmsg(", "writev("]),
+        })
+    }
+
+    /// Asserts two of each per request: a read and a write of either connection. A handshake and waking
+    /// another thread are few, and once.
+    #[track_caller]
+    pub(crate) fn assert_two_each(self, requests: usize) {
+        let (least, few) = (2 * (requests + WARM_UP), 2 * FEW);
+        for calls in [self.reads, self.writes] {
+            assert!((least..least + few).contains(&calls), "{self:?}");
+        }
+    }
+}
+
+/// Whether it was strace that failed, and not what it ran.
+fn said_by_strace(traced: &Output) -> bool {
+    !traced.status.success() && String::from_utf8_lossy(&traced.stderr).contains("strace: ")
 }
 
 /// Answers every request on `io` with so many bytes, in one write.

@@ -5,7 +5,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::policy::{AllowEntry, AllowList, MtlsMode, Principal};
-use crate::testing::costs::{Cost, SENT_ON, Side, answer};
+use crate::testing::costs::{Calls, Cost, SENT_ON, Side, answer};
 use crate::testing::policies::inbound;
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
@@ -75,5 +75,15 @@ async fn what_else_the_sidecar_knows_costs_a_request_nothing() {
             among <= 1.05 * alone,
             "{among} among {others}, {alone} alone"
         );
+    }
+}
+
+#[test]
+fn a_plain_request_takes_two_reads_and_two_writes() {
+    const REQUESTS: usize = 1_000;
+    let test = "inbound::tests::costs::a_plain_request_allocates_little";
+    if let Some(calls) = Calls::of(test, "server", REQUESTS) {
+        println!("server's sidecar: {calls:?} for {REQUESTS} requests");
+        calls.assert_two_each(REQUESTS);
     }
 }

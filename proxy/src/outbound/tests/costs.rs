@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::policy::BreakerScope;
-use crate::testing::costs::{Cost, PLAIN, Side, answer};
+use crate::testing::costs::{Calls, Cost, PLAIN, Side, answer};
 use crate::testing::policies::{breaker, endpoint, retries, target};
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
@@ -77,5 +77,15 @@ async fn what_else_the_sidecar_knows_costs_a_request_nothing() {
             among <= 1.05 * alone,
             "{among} among {others}, {alone} alone"
         );
+    }
+}
+
+#[test]
+fn a_plain_request_takes_two_reads_and_two_writes() {
+    const REQUESTS: usize = 1_000;
+    let test = "outbound::tests::costs::a_plain_request_allocates_little";
+    if let Some(calls) = Calls::of(test, "client", REQUESTS) {
+        println!("client's sidecar: {calls:?} for {REQUESTS} requests");
+        calls.assert_two_each(REQUESTS);
     }
 }
