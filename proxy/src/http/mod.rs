@@ -16,12 +16,15 @@
 //! * [`body`]: the body types of both directions.
 //! * [`cuts`]: exchanges that may be ended from outside.
 //! * [`deadline`]: timers that cost nothing while nobody waits.
+//! * `cork`: what an HTTP/2 connection writes while it is polled leaves at once.
+//! * `together`: an HTTP/2 connection and its exchanges, in one task.
 //! * `settings`: the library's settings at both ends.
 //! * [`floods`]: ends what floods an HTTP/2 connection.
 
 pub mod answer;
 pub mod body;
 pub mod client;
+mod cork;
 pub mod cuts;
 pub mod deadline;
 pub mod floods;
@@ -34,6 +37,7 @@ pub mod server;
 mod settings;
 #[cfg(test)]
 mod testing;
+mod together;
 pub mod upgrade;
 
 /// Which HTTP a connection speaks.

@@ -29,7 +29,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -38,8 +38,10 @@ use self::service::Serving;
 use self::state::State;
 use super::body::ResponseBody;
 use super::client::BoxFuture;
+use super::cork::{Cork, Release};
 use super::deadline::Alarm;
 use super::floods::{FloodBounds, Watch};
+use super::together::{Spawner, Together};
 use super::{Version, settings};
 use crate::bounds::{Bounds, HeadExcess};
 use crate::net::closing::{Closing, Phase};
@@ -172,7 +174,7 @@ pub async fn serve<I, H>(
     };
     let floods = (version == Version::Http2)
         .then(|| Watch::over_client(&options.floods, options.from_sidecar));
-    let io = TokioIo::new(ServerIo::new(io, Arc::clone(&state), floods));
+    let io = ServerIo::new(io, Arc::clone(&state), floods);
     let pending_resets =
         settings::max_pending_accept_resets(options.from_sidecar, limits.http2_streams);
     let (half_close, keep_case) = (options.half_close, options.keep_case);
@@ -192,12 +194,14 @@ pub async fn serve<I, H>(
                 .max_buf_size(settings::max_buffer(limits.header_bytes))
                 .max_header_size(limits.header_bytes)
                 .auto_date_header(false)
-                .serve_connection(io, service)
+                .serve_connection(TokioIo::new(io), service)
                 .with_upgrades();
             driver.run(connection).await;
         }
         Version::Http2 => {
-            let connection = http2::Builder::new(TokioExecutor::new())
+            let (corked, release) = Cork::new(io);
+            let spawner = Spawner::default();
+            let connection = http2::Builder::new(spawner.clone())
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(limits.http2_stream_window)
                 .initial_connection_window_size(limits.http2_connection_window)
@@ -210,8 +214,9 @@ pub async fn serve<I, H>(
                 .keep_alive_timeout(PING_TIMEOUT)
                 .enable_connect_protocol()
                 .auto_date_header(false)
-                .serve_connection(io, service);
-            driver.run(connection).await;
+                .serve_connection(TokioIo::new(corked), service);
+            let together = Together::new(spawner);
+            driver.run_with(connection, together, release).await;
         }
     }
 }
@@ -234,7 +239,7 @@ where
     }
 }
 
-impl<I, S, B> Connection for http2::Connection<I, S, TokioExecutor>
+impl<I, S, B> Connection for http2::Connection<I, S, Spawner>
 where
     S: hyper::service::HttpService<Incoming, ResBody = B>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -321,6 +326,21 @@ impl Driver {
     fn run<C: Connection>(mut self, connection: C) -> impl Future<Output = ()> {
         let mut connection = Box::pin(connection);
         poll_fn(move |cx| self.poll(connection.as_mut(), cx))
+    }
+
+    /// With what is spawned for it, and what it writes kept until all of them have been polled.
+    fn run_with<C: Connection, I: AsyncWrite + Unpin>(
+        mut self,
+        connection: C,
+        mut together: Together,
+        release: Release<I>,
+    ) -> impl Future<Output = ()> {
+        let mut connection = Box::pin(connection);
+        poll_fn(move |cx| {
+            let polled = together.poll(cx, |cx| self.poll(connection.as_mut(), cx));
+            release.poll(cx);
+            polled
+        })
     }
 
     fn poll<C: Connection>(

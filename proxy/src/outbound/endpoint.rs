@@ -24,6 +24,7 @@ use crate::http::client::{
 use crate::http::floods::FloodBounds;
 use crate::identity::{Alpn, fault_of};
 use crate::inbound::UNKNOWN;
+use crate::net::io::Rewind;
 use crate::net::{Io, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::EndpointInfo;
@@ -264,7 +265,11 @@ impl Link {
         let Some(expected) = self.info.identity.as_ref().filter(|_| !self.local) else {
             return Ok(tcp.into());
         };
-        let connected = self.shared.identity.connect(tcp, expected, alpn).await;
+        let connected = self
+            .shared
+            .identity
+            .connect(Rewind::new(tcp), expected, alpn)
+            .await;
         let telemetry = &self.shared.telemetry;
         match &connected {
             Ok(_) => telemetry.tls_handshake(Origin::Outbound),

@@ -2,6 +2,8 @@
 //! with its client and its server on the test's.
 //!
 //! What is counted is everything that the thread does: the sidecar's own code, hyper, TLS, the runtime.
+//! System calls and instructions are counted from outside, by running a test once more under `strace` and
+//! `valgrind`; the environment then says how many requests, and among how many other services.
 
 use std::net::SocketAddr;
 use std::process::{Command, Output};
@@ -20,8 +22,12 @@ use super::soon;
 const BODY: usize = 1_024;
 /// Requests that go before the first that is counted: pools, buffers and maps have then grown.
 const WARM_UP: usize = 200;
-/// Requests that are counted; `WEFT_COSTS_REQUESTS` sets another number, for a profile.
+/// Requests that are counted, without [`REQUESTS`].
 const COUNTED: usize = 1_000;
+/// Names how many requests are counted.
+const REQUESTS: &str = "WEFT_COSTS_REQUESTS";
+/// Names how many other services, or ports, the sidecar knows.
+const OTHERS: &str = "WEFT_COSTS_OTHERS";
 /// Reads, or writes, of a connection's handshake and end.
 const FEW: usize = 16;
 /// The plain request of a client library.
@@ -45,6 +51,8 @@ pub(crate) struct Side<S> {
 pub(crate) struct Cost {
     /// Allocations, the mean of many requests.
     pub(crate) allocations: f64,
+    /// All that were sent, those that warmed the sidecar up included.
+    pub(crate) requests: usize,
 }
 
 impl<S: Send + Sync + 'static> Side<S> {
@@ -92,8 +100,7 @@ impl<S: Send + Sync + 'static> Side<S> {
         mut client: impl AsyncRead + AsyncWrite + Unpin,
         request: &str,
     ) -> Cost {
-        let asked = std::env::var("WEFT_COSTS_REQUESTS").ok();
-        let requests = asked.map_or(COUNTED, |asked| asked.parse().unwrap());
+        let requests = asked(REQUESTS).unwrap_or(COUNTED);
         for _ in 0..WARM_UP {
             soon(ask(&mut client, request)).await;
         }
@@ -104,6 +111,7 @@ impl<S: Send + Sync + 'static> Side<S> {
         let allocations = self.settled().await - before;
         Cost {
             allocations: allocations as f64 / requests as f64,
+            requests: WARM_UP + requests,
         }
     }
 
@@ -144,7 +152,7 @@ impl Calls {
             .arg(directory.path().join("thread"))
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", test])
-            .env("WEFT_COSTS_REQUESTS", requests.to_string())
+            .env(REQUESTS, requests.to_string())
             .output();
         let traced = match traced {
             Ok(traced) if !said_by_strace(&traced) => traced,
@@ -180,6 +188,61 @@ impl Calls {
             assert!((least..least + few).contains(&calls), "{self:?}");
         }
     }
+}
+
+/// The mean of the instructions, without the kernel's, that a request takes the sidecar's thread of this
+/// test, which [`others`] tells of how many other services. `None` where there is no valgrind, which is an
+/// error in CI.
+///
+/// Two runs that differ in nothing but the number of requests: what comes once goes out.
+pub(crate) fn instructions(test: &str, others: usize) -> Option<f64> {
+    const FEW: u64 = 20;
+    const MANY: u64 = 220;
+    let few = instructions_of(test, others, FEW)?;
+    let many = instructions_of(test, others, MANY)?;
+    Some((many - few) as f64 / (MANY - FEW) as f64)
+}
+
+/// How many other services, or ports, the sidecar is to know.
+pub(crate) fn others() -> usize {
+    asked(OTHERS).unwrap_or(0)
+}
+
+/// Threads of a test that is run alone: the program's own, the test's, and then the sidecar's.
+const THREADS: usize = 3;
+
+fn instructions_of(test: &str, others: usize, requests: u64) -> Option<i64> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("thread");
+    let counted = Command::new("valgrind")
+        .args(["--tool=callgrind", "--separate-threads=yes"])
+        .arg(format!("--callgrind-out-file={}", file.display()))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(REQUESTS, requests.to_string())
+        .env(OTHERS, others.to_string())
+        .output();
+    let counted = match counted {
+        Ok(counted) => counted,
+        absent => {
+            assert!(std::env::var_os("CI").is_none(), "valgrind: {absent:?}");
+            println!("not counted, as valgrind cannot be run: {absent:?}");
+            return None;
+        }
+    };
+    assert!(counted.status.success(), "{counted:?}");
+    let of_thread = |number: usize| file.with_file_name(format!("thread-{number:02}"));
+    assert!(!of_thread(THREADS + 1).exists(), "a thread is not known");
+    let totals = std::fs::read_to_string(of_thread(THREADS)).unwrap();
+    let total = totals
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: "));
+    Some(total.unwrap().trim().parse().unwrap())
+}
+
+/// A number that the environment gives.
+fn asked<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> Option<T> {
+    Some(std::env::var(name).ok()?.parse().unwrap())
 }
 
 /// Whether it was strace that failed, and not what it ran.

@@ -5,12 +5,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::ext::Protocol;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,8 +25,10 @@ use super::{
 };
 use crate::bounds::Bounds;
 use crate::http::body::{RequestBody, UpstreamBody};
+use crate::http::cork::Cork;
 use crate::http::floods;
 use crate::http::settings;
+use crate::http::together::{Spawner, Together};
 use crate::net::age::AgeCap;
 use crate::outcome::{Failure, Outcome};
 
@@ -493,7 +496,9 @@ async fn open<C: Connect>(
     let bounds = connect.floods();
     let watch = floods::Watch::over_server(&bounds);
     let meter = Meter::new(io, Arc::clone(&link), token).watched(watch);
-    let (sender, mut driver) = http2::Builder::new(TokioExecutor::new())
+    let (corked, release) = Cork::new(meter);
+    let spawner = Spawner::default();
+    let (sender, driver) = http2::Builder::new(spawner.clone())
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits.http2_stream_window)
         .initial_connection_window_size(limits.http2_connection_window)
@@ -503,27 +508,41 @@ async fn open<C: Connect>(
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
-        .handshake::<_, SentBody>(TokioIo::new(meter))
+        .handshake::<_, SentBody>(TokioIo::new(corked))
         .await
         .map_err(|error| Failure::never(Outcome::Reset, "no HTTP/2 connection").because(error))?;
     link.publish_max_streams(driver.current_max_send_streams());
     let (mut publisher, room) = (Publisher::new(Arc::clone(&link)), connect.room());
+    let mut together = Together::new(spawner);
+    // None once nobody hands requests over any more, or none can be sent; those that were go on.
+    let mut driver = Some(driver);
     tokio::spawn(std::future::poll_fn(move |cx| {
         publisher.listen(cx.waker());
-        let polled = Pin::new(&mut driver).poll(cx);
-        let has_more = publisher.publish(driver.current_max_send_streams(), || {
-            driver.is_extended_connect_protocol_enabled()
+        let polled = together.poll(cx, |cx| match &mut driver {
+            Some(driver) => Pin::new(driver).poll(cx),
+            None => Poll::Pending,
         });
-        if let Some(room) = &room
-            && has_more
-        {
-            room.eased();
+        release.poll(cx);
+        if let Some(driver) = &driver {
+            let has_more = publisher.publish(driver.current_max_send_streams(), || {
+                driver.is_extended_connect_protocol_enabled()
+            });
+            if let Some(room) = &room
+                && has_more
+            {
+                room.eased();
+            }
         }
-        polled.map(|ended| {
+        if let Poll::Ready(ended) = polled {
+            driver = None;
             if let Err(error) = ended {
                 bounds.count_end(&error);
             }
-        })
+        }
+        if driver.is_none() && together.is_empty() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }));
     let now = Instant::now();
     Ok(Entry {

@@ -5,7 +5,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::policy::{AllowEntry, AllowList, MtlsMode, Principal};
-use crate::testing::costs::{Calls, Cost, SENT_ON, Side, answer};
+use crate::testing::costs::{Calls, Cost, SENT_ON, Side, answer, instructions, others};
 use crate::testing::policies::inbound;
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
@@ -50,11 +50,10 @@ async fn cost(others: u16) -> Cost {
     let api = spiffe("api");
     let client = identity.connect(tcp, &api, Alpn::Http1);
     let cost = side.cost(soon(client).await.unwrap(), SENT_ON).await;
-    assert!(
-        side.sidecar
-            .requests(&[("peer", "shop/web"), ("outcome", "ok")])
-            > 1_000
-    );
+    let answered = side
+        .sidecar
+        .requests(&[("peer", "shop/web"), ("outcome", "ok")]);
+    assert_eq!(answered as usize, cost.requests);
     cost
 }
 
@@ -85,5 +84,30 @@ fn a_plain_request_takes_two_reads_and_two_writes() {
     if let Some(calls) = Calls::of(test, "server", REQUESTS) {
         println!("server's sidecar: {calls:?} for {REQUESTS} requests");
         calls.assert_two_each(REQUESTS);
+    }
+}
+
+/// The request that is measured under valgrind: no bound of its own.
+#[tokio::test]
+async fn a_plain_request_among_others() {
+    cost(others().try_into().unwrap()).await;
+}
+
+#[test]
+fn what_else_the_sidecar_knows_costs_no_instructions() {
+    let test = "inbound::tests::costs::a_plain_request_among_others";
+    let Some(alone) = instructions(test, 0) else {
+        return;
+    };
+    println!("server's sidecar: {alone:.0} instructions");
+    let soak = std::env::var("WEFT_SOAK").is_ok_and(|value| value == "1");
+    let others: &[usize] = if soak { &[9, 99, 999] } else { &[999] };
+    for others in others {
+        let among = instructions(test, *others).expect("it has just been run");
+        println!("server's sidecar, {} ports: {among:.0}", others + 1);
+        assert!(
+            among <= 1.05 * alone,
+            "{among} among {others}, {alone} alone"
+        );
     }
 }

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::policy::BreakerScope;
-use crate::testing::costs::{Calls, Cost, PLAIN, Side, answer};
+use crate::testing::costs::{Calls, Cost, PLAIN, Side, answer, instructions, others};
 use crate::testing::policies::{breaker, endpoint, retries, target};
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
@@ -52,11 +52,10 @@ async fn cost(others: usize) -> Cost {
     side.sidecar.tell_endpoints("api", vec![server]);
     side.sidecar.tell(policy("api"));
     let cost = side.cost(side.connect().await, PLAIN).await;
-    assert!(
-        side.sidecar
-            .requests(&[("tls", "mutual"), ("outcome", "ok")])
-            > 1_000
-    );
+    let answered = side
+        .sidecar
+        .requests(&[("tls", "mutual"), ("outcome", "ok")]);
+    assert_eq!(answered as usize, cost.requests);
     cost
 }
 
@@ -87,5 +86,30 @@ fn a_plain_request_takes_two_reads_and_two_writes() {
     if let Some(calls) = Calls::of(test, "client", REQUESTS) {
         println!("client's sidecar: {calls:?} for {REQUESTS} requests");
         calls.assert_two_each(REQUESTS);
+    }
+}
+
+/// The request that is measured under valgrind: no bound of its own.
+#[tokio::test]
+async fn a_plain_request_among_others() {
+    cost(others()).await;
+}
+
+#[test]
+fn what_else_the_sidecar_knows_costs_no_instructions() {
+    let test = "outbound::tests::costs::a_plain_request_among_others";
+    let Some(alone) = instructions(test, 0) else {
+        return;
+    };
+    println!("client's sidecar: {alone:.0} instructions");
+    let soak = std::env::var("WEFT_SOAK").is_ok_and(|value| value == "1");
+    let others: &[usize] = if soak { &[9, 99, 999] } else { &[999] };
+    for others in others {
+        let among = instructions(test, *others).expect("it has just been run");
+        println!("client's sidecar, {} services: {among:.0}", others + 1);
+        assert!(
+            among <= 1.05 * alone,
+            "{among} among {others}, {alone} alone"
+        );
     }
 }
