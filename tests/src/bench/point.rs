@@ -19,12 +19,14 @@ pub(super) enum What {
     Memory,
     /// How long a sidecar needs until it is ready.
     Ready,
+    /// Memory by how many services are known.
+    Services,
     /// The program as a file.
     Binary,
 }
 
 /// All, in the order in which they are shown.
-pub(super) const POINTS: [Point; 20] = [
+pub(super) const POINTS: [Point; 21] = [
     http1("http1-1k-c1", 1, 1 << 10, None),
     http1("http1-1k-c8", 8, 1 << 10, None),
     http1("http1-1k-c64", 64, 1 << 10, None),
@@ -44,6 +46,7 @@ pub(super) const POINTS: [Point; 20] = [
     point("tcp-connect", Load::Connections(8)),
     once("memory", What::Memory),
     once("ready", What::Ready),
+    once("services", What::Services),
     once("binary", What::Binary),
 ];
 
@@ -166,6 +169,12 @@ const MEMORY: [Column; 6] = [
 ];
 
 const READY: [Column; 1] = [compared("millis", "ms to ready", 1)];
+const SERVICES: [Column; 4] = [
+    shown("clientMiB10", "10 services", 1),
+    shown("clientMiB100", "100", 1),
+    shown("clientMiB1000", "1,000", 1),
+    shown("kibPerService", "KiB each", 2),
+];
 const BINARY: [Column; 1] = [shown("MiB", "stripped MiB", 1)];
 
 /// Which values of [`PACED`] a latency is told with, and what of it is added.
@@ -191,6 +200,7 @@ impl What {
             Self::Load(Load::Connections(_)) => &CONNECTIONS,
             Self::Memory => &MEMORY,
             Self::Ready => &READY,
+            Self::Services => &SERVICES,
             Self::Binary => &BINARY,
         }
     }

@@ -88,16 +88,23 @@ async fn once(
             }
             What::Ready if options.peers.contains(&Peer::Weft) => {
                 for _ in 0..options.rounds {
-                    let value = standing::ready(pairs.mesh()).await.context(point.name)?;
+                    let value =
+                        standing::ready(pairs.mesh(), options.sidecar(Peer::Weft).as_deref())
+                            .await
+                            .context(point.name)?;
                     values.entry((*at, Peer::Weft)).or_default().push(value);
                 }
             }
             What::Binary if options.peers.contains(&Peer::Weft) => {
-                if let Some(value) = standing::binary()? {
-                    values.insert((*at, Peer::Weft), vec![value]);
+                if let Some(program) = options.sidecar(Peer::Weft) {
+                    values.insert((*at, Peer::Weft), vec![standing::binary(&program)?]);
                 }
             }
-            What::Load(_) | What::Ready | What::Binary => {}
+            What::Services if options.peers.contains(&Peer::Weft) => {
+                let value = standing::services(pairs).await.context(point.name)?;
+                values.insert((*at, Peer::Weft), vec![value]);
+            }
+            What::Load(_) | What::Ready | What::Binary | What::Services => {}
         }
     }
     Ok(())

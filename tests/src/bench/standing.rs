@@ -1,13 +1,16 @@
 //! What is not measured by a load: memory, the time to be ready, the size of the program.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weft_proto::names::ports;
+use weft_sandbox::process::Program;
 use weft_sandbox::{Mesh, Workload};
 
-use super::pairs::Pair;
+use super::options::Peer;
+use super::pairs::{Pair, Pairs};
 use super::protocol::Protocol;
 use super::slice::Value;
 use super::usage::{CLIENT_CORE, pin_thread};
@@ -24,6 +27,12 @@ const SETTLE: Duration = Duration::from_millis(1_500);
 const STARTER: &str = "starter";
 const READY_GAP: Duration = Duration::from_micros(500);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How many services are known, and what memory is told of then.
+const KNOWN: [(usize, &str); 3] = [
+    (10, "clientMiB10"),
+    (100, "clientMiB100"),
+    (1_000, "clientMiB1000"),
+];
 /// Of a crowd: the client's end of each, the server's, and some.
 const DESCRIPTORS: u64 = 4 * CROWD as u64 * MAX_CROWDS as u64 + 1_000;
 
@@ -83,18 +92,15 @@ fn of(idle: &[f64], seen: &[Vec<f64>]) -> Value {
     value
 }
 
-/// The program that is installed, where it was built beside this one: what is left of it without names for
-/// debuggers.
-pub(super) fn binary() -> anyhow::Result<Option<Value>> {
-    let weft = std::env::current_exe()?.with_file_name("weft");
-    let Ok(file) = std::fs::read(&weft) else {
-        return Ok(None);
-    };
-    let bytes = loaded_end(&file).with_context(|| format!("{} is no ELF64", weft.display()))?;
-    Ok(Some(Value {
+/// The sidecar's program: what is left of it without names for debuggers.
+pub(super) fn binary(program: &Path) -> anyhow::Result<Value> {
+    let named = || program.display().to_string();
+    let file = std::fs::read(program).with_context(named)?;
+    let bytes = loaded_end(&file).with_context(|| format!("{} is no ELF64", named()))?;
+    Ok(Value {
         of: [("MiB", bytes as f64 / f64::from(1 << 20))].into(),
         ..Value::default()
-    }))
+    })
 }
 
 /// Where the last segment of an ELF64 file, little-endian as all that Weft is built for, ends that is loaded
@@ -135,13 +141,39 @@ fn raise_descriptors() -> anyhow::Result<()> {
         .with_context(|| format!("{DESCRIPTORS} open files must be allowed"))
 }
 
+/// What a client's sidecar uses more for each service that it knows, of these many.
+pub(super) async fn services(pairs: &Pairs) -> anyhow::Result<Value> {
+    let pair = pairs.of(Peer::Weft).context("no pair of Weft's own")?;
+    let client = pair.sidecars.first().context("no sidecar")?;
+    let mut value = Value::default();
+    let mut known = 0;
+    for (count, key) in KNOWN {
+        pairs.know(known..count).await?;
+        known = count;
+        tokio::time::sleep(SETTLE).await;
+        value.of.insert(key, client.resident_mib()?);
+    }
+    let [(least, few), .., (most, many)] = KNOWN;
+    let more = (value.get(many) - value.get(few)) * 1024.0;
+    value
+        .of
+        .insert("kibPerService", more / (most - least) as f64);
+    Ok(value)
+}
+
 /// How long a new process of a sidecar takes until it says that it is ready, with a control plane that
 /// answers: exec, a certificate, configuration, listeners.
-pub(super) async fn ready(mesh: &Mesh) -> anyhow::Result<Value> {
-    if mesh.workloads().iter().any(|it| it == STARTER) {
+pub(super) async fn ready(mesh: &Mesh, program: Option<&Path>) -> anyhow::Result<Value> {
+    let name = format!("{}/{STARTER}", mesh.namespace());
+    if mesh.workloads().contains(&name) {
         mesh.stop_sidecar(STARTER).await?;
     } else {
-        mesh.add_workload(Workload::new(STARTER).workers(1)).await?;
+        let workload = Workload::new(STARTER).workers(1);
+        let workload = match program {
+            Some(program) => workload.sidecar(Program::new(program)),
+            None => workload,
+        };
+        mesh.add_workload(workload).await?;
         mesh.stop_sidecar(STARTER).await?;
     }
     let pod = mesh.pod(STARTER);

@@ -5,10 +5,12 @@
 //! * `http2`: requests and unary calls, frame by frame.
 //! * `tcp`: bytes, and connections that are soon over.
 //! * `idle`: connections that are held.
+//! * `alarm`: when something is due.
 //!
 //! Every client of HTTP has a connection of its own with one request under way, as that many processes
 //! have. A latency is counted from when a request was due, not from when there was time to send it.
 
+mod alarm;
 mod http1;
 mod http2;
 mod idle;
@@ -26,6 +28,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::protocol::Protocol;
+
+use alarm::Alarm;
 
 pub(super) use http1::serve as serve_http1;
 pub(super) use http2::serve as serve_http2;
@@ -254,11 +258,12 @@ impl Client {
 
     /// Asks until the end; how many answers count.
     async fn run(mut self, pace: Option<Pace>, counter: Counter) -> anyhow::Result<u64> {
+        let alarm = Alarm::new()?;
         let mut due = Instant::now() + pace.map_or(Duration::ZERO, |pace| pace.first);
         let mut counted = 0;
         loop {
             if pace.is_some() {
-                sleep_until(due).await;
+                alarm.at(due).await?;
             } else {
                 due = Instant::now();
             }
