@@ -10,6 +10,7 @@
 //! Data flows downhill: a module uses only what stands below it in this list.
 //!
 //! * [`kubelet`]: the Pods of an API server as processes: a node of a cluster.
+//! * [`programs`]: real servers in pods: PostgreSQL, Redis, RabbitMQ, NATS, Prometheus.
 //! * [`mesh`]: control plane, pods, sidecars and applications of one mesh: the builder.
 //! * [`load`]: a load generator that hides nothing: no silent retry, no silent reconnect.
 //! * [`client`]: single requests and connections out of a pod.
@@ -31,6 +32,7 @@ pub mod metrics;
 pub mod net;
 pub mod pod;
 pub mod process;
+pub mod programs;
 
 pub use enter::{Mode, Sandbox};
 pub use mesh::{AppSpec, Mesh, Programs, Service, Workload};

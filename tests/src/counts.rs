@@ -43,6 +43,7 @@ pub fn add(all: &mut Stats, one: &Stats) {
     add_table(&mut all.ids, &one.ids);
     add_table(&mut all.bodies, &one.bodies);
     add_table(&mut all.copies, &one.copies);
+    add_table(&mut all.kafka, &one.kafka);
     all.echoed += one.echoed;
     all.closed_at_rest += one.closed_at_rest;
     all.closed_over_requests += one.closed_over_requests;

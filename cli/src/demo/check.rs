@@ -1,5 +1,7 @@
 //! What was measured, and what had been expected of it.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::ser::{SerializeStruct as _, Serializer};
 
@@ -40,7 +42,7 @@ pub(super) struct Check {
     /// The act that it belongs to.
     pub(super) act: &'static str,
     /// What was measured.
-    pub(super) what: &'static str,
+    pub(super) what: Cow<'static, str>,
     /// Out of how many of what, where that says something.
     pub(super) of: Option<(u64, &'static str)>,
     /// The number; `None` where what was waited for did not come.
@@ -153,7 +155,7 @@ impl Check {
     fn subject(&self) -> String {
         match self.of {
             Some((count, things)) => format!("{}, of {} {things}", self.what, grouped(count)),
-            None => self.what.to_owned(),
+            None => self.what.to_string(),
         }
     }
 
@@ -185,7 +187,7 @@ impl Serialize for Check {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_struct("Check", 8)?;
         object.serialize_field("act", self.act)?;
-        object.serialize_field("what", self.what)?;
+        object.serialize_field("what", &self.what)?;
         object.serialize_field("of", &self.of.map(|(count, _)| count))?;
         object.serialize_field("value", &self.value)?;
         object.serialize_field("unit", &self.unit)?;
@@ -203,7 +205,7 @@ mod tests {
     fn check(value: Option<f64>, unit: Unit, expected: Expected) -> Check {
         Check {
             act: "steady state",
-            what: "not answered with 200",
+            what: "not answered with 200".into(),
             of: Some((2_500, "requests")),
             value,
             unit,

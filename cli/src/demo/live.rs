@@ -8,10 +8,36 @@ use serde_json::{Value, json};
 use super::screen::Paint;
 use super::text::{grouped, share, short};
 
-/// Columns that the table needs.
+/// Columns that the table needs, where names of services are short.
 pub(super) const WIDTH: usize = 100;
-/// Rows that it needs: a rule, a head, three services, the state of things.
-pub(super) const HEIGHT: u16 = 6;
+/// Rows that it needs beside those of services: a rule, a head, the state of things.
+const MORE_ROWS: u16 = 3;
+/// Columns of a service's name, at least.
+const NAME_WIDTH: usize = 11;
+
+/// What the table of so many services with names of such lengths needs of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    /// Columns.
+    pub(super) width: usize,
+    /// Rows.
+    pub(super) height: u16,
+}
+
+impl Size {
+    /// For a row for each of these services.
+    pub(super) fn of<'a>(services: impl Iterator<Item = &'a str>) -> Self {
+        let (mut rows, mut name) = (MORE_ROWS, NAME_WIDTH);
+        for service in services {
+            rows = rows.saturating_add(1);
+            name = name.max(service.chars().count());
+        }
+        Self {
+            width: WIDTH + name - NAME_WIDTH,
+            height: rows,
+        }
+    }
+}
 
 /// What happens now.
 #[derive(Clone, Debug)]
@@ -57,18 +83,23 @@ pub(super) struct Breakers {
     pub(super) open: usize,
 }
 
-/// The table's lines.
+/// The table's lines, of as many columns as [`Size`] says.
 pub(super) fn table(view: &View, paint: Paint) -> Vec<String> {
+    let width = Size::of(view.rows.iter().map(|row| row.service)).width;
+    let name = NAME_WIDTH + width - WIDTH;
     let title = format!("── {} · {:.0} s ", view.act, view.elapsed.as_secs_f64());
-    let rule = "─".repeat(WIDTH.saturating_sub(title.chars().count()));
+    let rule = "─".repeat(width.saturating_sub(title.chars().count()));
     let mut lines = vec![
         paint.strong(&title) + &paint.faint(&rule),
-        paint.faint(&columns([
-            "service", "requests", "success", "p50", "p99", "wanted", "observed", "retries",
-            "breakers", "mTLS",
-        ])),
+        paint.faint(&columns(
+            name,
+            [
+                "service", "requests", "success", "p50", "p99", "wanted", "observed", "retries",
+                "breakers", "mTLS",
+            ],
+        )),
     ];
-    lines.extend(view.rows.iter().map(|row| row.line(paint)));
+    lines.extend(view.rows.iter().map(|row| row.line(name, paint)));
     let age = match view.config_age {
         None => "unknown".to_owned(),
         Some(age) if age > 0.0 => paint.bad(&format!("last known to be current {age:.1} s ago")),
@@ -117,7 +148,7 @@ impl Row {
         })
     }
 
-    fn line(&self, paint: Paint) -> String {
+    fn line(&self, name: usize, paint: Paint) -> String {
         let (wanted, observed) = match self.split {
             None => (String::new(), String::new()),
             Some(Split { wanted, observed }) => (
@@ -129,18 +160,21 @@ impl Row {
             None => [String::new(), String::new()],
             Some(latencies) => latencies.map(short),
         };
-        let line = columns([
-            self.service,
-            &grouped(self.requests),
-            &share(self.success_percent),
-            &p50,
-            &p99,
-            &wanted,
-            &observed,
-            &grouped(self.retries),
-            &self.breakers.text(),
-            &self.mtls_percent.map(share).unwrap_or_default(),
-        ]);
+        let line = columns(
+            name,
+            [
+                self.service,
+                &grouped(self.requests),
+                &share(self.success_percent),
+                &p50,
+                &p99,
+                &wanted,
+                &observed,
+                &grouped(self.retries),
+                &self.breakers.text(),
+                &self.mtls_percent.map(share).unwrap_or_default(),
+            ],
+        );
         if self.success_percent < 100.0 {
             return paint.bad(&line);
         }
@@ -171,7 +205,7 @@ impl Breakers {
     }
 }
 
-fn columns(cells: [&str; 10]) -> String {
+fn columns(name: usize, cells: [&str; 10]) -> String {
     let [
         service,
         requests,
@@ -185,7 +219,7 @@ fn columns(cells: [&str; 10]) -> String {
         mtls,
     ] = cells;
     format!(
-        "{service:<9}  {requests:>8}  {success:>7}  {p50:>7}  {p99:>7}  {wanted:>6}  {observed:>9}  \
+        "{service:<name$}  {requests:>8}  {success:>7}  {p50:>7}  {p99:>7}  {wanted:>6}  {observed:>9}  \
          {retries:>7}  {breakers:>13}  {mtls:>6}"
     )
 }
@@ -237,21 +271,36 @@ mod tests {
     #[test]
     fn the_table_fits() {
         let lines = table(&view(), Paint::plain());
-        assert_eq!(lines.len(), usize::from(HEIGHT));
+        let services = ["checkout", "inventory", "web"];
+        let size = Size::of(services.into_iter());
+        assert_eq!(lines.len(), usize::from(size.height));
+        assert_eq!(size.width, WIDTH);
         for line in &lines {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
         let expected = [
-            "service    requests  success      p50      p99  wanted   observed  retries       breakers    mTLS",
-            "checkout   1,234,567     100%  1.24 ms   999 ms   90/10  90.0/10.0        0                   100%",
-            "inventory        10   90.00%                                             3  1/3 half-open  99.99%",
-            "web               0     100%                                             0                       ",
+            "service      requests  success      p50      p99  wanted   observed  retries       breakers    mTLS",
+            "checkout     1,234,567     100%  1.24 ms   999 ms   90/10  90.0/10.0        0                   100%",
+            "inventory          10   90.00%                                             3  1/3 half-open  99.99%",
+            "web                 0     100%                                             0                       ",
         ];
         assert_eq!(lines[1..5], expected);
         assert_eq!(
             lines[5],
             "configuration: last known to be current 4.2 s ago"
         );
+    }
+
+    #[test]
+    fn long_names_make_a_wider_table() {
+        let mut view = view();
+        view.rows[2].service = "telematics-service";
+        let lines = table(&view, Paint::plain());
+        let size = Size::of(view.rows.iter().map(|row| row.service));
+        assert_eq!(size.width, WIDTH + 7);
+        for line in &lines {
+            assert!(line.chars().count() <= size.width, "{line}");
+        }
     }
 
     #[test]

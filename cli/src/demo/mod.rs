@@ -1,19 +1,27 @@
 //! `weft demo`: a meshed application on this machine, with real interception where the kernel allows
 //! network namespaces, and on the loopback where it does not.
 //!
-//! It starts a control plane and a small shop of eight workloads, each with a sidecar; lets traffic
-//! flow; and tells a story in which each act does something to the mesh. Whatever an act shows is
-//! measured by the load generator, by the sidecars or by the applications, and compared with what had
-//! been expected of it.
+//! It starts a control plane and the workloads of a [`story`], each with a sidecar; lets traffic flow;
+//! and tells the story, in which each act does something to the mesh. Whatever an act shows is measured
+//! by the load generator, by the sidecars or by the applications, and compared with what had been
+//! expected of it. Without a name it is the story of a small [shop](quickstart); `--platform` plays that
+//! of one of the [`platforms`].
 //!
 //! Nothing is left behind, however it ends: processes and namespaces go with this process.
 
-mod acts;
+mod alerts;
 mod check;
+mod compare;
 mod keep;
 mod live;
+mod pace;
+mod platforms;
+mod quickstart;
+#[cfg(test)]
+mod rehearsal;
 mod screen;
 mod stage;
+mod story;
 mod summary;
 pub(crate) mod text;
 mod world;
@@ -27,16 +35,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_sandbox::enter::MODE_ENV;
-use weft_sandbox::{Mesh, Mode, Sandbox};
+use weft_sandbox::{Mode, Sandbox};
 
 use check::{Check, Expected, Unit};
 use keep::Doors;
+use live::Size;
+use pace::Pace;
 use screen::Screen;
 use stage::Stage;
+use story::Story;
 use summary::Summary;
-use world::World;
+use world::{Set, World};
 
 /// Exit code when something was not as expected.
 const UNEXPECTED: u8 = 1;
@@ -65,10 +77,37 @@ pub struct Options {
     /// Prints one JSON object on standard output, and everything else on standard error.
     #[arg(long)]
     json: bool,
+    /// Plays the failures of a platform under the numbers of its deployment guide, instead of the shop's
+    /// story: examples/NAME.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(platforms::names()))]
+    platform: Option<String>,
+    /// Plays the platform with its guide's own durations, instead of a tenth of them.
+    #[arg(long, requires = "platform")]
+    real_time: bool,
+    /// Lists the platforms that --platform knows, and ends.
+    #[arg(long, exclusive = true)]
+    platforms: bool,
+}
+
+impl Options {
+    /// Which story is to be told, and how fast.
+    fn story(&self) -> (&'static Story, Pace) {
+        let platform = self.platform.as_deref().and_then(platforms::story);
+        match (platform, self.real_time) {
+            (None, _) => (&quickstart::STORY, Pace::REAL),
+            (Some(story), true) => (story, Pace::REAL),
+            (Some(story), false) => (story, Pace::QUICK),
+        }
+    }
 }
 
 /// Runs the demo. Call it while the process has one thread: it enters namespaces first.
 pub fn run(options: &Options) -> ExitCode {
+    if options.platforms {
+        // Fails only where nobody reads any more.
+        let _ = io::stdout().write_all(platforms::list().as_bytes());
+        return ExitCode::SUCCESS;
+    }
     // Never returns in the process that people started: that one waits for the one inside.
     let sandbox = match Sandbox::enter() {
         Ok(sandbox) => sandbox,
@@ -104,43 +143,70 @@ async fn until_told(options: &Options, sandbox: &Sandbox) -> ExitCode {
 }
 
 async fn demo(options: &Options, sandbox: &Sandbox) -> ExitCode {
-    let mut screen = Screen::new(options.json);
-    let mut summary = Summary::new(sandbox.mode());
+    let (story, pace) = options.story();
+    let table = Size::of(story.targets.iter().map(|target| target.service));
+    let mut screen = Screen::new(options.json, table);
+    let mut summary = Summary::new(story, pace, sandbox.mode());
     let version = env!("CARGO_PKG_VERSION");
     let title = screen.paint().strong(&format!("weft demo {version}"));
     screen.say(&format!("{title}: {}", mode_and_why(sandbox.mode())));
     screen.say(interception(sandbox.mode()));
+    if let Some(name) = story.name {
+        screen.say(&format!("Platform: {name}, {}.", story.about));
+        screen.say(&pace_and_how_to_change_it(pace));
+        if let (Some(_), Some(why)) = (story.watched, alerts::lacking()) {
+            screen.say(&why);
+        }
+    }
 
-    let mesh = match start(sandbox, &mut screen, &summary).await {
-        Ok(mesh) => mesh,
+    let set = match start(story, pace, sandbox, &mut screen, &summary).await {
+        Ok(set) => set,
         Err(error) => {
             summary.fail(&error.context("starting the mesh"));
             return finish(options, &mut screen, &summary);
         }
     };
-    let mut stage = Stage::new(World::new(mesh), screen, summary);
-    let played = acts::play(&mut stage).await;
+    let mut stage = Stage::new(World::new(set), screen, summary);
+    let played = play(&mut stage, story).await;
     let (world, mut screen, mut summary) = stage.end();
     let world = Rc::into_inner(world).expect("acts that have ended keep nothing of the world");
-    let (mesh, reports) = world.stop_traffic().await;
+    let (set, reports) = world.stop_traffic().await;
     for report in &reports {
         summary.add(report);
     }
     match played {
         Ok(()) => summary.push(everything(&summary)),
         Err(error) => {
-            screen.say(&mesh.log_tails());
+            screen.say(&set.mesh.log_tails());
             summary.fail(&error);
         }
     }
     let code = finish(options, &mut screen, &summary);
     if options.keep
-        && let Err(error) = keep(mesh, &mut screen).await
+        && let Err(error) = keep(set, &mut screen).await
     {
         screen.say(&format!("weft demo: {error:#}"));
         return ExitCode::from(BROKEN);
     }
     code
+}
+
+/// Plays every act.
+async fn play(stage: &mut Stage, story: &Story) -> anyhow::Result<()> {
+    for act in story.acts {
+        act(stage).await?;
+    }
+    Ok(())
+}
+
+/// What durations are divided by.
+fn pace_and_how_to_change_it(pace: Pace) -> String {
+    match pace.factor() {
+        1 => "Durations are those of the platform's guide.".to_owned(),
+        factor => format!(
+            "Durations are those of the platform's guide divided by {factor}; --real-time plays them as they are."
+        ),
+    }
 }
 
 /// How pods are isolated here, and why so.
@@ -164,13 +230,19 @@ fn interception(mode: &Mode) -> &'static str {
 }
 
 /// Starts the mesh and says that it does.
-async fn start(sandbox: &Sandbox, screen: &mut Screen, summary: &Summary) -> anyhow::Result<Mesh> {
-    screen.say("Starting a control plane and eight workloads with their sidecars …");
-    let mut starting = pin!(World::start_mesh(sandbox));
-    let mesh = loop {
+async fn start(
+    story: &'static Story,
+    pace: Pace,
+    sandbox: &Sandbox,
+    screen: &mut Screen,
+    summary: &Summary,
+) -> anyhow::Result<Set> {
+    screen.say(&format!("Starting {} …", story.cast));
+    let mut starting = pin!(Set::start(story, pace, sandbox));
+    let set = loop {
         tokio::select! {
             biased;
-            mesh = &mut starting => break mesh?,
+            set = &mut starting => break set?,
             () = tokio::time::sleep(HEARTBEAT) => {
                 screen.say(&format!("  … {:.0} s", summary.elapsed().as_secs_f64()));
             }
@@ -180,7 +252,7 @@ async fn start(sandbox: &Sandbox, screen: &mut Screen, summary: &Summary) -> any
     screen.say(&format!(
         "Everything is ready after {took:.1} s. Traffic flows from now on."
     ));
-    Ok(mesh)
+    Ok(set)
 }
 
 /// The last line: nothing that was sent is missing from what was counted.
@@ -188,7 +260,7 @@ fn everything(summary: &Summary) -> Check {
     let traffic = summary.traffic();
     Check {
         act: "The whole story",
-        what: "neither answered nor failed",
+        what: "neither answered nor failed".into(),
         of: Some((traffic.sent, "requests")),
         value: Some(traffic.sent as f64 - (traffic.answered + traffic.failed) as f64),
         unit: Unit::Count,
@@ -214,13 +286,13 @@ fn finish(options: &Options, screen: &mut Screen, summary: &Summary) -> ExitCode
 }
 
 /// Leaves the mesh running until the process is told to end, which is how this ends well.
-async fn keep(mesh: Mesh, screen: &mut Screen) -> anyhow::Result<()> {
-    let doors = Doors::open(&mesh).await.context("opening the mesh")?;
+async fn keep(set: Set, screen: &mut Screen) -> anyhow::Result<()> {
+    let doors = Doors::open(&set).await.context("opening the mesh")?;
     screen.say("");
-    for line in doors.help(&mesh) {
+    for line in doors.help(&set) {
         screen.say(&line);
     }
-    let world = World::new(mesh);
+    let world = World::new(set);
     let throw_reports_away = async {
         loop {
             tokio::time::sleep(KEEP_CUT).await;

@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
-use super::live::{self, View};
+use super::live::{self, Size, View};
 use crate::paint;
 pub(super) use crate::paint::Paint;
 
@@ -36,8 +36,9 @@ enum Out {
 }
 
 impl Screen {
-    /// On standard output, or on standard error where standard output is for machines.
-    pub(super) fn new(stdout_is_for_machines: bool) -> Self {
+    /// On standard output, or on standard error where standard output is for machines. `table` is what
+    /// the table needs.
+    pub(super) fn new(stdout_is_for_machines: bool, table: Size) -> Self {
         let out = if stdout_is_for_machines {
             Out::Stderr(io::stderr())
         } else {
@@ -47,7 +48,7 @@ impl Screen {
         Self {
             paint: Paint::of(terminal.is_some()),
             is_live: terminal.is_some_and(|(columns, rows)| {
-                usize::from(columns) >= live::WIDTH && rows >= live::HEIGHT + SPARE_ROWS
+                usize::from(columns) >= table.width && rows >= table.height + SPARE_ROWS
             }),
             out,
             drawn: 0,

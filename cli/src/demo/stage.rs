@@ -1,5 +1,6 @@
 //! Where acts play: time passes here, the table is kept up to date, and what is measured is judged.
 
+use std::borrow::Cow;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -9,8 +10,9 @@ use weft_sandbox::load::Report;
 use super::check::{Check, Expected, Unit};
 use super::live::{Breakers, Row, Split, View};
 use super::screen::Screen;
+use super::story::Target;
 use super::summary::{Summary, Tally};
-use super::world::{CHECKOUT, TARGETS, World, label};
+use super::world::World;
 use weft_sandbox::metrics::Metrics;
 
 /// How often the table is drawn.
@@ -19,9 +21,6 @@ const TICK: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(20);
 /// Metric of a breaker's state.
 pub(super) const BREAKER_STATE: &str = "weft_circuit_breaker_state";
-/// Acts of the story.
-const ACTS: usize = 7;
-
 /// The stage of one story.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -29,19 +28,22 @@ pub(super) struct Stage {
     screen: Screen,
     summary: Summary,
     act: Act,
-    wanted: [u32; 2],
-    metrics: [Metrics; TARGETS.len()],
+    /// Shares that policy wants, by target.
+    wanted: Vec<[u32; 2]>,
+    /// What each target's caller said last.
+    metrics: Vec<Metrics>,
 }
 
 /// The act that plays.
 #[derive(Debug)]
 struct Act {
     number: usize,
+    begun: Instant,
     title: &'static str,
     /// Requests that were taken from the traffic during this act.
-    tallies: [Tally; TARGETS.len()],
+    tallies: Vec<Tally>,
     /// What metrics said when it began.
-    before: [Counted; TARGETS.len()],
+    before: Vec<Counted>,
 }
 
 /// Counters of a caller's sidecar about one service.
@@ -55,19 +57,26 @@ struct Counted {
 impl Stage {
     /// With traffic that has just begun.
     pub(super) fn new(world: World, screen: Screen, summary: Summary) -> Self {
+        let targets = world.story.targets.len();
         Self {
             world: Rc::new(world),
             screen,
             summary,
             act: Act {
                 number: 0,
+                begun: Instant::now(),
                 title: "",
-                tallies: Default::default(),
-                before: Default::default(),
+                tallies: vec![Tally::default(); targets],
+                before: vec![Counted::default(); targets],
             },
-            wanted: [100, 0],
-            metrics: Default::default(),
+            wanted: vec![[100, 0]; targets],
+            metrics: vec![Metrics::default(); targets],
         }
+    }
+
+    /// How long something takes here that takes `written` in the guide.
+    pub(super) fn time(&self, written: Duration) -> Duration {
+        self.world.pace.of(written)
     }
 
     /// Begins the next act.
@@ -76,19 +85,32 @@ impl Stage {
         self.scrape().await;
         self.act = Act {
             number: self.act.number + 1,
+            begun: Instant::now(),
             title,
-            tallies: Default::default(),
-            before: [0, 1, 2].map(|target| self.counted(target)),
+            tallies: vec![Tally::default(); self.targets()],
+            before: (0..self.targets())
+                .map(|target| self.counted(target))
+                .collect(),
         };
-        let heading = format!("[{}/{ACTS}] {title}", self.act.number);
+        let heading = format!("[{}] {title}", self.place());
         let heading = self.screen.paint().strong(&heading);
         self.screen.say(&format!("\n{heading}\n  {words}"));
         self.tick().await;
     }
 
-    /// Tells the table which split policy wants from now on.
-    pub(super) fn want_split(&mut self, weights: [u32; 2]) {
-        self.wanted = weights;
+    /// Tells the table which split policy wants of a target from now on.
+    pub(super) fn want_split(&mut self, target: usize, weights: [u32; 2]) {
+        self.wanted[target] = weights;
+    }
+
+    /// When the act began.
+    pub(super) fn begun(&self) -> Instant {
+        self.act.begun
+    }
+
+    /// Says something in between.
+    pub(super) fn say(&mut self, words: &str) {
+        self.screen.say(&format!("  {words}"));
     }
 
     /// Lets time pass.
@@ -134,12 +156,12 @@ impl Stage {
 
     /// Remembers what the table shows now as the mesh's steady state.
     pub(super) fn remember_steady_state(&mut self) {
-        let rows = (0..TARGETS.len()).map(|target| self.row(target).json());
+        let rows = (0..self.targets()).map(|target| self.row(target).json());
         self.summary.set_steady_state(rows.collect());
     }
 
     /// Takes the traffic's reports since the last cut. What they count stays with the act.
-    pub(super) fn cut(&mut self) -> [Report; TARGETS.len()] {
+    pub(super) fn cut(&mut self) -> Vec<Report> {
         let reports = self.world.take();
         for (tally, report) in self.act.tallies.iter_mut().zip(&reports) {
             tally.add(report);
@@ -157,8 +179,8 @@ impl Stage {
 
     /// What came of all traffic in this act.
     pub(super) fn tally_of_all(&self) -> Tally {
-        let tallies = [0, 1, 2].map(|target| self.tally(target));
-        tallies.into_iter().fold(Tally::default(), Tally::plus)
+        let tallies = (0..self.targets()).map(|target| self.tally(target));
+        tallies.fold(Tally::default(), Tally::plus)
     }
 
     /// Further tries that callers' sidecars sent in this act, to one target.
@@ -169,9 +191,8 @@ impl Stage {
     /// Share of the requests of this act, over all targets, that went over mutual TLS; `None`
     /// without any.
     pub(super) fn mtls_percent(&self) -> Option<f64> {
-        let [requests, mutual] = [0, 1, 2]
+        let [requests, mutual] = (0..self.targets())
             .map(|target| self.counted(target).since(&self.act.before[target]))
-            .into_iter()
             .fold([0.0, 0.0], |[requests, mutual], counted| {
                 [requests + counted.requests, mutual + counted.mutual]
             });
@@ -186,41 +207,75 @@ impl Stage {
     /// Tells what was measured.
     pub(super) fn check(
         &mut self,
-        what: &'static str,
+        what: impl Into<Cow<'static, str>>,
         value: impl Into<Option<f64>>,
         unit: Unit,
         expected: Expected,
     ) {
-        self.judge(what, None, value.into(), unit, expected);
+        self.judge(what.into(), None, value.into(), unit, expected);
     }
 
     /// Tells how many, of so many things, are as described.
     pub(super) fn check_count(
         &mut self,
-        what: &'static str,
+        what: impl Into<Cow<'static, str>>,
         of: (u64, &'static str),
         count: u64,
         expected: Expected,
     ) {
-        self.judge(what, Some(of), Some(count as f64), Unit::Count, expected);
+        self.judge(
+            what.into(),
+            Some(of),
+            Some(count as f64),
+            Unit::Count,
+            expected,
+        );
     }
 
     /// Tells a share in percent of so many things.
     pub(super) fn check_share(
         &mut self,
-        what: &'static str,
+        what: impl Into<Cow<'static, str>>,
         of: (u64, &'static str),
         percent: Option<f64>,
         expected: Expected,
     ) {
-        self.judge(what, Some(of), percent, Unit::Percent, expected);
+        self.judge(what.into(), Some(of), percent, Unit::Percent, expected);
+    }
+
+    /// Tells the time that something took, which must be short.
+    pub(super) fn check_time(
+        &mut self,
+        what: impl Into<Cow<'static, str>>,
+        took: Option<Duration>,
+        most: Duration,
+    ) {
+        let seconds = took.map(|took| took.as_secs_f64());
+        let expected = Expected::at_most(most.as_secs_f64());
+        self.check(what, seconds, Unit::Seconds, expected);
     }
 
     /// Tells how many requests of the act were not answered with 200: none may be.
     pub(super) fn check_no_failure(&mut self) {
         self.cut();
-        let Tally { sent, not_ok, .. } = self.tally_of_all();
-        let what = "not answered with 200";
+        let tally = self.tally_of_all();
+        self.check_all_well("not answered with 200", tally);
+    }
+
+    /// The same of the traffic to some targets, as `what`.
+    pub(super) fn check_no_failure_of(
+        &mut self,
+        what: impl Into<Cow<'static, str>>,
+        targets: &[usize],
+    ) {
+        self.cut();
+        let tallies = targets.iter().map(|target| self.tally(*target));
+        let tally = tallies.fold(Tally::default(), Tally::plus);
+        self.check_all_well(what, tally);
+    }
+
+    fn check_all_well(&mut self, what: impl Into<Cow<'static, str>>, tally: Tally) {
+        let Tally { sent, not_ok, .. } = tally;
         self.check_count(what, (sent, "requests"), not_ok, Expected::exactly(0));
         if not_ok > 0 {
             for reason in self.summary.reasons() {
@@ -231,7 +286,7 @@ impl Stage {
 
     fn judge(
         &mut self,
-        what: &'static str,
+        what: Cow<'static, str>,
         of: Option<(u64, &'static str)>,
         value: Option<f64>,
         unit: Unit,
@@ -252,7 +307,7 @@ impl Stage {
     /// Asks the callers' sidecars for their metrics. One that does not answer keeps its last ones.
     pub(super) async fn scrape(&mut self) {
         let mut pages: Vec<(&str, Metrics)> = Vec::new();
-        for (target, metrics) in TARGETS.iter().zip(&mut self.metrics) {
+        for (target, metrics) in self.world.story.targets.iter().zip(&mut self.metrics) {
             if let Some((_, page)) = pages.iter().find(|(caller, _)| *caller == target.caller) {
                 metrics.clone_from(page);
                 continue;
@@ -278,19 +333,31 @@ impl Stage {
 
     fn view(&self) -> View {
         View {
-            act: format!("{}/{ACTS} {}", self.act.number, self.act.title),
+            act: format!("{} {}", self.place(), self.act.title),
             elapsed: self.summary.elapsed(),
-            rows: (0..TARGETS.len()).map(|target| self.row(target)).collect(),
-            config_age: self.metric(CHECKOUT, "weft_config_age_seconds", &[]),
+            rows: (0..self.targets()).map(|target| self.row(target)).collect(),
+            config_age: self.metric(0, "weft_config_age_seconds", &[]),
         }
     }
 
+    /// Which act it is, of how many.
+    fn place(&self) -> String {
+        format!("{}/{}", self.act.number, self.world.story.acts.len())
+    }
+
+    fn targets(&self) -> usize {
+        self.world.story.targets.len()
+    }
+
     fn row(&self, index: usize) -> Row {
-        let target = &TARGETS[index];
+        let target = &self.world.story.targets[index];
         let tally = self.tally(index);
         let counted = self.counted(index).since(&self.act.before[index]);
         let (latencies, observed) = self.world.look(index, |report| {
-            let [v1, v2] = ["v1", "v2"].map(|version| answers_of(report, version) as f64);
+            let [v1, v2] = target
+                .versions
+                .map_or([0, 0], |both| both.map(|it| answers_of(report, it)))
+                .map(|answers| answers as f64);
             let all = v1 + v2;
             let observed = (all > 0.0).then(|| [v1 * 100.0 / all, v2 * 100.0 / all]);
             let latencies = [report.latency(0.5), report.latency(0.99)];
@@ -301,8 +368,8 @@ impl Stage {
             requests: tally.sent,
             success_percent: tally.success_percent(),
             latencies,
-            split: (index == CHECKOUT).then_some(Split {
-                wanted: self.wanted,
+            split: target.versions.map(|_| Split {
+                wanted: self.wanted[index],
                 observed,
             }),
             retries: counted.retries as u64,
@@ -314,8 +381,9 @@ impl Stage {
 
     fn breakers(&self, target: usize) -> Breakers {
         let mut breakers = Breakers::default();
-        for backend in TARGETS[target].backends {
-            let backend = label(backend);
+        let Target { backends, port, .. } = &self.world.story.targets[target];
+        for backend in *backends {
+            let backend = self.world.label_of(backend, *port);
             for (state, count) in [
                 ("closed", &mut breakers.closed),
                 ("half_open", &mut breakers.half_open),
@@ -330,7 +398,7 @@ impl Stage {
 
     fn counted(&self, target: usize) -> Counted {
         let metrics = &self.metrics[target];
-        let service = label(TARGETS[target].service);
+        let service = self.world.label(target);
         let of_service = [("direction", "outbound"), ("service", service.as_str())];
         let [direction, service] = of_service;
         Counted {

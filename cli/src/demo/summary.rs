@@ -8,7 +8,9 @@ use weft_sandbox::Mode;
 use weft_sandbox::load::Report;
 
 use super::check::{self, Check};
+use super::pace::Pace;
 use super::screen::Paint;
+use super::story::Story;
 use super::text::grouped;
 
 /// Reasons for failed requests that are told; more are counted only.
@@ -30,6 +32,8 @@ pub(super) struct Tally {
 /// What the demo found out so far.
 #[derive(Debug)]
 pub(super) struct Summary {
+    story: &'static Story,
+    pace: Pace,
     begun: Instant,
     mode: Mode,
     checks: Vec<Check>,
@@ -75,8 +79,10 @@ impl Tally {
 
 impl Summary {
     /// Nothing is measured yet; time runs.
-    pub(super) fn new(mode: &Mode) -> Self {
+    pub(super) fn new(story: &'static Story, pace: Pace, mode: &Mode) -> Self {
         Self {
+            story,
+            pace,
             begun: Instant::now(),
             mode: mode.clone(),
             checks: Vec::new(),
@@ -184,6 +190,8 @@ impl Summary {
         };
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "platform": self.story.name,
+            "dividedBy": self.pace.factor(),
             "ok": self.is_ok(),
             "error": self.error,
             "mode": mode,
@@ -206,12 +214,13 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::super::check::{Expected, Unit};
+    use super::super::quickstart;
     use super::*;
 
     fn check(act: &'static str, value: f64) -> Check {
         Check {
             act,
-            what: "requests that failed",
+            what: "requests that failed".into(),
             of: None,
             value: Some(value),
             unit: Unit::Count,
@@ -221,7 +230,7 @@ mod tests {
 
     #[test]
     fn one_failed_line_fails_everything() {
-        let mut summary = Summary::new(&Mode::UserNamespaces);
+        let mut summary = Summary::new(&quickstart::STORY, Pace::REAL, &Mode::UserNamespaces);
         assert!(!summary.is_ok(), "nothing was measured");
         summary.push(check("one", 0.0));
         assert!(summary.is_ok());
@@ -238,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_story_that_broke_off_is_no_success() {
-        let mut summary = Summary::new(&Mode::UserNamespaces);
+        let mut summary = Summary::new(&quickstart::STORY, Pace::REAL, &Mode::UserNamespaces);
         summary.push(check("one", 0.0));
         summary.fail(&anyhow::anyhow!("no room").context("starting"));
         assert!(!summary.is_ok() && !summary.is_whole());
@@ -249,7 +258,7 @@ mod tests {
     #[test]
     fn json_has_a_stable_shape() {
         let why = "not allowed".to_owned();
-        let mut summary = Summary::new(&Mode::Root { why });
+        let mut summary = Summary::new(&quickstart::STORY, Pace::REAL, &Mode::Root { why });
         let mut report = Report::default();
         (report.sent, report.answered, report.failed) = (3, 2, 1);
         report.statuses = BTreeMap::from([(200, 1), (504, 1)]);
@@ -260,6 +269,8 @@ mod tests {
         assert!(json["seconds"].take().is_number());
         let expected = json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "platform": null,
+            "dividedBy": 1,
             "ok": true,
             "error": null,
             "mode": "root",

@@ -1,127 +1,104 @@
-//! The shop that the demo runs: what is in it, its policies, and the traffic that flows all along.
-//!
-//! Policies are those of `examples/quickstart`, so that what the demo shows can be tried by hand.
+//! What a story is played in: its mesh, and the traffic that flows all along.
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use weft_sandbox::load::{Load, Protocol, Report, Running, Shot};
-use weft_sandbox::{AppSpec, Mesh, Programs, Sandbox, Service, Workload};
+use anyhow::Context as _;
+use weft_sandbox::load::{Load, Report, Running};
+use weft_sandbox::metrics::Metrics;
+use weft_sandbox::{Mesh, Sandbox};
 
-/// The namespace of everything.
-pub(super) const NAMESPACE: &str = "shop";
-/// Where the traffic comes from; its sidecar is the one to look at.
-pub(super) const WEB: &str = "web-1";
-/// The endpoint that fails on purpose.
-pub(super) const FAILING: &str = "inventory-2";
-/// The service port of every service.
-pub(super) const PORT: u16 = 80;
-/// The port of every application.
-pub(super) const APP_PORT: u16 = 8080;
-/// The bound that policy sets for reports.
-pub(super) const REPORT_DEADLINE: Duration = Duration::from_millis(400);
-/// How long policy keeps a failing endpoint out.
-pub(super) const OPEN_DURATION: Duration = Duration::from_secs(2);
+use super::alerts::Watch;
+use super::pace::Pace;
+use super::stage::BREAKER_STATE;
+use super::story::{Story, Target};
 
-const CHECKOUT_POLICY: &str = include_str!("../../../examples/quickstart/checkout.yaml");
-const INVENTORY_POLICY: &str = include_str!("../../../examples/quickstart/inventory.yaml");
-const WEB_POLICY: &str = include_str!("../../../examples/quickstart/web.yaml");
-/// The longest time from a sidecar's SIGTERM to its end.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long everything may take to become ready: a loaded machine and a debug build are slow.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of an order's body.
-const ORDER_LENGTH: usize = 512;
 
-/// A service that gets traffic, and where it comes from.
+/// A mesh that is ready, without traffic.
 #[derive(Debug)]
-pub(super) struct Target {
-    /// The service.
-    pub(super) service: &'static str,
-    /// Services that its requests end up at.
-    pub(super) backends: &'static [&'static str],
-    /// The workload that calls it.
-    pub(super) caller: &'static str,
-    /// Requests per second.
-    pub(super) rate: f64,
-    clients: usize,
-    protocol: Protocol,
+pub(super) struct Set {
+    pub(super) mesh: Mesh,
+    pub(super) story: &'static Story,
+    pub(super) pace: Pace,
+    watch: Option<Watch>,
+    props: Box<dyn Any>,
 }
-
-/// In the order of the table's rows.
-pub(super) const TARGETS: [Target; 3] = [
-    Target {
-        service: "checkout",
-        backends: &["checkout-v1", "checkout-v2"],
-        caller: WEB,
-        rate: 300.0,
-        clients: 16,
-        protocol: Protocol::Http1,
-    },
-    Target {
-        service: "inventory",
-        backends: &["inventory"],
-        caller: WEB,
-        rate: 150.0,
-        clients: 8,
-        protocol: Protocol::Http2,
-    },
-    // The inventory tells the shop about its stock.
-    Target {
-        service: "web",
-        backends: &["web"],
-        caller: "inventory-3",
-        rate: 20.0,
-        clients: 2,
-        protocol: Protocol::Http1,
-    },
-];
-/// Index into [`TARGETS`].
-pub(super) const CHECKOUT: usize = 0;
-/// See [`CHECKOUT`].
-pub(super) const INVENTORY: usize = 1;
 
 /// The mesh and the traffic in it.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) mesh: Mesh,
-    traffic: [Running; TARGETS.len()],
+    pub(super) story: &'static Story,
+    pub(super) pace: Pace,
+    /// The story's Prometheus, where it has one and the machine does.
+    pub(super) watch: Option<Watch>,
+    props: Box<dyn Any>,
+    traffic: Vec<Running>,
+}
+
+impl Set {
+    /// Starts a story's mesh with its policies at this pace, and what else it needs.
+    ///
+    /// # Errors
+    /// When a policy cannot be read, or something is not ready in time; the error says what.
+    pub(super) async fn start(
+        story: &'static Story,
+        pace: Pace,
+        sandbox: &Sandbox,
+    ) -> anyhow::Result<Self> {
+        let mut mesh = (story.mesh)(pace).patience(START_PATIENCE);
+        for policy in story.policies {
+            let yaml = pace
+                .manifest(policy.yaml)
+                .with_context(|| format!("the policy {}", policy.name))?;
+            mesh = mesh.named_policy(policy.name, &yaml);
+        }
+        let mesh = mesh.start(sandbox).await?;
+        let props: Box<dyn Any> = match story.props {
+            Some(make) => make(&mesh, pace).await?,
+            None => Box::new(()),
+        };
+        let watch = match story.watched {
+            Some(watched) => Watch::start(&mesh, watched).await?,
+            None => None,
+        };
+        Ok(Self {
+            mesh,
+            story,
+            pace,
+            watch,
+            props,
+        })
+    }
 }
 
 impl World {
-    /// Starts the mesh, without traffic.
-    pub(super) async fn start_mesh(sandbox: &Sandbox) -> anyhow::Result<Mesh> {
-        let mut mesh = Mesh::builder("demo", Programs::of_this_program())
-            .namespace(NAMESPACE)
-            .patience(START_PATIENCE)
-            .workload(workload(WEB, "web", "v1"))
-            .service(service("web", &[WEB]))
-            .named_policy("checkout", &checkout_policy([100, 0]))
-            .named_policy("inventory", INVENTORY_POLICY);
-        let v1 = ["checkout-v1-1", "checkout-v1-2"];
-        let v2 = ["checkout-v2-1", "checkout-v2-2"];
-        let inventory = ["inventory-1", FAILING, "inventory-3"];
-        for name in v1 {
-            mesh = mesh.workload(checkout(name, "v1"));
+    /// Lets the traffic flow.
+    pub(super) fn new(set: Set) -> Self {
+        let Set {
+            mesh,
+            story,
+            pace,
+            watch,
+            props,
+        } = set;
+        let traffic = story.targets.iter().map(|target| load(&mesh, target));
+        Self {
+            traffic: traffic.collect(),
+            mesh,
+            story,
+            pace,
+            watch,
+            props,
         }
-        for name in v2 {
-            mesh = mesh.workload(checkout(name, "v2"));
-        }
-        for name in inventory {
-            mesh = mesh.workload(workload(name, "inventory", "v1"));
-        }
-        mesh.service(service("checkout", &v1))
-            .service(service("checkout-v1", &v1))
-            .service(service("checkout-v2", &v2))
-            .service(service("inventory", &inventory))
-            .start(sandbox)
-            .await
     }
 
-    /// Lets the traffic flow.
-    pub(super) fn new(mesh: Mesh) -> Self {
-        let traffic = [0, 1, 2].map(|index| load(&mesh, &TARGETS[index]));
-        Self { mesh, traffic }
+    /// What [`Story::props`] made; `None` where that is something else.
+    pub(super) fn props<T: 'static>(&self) -> Option<&T> {
+        self.props.downcast_ref()
     }
 
     /// Looks at what has come of the traffic to one target since it was last taken.
@@ -129,135 +106,94 @@ impl World {
         self.traffic[target].look(look)
     }
 
-    /// Takes what has come of all traffic since the last time.
-    pub(super) fn take(&self) -> [Report; TARGETS.len()] {
-        [0, 1, 2].map(|index| self.traffic[index].take())
+    /// Takes what has come of all traffic since the last time, by target.
+    pub(super) fn take(&self) -> Vec<Report> {
+        self.traffic.iter().map(Running::take).collect()
     }
 
     /// Ends the traffic, what is in flight included; the mesh stays.
-    pub(super) async fn stop_traffic(self) -> (Mesh, [Report; TARGETS.len()]) {
-        let [checkout, inventory, web] = self.traffic;
-        let (checkout, inventory, web) =
-            tokio::join!(checkout.stop(), inventory.stop(), web.stop());
-        (self.mesh, [checkout, inventory, web])
+    pub(super) async fn stop_traffic(self) -> (Set, Vec<Report>) {
+        let ends = self.traffic.into_iter().map(Running::stop);
+        let reports = futures_util::future::join_all(ends).await;
+        let set = Set {
+            mesh: self.mesh,
+            story: self.story,
+            pace: self.pace,
+            watch: self.watch,
+            props: self.props,
+        };
+        (set, reports)
     }
 
-    /// A service's address.
-    pub(super) fn addr(&self, service: &str) -> SocketAddr {
-        self.mesh.addr(service, PORT)
+    /// A target's address.
+    pub(super) fn addr(&self, target: usize) -> SocketAddr {
+        let target = &self.story.targets[target];
+        self.mesh.addr(target.service, target.port)
     }
 
-    /// Writes a split into the checkout's policy.
-    pub(super) fn split_checkout(&self, weights: [u32; 2]) -> anyhow::Result<()> {
-        self.mesh
-            .apply_policy("checkout", &checkout_policy(weights))
+    /// A target's service as metrics name it.
+    pub(super) fn label(&self, target: usize) -> String {
+        let target = &self.story.targets[target];
+        self.label_of(target.service, target.port)
     }
 
-    /// Asks for mutual TLS on everything that comes to the shop.
-    pub(super) fn make_web_strict(&self) -> anyhow::Result<()> {
-        self.mesh.apply_policy("web", WEB_POLICY)
+    /// A workload's metrics now; `None` where its sidecar does not answer.
+    pub(super) async fn metrics(&self, workload: &str) -> Option<Metrics> {
+        let page = self.mesh.metrics(workload).await.ok()?;
+        Some(Metrics::parse(&page))
     }
-}
 
-/// A service as metrics name it.
-pub(super) fn label(service: &str) -> String {
-    format!("{NAMESPACE}/{service}:{PORT}")
-}
+    /// Whether the circuit breaker of a target's whole backend is in this state, as its caller's
+    /// sidecar says.
+    pub(super) async fn has_breaker(&self, target: usize, state: &str) -> bool {
+        let Target {
+            caller,
+            backends,
+            port,
+            ..
+        } = &self.story.targets[target];
+        for backend in *backends {
+            let backend = self.label_of(backend, *port);
+            if self.breaker_is(caller, &backend, state).await {
+                return true;
+            }
+        }
+        false
+    }
 
-/// A workload of the checkout.
-pub(super) fn checkout(name: &str, version: &str) -> Workload {
-    workload(name, "checkout", version)
-}
+    /// Whether the circuit breaker of a whole backend, by the label that metrics give it, is in this
+    /// state at one workload's sidecar.
+    pub(super) async fn breaker_is(&self, workload: &str, backend: &str, state: &str) -> bool {
+        // Endpoints of such a backend have breakers too, for connections that fail.
+        let labels = [("backend", backend), ("endpoint", ""), ("state", state)];
+        let metrics = self.metrics(workload).await;
+        metrics.is_some_and(|metrics| metrics.sum(BREAKER_STATE, &labels) > 0.0)
+    }
 
-fn workload(name: &str, service_account: &str, version: &str) -> Workload {
-    Workload::new(name)
-        .service_account(service_account)
-        .version(version)
-        .drain_timeout(DRAIN_TIMEOUT)
-        .port(APP_PORT, AppSpec::http())
-}
+    /// A service's port as metrics name it.
+    pub(super) fn label_of(&self, service: &str, port: u16) -> String {
+        format!("{}/{service}:{port}", self.story.namespace)
+    }
 
-fn service(name: &str, endpoints: &[&str]) -> Service {
-    Service::new(name)
-        .port(PORT, APP_PORT)
-        .port_name("http")
-        .endpoints(endpoints.iter().copied())
+    /// Traffic like a target's own, for an act to send as much of as it wants: the same requests from
+    /// the same caller, under ids of their own.
+    pub(super) fn load(&self, target: usize, ids: &str) -> Load {
+        described(&self.mesh, &self.story.targets[target]).id_prefix(ids)
+    }
 }
 
 fn load(mesh: &Mesh, target: &Target) -> Running {
-    let mut load = Load::new(mesh.addr(target.service, PORT))
-        .authority(target.service)
-        .id_prefix(target.service)
-        .protocol(target.protocol)
+    described(mesh, target)
         .clients(target.clients)
         .rate(target.rate)
-        .shot(Shot::get("/items"));
-    if target.service == TARGETS[CHECKOUT].service {
-        // Orders are never to be repeated once they may have been processed.
-        load = load.shot(Shot::post("/orders", ORDER_LENGTH));
-    }
-    load.start(&mesh.pod(target.caller))
+        .on_demand()
+        .start(&mesh.pod(target.caller))
 }
 
-fn checkout_policy(weights: [u32; 2]) -> String {
-    let [v1, v2] = weights;
-    CHECKOUT_POLICY
-        .replace(
-            "checkout-v1, weight: 90",
-            &format!("checkout-v1, weight: {v1}"),
-        )
-        .replace(
-            "checkout-v2, weight: 10",
-            &format!("checkout-v2, weight: {v2}"),
-        )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_split_that_is_asked_for_is_written() {
-        let policy = checkout_policy([25, 75]);
-        assert!(
-            policy.contains("{name: checkout-v1, weight: 25}"),
-            "{policy}"
-        );
-        assert!(
-            policy.contains("{name: checkout-v2, weight: 75}"),
-            "{policy}"
-        );
-        assert_eq!(checkout_policy([90, 10]), CHECKOUT_POLICY);
-    }
-
-    #[test]
-    fn bounds_are_those_of_the_policies() {
-        let deadline = format!("request: {}ms", REPORT_DEADLINE.as_millis());
-        assert!(CHECKOUT_POLICY.contains(&deadline));
-        let open = format!("openDuration: {}s\n", OPEN_DURATION.as_secs());
-        assert!(INVENTORY_POLICY.contains(&open));
-    }
-
-    /// The directory that the documents point to has nothing that is refused.
-    #[tokio::test]
-    async fn the_quickstart_is_a_mesh() {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/quickstart");
-        let end = tokio_util::sync::CancellationToken::new();
-        let models = weft_control_plane::source::files::watch_dir(dir, end.clone())
-            .await
-            .expect("a mesh");
-        let model = std::sync::Arc::clone(&models.borrow());
-        assert_eq!(model.refusals(), []);
-        let workloads: Vec<_> = model.workloads().map(|it| it.name.name.as_str()).collect();
-        assert!(
-            workloads.contains(&WEB) && workloads.contains(&FAILING),
-            "{workloads:?}"
-        );
-        for target in TARGETS {
-            for service in target.backends.iter().chain([&target.service]) {
-                assert!(model.service(NAMESPACE, service).is_some(), "{service}");
-            }
-        }
-        end.cancel();
-    }
+fn described(mesh: &Mesh, target: &Target) -> Load {
+    let load = Load::new(mesh.addr(target.service, target.port))
+        .authority(target.service)
+        .id_prefix(target.service)
+        .protocol(target.protocol);
+    (target.shots)(mesh).into_iter().fold(load, Load::shot)
 }

@@ -1,6 +1,6 @@
 //! The control port: its server, and the client that tests use.
 //!
-//! `GET /ready`, `GET /stats`, `DELETE /stats`, `PUT /behavior`, `POST /stop-accepting` (closes the
+//! `GET /ready`, `GET /stats`, `DELETE /stats`, `PUT /behavior`, `PUT /kafka` (its cluster), `POST /stop-accepting` (closes the
 //! listeners, connections live on), `POST /finish` (closes the listeners, announces the end on
 //! connections and finishes what is in flight; the process stays).
 
@@ -14,7 +14,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 
 use super::server::Shared;
-use super::{Behavior, Stats};
+use super::{Behavior, Stats, kafka};
 use crate::Pod;
 
 /// Bytes that a command may have.
@@ -55,6 +55,13 @@ impl Control {
     pub async fn behave(&self, behavior: &Behavior) -> anyhow::Result<()> {
         let body = serde_json::to_vec(behavior)?;
         self.ask(Method::PUT, "/behavior", body.into()).await?;
+        Ok(())
+    }
+
+    /// Tells a broker of Kafka of its cluster.
+    pub async fn be_broker(&self, cluster: &kafka::Cluster) -> anyhow::Result<()> {
+        let body = serde_json::to_vec(cluster)?;
+        self.ask(Method::PUT, "/kafka", body.into()).await?;
         Ok(())
     }
 
@@ -109,6 +116,13 @@ pub(super) async fn handle(
         (&Method::PUT, "/behavior") => match serde_json::from_slice(&body) {
             Ok(behavior) => {
                 *app.behavior.lock() = behavior;
+                (StatusCode::OK, Vec::new())
+            }
+            Err(error) => (StatusCode::BAD_REQUEST, error.to_string().into_bytes()),
+        },
+        (&Method::PUT, "/kafka") => match serde_json::from_slice(&body) {
+            Ok(cluster) => {
+                app.kafka.set_cluster(cluster);
                 (StatusCode::OK, Vec::new())
             }
             Err(error) => (StatusCode::BAD_REQUEST, error.to_string().into_bytes()),

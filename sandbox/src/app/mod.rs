@@ -5,7 +5,8 @@
 //! else with a JSON [`http::Seen`]. Query parameters script one request: `status=503`,
 //! `delay_ms=200`, `bytes=1000` (a body of that length), `chunks=10&every_ms=100` (a body in
 //! pieces), `call=10.96.0.1:80/path` (asks there, passes trace headers and `x-request-id` on, and answers
-//! with what came; the last in the query, so that calls nest). A TCP port sends back what it gets, with half-close.
+//! with what came; the last in the query, so that calls nest). A TCP port sends back what it gets, with half-close; a port of [`kafka`] is a
+//! broker.
 //!
 //! [`Behavior`] scripts all requests. It is set, and [`Stats`] are read, through a control port on
 //! the pod's loopback, past the mesh: [`Control`].
@@ -22,6 +23,7 @@ mod call;
 mod control;
 mod grpc;
 pub mod http;
+pub mod kafka;
 mod keep_alive;
 mod server;
 mod stats;
@@ -72,9 +74,11 @@ pub enum PortKind {
     Tcp,
     /// A line of greeting, then bytes that come back.
     TcpServerFirst,
+    /// A broker of [`kafka`].
+    Kafka,
 }
 
-/// A port to serve, as `http:8080`, `tcp:9000` or `tcp-server-first:9001`.
+/// A port to serve, as `http:8080`, `tcp:9000`, `tcp-server-first:9001` or `kafka:9092`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
     /// What it speaks.
@@ -96,7 +100,7 @@ pub struct Settings {
     /// Address to listen on; `::` takes IPv4 too.
     #[arg(long, default_value = "::")]
     pub bind: IpAddr,
-    /// A port to serve: http:PORT, tcp:PORT or tcp-server-first:PORT.
+    /// A port to serve: http:PORT, tcp:PORT, tcp-server-first:PORT or kafka:PORT.
     #[arg(long = "serve")]
     pub ports: Vec<Port>,
     /// Port of the control listener: on 127.0.0.1, or on the address to listen on where that is on
@@ -150,6 +154,7 @@ impl fmt::Display for PortKind {
             Self::Http => "http",
             Self::Tcp => "tcp",
             Self::TcpServerFirst => "tcp-server-first",
+            Self::Kafka => "kafka",
         })
     }
 }
@@ -169,7 +174,12 @@ impl FromStr for Port {
             "http" => PortKind::Http,
             "tcp" => PortKind::Tcp,
             "tcp-server-first" => PortKind::TcpServerFirst,
-            _ => return Err(format!("{kind} is not http, tcp or tcp-server-first")),
+            "kafka" => PortKind::Kafka,
+            _ => {
+                return Err(format!(
+                    "{kind} is not http, tcp, tcp-server-first or kafka"
+                ));
+            }
         };
         let port = port
             .parse()

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::http::{AbortableIo, IoHandle};
 use super::keep_alive::Life;
-use super::{Behavior, KeepAlive, Port, PortKind, Settings, Stats, control, http, tcp};
+use super::{Behavior, KeepAlive, Port, PortKind, Settings, Stats, control, http, kafka, tcp};
 
 /// How long what is in flight may take after SIGTERM.
 const FINISH_PATIENCE: Duration = Duration::from_secs(20);
@@ -45,6 +45,7 @@ pub(super) struct Shared {
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) behavior: Mutex<Behavior>,
     pub(super) stats: Mutex<Stats>,
+    pub(super) kafka: kafka::Store,
     /// Ends the listeners.
     accepting: CancellationToken,
     listeners: TaskTracker,
@@ -71,6 +72,7 @@ impl App {
             version: settings.version,
             behavior: Mutex::default(),
             stats: Mutex::default(),
+            kafka: kafka::Store::default(),
             accepting: CancellationToken::new(),
             listeners: TaskTracker::new(),
             finish: CancellationToken::new(),
@@ -174,6 +176,7 @@ async fn serve(app: Arc<Shared>, stream: TcpStream, kind: PortKind) {
     let _ = stream.set_nodelay(true);
     match kind {
         PortKind::Http => serve_http(app, stream).await,
+        PortKind::Kafka => kafka::serve(app, stream).await,
         PortKind::Tcp => {
             let _ = tcp::echo(&app, stream, None).await;
         }

@@ -57,6 +57,9 @@ pub struct Stats {
     /// Requests on connections that had been at rest, by how long, in milliseconds, rounded down to
     /// hundreds.
     pub used_again: BTreeMap<u64, u64>,
+    /// What a broker of Kafka was asked for and did, such as `Metadata`, `produced orders/0` (records),
+    /// `misdirected`.
+    pub kafka: BTreeMap<String, u64>,
     /// Entries that the tables had no room for.
     pub not_listed: u64,
 }
@@ -96,6 +99,16 @@ impl Stats {
     pub(super) fn copied(&mut self, authority: String) {
         let room = MAX_AUTHORITIES;
         count(&mut self.copies, authority, room, &mut self.not_listed);
+    }
+
+    pub(super) fn kafka(&mut self, what: &str, more: u64) {
+        if let Some(seen) = self.kafka.get_mut(what) {
+            *seen += more;
+        } else if self.kafka.len() < MAX_ROUTES {
+            self.kafka.insert(what.to_owned(), more);
+        } else {
+            self.not_listed += more;
+        }
     }
 
     pub(super) fn body_ended(&mut self, hash: Hasher) {

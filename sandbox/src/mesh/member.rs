@@ -107,7 +107,9 @@ impl Member {
 
     /// Starts the sidecar; a running one is killed.
     pub(super) fn start_sidecar(&self, common: &Common) -> anyhow::Result<()> {
-        let mut command = self.pod.command(&common.programs.proxy);
+        let program = self.spec.sidecar.as_ref();
+        let program = program.unwrap_or(&common.programs.proxy);
+        let mut command = self.pod.command(program);
         self.set_sidecar_environment(&mut command, common);
         self.start(&self.sidecar, "sidecar", command)
     }

@@ -26,6 +26,7 @@
 mod builder;
 mod cluster;
 mod files;
+mod kafka;
 mod look;
 mod member;
 mod operate;
@@ -254,6 +255,14 @@ impl Mesh {
     /// Adds a service, with an address of its own. In a mesh of files it needs network namespaces.
     pub fn add_service(&self, service: Service) -> anyhow::Result<()> {
         self.insert_service(service)?;
+        self.write_source()
+    }
+
+    /// Adds many services at once.
+    pub fn add_services(&self, services: impl IntoIterator<Item = Service>) -> anyhow::Result<()> {
+        for service in services {
+            self.insert_service(service)?;
+        }
         self.write_source()
     }
 

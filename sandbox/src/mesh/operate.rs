@@ -68,6 +68,30 @@ impl Mesh {
         }
     }
 
+    /// Kills application and sidecar, with all that they work on, and waits for their ends.
+    #[track_caller]
+    pub fn kill_workload(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move {
+            let (app, sidecar) = (member.app()?, member.sidecar()?);
+            sidecar.kill()?;
+            app.kill()?;
+            wait_for_end(&sidecar).await?;
+            wait_for_end(&app).await
+        }
+    }
+
+    /// Starts application and sidecar, which have ended, and waits until both are ready.
+    #[track_caller]
+    pub fn start_workload(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {
+        let member = self.member(workload);
+        async move {
+            member.start_app(&self.common)?;
+            member.start_sidecar(&self.common)?;
+            self.wait_for(&member).await
+        }
+    }
+
     /// Asks the application to end (SIGTERM) and waits for it.
     #[track_caller]
     pub fn stop_app(&self, workload: &str) -> impl Future<Output = anyhow::Result<()>> {

@@ -57,6 +57,12 @@ impl AppSpec {
         Self::of(PortKind::TcpServerFirst)
     }
 
+    /// A broker of [`crate::app::kafka`]; [`crate::Mesh::announce_kafka`] tells it of its cluster. The
+    /// mesh is told that it speaks TCP.
+    pub fn kafka() -> Self {
+        Self::of(PortKind::Kafka).protocol("tcp")
+    }
+
     /// Nothing: the test listens there by itself, with [`crate::Pod::listen`].
     pub fn none() -> Self {
         Self {
@@ -91,6 +97,7 @@ pub struct Workload {
     pub(super) told_zone: bool,
     pub(super) weight: u32,
     pub(super) meshed: bool,
+    pub(super) sidecar: Option<Program>,
     pub(super) workers: Option<u32>,
     pub(super) drain_timeout: Option<Duration>,
     pub(super) restart_policy: Option<String>,
@@ -112,6 +119,7 @@ impl Workload {
             told_zone: true,
             weight: 1,
             meshed: true,
+            sidecar: None,
             workers: None,
             drain_timeout: None,
             restart_policy: None,
@@ -166,6 +174,12 @@ impl Workload {
         self
     }
 
+    /// Another program than the mesh's for its sidecar.
+    pub fn sidecar(mut self, program: Program) -> Self {
+        self.sidecar = Some(program);
+        self
+    }
+
     /// Data-path threads of its sidecar.
     pub fn workers(mut self, workers: u32) -> Self {
         self.workers = Some(workers);
@@ -194,6 +208,12 @@ impl Workload {
     pub fn port(mut self, port: u16, app: AppSpec) -> Self {
         self.ports.push((port, app));
         self
+    }
+
+    /// Another application on this port than the one that was there.
+    pub fn serve(mut self, port: u16, app: AppSpec) -> Self {
+        self.ports.retain(|(declared, _)| *declared != port);
+        self.port(port, app)
     }
 
     /// A probe: GETs of this path on this port pass in plaintext even under Strict.

@@ -1,6 +1,8 @@
 //! A mesh without namespaces: real sidecars, explicit listeners on loopback. It runs in a run of its
 //! own that is told to take this rung, so that it is tested on every machine.
 
+mod servers;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -47,6 +49,7 @@ pub(crate) fn main(sandbox: &Sandbox) -> anyhow::Result<ExitCode> {
             policy_holds(&mesh).await?;
             a_call_to_oneself_is_local(&mesh).await?;
             a_taken_listener_is_named(&mesh).await?;
+            servers::work(&mesh).await?;
             workloads_come_and_go(&mesh).await
         };
         let result: anyhow::Result<()> = told.await;
@@ -72,6 +75,8 @@ async fn start(sandbox: &Sandbox) -> anyhow::Result<Mesh> {
         .workload(Workload::new("client").service_account("web"))
         .workload(server("server-1"))
         .workload(server("server-2"))
+        .workload(servers::workload())
+        .service(servers::service())
         .service(
             Service::new("shop")
                 .port(80, 8080)

@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::metrics::Metrics;
 use weft_sandbox::process::Process;
+use weft_sandbox::programs::{LOG_PREFIX, log_tails};
 use weft_sandbox::{AppSpec, Mesh, Pod, Programs, Sandbox, Service, Workload};
 use weft_tests::counts::wait_for;
 
@@ -36,8 +37,6 @@ pub(crate) const COUNT_PATIENCE: Duration = Duration::from_secs(10);
 const TAIL_LINES: usize = 30;
 /// Where the logs of failing tests are kept; nowhere without it.
 const KEEP_LOGS: &str = "WEFT_TEST_LOGS";
-/// Names of servers' logs begin with it.
-const LOG_PREFIX: &str = "real-";
 
 /// What a test runs with.
 #[derive(Clone, Debug)]
@@ -77,7 +76,7 @@ impl Cx {
             Ok(Err(_)) => anyhow::bail!("not done after {limit:?}\n{}", all_log_tails(&mesh)),
             // The mesh shows its own logs when it is dropped in a panic.
             Err(panic) => {
-                eprintln!("{}", server_log_tails(&mesh));
+                eprintln!("{}", log_tails(mesh.dir()));
                 std::panic::resume_unwind(panic)
             }
         }
@@ -312,18 +311,5 @@ async fn run_in(pod: &Pod, command: Command) -> anyhow::Result<Said> {
 }
 
 fn all_log_tails(mesh: &Mesh) -> String {
-    format!("{}{}", mesh.log_tails(), server_log_tails(mesh))
-}
-
-fn server_log_tails(mesh: &Mesh) -> String {
-    let files = std::fs::read_dir(mesh.dir().join("logs"));
-    let mut text = String::new();
-    for file in files.into_iter().flatten().flatten() {
-        let name = file.file_name().to_string_lossy().into_owned();
-        if name.starts_with(LOG_PREFIX) {
-            let tail = weft_sandbox::process::log_tail(&file.path(), TAIL_LINES);
-            let _ = writeln!(text, "--- {name}\n{tail}");
-        }
-    }
-    text
+    format!("{}{}", mesh.log_tails(), log_tails(mesh.dir()))
 }

@@ -14,13 +14,16 @@
 mod common;
 mod curl;
 mod http_load;
+mod kafka;
 mod mariadb;
 mod messages;
 mod nginx;
 mod postgres;
 mod programs;
+mod prometheus;
 mod python;
 mod redis;
+mod restarts;
 mod silence;
 
 use std::process::ExitCode;
@@ -40,12 +43,15 @@ fn main() -> anyhow::Result<ExitCode> {
     arguments.test_threads.get_or_insert(TEST_THREADS);
     let mut suite = Suite::new(sandbox);
     messages::register(&mut suite);
+    kafka::register(&mut suite);
     postgres::register(&mut suite);
     mariadb::register(&mut suite);
     redis::register(&mut suite);
+    restarts::register(&mut suite);
     curl::register(&mut suite);
     nginx::register(&mut suite);
     http_load::register(&mut suite);
+    prometheus::register(&mut suite);
     python::register(&mut suite);
     silence::register(&mut suite);
     if !arguments.list {

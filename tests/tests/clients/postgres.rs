@@ -1,40 +1,24 @@
 //! PostgreSQL with `psql` and `pgbench`. Its clients speak first, and what they say is no HTTP.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal};
-use weft_sandbox::process::Process;
-use weft_sandbox::{Mesh, Pod};
+use weft_sandbox::Mesh;
+use weft_sandbox::programs::postgres::{NEEDS, PORT, Postgres, Settings};
 use weft_tests::counts::wait_for;
 
 use crate::Suite;
 use crate::common::{
-    CLIENT, Cx, LINE, LINES, SERVER, assert_relayed, client_and_server, host, run, serve, start,
-    succeed, succeed_in, ten_megabytes,
+    CLIENT, Cx, LINE, LINES, SERVER, assert_relayed, client_and_server, host, run, start, succeed,
+    ten_megabytes,
 };
 use crate::programs::{Needs, command};
 
-const PORT: u16 = 5432;
-/// The server refuses to be root, also where root is the only user there is.
-const AS_SOMEBODY: [&str; 4] = ["--user", "--map-user=1000", "--map-group=1000", "--ipc"];
-/// Somebody else, where users are real ones.
-const NOBODY: u32 = 65534;
-
 pub(crate) fn register(suite: &mut Suite) {
-    let needs = Needs::programs(&[
-        "postgres",
-        "initdb",
-        "pg_isready",
-        "psql",
-        "pgbench",
-        "unshare",
-        "setpriv",
-    ]);
+    let needs = Needs::programs(&NEEDS);
     suite.add("postgres::psql_and_pgbench", needs, psql_and_pgbench);
 }
 
@@ -43,7 +27,7 @@ pub(crate) fn register(suite: &mut Suite) {
 /// many connections as both sidecars have relayed.
 async fn psql_and_pgbench(cx: Cx) -> anyhow::Result<()> {
     cx.on(client_and_server("postgres", [PORT]), async |mesh| {
-        let server = Server::start(mesh).await?;
+        let server = serve(mesh).await?;
         let version = psql(mesh, "select version()").await?;
         cx.measured(version.trim());
         transactions(mesh).await?;
@@ -59,7 +43,8 @@ async fn psql_and_pgbench(cx: Cx) -> anyhow::Result<()> {
             "select ssl, version from pg_stat_ssl where pid = pg_backend_pid()",
         );
         assert_eq!(own_tls.await?, "t|TLSv1.3\n");
-        assert_relayed(mesh, server.connections()?).await
+        let relayed = server.connections_from(mesh.pod(SERVER).v4().into());
+        assert_relayed(mesh, relayed).await
     })
     .await
 }
@@ -211,146 +196,13 @@ fn number_after(text: &str, before: &str) -> anyhow::Result<u64> {
     Ok(digits.parse()?)
 }
 
-/// PostgreSQL in the server's pod.
-struct Server {
-    process: Process,
-    /// As its log has them: how often the pod's own address has connected.
-    connections: String,
-}
-
-impl Server {
-    async fn start(mesh: &Mesh) -> anyhow::Result<Self> {
-        let pod = mesh.pod(SERVER);
-        let user = User::find(&pod, mesh.dir()).await?;
-        let data = mesh.dir().join("postgres");
-        fs::create_dir(&data)?;
-        user.own(&data)?;
-        let mut initdb = user.command("initdb", mesh.dir());
-        initdb.arg("-D").arg(&data);
-        initdb.args([
-            "-U",
-            "weft",
-            "-A",
-            "trust",
-            "--no-sync",
-            "--locale=C",
-            "-E",
-            "UTF8",
-        ]);
-        succeed_in(&pod, initdb).await?;
-        let certificate = rcgen::generate_simple_self_signed(["db".to_owned()])?;
-        let own_files = [
-            ("server.crt", certificate.cert.pem()),
-            ("server.key", certificate.signing_key.serialize_pem()),
-            ("pg_hba.conf", "host all all all trust\n".to_owned()),
-        ];
-        for (name, content) in own_files {
-            let file = data.join(name);
-            fs::write(&file, content)?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
-            user.own(&file)?;
-        }
-        let mut postgres = user.command("postgres", mesh.dir());
-        postgres.arg("-D").arg(&data);
-        for setting in [
-            "listen_addresses=*",
-            "unix_socket_directories=",
-            "max_connections=60",
-            "fsync=off",
-            "ssl=on",
-            "log_connections=on",
-            "shared_buffers=32MB",
-        ] {
-            postgres.args(["-c", setting]);
-        }
-        let process = serve(mesh, "postgres", postgres, PORT).await?;
-        // It listens a moment before it lets anybody in.
-        wait_for("postgres", Duration::from_secs(30), async || {
-            let mut ask = command("pg_isready", mesh.dir());
-            ask.args(["-h", "127.0.0.1", "-U", "weft", "-d", "postgres"]);
-            Ok(pod.output(ask).await?.status.success().then_some(()))
-        })
-        .await?;
-        Ok(Self {
-            process,
-            connections: format!("connection received: host={} ", pod.v4()),
-        })
-    }
-
-    /// How many connections its log has of the sidecar.
-    fn connections(&self) -> anyhow::Result<u64> {
-        let log = fs::read_to_string(self.process.log_file())?;
-        Ok(log.matches(&self.connections).count() as u64)
-    }
-}
-
-/// Who the server is.
-#[derive(Clone, Copy)]
-enum User {
-    /// This process's user, under another number.
-    Mapped,
-    /// Another one.
-    Nobody,
-}
-
-impl User {
-    /// Whether user namespaces can be had decides.
-    async fn find(pod: &Pod, dir: &Path) -> anyhow::Result<Self> {
-        let mut trial = command("unshare", dir);
-        trial.args(AS_SOMEBODY).arg("true");
-        if pod.output(trial).await?.status.success() {
-            return Ok(Self::Mapped);
-        }
-        let mut trial = command("unshare", dir);
-        trial.args(as_nobody()).arg("true");
-        let output = pod.output(trial).await?;
-        anyhow::ensure!(
-            output.status.success(),
-            "the server runs as somebody who is not root, whom this machine does not have: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        // On the way to its files.
-        for above in dir
-            .ancestors()
-            .take_while(|above| *above != std::env::temp_dir())
-        {
-            fs::set_permissions(above, fs::Permissions::from_mode(0o711))?;
-        }
-        Ok(Self::Nobody)
-    }
-
-    fn command(self, program: &str, dir: &Path) -> Command {
-        let mut command = match self {
-            Self::Mapped => {
-                let mut command = command("unshare", dir);
-                command.args(AS_SOMEBODY);
-                command
-            }
-            Self::Nobody => {
-                let mut command = command("unshare", dir);
-                command.args(as_nobody());
-                command
-            }
-        };
-        command.arg(program);
-        command
-    }
-
-    fn own(self, path: &Path) -> anyhow::Result<()> {
-        if let Self::Nobody = self {
-            chown(path, Some(NOBODY), Some(NOBODY))?;
-        }
-        Ok(())
-    }
-}
-
-/// Becomes it in an IPC namespace of its own: a server that is killed leaves shared memory behind.
-fn as_nobody() -> [String; 5] {
-    [
-        "--ipc".to_owned(),
-        "setpriv".to_owned(),
-        format!("--reuid={NOBODY}"),
-        format!("--regid={NOBODY}"),
-        "--clear-groups".to_owned(),
-    ]
+/// PostgreSQL in the server's pod, with a certificate of its own.
+async fn serve(mesh: &Mesh) -> anyhow::Result<Postgres> {
+    let certificate = rcgen::generate_simple_self_signed(["db".to_owned()])?;
+    Settings::new()
+        .setting("ssl=on")
+        .file("server.crt", certificate.cert.pem())
+        .file("server.key", certificate.signing_key.serialize_pem())
+        .start(&mesh.pod(SERVER), mesh.dir())
+        .await
 }

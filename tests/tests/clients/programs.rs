@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use weft_sandbox::programs::{clean, missing};
+pub(crate) use weft_sandbox::programs::{command, find};
+
 /// Names a Python with `tests/clients/requirements.txt`.
 const PYTHON: &str = "WEFT_CLIENTS_PYTHON";
-/// Where Debian keeps servers that only root is thought to start.
-const MORE_PATHS: [&str; 2] = ["/usr/sbin", "/usr/lib/rabbitmq/bin"];
-/// Where it keeps the programs of PostgreSQL's server, by version.
-const POSTGRESQL: &str = "/usr/lib/postgresql";
 
 /// What a test cannot do without.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,10 +37,8 @@ impl Needs {
 
     /// What is missing here.
     pub(crate) fn missing(self) -> Option<String> {
-        for program in self.programs {
-            if find(program).is_none() {
-                return Some(format!("there is no {program} here"));
-            }
+        if let Some(missing) = missing(self.programs).first() {
+            return Some(missing.to_string());
         }
         for module in self.modules {
             let imported = Command::new(python())
@@ -61,15 +58,6 @@ impl Needs {
     }
 }
 
-/// A command for a program of the machine, in an environment of its own: only what it needs to find
-/// others, and no settings of whoever runs the tests.
-pub(crate) fn command(program: &str, home: &Path) -> Command {
-    let file = find(program).unwrap_or_else(|| program.into());
-    let mut command = Command::new(file);
-    clean(&mut command, home);
-    command
-}
-
 /// A command for one of the scripts in `tests/clients`.
 pub(crate) fn script(name: &str, home: &Path) -> Command {
     let mut command = Command::new(python());
@@ -80,42 +68,6 @@ pub(crate) fn script(name: &str, home: &Path) -> Command {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONUNBUFFERED", "1");
     command
-}
-
-/// A program's file.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    places()
-        .into_iter()
-        .map(|place| place.join(program))
-        .find(|file| file.is_file())
-}
-
-fn clean(command: &mut Command, home: &Path) {
-    let path = std::env::join_paths(places()).unwrap_or_default();
-    command
-        .env_clear()
-        .env("PATH", path)
-        .env("HOME", home)
-        .env("TMPDIR", home)
-        .env("LC_ALL", "C.UTF-8")
-        // What they leave behind, such as dumps, goes with everything else.
-        .current_dir(home)
-        .stdin(Stdio::null());
-}
-
-/// The newest PostgreSQL first: what else has its name on the path may be half of one.
-fn places() -> Vec<PathBuf> {
-    let mut versions: Vec<PathBuf> = std::fs::read_dir(POSTGRESQL)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-        .collect();
-    versions.sort();
-    versions.reverse();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    versions.extend(std::env::split_paths(&path));
-    versions.extend(MORE_PATHS.map(PathBuf::from));
-    versions
 }
 
 fn python() -> PathBuf {

@@ -7,15 +7,15 @@ use std::process::Command;
 
 use anyhow::Context as _;
 use weft_sandbox::Mesh;
+use weft_sandbox::programs::redis::{NEEDS, PORT, Redis};
 
 use crate::Suite;
 use crate::common::{
-    CLIENT, Cx, SERVER, assert_relayed, client_and_server, host, serve, start, succeed, succeed_in,
+    CLIENT, Cx, SERVER, assert_relayed, client_and_server, host, start, succeed, succeed_in,
 };
 use crate::programs::{Needs, command};
 use weft_tests::counts::wait_for;
 
-const PORT: u16 = 6379;
 /// What each test of the benchmark sends, as often as it is run.
 const REQUESTS: u64 = 10_000;
 /// Values that are loaded, and the length of each.
@@ -23,7 +23,7 @@ const VALUES: u64 = 1_000;
 const VALUE: usize = 10_000;
 
 pub(crate) fn register(suite: &mut Suite) {
-    let needs = Needs::programs(&["redis-server", "redis-benchmark", "redis-cli"]);
+    let needs = Needs::programs(&NEEDS);
     suite.add("redis::benchmark_and_cli", needs, benchmark_and_cli);
 }
 
@@ -32,12 +32,7 @@ pub(crate) fn register(suite: &mut Suite) {
 /// commands, and the connections that both sidecars have relayed.
 async fn benchmark_and_cli(cx: Cx) -> anyhow::Result<()> {
     cx.on(client_and_server("redis", [PORT]), async |mesh| {
-        let mut server = command("redis-server", mesh.dir());
-        server.args(["--port", &PORT.to_string(), "--bind", "*", "--save", ""]);
-        server
-            .args(["--protected-mode", "no", "--dir"])
-            .arg(mesh.dir());
-        let _server = serve(mesh, "redis", server, PORT).await?;
+        let _server = Redis::start(&mesh.pod(SERVER), mesh.dir()).await?;
         let before = info(mesh).await?;
         let busy = async {
             for row in ["1", "16"] {

@@ -6,8 +6,9 @@ use std::fs;
 
 use anyhow::Context as _;
 use serde_json::Value;
+use weft_sandbox::programs::prometheus::Prometheus;
 
-use super::prometheus::{Prometheus, chart};
+use super::prometheus::chart;
 
 /// What Grafana puts in place of its own variables, for a Prometheus that scrapes every second.
 const BUILT_IN: [(&str, &str); 3] = [

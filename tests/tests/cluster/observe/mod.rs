@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use weft_sandbox::Mesh;
+use weft_sandbox::programs::prometheus::Prometheus;
 use weft_tests::counts::wait_for;
 use weft_tests::promql;
 
 use crate::common::Cx;
 use crate::{Needs, Suite};
 use asked::{Asker, Query};
-use prometheus::{INJECTOR_PORT, Prometheus, TARGET_LABELS};
+use prometheus::{INJECTOR_PORT, TARGET_LABELS};
 use scene::{Injector, Traffic, WORKLOADS};
 use table::Rows;
 
@@ -54,7 +55,7 @@ async fn everything(cx: Cx) -> anyhow::Result<()> {
         let _injector = Injector::start(&cluster, mesh.dir(), (&pod, INJECTOR_PORT)).await?;
         let traffic = Traffic::start(mesh).await?;
         let injector = pod.get_local(INJECTOR_PORT, "/metrics").await?.text();
-        let prometheus = Prometheus::start(mesh, pod).await?;
+        let prometheus = prometheus::start(mesh, &pod).await?;
         let rows = tables(mesh, &injector).await?;
         let begin = Instant::now();
         let queries = all_queries(&prometheus).await?;
