@@ -9,6 +9,8 @@
 //!   together with what is kept, and waits with it where the peer reads too slowly.
 //! * An end ([`AsyncWrite::poll_shutdown`]) comes after everything that is kept.
 //! * What cannot be written fails the connection at its next read or write.
+//! * Who waits to write is woken when what is kept has left: a transport knows one waker, and the last one
+//!   that it is given is [`Release`]'s.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -45,6 +47,10 @@ struct Corked<I> {
     failed: Option<io::Error>,
     /// Who waits for something to read.
     reader: Option<Waker>,
+    /// Who waits to write.
+    writer: Option<Waker>,
+    /// Nothing is kept any more: the transport is being ended.
+    ending: bool,
 }
 
 impl<I> Cork<I> {
@@ -55,6 +61,8 @@ impl<I> Cork<I> {
             written: 0,
             failed: None,
             reader: None,
+            writer: None,
+            ending: false,
         }));
         (Self(Arc::clone(&corked)), Release(corked))
     }
@@ -65,11 +73,17 @@ impl<I: AsyncWrite + Unpin> Release<I> {
     /// that fails.
     pub(super) fn poll(&self, cx: &mut Context<'_>) {
         let mut corked = self.0.lock();
-        if corked.failed.is_some() {
+        if corked.failed.is_some() || corked.ending {
             return;
         }
         // What is pending goes on at the next poll.
-        if let Poll::Ready(Err(error)) = corked.poll_flush(cx) {
+        let Poll::Ready(flushed) = corked.poll_flush(cx) else {
+            return;
+        };
+        if let Some(writer) = corked.writer.take() {
+            writer.wake();
+        }
+        if let Err(error) = flushed {
             corked.failed = Some(error);
             if let Some(reader) = corked.reader.take() {
                 reader.wake();
@@ -145,6 +159,9 @@ impl<I: AsyncWrite + Unpin> Corked<I> {
             let polled = Pin::new(&mut self.io).poll_write_vectored(cx, &slices);
             drop(slices);
             let left = self.left();
+            if polled.is_pending() {
+                self.writer = Some(cx.waker().clone());
+            }
             let wrote = ready!(wrote_something(polled))?;
             if wrote > left {
                 self.let_go();
@@ -208,7 +225,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Cork<I> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut corked = self.0.lock();
-        ready!(corked.poll_flush(cx))?;
+        if !corked.ending && corked.poll_flush(cx)?.is_pending() {
+            corked.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        corked.ending = true;
         Pin::new(&mut corked.io).poll_shutdown(cx)
     }
 }

@@ -6,7 +6,8 @@
 //! before and just after it: what exchanges write in one turn leaves in one write ([`cork`](super::cork)).
 //!
 //! Invariants:
-//! * Whatever is woken is polled: during a turn by one more round of it, else by one more turn.
+//! * Whatever is woken is polled: during a turn by one more round of it, else by one more turn. What was
+//!   spawned goes on when the connection has ended, for as long as it is polled.
 //! * A turn ends: after [`MAX_ROUNDS`] rounds the runtime's other tasks come first.
 //! * What was spawned ends when [`Together`] is dropped.
 
@@ -81,6 +82,8 @@ impl Together {
             self.turn.again.store(false, Ordering::SeqCst);
             polled = connection(&mut own);
             if polled.is_ready() {
+                // It may have spawned something, and what was woken before it is forgotten by now.
+                self.turn.again.store(true, Ordering::SeqCst);
                 break;
             }
             self.poll_spawned(&mut own);

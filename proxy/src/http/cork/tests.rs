@@ -1,5 +1,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
 
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
@@ -14,6 +16,8 @@ struct Wire {
     writes: Vec<Vec<u8>>,
     fails: bool,
     ended: bool,
+    /// Who waits is not woken.
+    is_silent: bool,
 }
 
 impl Wire {
@@ -32,7 +36,9 @@ impl AsyncWrite for Wire {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let Some(most) = self.takes.pop_front().unwrap_or(Some(usize::MAX)) else {
-            cx.waker().wake_by_ref();
+            if !self.is_silent {
+                cx.waker().wake_by_ref();
+            }
             return Poll::Pending;
         };
         let taken = buf.len().min(most);
@@ -128,6 +134,46 @@ async fn what_cannot_be_written_fails_reads_and_writes() {
     release(&held).await;
     let wrote = cork.write_all(b"more").await;
     assert_eq!(wrote.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+/// Whoever waits to write hears of it, although the transport has forgotten him for who releases.
+#[tokio::test]
+async fn who_waits_to_write_is_woken_by_a_release() {
+    for ends in [false, true] {
+        let (mut cork, held) = Cork::new(Wire::default());
+        cork.write_all(b"head").await.unwrap();
+        {
+            let wire = &mut held.0.lock().io;
+            wire.takes.push_back(None);
+            wire.is_silent = true;
+        }
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let is_pending = if ends {
+            Pin::new(&mut cork).poll_shutdown(&mut cx).is_pending()
+        } else {
+            let long = [b'x'; MAX_KEPT];
+            Pin::new(&mut cork).poll_write(&mut cx, &long).is_pending()
+        };
+        assert!(is_pending && woken.0.load(Ordering::SeqCst) == 0);
+        release(&held).await;
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        // Once: it does not wait any more.
+        release(&held).await;
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        cork.shutdown().await.unwrap();
+        assert_eq!(held.0.lock().io.all(), b"head");
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 proptest! {

@@ -90,6 +90,41 @@ async fn a_turn_ends() {
     assert!(ended.is_err(), "the timer had its turn");
 }
 
+/// What the connection spawns with its last breath, and what stood in the queue then, is polled.
+#[tokio::test]
+async fn what_was_spawned_outlives_the_connection() {
+    let spawner = Spawner::default();
+    let mut together = Together::new(spawner.clone());
+    // Wakes itself more often than one round polls it.
+    let mut left = 100;
+    spawner.execute(poll_fn(move |cx| {
+        left -= 1;
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }));
+    let mut has_ended = false;
+    let all = poll_fn(|cx| {
+        let polled = together.poll(cx, |_| {
+            if has_ended {
+                return Poll::Pending;
+            }
+            spawner.execute(async {});
+            Poll::Ready(())
+        });
+        has_ended |= polled.is_ready();
+        if has_ended && together.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    let ended = tokio::time::timeout(Duration::from_secs(10), all).await;
+    ended.expect("all were polled");
+}
+
 #[tokio::test]
 async fn what_was_spawned_ends_with_it() {
     let spawner = Spawner::default();
