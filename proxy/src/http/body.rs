@@ -183,10 +183,6 @@ impl Body for RequestBody {
 
 /// What goes downstream.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are of the large one, and a box would cost each an allocation"
-)]
 pub enum ResponseBody {
     /// As it comes from upstream.
     Upstream(UpstreamBody),

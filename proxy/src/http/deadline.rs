@@ -10,9 +10,10 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use pin_project_lite::pin_project;
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep};
 
@@ -30,19 +31,38 @@ pub struct Elapsed;
 
 /// Runs `future` until `deadline`, or for ever where there is none. The future is polled first: one
 /// that is ready costs no timer, even when the deadline has passed already.
-pub async fn before<F: Future>(deadline: Deadline, future: F) -> Result<F::Output, Elapsed> {
-    let Some(deadline) = deadline.instant().map(Instant::from_std) else {
-        return Ok(future.await);
-    };
-    let mut future = pin!(future);
-    let mut alarm = Alarm::default();
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+pub fn before<F: Future>(deadline: Deadline, future: F) -> Before<F> {
+    Before {
+        future,
+        deadline: deadline.instant().map(Instant::from_std),
+        alarm: Alarm::default(),
+    }
+}
+
+pin_project! {
+    /// See [`before`]. Not an `async fn`, which would have room for the future twice.
+    #[must_use = "nothing runs until it is awaited"]
+    pub struct Before<F> {
+        #[pin]
+        future: F,
+        deadline: Option<Instant>,
+        alarm: Alarm,
+    }
+}
+
+impl<F: Future> Future for Before<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        alarm.poll_at(cx, deadline).map(|()| Err(Elapsed))
-    })
-    .await
+        match *this.deadline {
+            Some(deadline) => this.alarm.poll_at(cx, deadline).map(|()| Err(Elapsed)),
+            None => Poll::Pending,
+        }
+    }
 }
 
 /// A timer that is borrowed when first needed. The instant may change from poll to poll.

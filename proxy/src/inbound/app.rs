@@ -5,12 +5,14 @@
 //! one that was used just now, or a fresh one.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{Method, Request, Response};
+use ::http::{Method, Response};
+use futures_util::future::Either;
 use http_body::Body as _;
 use metrics::Counter;
 use parking_lot::Mutex;
@@ -22,8 +24,8 @@ use crate::bounds::Bounds;
 use crate::http::Version;
 use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::client::{
-    BoxFuture, Connect, H1Pool, H2Pool, MAX_REPLACEMENTS, PoolOptions, SendOptions, TryError,
-    tcp_peer_has_closed,
+    BoxFuture, Connect, H1Pool, H2Pool, MAX_REPLACEMENTS, Outgoing, PoolOptions, SendOptions,
+    TryError, tcp_peer_has_closed,
 };
 use crate::http::floods::FloodBounds;
 use crate::http::kept::KeptHead;
@@ -107,36 +109,34 @@ impl Apps {
         &self,
         address: SocketAddr,
         version: Version,
-        request: Request<RequestBody>,
+        request: &mut Outgoing,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let pool = self.pool(address, version);
-        let has_body = !request.body().is_end_stream();
-        if has_body || version == Version::Http2 || !is_idempotent(request.method()) {
+        let has_body = !request.as_mut().body().is_end_stream();
+        if has_body || version == Version::Http2 || !is_idempotent(request.as_mut().method()) {
             let options = SendOptions {
                 max_idle_age: Some(FRESH_ENOUGH),
                 probe_before_write: true,
                 ..SendOptions::default()
             };
             if has_body || version == Version::Http1 {
-                return pool.send(request, options).await;
+                return pool.send(request, &options).await;
             }
             return send_until_taken(&pool, request, &options).await;
         }
-        let (head, body) = request.into_parts();
-        let kept = KeptHead::of(&head);
-        let request = Request::from_parts(head, body);
-        match pool.send(request, SendOptions::default()).await {
+        let kept = KeptHead::of(request.as_mut());
+        match pool.send(request, &SendOptions::default()).await {
             Err(TryError {
                 reused: true,
                 failure,
                 ..
             }) if failure.outcome == Outcome::Reset => {
-                let again = kept.request(RequestBody::Empty);
+                *request = Outgoing::new(kept.request(RequestBody::Empty));
                 let fresh = SendOptions {
                     max_idle_age: Some(Duration::ZERO),
                     ..SendOptions::default()
                 };
-                pool.send(again, fresh).await
+                pool.send(request, &fresh).await
             }
             result => result,
         }
@@ -181,19 +181,20 @@ fn close_idle(pools: &Pools) -> bool {
 /// Sends a request without a body, more than once only while it is [left out](TryError::left_out).
 async fn send_until_taken(
     pool: &AppPool,
-    request: Request<RequestBody>,
+    request: &mut Outgoing,
     options: &SendOptions,
 ) -> Result<Response<UpstreamBody>, TryError> {
-    let (head, body) = request.into_parts();
-    let kept = KeptHead::of(&head);
-    let mut request = Request::from_parts(head, body);
-    for _ in 0..MAX_REPLACEMENTS {
-        match pool.send(request, options.clone()).await {
-            Err(error) if error.left_out() => request = kept.request(RequestBody::Empty),
+    let kept = KeptHead::of(request.as_mut());
+    let mut replaced = 0;
+    loop {
+        match pool.send(request, options).await {
+            Err(error) if error.left_out() && replaced < MAX_REPLACEMENTS => {
+                replaced += 1;
+                *request = Outgoing::new(kept.request(RequestBody::Empty));
+            }
             result => return result,
         }
     }
-    pool.send(request, options.clone()).await
 }
 
 impl AppPool {
@@ -204,14 +205,14 @@ impl AppPool {
         }
     }
 
-    async fn send(
-        &self,
-        request: Request<RequestBody>,
-        options: SendOptions,
-    ) -> Result<Response<UpstreamBody>, TryError> {
+    fn send<'a>(
+        &'a self,
+        request: &'a mut Outgoing,
+        options: &'a SendOptions,
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, TryError>> + Send + 'a {
         match self {
-            Self::Http1(pool) => pool.send(request, options).await,
-            Self::Http2(pool) => pool.send(request, options).await,
+            Self::Http1(pool) => Either::Left(pool.send_from(request, options)),
+            Self::Http2(pool) => Either::Right(pool.send_from(request, options)),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::revoke::relay_while_welcome;
 use super::{Inbound, Peer, Port};
 use crate::exchange::{Account, Exchange};
 use crate::http::body::{RequestBody, ResponseBody, UpstreamBody};
-use crate::http::client::BoxFuture;
+use crate::http::client::{BoxFuture, Outgoing};
 use crate::http::cuts::{Cuts, Cuttable};
 use crate::http::deadline::before;
 use crate::http::server::{Excess, Handler};
@@ -91,7 +91,7 @@ impl Requests {
     }
 
     /// One request: request id and trace context, then its layers; whatever happens, an answer.
-    async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn request(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         let is_grpc = headers::is_grpc(request.headers());
         let mirrored = self.is_mirrored(&request);
         let mut exchange = self.begin(&request, mirrored);
@@ -176,7 +176,9 @@ impl Requests {
 
         // The application.
         let apps = &self.inbound.apps;
-        let sending = pin!(before(deadline, apps.send(self.port.app, version, request)));
+        let mut request = Outgoing::new(request);
+        let sending = apps.send(self.port.app, version, &mut request);
+        let sending = pin!(before(deadline, sending));
         let mut response = match uncut(&cuttable, sending).await {
             None => return Err(revoked()),
             Some(Ok(Ok(response))) => response,
@@ -327,8 +329,7 @@ impl Requests {
 
 impl Handler for Requests {
     fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
-        let this = Arc::clone(self);
-        Box::pin(async move { this.request(request).await })
+        Box::pin(Arc::clone(self).request(request))
     }
 
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {

@@ -4,21 +4,23 @@
 //! breaker, its latency and its warm connections. Where an identity is promised, plaintext is never
 //! used instead.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::http::{Request, Response};
+use ::http::Response;
+use futures_util::future::Either;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use crate::bounds::Bounds;
 use crate::http::Version;
-use crate::http::body::{RequestBody, UpstreamBody};
+use crate::http::body::UpstreamBody;
 use crate::http::client::{
-    BoxFuture, Connect, H1Pool, H2Pool, PoolOptions, Room, SendOptions, TryError,
+    BoxFuture, Connect, H1Pool, H2Pool, Outgoing, PoolOptions, Room, SendOptions, TryError,
     tcp_peer_has_closed,
 };
 use crate::http::floods::FloodBounds;
@@ -147,15 +149,15 @@ impl Endpoint {
     }
 
     /// Sends a request and waits for the response's head.
-    pub(crate) async fn send(
-        &self,
+    pub(crate) fn send<'a>(
+        &'a self,
         version: Version,
-        request: Request<RequestBody>,
-        options: SendOptions,
-    ) -> Result<Response<UpstreamBody>, TryError> {
+        request: &'a mut Outgoing,
+        options: &'a SendOptions,
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, TryError>> + Send + 'a {
         match version {
-            Version::Http1 => self.http1.here().send(request, options).await,
-            Version::Http2 => self.http2.here().send(request, options).await,
+            Version::Http1 => Either::Left(self.http1.here().send_from(request, options)),
+            Version::Http2 => Either::Right(self.http2.here().send_from(request, options)),
         }
     }
 
@@ -164,20 +166,20 @@ impl Endpoint {
     pub(crate) async fn send_from_anywhere(
         &self,
         version: Version,
-        request: Request<RequestBody>,
-        options: SendOptions,
+        request: &mut Outgoing,
+        options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         match version {
             Version::Http1 => {
                 let mut pools = self.http1.all().iter();
-                let spare = pools.find(|pool| pool.has_idle(&options));
+                let spare = pools.find(|pool| pool.has_idle(options));
                 let pool = spare.unwrap_or_else(|| self.http1.here());
-                pool.send(request, options).await
+                pool.send_from(request, options).await
             }
             Version::Http2 => {
                 let spare = self.http2.all().iter().find(|pool| pool.has_stream());
                 let pool = spare.unwrap_or_else(|| self.http2.here());
-                pool.send(request, options).await
+                pool.send_from(request, options).await
             }
         }
     }

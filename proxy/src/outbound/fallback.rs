@@ -82,7 +82,13 @@ impl Passage<'_> {
 }
 
 impl Fallback<'_> {
-    /// Takes what came, or stands in for it.
+    /// Whether what came leads to it.
+    pub(crate) fn is_triggered(&self, came: &Result<Answered, Failure>, course: &Course) -> bool {
+        let outcome = outcome_of(came);
+        fallback::is_triggered(&self.policy.triggers, outcome, course.is_exhausted())
+    }
+
+    /// Stands in for what came.
     pub(crate) async fn stand_in(
         &self,
         came: Result<Answered, Failure>,
@@ -90,13 +96,7 @@ impl Fallback<'_> {
         head: &Parts,
         course: &mut Course,
     ) -> Result<Answered, Unanswered> {
-        let outcome = match &came {
-            Ok(answered) => answered.reply.outcome,
-            Err(failure) => failure.outcome,
-        };
-        if !fallback::is_triggered(&self.policy.triggers, outcome, course.is_exhausted()) {
-            return Ok(came?);
-        }
+        let outcome = outcome_of(&came);
         match &self.policy.answer {
             FallbackAnswer::Response(response) => {
                 exchange.falls_back();
@@ -129,6 +129,13 @@ impl Fallback<'_> {
 impl From<Failure> for Unanswered {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
+    }
+}
+
+fn outcome_of(came: &Result<Answered, Failure>) -> Outcome {
+    match came {
+        Ok(answered) => answered.reply.outcome,
+        Err(failure) => failure.outcome,
     }
 }
 

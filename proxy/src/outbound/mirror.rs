@@ -22,7 +22,7 @@ use super::destination::Service;
 use super::tries::FRESH_ENOUGH;
 use crate::http::Version;
 use crate::http::body::{RequestBody, UpstreamBody};
-use crate::http::client::SendOptions;
+use crate::http::client::{Outgoing, SendOptions};
 use crate::http::deadline::before;
 use crate::http::replay::{Copied, WholeBody};
 use crate::policy::MirrorPolicy;
@@ -52,18 +52,19 @@ struct Slot(Arc<Backend>);
 
 impl Mirrored {
     /// Draws whether a request of a route is copied; `is_call` for gRPC.
-    pub(crate) fn draw(service: &Service, route: usize, is_call: bool) -> Option<Self> {
+    pub(crate) fn draw(service: &Service, route: usize, is_call: bool) -> Option<Box<Self>> {
         let policy = service.target.routes[route].split.mirror?;
         if is_call && !policy.calls || fastrand::u32(..policy.out_of) >= policy.share {
             return None;
         }
         let backend = &service.backends[policy.backend];
         let counters = service.mirror_counters(route)?;
-        Some(Self {
+        // Most requests are not copied: they have no room for it.
+        Some(Box::new(Self {
             policy,
             backend: Arc::clone(backend),
             counters: counters.clone(),
-        })
+        }))
     }
 
     /// Bytes of the request's body that must be kept for a copy.
@@ -107,7 +108,9 @@ impl Mirrored {
                 ..SendOptions::default()
             };
             endpoint.called().request(Instant::now());
-            read(endpoint.send(version, request, options).await.ok()?).await
+            let mut request = Outgoing::new(request);
+            let sending = endpoint.send(version, &mut request, &options);
+            read(sending.await.ok()?).await
         };
         match before(deadline, exchange).await {
             Ok(Some(())) => MirrorResult::Answered,

@@ -72,7 +72,7 @@ impl Requests {
     }
 
     /// One request: request id and trace context, then its layers; whatever happens, an answer.
-    async fn request(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn request(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         let is_grpc = headers::is_grpc(request.headers());
         let (mut head, body) = request.into_parts();
         let request_id = headers::ensure_request_id(&mut head.headers);
@@ -163,7 +163,7 @@ impl Requests {
         } else {
             Mirrored::draw(service, route, is_call)
         };
-        let copied = mirrored.as_ref().map(Mirrored::body_limit);
+        let copied = mirrored.as_deref().map(Mirrored::body_limit);
         let mut course = {
             let room = &self.outbound.shared().bounds.kept;
             Course::new(&target.routes[route], &head, body, copied, room)
@@ -180,13 +180,13 @@ impl Requests {
         };
         let passing = self.pass(&passage, exchange, &head, &mut course, mirrored);
         let answered = passing.await;
-        let answered = match &target.routes[route].fallback {
+        let policy = target.routes[route].fallback.as_ref();
+        let fallback = policy.map(|policy| Fallback { policy, passage });
+        let answered = match fallback.filter(|it| it.is_triggered(&answered, &course)) {
             None => answered?,
-            Some(policy) => {
-                let fallback = Fallback { policy, passage };
-                fallback
-                    .stand_in(answered, exchange, &head, &mut course)
-                    .await?
+            // Seldom, and with tries of its own: no other request carries the room for it.
+            Some(fallback) => {
+                Box::pin(fallback.stand_in(answered, exchange, &head, &mut course)).await?
             }
         };
         if Wanted::is_unasked(wanted.as_ref(), &answered.reply.response) {
@@ -210,7 +210,7 @@ impl Requests {
         exchange: &mut Exchange,
         head: &Parts,
         course: &mut Course,
-        mirrored: Option<Mirrored>,
+        mirrored: Option<Box<Mirrored>>,
     ) -> Result<Answered, Failure> {
         let Passage {
             service,
@@ -457,8 +457,7 @@ impl Requests {
 
 impl Handler for Requests {
     fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<Response<ResponseBody>> {
-        let this = Arc::clone(self);
-        Box::pin(async move { this.request(request).await })
+        Box::pin(Arc::clone(self).request(request))
     }
 
     fn refuse(self: &Arc<Self>, failure: Failure) -> BoxFuture<Response<ResponseBody>> {

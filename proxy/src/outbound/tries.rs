@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ::http::request::Parts;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use futures_util::future::Either;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
@@ -22,7 +23,7 @@ use super::filters::Edits;
 use super::limits::{self, Search};
 use crate::exchange::{Account, Exchange, grpc_status};
 use crate::http::body::{Ending, ExchangeEnd, Progress, RequestBody, UpstreamBody};
-use crate::http::client::{Queued, SendOptions, TryError};
+use crate::http::client::{Outgoing, Queued, SendOptions, TryError};
 use crate::http::deadline::before;
 use crate::http::{Version, answer, headers};
 use crate::outcome::{Failure, Origin, Outcome, Processed};
@@ -239,17 +240,15 @@ impl Tries<'_> {
             .body
             .take()
             .expect("a try is made only with a body at hand");
-        let request = self.dress(head, body, endpoint, course.attempt);
+        let mut request = Outgoing::new(self.dress(head, body, endpoint, course.attempt));
         let options = self.options(course, endpoint, search.queued());
         let per_try = self.service.target.routes[self.route].timeouts.per_try;
         let (deadline, bound) = self.deadline.for_try(started.into_std(), per_try);
-        let sending = async {
-            if search.is_narrowed() {
-                let sending = endpoint.send_from_anywhere(self.version, request, options);
-                Box::pin(sending).await
-            } else {
-                endpoint.send(self.version, request, options).await
-            }
+        let sending = if search.is_narrowed() {
+            let sending = endpoint.send_from_anywhere(self.version, &mut request, &options);
+            Either::Left(Box::pin(sending))
+        } else {
+            Either::Right(endpoint.send(self.version, &mut request, &options))
         };
         match before(deadline, sending).await {
             Ok(Ok(mut response)) => {

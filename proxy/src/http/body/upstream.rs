@@ -96,7 +96,7 @@ impl Default for Progress {
 pub struct UpstreamBody {
     inner: Incoming,
     /// A frame that was read before its turn.
-    ahead: Option<Result<Frame<Bytes>, hyper::Error>>,
+    ahead: Option<Box<Result<Frame<Bytes>, hyper::Error>>>,
     lease: Lease,
     http2: bool,
     observer: Option<Box<dyn ExchangeObserver>>,
@@ -166,9 +166,10 @@ impl UpstreamBody {
     /// comes. To be called before the body is read.
     pub async fn trailers_ahead(&mut self) -> Option<&HeaderMap> {
         if self.ahead.is_none() && !self.inner.is_end_stream() {
-            self.ahead = poll_fn(|cx| Pin::new(&mut self.inner).poll_frame(cx)).await;
+            let ahead = poll_fn(|cx| Pin::new(&mut self.inner).poll_frame(cx)).await;
+            self.ahead = ahead.map(Box::new);
         }
-        let frame = self.ahead.as_ref()?.as_ref().ok()?;
+        let frame = self.ahead.as_ref()?.as_ref().as_ref().ok()?;
         frame.trailers_ref()
     }
 
@@ -253,7 +254,7 @@ impl Body for UpstreamBody {
             return Poll::Ready(Some(Err(BodyError::revoked())));
         }
         let polled = match this.ahead.take() {
-            Some(ahead) => Poll::Ready(Some(ahead)),
+            Some(ahead) => Poll::Ready(Some(*ahead)),
             None => Pin::new(&mut this.inner).poll_frame(cx),
         };
         match polled {
@@ -296,7 +297,7 @@ impl Body for UpstreamBody {
             return SizeHint::with_exact(0);
         }
         let mut hint = self.inner.size_hint();
-        if let Some(Ok(ahead)) = &self.ahead
+        if let Some(Ok(ahead)) = self.ahead.as_deref()
             && let Some(data) = ahead.data_ref()
         {
             let (lower, more) = (hint.lower(), data.len() as u64);

@@ -18,8 +18,8 @@ use super::io::{Link, Meter, Probe};
 use super::lease::Lease;
 use super::sent::SentBody;
 use super::{
-    Connect, Full, MAX_REPLACEMENTS, PoolOptions, PoolStats, Room, SendOptions, Token, TryError,
-    UPLOAD_GRACE, Unconnected, bounded, proof, take_room,
+    Connect, Full, MAX_REPLACEMENTS, Outgoing, PoolOptions, PoolStats, Room, SendOptions, Token,
+    TryError, UPLOAD_GRACE, Unconnected, bounded, proof, take_room,
 };
 use crate::bounds::Bounds;
 use crate::http::body::{RequestBody, UpstreamBody};
@@ -56,18 +56,27 @@ impl<C: Connect> H1Pool<C> {
     /// response.
     pub async fn send(
         &self,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
         options: SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
-        frame(&mut request);
+        self.send_from(&mut Outgoing::new(request), &options).await
+    }
+
+    /// The same, of a request that stays where it is until a connection takes it.
+    pub(crate) async fn send_from(
+        &self,
+        request: &mut Outgoing,
+        options: &SendOptions,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        frame(request.as_mut());
         let mut replaced = 0;
         loop {
             let reuse = replaced < MAX_REPLACEMENTS;
-            let connection = match self.connection(reuse, &options).await {
+            let connection = match self.connection(reuse, options).await {
                 Ok(connection) => connection,
-                Err(unconnected) => return Err(TryError::unconnected(unconnected, request)),
+                Err(unconnected) => return Err(TryError::unconnected(unconnected, request.take())),
             };
-            match self.exchange(connection, request, &options).await {
+            match self.exchange(connection, request, options).await {
                 Ok(response) => return Ok(response),
                 // Only what died in the pool is replaced: a fresh connection that does is a try of
                 // its own, which the caller counts.
@@ -77,7 +86,7 @@ impl<C: Connect> H1Pool<C> {
                     ..
                 }) if replaced <= MAX_REPLACEMENTS => {
                     replaced += 1;
-                    request = *whole;
+                    *request = Outgoing::new(*whole);
                 }
                 Err(error) => return Err(error),
             }
@@ -118,7 +127,7 @@ impl<C: Connect> H1Pool<C> {
                 && idle.sender.is_ready()
                 && options.max_idle_age.is_none_or(|max| age <= max)
         };
-        self.shared.state.lock().idle.iter().any(fits)
+        self.shared.state.lock().idle.iter().any(|idle| fits(idle))
     }
 
     /// Closes the connection that has been idle for longest; false where none is.
@@ -140,7 +149,7 @@ impl<C: Connect> H1Pool<C> {
         &self,
         reuse: bool,
         options: &SendOptions,
-    ) -> Result<Connection, Unconnected> {
+    ) -> Result<Box<Connection>, Unconnected> {
         let checked_out = self.shared.check_out(reuse, options);
         let slot = match checked_out {
             CheckOut::Connection(connection) => {
@@ -160,10 +169,11 @@ impl<C: Connect> H1Pool<C> {
         };
         let token = take_room(self.shared.room.as_ref())?;
         options.served();
-        Ok(self.make((slot, token)).await?)
+        // Few requests need one, and all would carry the room for it.
+        Ok(Box::pin(self.make((slot, token))).await?)
     }
 
-    async fn make(&self, slot: (Slot, Option<Token>)) -> Result<Connection, Failure> {
+    async fn make(&self, slot: (Slot, Option<Token>)) -> Result<Box<Connection>, Failure> {
         let Bounds { limits, dials, .. } = &*self.shared.bounds;
         let slot = (dials.place().await?, slot);
         let io = self.connect.connect().await?;
@@ -198,7 +208,7 @@ impl<C: Connect> H1Pool<C> {
             max_age,
             ..
         } = self.shared.options;
-        Ok(Connection {
+        Ok(Box::new(Connection {
             sender,
             link,
             probe,
@@ -207,20 +217,21 @@ impl<C: Connect> H1Pool<C> {
             used_before: false,
             idle_limit,
             replace_at: max_age.replace_at(now, fastrand::f64(), ends_at),
-        })
+        }))
     }
 
     async fn exchange(
         &self,
-        mut connection: Connection,
-        request: Request<RequestBody>,
+        mut connection: Box<Connection>,
+        request: &mut Outgoing,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mark = connection.link.mark();
         let reused = connection.used_before;
         connection.used_before = true;
-        let request = request.map(|body| SentBody::new(body, options.progress.clone()));
-        match connection.sender.try_send_request(request).await {
+        let sent = |body| SentBody::new(body, options.progress.clone());
+        let sending = connection.sender.try_send_request(request.take().map(sent));
+        match sending.await {
             Ok(mut response) => {
                 if !headers::frame_once(response.headers_mut()) {
                     return Err(TryError {
@@ -278,7 +289,7 @@ impl<C> std::fmt::Debug for H1Pool<C> {
 #[derive(Debug)]
 pub(in crate::http) struct H1Lease {
     pool: Weak<Shared>,
-    connection: Connection,
+    connection: Box<Connection>,
 }
 
 impl H1Lease {
@@ -308,6 +319,9 @@ impl H1Lease {
         });
     }
 }
+
+/// Each in a box, which goes with the response's body and comes back.
+type Connections = Vec<Box<Connection>>;
 
 /// The sender's side of a connection.
 struct Connection {
@@ -354,14 +368,14 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// The last one used is the last one here.
-    idle: Vec<Connection>,
+    idle: Connections,
     /// Slots given out.
     open: usize,
     waiting: VecDeque<oneshot::Sender<Grant>>,
 }
 
 enum CheckOut {
-    Connection(Connection),
+    Connection(Box<Connection>),
     Slot(Slot),
     Wait(oneshot::Receiver<Grant>),
     Full,
@@ -370,7 +384,7 @@ enum CheckOut {
 /// What one who waits is given.
 #[derive(Debug)]
 enum Grant {
-    Connection(Connection),
+    Connection(Box<Connection>),
     Slot(Slot),
 }
 
@@ -401,7 +415,7 @@ impl Shared {
         CheckOut::Wait(granted)
     }
 
-    fn check_in(&self, mut connection: Connection) {
+    fn check_in(&self, mut connection: Box<Connection>) {
         connection.used = Instant::now();
         // Its slot goes to whoever waits.
         if connection.is_old(connection.used) {
@@ -429,8 +443,8 @@ impl State {
         &mut self,
         now: Instant,
         options: &SendOptions,
-        dropped: &mut Vec<Connection>,
-    ) -> Option<Connection> {
+        dropped: &mut Connections,
+    ) -> Option<Box<Connection>> {
         let mut index = self.idle.len();
         while index > 0 {
             index -= 1;

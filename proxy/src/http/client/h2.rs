@@ -20,8 +20,8 @@ use super::io::{Link, Meter, Publisher};
 use super::lease::Lease;
 use super::sent::SentBody;
 use super::{
-    Connect, Full, MAX_H2_CONNECTIONS, MAX_REPLACEMENTS, PoolOptions, PoolStats, Room, SendOptions,
-    Token, TryError, Unconnected, bounded, proof, take_room,
+    Connect, Full, MAX_H2_CONNECTIONS, MAX_REPLACEMENTS, Outgoing, PoolOptions, PoolStats, Room,
+    SendOptions, Token, TryError, Unconnected, bounded, proof, take_room,
 };
 use crate::bounds::Bounds;
 use crate::http::body::{RequestBody, UpstreamBody};
@@ -72,16 +72,25 @@ impl<C: Connect> H2Pool<C> {
     /// connection says when it ends.
     pub async fn send(
         &self,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
         options: SendOptions,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        self.send_from(&mut Outgoing::new(request), &options).await
+    }
+
+    /// The same, of a request that stays where it is until a connection takes it.
+    pub(crate) async fn send_from(
+        &self,
+        request: &mut Outgoing,
+        options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mut replaced = 0;
         loop {
-            let stream = match self.stream(&options).await {
+            let stream = match self.stream(options).await {
                 Ok(stream) => stream,
-                Err(unconnected) => return Err(TryError::unconnected(unconnected, request)),
+                Err(unconnected) => return Err(TryError::unconnected(unconnected, request.take())),
             };
-            match self.exchange(stream, request, &options).await {
+            match self.exchange(stream, request, options).await {
                 Ok(response) => return Ok(response),
                 // Only what died in the pool is replaced: a fresh connection that does is a try of
                 // its own, which the caller counts.
@@ -91,7 +100,7 @@ impl<C: Connect> H2Pool<C> {
                     ..
                 }) if replaced < MAX_REPLACEMENTS => {
                     replaced += 1;
-                    request = *whole;
+                    *request = Outgoing::new(*whole);
                 }
                 Err(error) => return Err(error),
             }
@@ -176,22 +185,23 @@ impl<C: Connect> H2Pool<C> {
     async fn exchange(
         &self,
         mut stream: Stream,
-        request: Request<RequestBody>,
+        request: &mut Outgoing,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mark = stream.lease.0.link.mark();
         let reused = stream.lease.0.answered.load(Ordering::Relaxed);
-        if request.extensions().get::<Protocol>().is_some()
+        if request.as_mut().extensions().get::<Protocol>().is_some()
             && !stream.takes_extended_connect().await
         {
             let failure =
                 Failure::never(Outcome::BadRequest, "the server takes no extended CONNECT")
                     .with_status(StatusCode::NOT_IMPLEMENTED);
-            return Err(TryError::unconnected(failure.into(), request));
+            return Err(TryError::unconnected(failure.into(), request.take()));
         }
-        let request = request.map(|body| SentBody::of_http2(body, options.progress.clone()));
+        let sent = |body| SentBody::of_http2(body, options.progress.clone());
         stream.lease.0.link.count_request();
-        match stream.sender.try_send_request(request).await {
+        let sending = stream.sender.try_send_request(request.take().map(sent));
+        match sending.await {
             Ok(response) => {
                 stream.lease.0.answered.store(true, Ordering::Relaxed);
                 let response = bounded(response, &self.shared.bounds, reused)?;

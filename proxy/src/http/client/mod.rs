@@ -177,6 +177,27 @@ pub struct SendOptions {
     pub queued: Option<Arc<dyn Queued>>,
 }
 
+/// A request on its way to a connection. It stays where it is until one takes it: each future between
+/// would have room for it, and a future moves as a whole.
+#[derive(Debug)]
+pub(crate) struct Outgoing(Option<Request<RequestBody>>);
+
+impl Outgoing {
+    /// It is whole.
+    pub(crate) fn new(request: Request<RequestBody>) -> Self {
+        Self(Some(request))
+    }
+
+    /// What has not been taken.
+    pub(crate) fn as_mut(&mut self) -> &mut Request<RequestBody> {
+        self.0.as_mut().expect("a request is sent once")
+    }
+
+    fn take(&mut self) -> Request<RequestBody> {
+        self.0.take().expect("a request is sent once")
+    }
+}
+
 impl PoolOptions {
     /// For at most so many connections.
     #[must_use]
