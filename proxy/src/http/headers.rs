@@ -47,6 +47,21 @@ pub struct AbsoluteForm;
 /// Removes what concerns one connection only. While `upgrading`, `Upgrade` stays and is what
 /// `Connection` lists. `TE` stays where it is exactly `trailers`.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrading: bool) {
+    // Most heads have nothing of it: going through their few names costs less than looking up each of
+    // those that there could be.
+    if upgrading || headers.keys().any(concerns_one_connection) {
+        strip_what_is_there(headers, upgrading);
+    }
+}
+
+fn concerns_one_connection(name: &HeaderName) -> bool {
+    *name == header::CONNECTION
+        || *name == header::TE
+        || *name == header::UPGRADE
+        || HOP_BY_HOP.contains(name)
+}
+
+fn strip_what_is_there(headers: &mut HeaderMap, upgrading: bool) {
     if headers.contains_key(header::CONNECTION) {
         strip_listed(headers, upgrading);
     }

@@ -431,3 +431,6 @@ fn not_handed_on(failure: Failure) -> Failure {
     }
     failure
 }
+
+#[cfg(test)]
+mod tests;

@@ -576,3 +576,6 @@ fn named_authority(head: &Parts) -> Option<String> {
         authority.parse::<SocketAddr>().is_ok() || authority.parse::<std::net::IpAddr>().is_ok();
     (!is_address).then(|| authority.to_ascii_lowercase())
 }
+
+#[cfg(test)]
+mod tests;

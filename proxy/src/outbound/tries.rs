@@ -240,7 +240,7 @@ impl Tries<'_> {
             .body
             .take()
             .expect("a try is made only with a body at hand");
-        let mut request = Outgoing::new(self.dress(head, body, endpoint, course.attempt));
+        let mut request = Outgoing::new(self.dress(head, body, endpoint, course.attempt, started));
         let options = self.options(course, endpoint, search.queued());
         let per_try = self.service.target.routes[self.route].timeouts.per_try;
         let (deadline, bound) = self.deadline.for_try(started.into_std(), per_try);
@@ -308,11 +308,12 @@ impl Tries<'_> {
         body: RequestBody,
         endpoint: &Endpoint,
         attempt: u32,
+        started: Instant,
     ) -> Request<RequestBody> {
         let mut head = head.clone();
         self.edits.apply(&mut head.uri, &mut head.headers);
         let mut request = Request::from_parts(head, body);
-        let now = Instant::now().into_std();
+        let now = started.into_std();
         // A client's own limit is passed on less the time that is gone.
         if let Some(left) = self.own_deadline.grpc_timeout(now)
             && let Ok(left) = HeaderValue::try_from(left)

@@ -416,9 +416,10 @@ impl Shared {
     }
 
     fn check_in(&self, mut connection: Box<Connection>) {
-        connection.used = Instant::now();
+        let now = Instant::now();
+        connection.used = now;
         // Its slot goes to whoever waits.
-        if connection.is_old(connection.used) {
+        if connection.is_old(now) {
             return;
         }
         let mut state = self.state.lock();
@@ -429,7 +430,7 @@ impl Shared {
             }
         }
         state.idle.push(connection);
-        let oldest = (!state.idle[0].usable(Instant::now())).then(|| state.idle.remove(0));
+        let oldest = (!state.idle[0].usable(now)).then(|| state.idle.remove(0));
         drop(state);
         drop(oldest);
         if let Some(room) = &self.room {
