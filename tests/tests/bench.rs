@@ -99,7 +99,10 @@ fn each_kind_of_point_is_sane(sandbox: &Sandbox) -> anyhow::Result<()> {
         "weft",
         &["gigabytesPerSecond", "cpuSecondsPerGigabyte"],
     );
-    are_sane(&report, "ready", "weft", &["millis"]);
+    are_sane(&report, "ready", "weft", &["millis", "millisAfterAnswer"]);
+    let [whole, part] =
+        ["millis", "millisAfterAnswer"].map(|key| value(&report, "ready", "weft", key));
+    assert!(part < whole, "{part:?} of {whole:?}");
     are_sane(
         &report,
         "memory",

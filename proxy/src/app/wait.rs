@@ -20,8 +20,11 @@ use super::settings;
 
 /// How long to wait where nothing is said: as long as a kubelet gives a native sidecar.
 const DEFAULT_TIMEOUT: &str = "120s";
-/// Between two looks. The application's start waits half of it on average.
-const INTERVAL: Duration = Duration::from_millis(100);
+/// Between the first two looks: a sidecar needs some ten milliseconds. Each pause is half as long again as
+/// the one before, so that the application's start takes about a third longer at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause: where it takes seconds, looking costs nobody much.
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 /// One step of one look: connecting, writing, reading.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes of an answer. What is missing is named in a line per declared port.
@@ -70,13 +73,20 @@ pub fn run(args: &AwaitArgs) -> ExitCode {
 /// Looks until the sidecar is ready or the time is over; the last look.
 fn wait(args: &AwaitArgs) -> Look {
     let begun = Instant::now();
+    let mut pause = FIRST_PAUSE;
     loop {
         let look = look(args.port, STEP_LIMIT);
-        if look == Look::Ready || begun.elapsed() + INTERVAL > args.timeout {
+        if look == Look::Ready || begun.elapsed() + pause > args.timeout {
             return look;
         }
-        sleep(INTERVAL);
+        sleep(pause);
+        pause = after(pause);
     }
+}
+
+/// The pause after this one.
+fn after(pause: Duration) -> Duration {
+    (pause * 3 / 2).min(LAST_PAUSE)
 }
 
 /// A sidecar of a pod without IPv4 still has its loopback, unless it was told to listen at one
@@ -193,6 +203,24 @@ mod tests {
     fn it_waits_until_the_sidecar_is_ready() {
         let port = serve(vec!["", NOT_YET, NOT_YET, READY]);
         assert_eq!(wait(&args(port, Duration::from_secs(60))), Look::Ready);
+    }
+
+    #[test]
+    fn looks_come_about_a_third_too_late_at_most_and_become_rare() {
+        let mut pause = FIRST_PAUSE;
+        let mut since = pause;
+        let mut looks = 1;
+        while pause < LAST_PAUSE {
+            pause = after(pause);
+            since += pause;
+            looks += 1;
+            assert!(
+                3 * pause <= since + 2 * FIRST_PAUSE,
+                "{pause:?} of {since:?}"
+            );
+        }
+        assert!(looks < 12, "{looks} in {since:?}");
+        assert_eq!(after(pause), LAST_PAUSE);
     }
 
     #[test]

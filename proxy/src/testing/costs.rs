@@ -5,13 +5,16 @@
 //! System calls and instructions are counted from outside, by running a test once more under `strace` and
 //! `valgrind`; the environment then says how many requests, and among how many other services.
 
+mod grpc;
+mod http1;
+
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use weft_counting::Tally;
@@ -30,13 +33,32 @@ const REQUESTS: &str = "WEFT_COSTS_REQUESTS";
 const OTHERS: &str = "WEFT_COSTS_OTHERS";
 /// Reads, or writes, of a connection's handshake and end.
 const FEW: usize = 16;
-/// The plain request of a client library.
-pub(crate) const PLAIN: &str = "GET /cart/items?page=2 HTTP/1.1\r\nhost: api\r\n\
-    user-agent: costs/1.0\r\naccept: */*\r\n\r\n";
-/// The same, as the client's sidecar sends it on.
-pub(crate) const SENT_ON: &str = "GET /cart/items?page=2 HTTP/1.1\r\nhost: api\r\n\
-    user-agent: costs/1.0\r\naccept: */*\r\n\
-    x-request-id: 0123456789abcdef0123456789abcdef\r\nx-weft-deadline-ms: 60000\r\n\r\n";
+/// Calls that fit into what the HTTP/2 library reads at a time, 8 KiB: it reads the next one in two parts,
+/// where it is not TLS that it reads from.
+const CALLS_PER_BUFFER: usize = 7;
+/// What the client's sidecar adds to what it sends on.
+pub(crate) const SENT_ON: Headers<'static> = &[
+    ("x-request-id", "0123456789abcdef0123456789abcdef"),
+    ("x-weft-deadline-ms", "60000"),
+];
+
+/// Names and values.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// What is asked again and again, over one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// A request of HTTP/1.
+    Plain,
+    /// A unary call of gRPC.
+    Call,
+}
+
+/// A client.
+trait Ask {
+    /// Asks once and reads the whole answer.
+    async fn ask(&mut self);
+}
 
 /// A thread that runs a sidecar, for as long as the process lives.
 pub(crate) struct Side<S> {
@@ -94,19 +116,27 @@ impl<S: Send + Sync + 'static> Side<S> {
         stream
     }
 
-    /// What `request` over `client` costs, once the sidecar is warm.
+    /// What a request of this `kind` over `io` costs, which has `more` headers, once the sidecar is warm.
     pub(crate) async fn cost(
         &self,
-        mut client: impl AsyncRead + AsyncWrite + Unpin,
-        request: &str,
+        io: impl AsyncRead + AsyncWrite + Unpin,
+        kind: Kind,
+        more: Headers<'_>,
     ) -> Cost {
+        match kind {
+            Kind::Plain => self.cost_of(http1::Client::new(io, more)).await,
+            Kind::Call => self.cost_of(grpc::Client::new(io, more).await).await,
+        }
+    }
+
+    async fn cost_of(&self, mut client: impl Ask) -> Cost {
         let requests = asked(REQUESTS).unwrap_or(COUNTED);
         for _ in 0..WARM_UP {
-            soon(ask(&mut client, request)).await;
+            soon(client.ask()).await;
         }
         let before = self.settled().await;
         for _ in 0..requests {
-            soon(ask(&mut client, request)).await;
+            soon(client.ask()).await;
         }
         let allocations = self.settled().await - before;
         Cost {
@@ -132,15 +162,15 @@ impl<S: Send + Sync + 'static> Side<S> {
 
 /// System calls that move bytes, of one thread.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Calls {
-    pub(crate) reads: usize,
-    pub(crate) writes: usize,
+struct Calls {
+    reads: usize,
+    writes: usize,
 }
 
 impl Calls {
     /// Of the thread named `thread` while the test of this name runs once more, for so many requests and
     /// those that warm it up. `None` where there is no strace, or it may not trace, which is an error in CI.
-    pub(crate) fn of(test: &str, thread: &str, requests: usize) -> Option<Self> {
+    fn of(test: &str, thread: &str, requests: usize) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let traced = Command::new("strace")
             .args([
@@ -178,15 +208,66 @@ impl Calls {
             writes: count(&["sendto(", "sendmsg(", "writev("]),
         })
     }
+}
 
-    /// Asserts two of each per request: a read and a write of either connection. A handshake and waking
-    /// another thread are few, and once.
-    #[track_caller]
-    pub(crate) fn assert_two_each(self, requests: usize) {
-        let (least, few) = (2 * (requests + WARM_UP), 2 * FEW);
-        for calls in [self.reads, self.writes] {
-            assert!((least..least + few).contains(&calls), "{self:?}");
-        }
+/// Answers every request of this kind on `io`.
+pub(crate) async fn answer(io: impl AsyncRead + AsyncWrite + Unpin, kind: Kind) {
+    match kind {
+        Kind::Plain => http1::answer(io).await,
+        Kind::Call => grpc::answer(io).await,
+    }
+}
+
+/// Asserts that a request takes two reads and two writes of the thread named `thread`, while this test runs
+/// once more: a read and a write of either connection. Nothing where they cannot be counted.
+pub(crate) fn assert_two_reads_and_two_writes(test: &str, thread: &str, kind: Kind) {
+    let Some(calls) = Calls::of(test, thread, COUNTED) else {
+        return;
+    };
+    let requests = WARM_UP + COUNTED;
+    println!("{test}: {calls:?} for {requests} requests");
+    // A handshake and waking another thread are few, and once.
+    let (least, few) = (2 * requests, 2 * FEW);
+    assert!((least..least + few).contains(&calls.writes), "{calls:?}");
+    let cut = match kind {
+        Kind::Plain => 0,
+        Kind::Call => requests / CALLS_PER_BUFFER,
+    };
+    assert!(
+        (least..least + cut + few).contains(&calls.reads),
+        "{calls:?}"
+    );
+}
+
+/// Asserts that a request allocates nothing more where `cost` is told of more other services, or ports.
+pub(crate) async fn assert_same_among_others(cost: impl AsyncFn(u16) -> Cost) {
+    let alone = cost(0).await.allocations;
+    for others in [9, 99, 999] {
+        let among = cost(others).await.allocations;
+        println!("among {others}: {among}");
+        assert!(
+            among <= 1.05 * alone,
+            "{among} among {others}, {alone} alone"
+        );
+    }
+}
+
+/// Asserts that a request takes no more instructions in this test where [`others`] are more. Nothing where
+/// they cannot be counted.
+pub(crate) fn assert_same_instructions_among_others(test: &str) {
+    let Some(alone) = instructions(test, 0) else {
+        return;
+    };
+    println!("{test}: {alone:.0} instructions");
+    let soak = std::env::var("WEFT_SOAK").is_ok_and(|value| value == "1");
+    let others: &[u16] = if soak { &[9, 99, 999] } else { &[999] };
+    for others in others {
+        let among = instructions(test, *others).expect("it has just been run");
+        println!("among {others}: {among:.0}");
+        assert!(
+            among <= 1.05 * alone,
+            "{among} among {others}, {alone} alone"
+        );
     }
 }
 
@@ -195,7 +276,7 @@ impl Calls {
 /// error in CI.
 ///
 /// Two runs that differ in nothing but the number of requests: what comes once goes out.
-pub(crate) fn instructions(test: &str, others: usize) -> Option<f64> {
+fn instructions(test: &str, others: u16) -> Option<f64> {
     const FEW: u64 = 20;
     const MANY: u64 = 220;
     let few = instructions_of(test, others, FEW)?;
@@ -204,14 +285,14 @@ pub(crate) fn instructions(test: &str, others: usize) -> Option<f64> {
 }
 
 /// How many other services, or ports, the sidecar is to know.
-pub(crate) fn others() -> usize {
+pub(crate) fn others() -> u16 {
     asked(OTHERS).unwrap_or(0)
 }
 
 /// Threads of a test that is run alone: the program's own, the test's, and then the sidecar's.
 const THREADS: usize = 3;
 
-fn instructions_of(test: &str, others: usize, requests: u64) -> Option<i64> {
+fn instructions_of(test: &str, others: u16, requests: u64) -> Option<i64> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("thread");
     let counted = Command::new("valgrind")
@@ -248,38 +329,4 @@ fn asked<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> Option<T> {
 /// Whether it was strace that failed, and not what it ran.
 fn said_by_strace(traced: &Output) -> bool {
     !traced.status.success() && String::from_utf8_lossy(&traced.stderr).contains("strace: ")
-}
-
-/// Answers every request on `io` with so many bytes, in one write.
-pub(crate) async fn answer(mut io: impl AsyncRead + AsyncWrite + Unpin) {
-    let mut response = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ndate: Mon, 02 Mar 2026 08:00:00 GMT\r\n\
-         content-length: {BODY}\r\n\r\n"
-    )
-    .into_bytes();
-    response.resize(response.len() + BODY, b'x');
-    let mut read = Vec::new();
-    while let Ok(1..) = io.read_buf(&mut read).await {
-        if read.ends_with(b"\r\n\r\n") {
-            read.clear();
-            io.write_all(&response).await.unwrap();
-            io.flush().await.unwrap();
-        }
-    }
-}
-
-/// Asks once and reads the whole answer.
-async fn ask(io: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) {
-    io.write_all(request.as_bytes()).await.unwrap();
-    io.flush().await.unwrap();
-    let mut read = Vec::with_capacity(4 * BODY);
-    loop {
-        let more = io.read_buf(&mut read).await.unwrap();
-        assert_ne!(more, 0, "cut off: {}", String::from_utf8_lossy(&read));
-        let head = read.windows(4).position(|end| end == b"\r\n\r\n");
-        if head.is_some_and(|head| read.len() == head + 4 + BODY) {
-            break;
-        }
-    }
-    assert!(read.starts_with(b"HTTP/1.1 200 OK\r\n"));
 }

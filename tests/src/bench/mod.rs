@@ -15,7 +15,8 @@
 //! * `collector`: who takes spans.
 //! * `point`: the kinds of load, and what is told of each.
 //! * `slice`: one load at one peer.
-//! * `standing`: what is measured once: memory, the time to be ready, the size of the program.
+//! * `standing`: what is measured once: memory, the size of the program.
+//! * `ready`: the time to be ready.
 //! * `run`: rounds.
 //! * `report`: tables and JSON.
 //! * `gate`: what fails a run.
@@ -29,6 +30,7 @@ mod pairs;
 mod point;
 mod program;
 mod protocol;
+mod ready;
 mod report;
 mod run;
 mod slice;

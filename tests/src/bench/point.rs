@@ -168,7 +168,10 @@ const MEMORY: [Column; 6] = [
     shown("serverMiBPer1000Http1", "srv", 1),
 ];
 
-const READY: [Column; 1] = [compared("millis", "ms to ready", 1)];
+const READY: [Column; 2] = [
+    compared("millis", "ms to ready", 1),
+    compared("millisAfterAnswer", "ms after answer", 1),
+];
 const SERVICES: [Column; 4] = [
     shown("clientMiB10", "10 services", 1),
     shown("clientMiB100", "100", 1),

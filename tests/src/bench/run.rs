@@ -10,7 +10,7 @@ use super::pairs::{Pair, Pairs};
 use super::point::{ADDED, POINTS, Point, What};
 use super::slice::{self, Value};
 use super::wire::Load;
-use super::{gate, report, standing, usage};
+use super::{gate, ready, report, standing, usage};
 
 /// Cores that the pods need.
 const CORES: usize = 2;
@@ -89,7 +89,7 @@ async fn once(
             What::Ready if options.peers.contains(&Peer::Weft) => {
                 for _ in 0..options.rounds {
                     let value =
-                        standing::ready(pairs.mesh(), options.sidecar(Peer::Weft).as_deref())
+                        ready::after_start(pairs.mesh(), options.sidecar(Peer::Weft).as_deref())
                             .await
                             .context(point.name)?;
                     values.entry((*at, Peer::Weft)).or_default().push(value);

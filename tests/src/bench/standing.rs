@@ -1,13 +1,10 @@
-//! What is not measured by a load: memory, the time to be ready, the size of the program.
+//! What is not measured by a load: memory, the size of the program.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use weft_proto::names::ports;
-use weft_sandbox::process::Program;
-use weft_sandbox::{Mesh, Workload};
 
 use super::options::Peer;
 use super::pairs::{Pair, Pairs};
@@ -23,9 +20,7 @@ const CROWD: usize = 1_000;
 const MAX_CROWDS: u16 = 3;
 /// Until what is done behind a new connection is done.
 const SETTLE: Duration = Duration::from_millis(1_500);
-/// The workload whose sidecar is started again and again, and how often it is asked whether it is ready.
-const STARTER: &str = "starter";
-const READY_GAP: Duration = Duration::from_micros(500);
+/// Until a server answers.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How many services are known, and what memory is told of then.
 const KNOWN: [(usize, &str); 3] = [
@@ -159,39 +154,4 @@ pub(super) async fn services(pairs: &Pairs) -> anyhow::Result<Value> {
         .of
         .insert("kibPerService", more / (most - least) as f64);
     Ok(value)
-}
-
-/// How long a new process of a sidecar takes until it says that it is ready, with a control plane that
-/// answers: exec, a certificate, configuration, listeners.
-pub(super) async fn ready(mesh: &Mesh, program: Option<&Path>) -> anyhow::Result<Value> {
-    let name = format!("{}/{STARTER}", mesh.namespace());
-    if mesh.workloads().contains(&name) {
-        mesh.stop_sidecar(STARTER).await?;
-    } else {
-        let workload = Workload::new(STARTER).workers(1);
-        let workload = match program {
-            Some(program) => workload.sidecar(Program::new(program)),
-            None => workload,
-        };
-        mesh.add_workload(workload).await?;
-        mesh.stop_sidecar(STARTER).await?;
-    }
-    let pod = mesh.pod(STARTER);
-    let begin = Instant::now();
-    let until_ready = async {
-        while begin.elapsed() < PATIENCE {
-            let asked = pod.get_local(ports::ADMIN, "/ready").await;
-            if asked.is_ok_and(|answer| answer.status.is_success()) {
-                return Ok(begin.elapsed());
-            }
-            tokio::time::sleep(READY_GAP).await;
-        }
-        anyhow::bail!("a sidecar is not ready after {PATIENCE:?}")
-    };
-    let (started, took) = tokio::join!(mesh.start_sidecar(STARTER), until_ready);
-    started?;
-    Ok(Value {
-        of: [("millis", took?.as_secs_f64() * 1e3)].into(),
-        ..Value::default()
-    })
 }

@@ -1,12 +1,15 @@
 //! Cores, and the processor time of processes.
 
 use std::io;
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::threads;
 
 /// The core of the client's pod, and of the server's, among those that this program may use.
 pub(super) const CLIENT_CORE: usize = 0;
@@ -33,58 +36,31 @@ pub(super) fn pin_thread(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &only(core))?)
 }
 
-/// A process, as `/proc` knows it.
+/// A process, by the number that `/proc` has for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Process(u32);
 
 impl Process {
-    /// The process that this one calls `pid`. `/proc` may be that of an outer process namespace, with
-    /// other numbers.
+    /// The process that this one calls `pid`.
     pub(super) fn find(pid: u32) -> io::Result<Self> {
-        let own = std::fs::read_link("/proc/self/ns/pid")?;
-        for entry in std::fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(outer) = name.to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            let place = format!("/proc/{outer}");
-            // Others' processes end at any time.
-            let Ok(namespace) = std::fs::read_link(format!("{place}/ns/pid")) else {
-                continue;
-            };
-            if namespace == own && inner(&place).is_ok_and(|inner| inner == pid) {
-                return Ok(Self(outer));
-            }
-        }
-        Err(io::Error::other(format!(
-            "/proc does not show process {pid}"
-        )))
+        Self::at(&threads::place_of(pid)?)
     }
 
     /// All of this program's process namespace: itself, and what it has started. Where it has none of its
     /// own, these are everybody's.
     pub(super) fn all_of_ours() -> io::Result<Vec<Self>> {
-        let own = std::fs::read_link("/proc/self/ns/pid")?;
-        let mut ours = Vec::new();
-        for entry in std::fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(outer) = name.to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            // Others' processes end at any time.
-            let namespace = std::fs::read_link(format!("/proc/{outer}/ns/pid"));
-            if namespace.is_ok_and(|namespace| namespace == own) {
-                ours.push(Self(outer));
-            }
-        }
-        Ok(ours)
+        threads::places()?.iter().map(|it| Self::at(it)).collect()
+    }
+
+    fn at(place: &Path) -> io::Result<Self> {
+        let number = threads::number(place);
+        number.map(Self).ok_or_else(|| invalid("no process"))
     }
 
     /// Keeps every thread, and those that they start, on one core.
     pub(super) fn pin(self, core: usize) -> io::Result<()> {
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.0))? {
-            let place = thread?.path();
-            let id = inner(&place.to_string_lossy())?;
+            let id = threads::inner(&thread?.path())?;
             match sched_setaffinity(Pid::from_raw(id as i32), &only(core)) {
                 // A thread that has ended meanwhile needs no core.
                 Ok(()) | Err(Errno::SRCH) => {}
@@ -157,15 +133,6 @@ impl MachineTime {
             whole: of(ticks.iter().sum()),
         })
     }
-}
-
-/// What a process or a thread at a place of `/proc` is called in its own namespace.
-fn inner(place: &str) -> io::Result<u32> {
-    let status = std::fs::read_to_string(format!("{place}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("NSpid:"));
-    let last = line.and_then(|line| line.split_ascii_whitespace().next_back());
-    last.and_then(|it| it.parse().ok())
-        .ok_or_else(|| invalid("no NSpid"))
 }
 
 fn invalid(what: &'static str) -> io::Error {

@@ -4,6 +4,7 @@ use crate::http::testing::{Peer, answers, serve_one};
 
 mod age;
 mod floods;
+mod goaway;
 mod h1;
 mod h2;
 mod publisher;

@@ -1,5 +1,5 @@
-//! What a plain HTTP/1 request costs the client's sidecar, with everything on that a route may have, and
-//! however much of the mesh the sidecar knows.
+//! What a plain HTTP/1 request and a gRPC call cost the client's sidecar, with everything on that a route may
+//! have, and however much of the mesh the sidecar knows.
 
 use std::time::Duration;
 
@@ -7,11 +7,16 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::policy::BreakerScope;
-use crate::testing::costs::{Calls, Cost, PLAIN, Side, answer, instructions, others};
+use crate::testing::costs::{
+    Cost, Kind, Side, answer, assert_same_among_others, assert_same_instructions_among_others,
+    assert_two_reads_and_two_writes, others,
+};
 use crate::testing::policies::{breaker, endpoint, retries, target};
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
 const MAX_ALLOCATIONS: f64 = 15.05;
+/// Of a gRPC call, nearly all of them the HTTP/2 library's: what is measured, so that it does not grow.
+const MAX_ALLOCATIONS_OF_CALL: f64 = 39.05;
 
 async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
     let closing = sidecar.closing.subscribe();
@@ -31,7 +36,7 @@ fn policy(name: &str) -> ServiceTarget {
 }
 
 /// The cost where `others` more services are known, each with a route of its own.
-async fn cost(others: usize) -> Cost {
+async fn cost(kind: Kind, others: u16) -> Cost {
     let side = Side::start("client", Sidecar::new, serve).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = endpoint(listener.local_addr().unwrap(), Some(spiffe("api")));
@@ -39,7 +44,7 @@ async fn cost(others: usize) -> Cost {
     tokio::spawn(async move {
         let accepted = listener.accept().await.unwrap().0;
         accepted.set_nodelay(true).unwrap();
-        answer(identity.accept(accepted).await.unwrap().0).await;
+        answer(identity.accept(accepted).await.unwrap().0, kind).await;
     });
     for other in 0..others {
         let name = format!("other-{other}");
@@ -51,7 +56,7 @@ async fn cost(others: usize) -> Cost {
     }
     side.sidecar.tell_endpoints("api", vec![server]);
     side.sidecar.tell(policy("api"));
-    let cost = side.cost(side.connect().await, PLAIN).await;
+    let cost = side.cost(side.connect().await, kind, &[]).await;
     let answered = side
         .sidecar
         .requests(&[("tls", "mutual"), ("outcome", "ok")]);
@@ -61,55 +66,43 @@ async fn cost(others: usize) -> Cost {
 
 #[tokio::test]
 async fn a_plain_request_allocates_little() {
-    let cost = cost(0).await;
+    let cost = cost(Kind::Plain, 0).await;
     println!("client's sidecar: {cost:?}");
     assert!(cost.allocations <= MAX_ALLOCATIONS, "{cost:?}");
 }
 
 #[tokio::test]
+async fn a_grpc_call_allocates_little() {
+    let cost = cost(Kind::Call, 0).await;
+    println!("client's sidecar: {cost:?}");
+    assert!(cost.allocations <= MAX_ALLOCATIONS_OF_CALL, "{cost:?}");
+}
+
+#[tokio::test]
 async fn what_else_the_sidecar_knows_costs_a_request_nothing() {
-    let alone = cost(0).await.allocations;
-    for others in [9, 99, 999] {
-        let among = cost(others).await.allocations;
-        println!("client's sidecar, {} services: {among}", others + 1);
-        assert!(
-            among <= 1.05 * alone,
-            "{among} among {others}, {alone} alone"
-        );
-    }
+    assert_same_among_others(async |others| cost(Kind::Plain, others).await).await;
 }
 
 #[test]
 fn a_plain_request_takes_two_reads_and_two_writes() {
-    const REQUESTS: usize = 1_000;
     let test = "outbound::tests::costs::a_plain_request_allocates_little";
-    if let Some(calls) = Calls::of(test, "client", REQUESTS) {
-        println!("client's sidecar: {calls:?} for {REQUESTS} requests");
-        calls.assert_two_each(REQUESTS);
-    }
+    assert_two_reads_and_two_writes(test, "client", Kind::Plain);
+}
+
+#[test]
+fn a_grpc_call_takes_two_reads_and_two_writes() {
+    let test = "outbound::tests::costs::a_grpc_call_allocates_little";
+    assert_two_reads_and_two_writes(test, "client", Kind::Call);
 }
 
 /// The request that is measured under valgrind: no bound of its own.
 #[tokio::test]
 async fn a_plain_request_among_others() {
-    cost(others()).await;
+    cost(Kind::Plain, others()).await;
 }
 
 #[test]
 fn what_else_the_sidecar_knows_costs_no_instructions() {
     let test = "outbound::tests::costs::a_plain_request_among_others";
-    let Some(alone) = instructions(test, 0) else {
-        return;
-    };
-    println!("client's sidecar: {alone:.0} instructions");
-    let soak = std::env::var("WEFT_SOAK").is_ok_and(|value| value == "1");
-    let others: &[usize] = if soak { &[9, 99, 999] } else { &[999] };
-    for others in others {
-        let among = instructions(test, *others).expect("it has just been run");
-        println!("client's sidecar, {} services: {among:.0}", others + 1);
-        assert!(
-            among <= 1.05 * alone,
-            "{among} among {others}, {alone} alone"
-        );
-    }
+    assert_same_instructions_among_others(test);
 }
