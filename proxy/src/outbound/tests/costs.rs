@@ -1,4 +1,4 @@
-//! What a plain HTTP/1 request costs the client's sidecar, with everything on that a route may have, and
+//! What a plain HTTP/1 request and an idle connection cost the client's sidecar, with everything on that a route may have, and
 //! however much of the mesh the sidecar knows.
 
 use std::time::Duration;
@@ -6,12 +6,16 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::policy::BreakerScope;
+use crate::policy::{BreakerScope, Protocol};
 use crate::testing::costs::{Calls, Cost, PLAIN, Side, answer, instructions, others};
 use crate::testing::policies::{breaker, endpoint, retries, target};
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
 const MAX_ALLOCATIONS: f64 = 15.05;
+
+/// What an idle connection may keep of the heap, which resident memory is some more than.
+const MAX_IDLE_BYTES: f64 = 6_700.0;
+const MAX_IDLE_HTTP1: f64 = 3_200.0;
 
 async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
     let closing = sidecar.closing.subscribe();
@@ -112,4 +116,43 @@ fn what_else_the_sidecar_knows_costs_no_instructions() {
             "{among} among {others}, {alone} alone"
         );
     }
+}
+
+/// Bytes that an idle connection of the application's keeps, which carries HTTP/1 or, `opaque`, bytes: the
+/// sidecar's own, and the TLS to the server's sidecar where each has one.
+async fn idle_bytes(opaque: bool) -> f64 {
+    let side = Side::start("client", Sidecar::new, serve).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = endpoint(listener.local_addr().unwrap(), Some(spiffe("api")));
+    let identity = side.sidecar.identity("api");
+    tokio::spawn(async move {
+        while let Ok((accepted, _)) = listener.accept().await {
+            let identity = identity.clone();
+            tokio::spawn(async move {
+                accepted.set_nodelay(true).unwrap();
+                answer(identity.accept(accepted).await.unwrap().0).await;
+            });
+        }
+    });
+    side.sidecar.tell_endpoints("api", vec![server]);
+    let mut policy = policy("api");
+    if opaque {
+        policy.protocol = Protocol::Opaque;
+    }
+    side.sidecar.tell(policy);
+    side.idle_bytes(PLAIN).await
+}
+
+#[tokio::test]
+async fn idle_bytes_keep_little() {
+    let kept = idle_bytes(true).await;
+    println!("client's sidecar, bytes: {kept}");
+    assert!(kept <= MAX_IDLE_BYTES, "{kept}");
+}
+
+#[tokio::test]
+async fn an_idle_http1_connection_keeps_little() {
+    let kept = idle_bytes(false).await;
+    println!("client's sidecar, HTTP/1: {kept}");
+    assert!(kept <= MAX_IDLE_HTTP1, "{kept}");
 }
