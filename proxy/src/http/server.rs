@@ -28,12 +28,13 @@ use futures_util::stream::FuturesUnordered;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use self::io::ServerIo;
+use self::parked::Parkable;
 use self::service::Serving;
 use self::state::State;
 use super::body::ResponseBody;
@@ -50,6 +51,7 @@ use crate::outcome::{Failure, Outcome};
 mod farewell;
 mod guarded;
 mod io;
+mod parked;
 mod service;
 mod state;
 
@@ -57,6 +59,10 @@ mod state;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long an HTTP/2 ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An HTTP/1 connection that has been at rest for so long is parked. Short beside the time that clients keep
+/// connections, and long beside that between two requests where there are many.
+const PARKED_AFTER: Duration = Duration::from_secs(1);
 
 /// How long an idle connection may take to end gracefully.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -177,26 +183,12 @@ pub async fn serve<I, H>(
     let io = ServerIo::new(io, Arc::clone(&state), floods);
     let pending_resets =
         settings::max_pending_accept_resets(options.from_sidecar, limits.http2_streams);
-    let (half_close, keep_case) = (options.half_close, options.keep_case);
-    let driver = Driver::new(state, version, &closing, options);
     match version {
         Version::Http1 => {
-            let mut builder = http1::Builder::new();
-            if limits.headers > settings::LIBRARY_HEADERS {
-                builder.max_headers(limits.headers.into());
-            }
-            let connection = builder
-                .timer(TokioTimer::new())
-                // Ours instead: hyper's counts the idle time between requests too.
-                .header_read_timeout(None)
-                .half_close(half_close)
-                .preserve_header_case(keep_case)
-                .max_buf_size(settings::max_buffer(limits.header_bytes))
-                .max_header_size(limits.header_bytes)
-                .auto_date_header(false)
-                .serve_connection(TokioIo::new(io), service)
-                .with_upgrades();
-            driver.run(connection).await;
+            let connection = Parkable::new(io, service, Arc::clone(&state), &options);
+            Driver::new(state, version, &closing, options)
+                .run(connection)
+                .await;
         }
         Version::Http2 => {
             let (corked, release) = Cork::new(io);
@@ -216,7 +208,9 @@ pub async fn serve<I, H>(
                 .auto_date_header(false)
                 .serve_connection(TokioIo::new(corked), service);
             let together = Together::new(spawner);
-            driver.run_with(connection, together, release).await;
+            Driver::new(state, version, &closing, options)
+                .run_with(connection, together, release)
+                .await;
         }
     }
 }
@@ -224,19 +218,9 @@ pub async fn serve<I, H>(
 /// A connection of either version.
 trait Connection: Future<Output = hyper::Result<()>> {
     fn graceful_shutdown(self: Pin<&mut Self>);
-}
 
-impl<I, S, B> Connection for http1::UpgradeableConnection<I, S>
-where
-    S: hyper::service::HttpService<Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    B: Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn graceful_shutdown(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
+    /// It has been at rest for a while: gives back what it does not need until it is used again.
+    fn park(self: Pin<&mut Self>) {}
 }
 
 impl<I, S, B> Connection for http2::Connection<I, S, Spawner>
@@ -296,6 +280,8 @@ enum End {
     Cut,
     /// No new exchange; those in flight go on for as long as they like.
     Replaced,
+    /// It does not end: it is put away until it is used again.
+    Parked,
 }
 
 impl Driver {
@@ -398,6 +384,10 @@ impl Driver {
                     self.state.end_head();
                     continue;
                 }
+                End::Parked => {
+                    connection.as_mut().park();
+                    continue;
+                }
                 End::Replaced => self.options.replace_at = None,
                 End::Idle | End::Gracefully => {
                     if end == End::Idle && !self.state.is_closing() {
@@ -481,7 +471,9 @@ impl Driver {
         let linger = self.linger_until.map(|at| (at, End::Gracefully));
         let idle = idle.map(|at| (at, End::Idle));
         let replaced = self.replaced_at();
-        let ends = idle.into_iter().chain(linger).chain(replaced);
+        let parked = self.rest.filter(|_| self.state.rests());
+        let parked = parked.map(|rest| (rest + PARKED_AFTER, End::Parked));
+        let ends = idle.into_iter().chain(linger).chain(replaced).chain(parked);
         ends.min_by_key(|(at, _)| *at)
     }
 

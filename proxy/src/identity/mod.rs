@@ -3,6 +3,7 @@
 //! * [`certify`]: gets the certificate from the control plane, and a new one at half its life.
 //! * [`control_plane`]: the connection to the control plane, for [`certify`] and for discovery.
 //! * [`tls`]: handshakes between sidecars.
+//! * [`thin`]: mesh TLS for bytes, without buffers of its own.
 //! * [`hello`]: tells mesh TLS from other TLS before anything is answered.
 //! * [`verify`]: whose certificate is believed.
 //!
@@ -20,6 +21,7 @@ pub mod certify;
 pub mod control_plane;
 mod fault;
 pub mod hello;
+pub mod thin;
 pub mod tls;
 pub mod verify;
 mod x509;
@@ -49,6 +51,7 @@ use crate::outcome::{Failure, Outcome};
 pub use control_plane::{ControlPlane, Dial};
 pub use fault::fault_of;
 pub use hello::{HelloVerdict, is_mesh_client_hello};
+pub use thin::Thin;
 pub use tls::Alpn;
 use verify::{IdentityError, TrustRoots};
 
@@ -124,6 +127,24 @@ impl Identity {
         let credentials = self.for_handshake()?;
         let stream = credentials.connect(io, expected, alpn).await?;
         let ends_at = credentials.ends_at(stream.get_ref().1.peer_certificates());
+        Ok(Certified::new(stream, ends_at, self.0.lapse.clone()))
+    }
+
+    /// [`Self::connect`] for bytes: a connection that holds no buffer while it is idle.
+    pub async fn connect_bytes<S>(
+        &self,
+        io: S,
+        expected: &SpiffeId,
+    ) -> Result<Certified<Thin<S>>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let credentials = self.for_handshake()?;
+        let config = credentials.tls.client(Alpn::Tcp);
+        let stream = tls::connect_thin(config, io, expected, Alpn::Tcp.id())
+            .await
+            .map_err(tls::Refusal::into_failure)?;
+        let ends_at = credentials.ends_at(stream.session().peer_certificates());
         Ok(Certified::new(stream, ends_at, self.0.lapse.clone()))
     }
 

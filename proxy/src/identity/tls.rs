@@ -11,13 +11,14 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, CommonState, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use weft_proto::names::alpn;
 use weft_proto::spiffe::SpiffeId;
 
+use super::thin::{self, Thin};
 use super::verify::{self, ClientVerifier, IdentityError, ServerVerifier, TrustRoots};
 use crate::outcome::{Failure, Outcome};
 
@@ -196,20 +197,43 @@ pub(super) async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let name = ServerName::try_from("weft").expect("a valid host name, never sent");
-    let stream = TlsConnector::from(config).connect(name, io).await?;
-    let (_, connection) = stream.get_ref();
-    let found = peer(connection.peer_certificates())?;
+    let stream = TlsConnector::from(config).connect(name(), io).await?;
+    meant(stream.get_ref().1, expected, alpn)?;
+    Ok(stream)
+}
+
+/// [`connect`], for bytes.
+pub(super) async fn connect_thin<S>(
+    config: Arc<ClientConfig>,
+    io: S,
+    expected: &SpiffeId,
+    alpn: &[u8],
+) -> Result<Thin<S>, Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = thin::connect(config, name(), io).await?;
+    meant(stream.session(), expected, alpn)?;
+    Ok(stream)
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from("weft").expect("a valid host name, never sent")
+}
+
+/// Whether the server is who was meant, and speaks what was meant.
+fn meant(session: &CommonState, expected: &SpiffeId, alpn: &[u8]) -> Result<(), Refusal> {
+    let found = peer(session.peer_certificates())?;
     if found != *expected {
         return Err(Refusal::WrongPeer {
             expected: expected.clone(),
             found,
         });
     }
-    if connection.alpn_protocol() != Some(alpn) {
+    if session.alpn_protocol() != Some(alpn) {
         return Err(Refusal::Alpn);
     }
-    Ok(stream)
+    Ok(())
 }
 
 /// Answers: says who the peer is and what it wants to speak.

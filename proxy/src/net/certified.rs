@@ -71,6 +71,12 @@ impl<S> Certified<S> {
         &self.inner
     }
 
+    /// The same, for a test that does what no connection does.
+    #[cfg(test)]
+    pub(crate) fn inner_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.lapse.holds() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, Lapsed));

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::certified::Certified;
+use crate::identity::Thin;
 
 /// Bytes of several pieces that are joined before they are written.
 const JOINED: usize = 4 * 1024;
@@ -128,6 +129,8 @@ pub enum Stream {
     Tcp(Rewind<TcpStream>),
     /// Mesh TLS, dialled by this sidecar.
     TlsClient(Box<Certified<tokio_rustls::client::TlsStream<Rewind<TcpStream>>>>),
+    /// The same, for bytes.
+    TlsBytes(Box<Certified<Thin<Rewind<TcpStream>>>>),
     /// Mesh TLS, accepted by this sidecar.
     TlsServer(Box<Certified<tokio_rustls::server::TlsStream<Rewind<TcpStream>>>>),
 }
@@ -149,6 +152,7 @@ impl Stream {
         match self {
             Self::Memory(_) | Self::Tcp(_) => None,
             Self::TlsClient(tls) => Some(tls.ends_at()),
+            Self::TlsBytes(tls) => Some(tls.ends_at()),
             Self::TlsServer(tls) => Some(tls.ends_at()),
         }
     }
@@ -167,6 +171,7 @@ macro_rules! each {
             Stream::Memory($inner) => $body,
             Stream::Tcp($inner) => $body,
             Stream::TlsClient($inner) => $body,
+            Stream::TlsBytes($inner) => $body,
             Stream::TlsServer($inner) => $body,
         }
     };

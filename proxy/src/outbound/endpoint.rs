@@ -267,17 +267,23 @@ impl Link {
         let Some(expected) = self.info.identity.as_ref().filter(|_| !self.local) else {
             return Ok(tcp.into());
         };
-        let connected = self
-            .shared
-            .identity
-            .connect(Rewind::new(tcp), expected, alpn)
-            .await;
+        let (identity, tcp) = (&self.shared.identity, Rewind::new(tcp));
+        let connected = match alpn {
+            Alpn::Tcp => {
+                let connected = identity.connect_bytes(tcp, expected).await;
+                connected.map(|tls| Stream::TlsBytes(Box::new(tls)))
+            }
+            Alpn::Http1 | Alpn::Http2 => {
+                let connected = identity.connect(tcp, expected, alpn).await;
+                connected.map(|tls| Stream::TlsClient(Box::new(tls)))
+            }
+        };
         let telemetry = &self.shared.telemetry;
         match &connected {
             Ok(_) => telemetry.tls_handshake(Origin::Outbound),
             Err(failure) => telemetry.tls_handshake_failed(Origin::Outbound, fault_of(failure)),
         }
-        Ok(Io::new(Stream::TlsClient(Box::new(connected?))))
+        Ok(Io::new(connected?))
     }
 }
 

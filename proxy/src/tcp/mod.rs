@@ -22,7 +22,10 @@ use crate::net::certified::is_lapse;
 use crate::outcome::Outcome;
 
 /// Where throughput stops growing with the buffer (and memory goes on growing).
-const BUFFER_LEN: usize = 64 * 1024;
+pub(crate) const BUFFER_LEN: usize = 64 * 1024;
+/// What a lent buffer has besides, so that [`BUFFER_LEN`] bytes fit in records of TLS too, with an alert or
+/// two: 22 bytes for each 16 KiB.
+const RECORD_ROOM: usize = 1024;
 /// Buffers that a thread keeps for lending; more are freed.
 const MAX_SPARE_BUFFERS: usize = 16;
 
@@ -161,7 +164,7 @@ impl Direction {
         W: AsyncWrite + Unpin,
     {
         let mut buffer = lend();
-        let mut read = ReadBuf::new(&mut buffer);
+        let mut read = ReadBuf::new(&mut buffer[..BUFFER_LEN]);
         match Pin::new(reader).poll_read(cx, &mut read) {
             Poll::Pending => {
                 give_back(buffer);
@@ -225,13 +228,15 @@ thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-fn lend() -> Box<[u8]> {
+/// A buffer of [`BUFFER_LEN`] and some; what it has in it means nothing.
+pub(crate) fn lend() -> Box<[u8]> {
     SPARE
         .with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice())
+        .unwrap_or_else(|| vec![0; BUFFER_LEN + RECORD_ROOM].into_boxed_slice())
 }
 
-fn give_back(buffer: Box<[u8]>) {
+/// Takes a buffer that [`lend`] gave.
+pub(crate) fn give_back(buffer: Box<[u8]>) {
     SPARE.with_borrow_mut(|spare| {
         if spare.len() < MAX_SPARE_BUFFERS {
             spare.push(buffer);

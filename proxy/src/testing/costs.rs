@@ -1,5 +1,5 @@
-//! What one request costs a sidecar: a thread of its own for the sidecar, whose allocations are counted,
-//! with its client and its server on the test's.
+//! What one request, or one idle connection, costs a sidecar: a thread of its own for the sidecar, whose
+//! allocations are counted, with its client and its server on the test's.
 //!
 //! What is counted is everything that the thread does: the sidecar's own code, hyper, TLS, the runtime.
 //! System calls and instructions are counted from outside, by running a test once more under `strace` and
@@ -27,6 +27,9 @@ const BODY: usize = 1_024;
 const WARM_UP: usize = 200;
 /// Requests that are counted, without [`REQUESTS`].
 const COUNTED: usize = 1_000;
+/// Connections that are held at a time, and how long until nothing is done for them any more.
+const HELD: usize = 100;
+const IDLE: Duration = Duration::from_millis(1_500);
 /// Names how many requests are counted.
 const REQUESTS: &str = "WEFT_COSTS_REQUESTS";
 /// Names how many other services, or ports, the sidecar knows.
@@ -143,6 +146,22 @@ impl<S: Send + Sync + 'static> Side<S> {
             allocations: allocations as f64 / requests as f64,
             requests: WARM_UP + requests,
         }
+    }
+
+    /// Bytes of the heap that the sidecar keeps for each connection that was used once and is idle now.
+    /// Opened one after the other; what the first ones cost besides is not counted.
+    pub(crate) async fn idle_bytes(&self) -> f64 {
+        let (mut held, mut kept) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            for _ in 0..HELD {
+                let mut client = http1::Client::new(self.connect().await, &[]);
+                soon(client.ask()).await;
+                held.push(client);
+            }
+            tokio::time::sleep(IDLE).await;
+            kept.push(self.tally.bytes());
+        }
+        (kept[1] - kept[0]) as f64 / HELD as f64
     }
 
     /// The count once nothing is done any more: a client has its answer before the sidecar is done with

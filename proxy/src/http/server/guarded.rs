@@ -135,6 +135,22 @@ impl Guarded {
         }
     }
 
+    /// Whether all that was read is handed on, and the next byte begins a head that the library is to see.
+    pub(super) fn is_between_requests(&self, state: &State) -> bool {
+        matches!(self.follows, Follows::Requests)
+            && self.held.is_empty()
+            && self.guard.is_in_head()
+            && self.guard.heads() == state.requests()
+            && state.in_flight() == 0
+    }
+
+    /// Takes what was read past it, between two requests.
+    pub(super) fn take_in(&mut self, bytes: &[u8], state: &State) {
+        state.add_read(bytes.len());
+        self.held.extend_from_slice(bytes);
+        self.rescan(state);
+    }
+
     /// Hands cleared bytes to the reader, and keeps no memory that is not needed.
     fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
         let len = self.cleared.min(buf.remaining());

@@ -22,6 +22,8 @@ const CLOSE_LINGER: Duration = Duration::from_secs(1);
 /// Bytes thrown away meanwhile.
 const CLOSE_DISCARD: usize = 256 * 1024;
 const DISCARD_BUFFER: usize = 4 * 1024;
+/// Bytes that the read asks for which wakes a parked connection: most heads, and on the stack.
+const WAKING_READ: usize = 2 * 1024;
 
 /// Wraps the transport of one connection.
 pub(super) struct ServerIo<I> {
@@ -32,6 +34,8 @@ pub(super) struct ServerIo<I> {
     /// What an HTTP/2 peer may cost.
     floods: Option<Watch>,
     farewell: Farewell,
+    /// Nothing was written since the last flush.
+    is_flushed: bool,
     lingering: Option<Lingering>,
 }
 
@@ -57,8 +61,15 @@ impl<I> ServerIo<I> {
             state,
             floods,
             farewell: Farewell::default(),
+            is_flushed: true,
             lingering: None,
         }
+    }
+
+    /// Something is about to be written.
+    fn writes(&mut self) {
+        self.is_flushed = false;
+        self.state.set_rests(false);
     }
 
     fn wrote(&mut self, bytes: usize) {
@@ -66,6 +77,20 @@ impl<I> ServerIo<I> {
         if let Some(floods) = &mut self.floods {
             floods.wrote(bytes);
         }
+    }
+}
+
+impl<I: AsyncRead + Unpin> ServerIo<I> {
+    /// Ready once there is something to read for a connection that is parked: bytes, which its reader then
+    /// finds, or its end, which comes again.
+    pub(super) fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut space = [0; WAKING_READ];
+        let mut buf = ReadBuf::new(&mut space);
+        let polled = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf));
+        if let (Ok(()), Some(guarded)) = (polled, &mut self.guarded) {
+            guarded.take_in(buf.filled(), &self.state);
+        }
+        Poll::Ready(())
     }
 }
 
@@ -118,7 +143,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for ServerIo<I> {
         let this = self.get_mut();
         let io = Pin::new(&mut this.io);
         if let Some(guarded) = &mut this.guarded {
-            return guarded.poll_read(io, &this.state, cx, buf);
+            let polled = guarded.poll_read(io, &this.state, cx, buf);
+            let rests =
+                polled.is_pending() && this.is_flushed && guarded.is_between_requests(&this.state);
+            this.state.set_rests(rests);
+            return polled;
         }
         let before = buf.filled().len();
         let Some(floods) = &mut this.floods else {
@@ -154,6 +183,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerIo<I> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.writes();
         let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
         this.wrote(written);
         Poll::Ready(Ok(written))
@@ -165,6 +195,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerIo<I> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.writes();
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
         this.wrote(written);
         Poll::Ready(Ok(written))
@@ -175,7 +206,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerIo<I> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        this.is_flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -34,6 +34,8 @@ pub(super) struct State {
     head_is_late: AtomicBool,
     /// Our end is being closed.
     is_closing: AtomicBool,
+    /// An HTTP/1 connection has nothing in hand.
+    rests: AtomicBool,
     bounds: Arc<Bounds>,
 }
 
@@ -45,6 +47,7 @@ impl State {
             partial_head: AtomicU64::new(0),
             head_is_late: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             read: AtomicU64::new(0),
@@ -175,6 +178,16 @@ impl State {
 
     pub(super) fn is_closing(&self) -> bool {
         self.is_closing.load(Ordering::Relaxed)
+    }
+
+    /// Every byte that the library was given belongs to an exchange that is over, all that it wrote is
+    /// flushed, and it waits for the next head. HTTP/1 alone.
+    pub(super) fn rests(&self) -> bool {
+        self.rests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_rests(&self, rests: bool) {
+        self.rests.store(rests, Ordering::Relaxed);
     }
 
     /// The head that is being read took too long.

@@ -1,12 +1,12 @@
-//! What a plain HTTP/1 request and a gRPC call cost the client's sidecar, with everything on that a route may
-//! have, and however much of the mesh the sidecar knows.
+//! What a plain HTTP/1 request, a gRPC call and an idle connection cost the client's sidecar, with everything
+//! on that a route may have, and however much of the mesh the sidecar knows.
 
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::policy::BreakerScope;
+use crate::policy::{BreakerScope, Protocol};
 use crate::testing::costs::{
     Cost, Kind, Side, answer, assert_same_among_others, assert_same_instructions_among_others,
     assert_two_reads_and_two_writes, others,
@@ -17,6 +17,10 @@ use crate::testing::policies::{breaker, endpoint, retries, target};
 const MAX_ALLOCATIONS: f64 = 15.05;
 /// Of a gRPC call, nearly all of them the HTTP/2 library's: what is measured, so that it does not grow.
 const MAX_ALLOCATIONS_OF_CALL: f64 = 39.05;
+
+/// What an idle connection may keep of the heap, which resident memory is some more than.
+const MAX_IDLE_BYTES: f64 = 6_700.0;
+const MAX_IDLE_HTTP1: f64 = 3_200.0;
 
 async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
     let closing = sidecar.closing.subscribe();
@@ -105,4 +109,43 @@ async fn a_plain_request_among_others() {
 fn what_else_the_sidecar_knows_costs_no_instructions() {
     let test = "outbound::tests::costs::a_plain_request_among_others";
     assert_same_instructions_among_others(test);
+}
+
+/// Bytes that an idle connection of the application's keeps, which carries HTTP/1 or, `opaque`, bytes: the
+/// sidecar's own, and the TLS to the server's sidecar where each has one.
+async fn idle_bytes(opaque: bool) -> f64 {
+    let side = Side::start("client", Sidecar::new, serve).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = endpoint(listener.local_addr().unwrap(), Some(spiffe("api")));
+    let identity = side.sidecar.identity("api");
+    tokio::spawn(async move {
+        while let Ok((accepted, _)) = listener.accept().await {
+            let identity = identity.clone();
+            tokio::spawn(async move {
+                accepted.set_nodelay(true).unwrap();
+                answer(identity.accept(accepted).await.unwrap().0, Kind::Plain).await;
+            });
+        }
+    });
+    side.sidecar.tell_endpoints("api", vec![server]);
+    let mut policy = policy("api");
+    if opaque {
+        policy.protocol = Protocol::Opaque;
+    }
+    side.sidecar.tell(policy);
+    side.idle_bytes().await
+}
+
+#[tokio::test]
+async fn idle_bytes_keep_little() {
+    let kept = idle_bytes(true).await;
+    println!("client's sidecar, bytes: {kept}");
+    assert!(kept <= MAX_IDLE_BYTES, "{kept}");
+}
+
+#[tokio::test]
+async fn an_idle_http1_connection_keeps_little() {
+    let kept = idle_bytes(false).await;
+    println!("client's sidecar, HTTP/1: {kept}");
+    assert!(kept <= MAX_IDLE_HTTP1, "{kept}");
 }
