@@ -24,6 +24,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -59,10 +60,6 @@ mod state;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long an HTTP/2 ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// An HTTP/1 connection that has been at rest for so long is parked. Short beside the time that clients keep
-/// connections, and long beside that between two requests where there are many.
-const PARKED_AFTER: Duration = Duration::from_secs(1);
 
 /// How long an idle connection may take to end gracefully.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -160,13 +157,16 @@ impl Default for ServerOptions {
 }
 
 /// Serves one connection until it ends. Dropping the future cuts it.
-pub async fn serve<I, H>(
+///
+/// Not an `async fn`, which would keep a place for each of these besides the one where they are used.
+pub fn serve<I, H>(
     io: I,
     version: Version,
     handler: Arc<H>,
     closing: Closing,
     options: ServerOptions,
-) where
+) -> impl Future<Output = ()> + Send
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
@@ -186,9 +186,7 @@ pub async fn serve<I, H>(
     match version {
         Version::Http1 => {
             let connection = Parkable::new(io, service, Arc::clone(&state), &options);
-            Driver::new(state, version, &closing, options)
-                .run(connection)
-                .await;
+            Either::Left(Driver::new(state, version, &closing, options).run(connection))
         }
         Version::Http2 => {
             let (corked, release) = Cork::new(io);
@@ -208,9 +206,8 @@ pub async fn serve<I, H>(
                 .auto_date_header(false)
                 .serve_connection(TokioIo::new(corked), service);
             let together = Together::new(spawner);
-            Driver::new(state, version, &closing, options)
-                .run_with(connection, together, release)
-                .await;
+            let driver = Driver::new(state, version, &closing, options);
+            Either::Right(driver.run_with(connection, together, release))
         }
     }
 }
@@ -472,7 +469,7 @@ impl Driver {
         let idle = idle.map(|at| (at, End::Idle));
         let replaced = self.replaced_at();
         let parked = self.rest.filter(|_| self.state.rests());
-        let parked = parked.map(|rest| (rest + PARKED_AFTER, End::Parked));
+        let parked = parked.map(|rest| (rest + parked::patience(), End::Parked));
         let ends = idle.into_iter().chain(linger).chain(replaced).chain(parked);
         ends.min_by_key(|(at, _)| *at)
     }

@@ -21,6 +21,7 @@ use crate::resilience::balance::ProbeEligibility;
 use crate::resilience::deadline::Deadline;
 use crate::resilience::limits::Place;
 use crate::tcp::{self, Progress};
+use crate::telemetry::edges::Open;
 use crate::telemetry::{TcpConnection, TcpLabels, Tls};
 
 /// Connecting to what is outside of the mesh; the application's own connect would take minutes.
@@ -37,6 +38,14 @@ pub(crate) struct Upstream {
     _place: Place,
     /// Among all connections of the process.
     _dial: DialPlace,
+}
+
+/// The application's connection and an endpoint's, with what is told of them.
+pub(crate) struct Relay {
+    client: Io,
+    connection: TcpConnection,
+    _open: Open,
+    upstream: Upstream,
 }
 
 impl Outbound {
@@ -64,39 +73,47 @@ impl Outbound {
             }
             Err(_) => return connection.end(Outcome::ConnectTimeout),
         };
-        relay(&mut io, &mut upstream, connection, closing).await;
+        let outcome = relay(&mut io, &mut upstream, &connection, closing).await;
+        connection.end(outcome);
     }
 
-    /// Relays between the application and an endpoint of `service`.
+    /// What is between the application and an endpoint of `service`; `None` where nobody takes the
+    /// connection, which has been told then.
     pub(crate) async fn bytes(
         &self,
-        mut io: Io,
+        io: Io,
         service: &Service,
-        upstream: Option<Upstream>,
+        upstream: Option<Box<Upstream>>,
         sni: Option<Arc<str>>,
-        closing: Closing,
-    ) {
-        let upstream = match upstream {
+    ) -> Option<Box<Relay>> {
+        let dialled = match upstream {
             Some(upstream) => Ok(upstream),
-            None => Box::pin(self.dial_bytes(service)).await,
+            None => Box::pin(self.dial_bytes(service)).await.map(Box::new),
         };
-        match upstream {
-            Ok(mut upstream) => {
+        match dialled {
+            Ok(upstream) => {
+                let endpoint = &upstream.chosen.endpoint;
                 let connection = self.tcp_connection(
                     Arc::clone(&service.label),
                     Arc::clone(&upstream.backend.label),
-                    Arc::clone(upstream.chosen.endpoint.peer()),
-                    upstream.chosen.endpoint.tls(),
+                    Arc::clone(endpoint.peer()),
+                    endpoint.tls(),
                     sni,
                 );
-                let _open = upstream.chosen.endpoint.called().bytes(Instant::now());
-                relay(&mut io, &mut upstream.io, connection, closing).await;
+                let open = endpoint.called().bytes(Instant::now());
+                Some(Box::new(Relay {
+                    client: io,
+                    connection,
+                    _open: open,
+                    upstream: *upstream,
+                }))
             }
             Err(failure) => {
                 let label = Arc::clone(&service.label);
                 tracing::info!(service = &*label, %failure, "connection failed");
                 self.tcp_connection(Arc::clone(&label), label, UNKNOWN.into(), Tls::None, sni)
                     .end(failure.outcome);
+                None
             }
         }
     }
@@ -160,6 +177,22 @@ impl Outbound {
     }
 }
 
+impl Relay {
+    /// Relays until both sides have ended, or the sidecar has.
+    ///
+    /// It stays in its box, as the future would have a place of its own for what it moves.
+    pub(crate) async fn run(mut self: Box<Self>, closing: Closing) {
+        let Self {
+            client,
+            upstream,
+            connection,
+            ..
+        } = &mut *self;
+        let outcome = relay(client, &mut upstream.io, connection, closing).await;
+        self.connection.end(outcome);
+    }
+}
+
 impl Upstream {
     /// The connection itself, to listen whether the server speaks first.
     pub(crate) fn io(&mut self) -> &mut Io {
@@ -174,7 +207,13 @@ impl Upstream {
     }
 }
 
-async fn relay(client: &mut Io, server: &mut Io, connection: TcpConnection, mut closing: Closing) {
+/// Relays until both sides have ended, or one has broken, or the sidecar has ended.
+async fn relay(
+    client: &mut Io,
+    server: &mut Io,
+    connection: &TcpConnection,
+    mut closing: Closing,
+) -> Outcome {
     let progress = Progress::default();
     let outcome = tokio::select! {
         end = tcp::relay(client, server, &progress) => match end {
@@ -189,5 +228,5 @@ async fn relay(client: &mut Io, server: &mut Io, connection: TcpConnection, mut 
     }
     connection.read(progress.upstream.into_inner());
     connection.wrote(progress.downstream.into_inner());
-    connection.end(outcome);
+    outcome
 }

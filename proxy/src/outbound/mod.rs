@@ -223,12 +223,16 @@ impl Outbound {
         };
         let opened = tokio::select! {
             opened = Box::pin(self.open(tcp, address, &destination, &service)) => opened,
-            () = closing.clone().ends_silence() => return,
+            () = Box::pin(closing.clone().ends_silence()) => return,
         };
         match opened {
             Opened::Bytes(io, upstream, sni) => {
-                let upstream = upstream.map(|upstream| *upstream);
-                Box::pin(self.bytes(io, &service, upstream, sni, closing)).await;
+                let relay = Box::pin(self.bytes(io, &service, upstream, sni)).await;
+                // What is known of the service may be replaced while the bytes go on.
+                drop((target, service, destination, self));
+                if let Some(relay) = relay {
+                    Box::pin(relay.run(closing)).await;
+                }
             }
             Opened::Http(io, version) => {
                 let options = self.shared.server_options();
@@ -377,10 +381,13 @@ impl Outbound {
     /// first word of the control plane is waited for, and a sidecar without it is not ready.
     async fn is_in_mesh(&self, ip: IpAddr) -> bool {
         let mesh = self.shared.discovery.mesh();
+        let known = match mesh.load() {
+            Some(known) => Some(known),
+            // Boxed, as it is waited for once in a sidecar's life.
+            None => Box::pin(mesh.ready(DISCOVERY_WAIT)).await,
+        };
         // Without an answer the destination is asked for, which fails honestly.
-        mesh.ready(DISCOVERY_WAIT)
-            .await
-            .is_none_or(|mesh| mesh.contains(ip))
+        known.is_none_or(|mesh| mesh.contains(ip))
     }
 
     fn is_server_first(&self, port: u16) -> bool {

@@ -8,11 +8,16 @@
 //! belongs to an exchange that is over, all that it wrote is flushed, and it has asked for more
 //! ([`State::rests`](super::state::State::rests)). Whoever looks at the connection from outside sees no
 //! difference.
+//!
+//! To come back costs a microsecond or two, so that few connections wait long before they are parked, and
+//! many a short time ([`patience`]): memory that all of a crowd has had at once stays with the process.
 
+use std::cell::Cell;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,6 +28,43 @@ use super::service::Serving;
 use super::state::State;
 use super::{Connection, Handler, ServerOptions};
 use crate::http::settings;
+
+/// How long a connection is at rest before it is parked, where few are not.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// And where more than [`FEW`] of this thread are not.
+const LITTLE_PATIENCE: Duration = Duration::from_millis(20);
+const FEW: usize = 64;
+
+thread_local! {
+    /// Connections of this thread that are not parked.
+    static AT_WORK: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How long a connection has to be at rest now before it is parked.
+pub(super) fn patience() -> Duration {
+    if AT_WORK.get() > FEW {
+        LITTLE_PATIENCE
+    } else {
+        PATIENCE
+    }
+}
+
+/// One of [`AT_WORK`], until dropped.
+struct AtWork;
+
+impl AtWork {
+    fn new() -> Self {
+        AT_WORK.set(AT_WORK.get() + 1);
+        Self
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        // Another thread's, where a test moves its connections about.
+        AT_WORK.set(AT_WORK.get().saturating_sub(1));
+    }
+}
 
 /// The library's connection.
 type Working<I, H> = http1::UpgradeableConnection<TokioIo<ServerIo<I>>, Serving<H>>;
@@ -36,7 +78,7 @@ pub(super) struct Parkable<I, H: Handler> {
 }
 
 enum Place<I, H: Handler> {
-    Working(Box<Working<I, H>>),
+    Working(Box<Working<I, H>>, AtWork),
     Parked(Parked<I, H>),
     /// Between the two; left before anybody can look.
     Moving,
@@ -72,7 +114,7 @@ where
     fn work(&mut self) {
         self.place = match mem::replace(&mut self.place, Place::Moving) {
             Place::Parked(Parked { io, service }) => {
-                Place::Working(Box::new(self.connection(io, service)))
+                Place::Working(Box::new(self.connection(io, service)), AtWork::new())
             }
             working => working,
         };
@@ -112,7 +154,7 @@ where
             this.work();
         }
         match &mut this.place {
-            Place::Working(connection) => Pin::new(connection).poll(cx),
+            Place::Working(connection, _) => Pin::new(connection).poll(cx),
             Place::Parked(_) | Place::Moving => Poll::Ready(Ok(())),
         }
     }
@@ -127,7 +169,7 @@ where
         let this = self.get_mut();
         // The library knows how a connection ends.
         this.work();
-        if let Place::Working(connection) = &mut this.place {
+        if let Place::Working(connection, _) = &mut this.place {
             Pin::new(&mut **connection).graceful_shutdown();
         }
     }
@@ -139,7 +181,7 @@ where
         }
         this.state.set_rests(false);
         this.place = match mem::replace(&mut this.place, Place::Moving) {
-            Place::Working(connection) => match connection.into_parts() {
+            Place::Working(connection, _) => match connection.into_parts() {
                 // What the library has read is nothing, or it would not be at rest.
                 Some(parts) => Place::Parked(Parked {
                     io: parts.io.into_inner(),

@@ -19,8 +19,8 @@ const MAX_ALLOCATIONS: f64 = 15.05;
 const MAX_ALLOCATIONS_OF_CALL: f64 = 39.05;
 
 /// What an idle connection may keep of the heap, which resident memory is some more than.
-const MAX_IDLE_BYTES: f64 = 6_700.0;
-const MAX_IDLE_HTTP1: f64 = 3_200.0;
+const MAX_IDLE_BYTES: f64 = 5_900.0;
+const MAX_IDLE_HTTP1: f64 = 2_800.0;
 
 async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
     let closing = sidecar.closing.subscribe();

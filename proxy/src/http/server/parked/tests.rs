@@ -78,8 +78,10 @@ async fn a_parked_connection_goes_on_where_it_was() {
         (post, format!("got {long}.")),
         (GET.repeat(3), "got .".to_owned()),
     ] {
+        assert_eq!(AT_WORK.get(), 1);
         Pin::new(&mut connection).park();
         assert!(connection.is_parked());
+        assert_eq!(AT_WORK.get(), 0);
         turn(&mut connection).await;
         assert!(connection.is_parked(), "nothing has come");
         far.write_all(sent.as_bytes()).await.unwrap();
@@ -177,4 +179,16 @@ async fn what_wakes_it_is_guarded() {
     let _ = poll!(&mut connection);
     let answer = heard(&mut far).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[test]
+fn a_crowd_is_parked_soon() {
+    let few: Vec<_> = (0..FEW).map(|_| AtWork::new()).collect();
+    assert_eq!(patience(), PATIENCE);
+    let one_more = AtWork::new();
+    assert_eq!(patience(), LITTLE_PATIENCE);
+    drop(one_more);
+    assert_eq!(patience(), PATIENCE);
+    drop(few);
+    assert_eq!(AT_WORK.get(), 0);
 }
