@@ -186,7 +186,7 @@ where
     match version {
         Version::Http1 => {
             let connection = Parkable::new(io, service, Arc::clone(&state), &options);
-            Either::Left(Driver::new(state, version, &closing, options).run(connection))
+            Either::Left(Driver::new(state, version, closing, options).run(connection))
         }
         Version::Http2 => {
             let (corked, release) = Cork::new(io);
@@ -206,7 +206,7 @@ where
                 .auto_date_header(false)
                 .serve_connection(TokioIo::new(corked), service);
             let together = Together::new(spawner);
-            let driver = Driver::new(state, version, &closing, options);
+            let driver = Driver::new(state, version, closing, options);
             Either::Right(driver.run_with(connection, together, release))
         }
     }
@@ -282,15 +282,16 @@ enum End {
 }
 
 impl Driver {
-    fn new(state: Arc<State>, version: Version, closing: &Closing, options: ServerOptions) -> Self {
+    fn new(state: Arc<State>, version: Version, closing: Closing, options: ServerOptions) -> Self {
+        let born = closing.phase();
         let phases = FuturesUnordered::new();
-        phases.push(reached(closing.clone(), Phase::Announcing));
+        phases.push(reached(closing, Phase::Announcing));
         Self {
             state,
             version,
             options,
             phases,
-            born: closing.phase(),
+            born,
             ends_after_first: false,
             alarm: Alarm::default(),
             seen: 0,

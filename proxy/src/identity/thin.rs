@@ -272,7 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Thin<S> {
             if let Some(error) = &this.failed {
                 // It stays broken, but the cause is told only once.
                 let kind = error.kind();
-                let error = mem::replace(&mut this.failed, Some(kind.into()));
+                let error = this.failed.replace(kind.into());
                 return Poll::Ready(Err(error.unwrap_or_else(|| kind.into())));
             }
             if this.incoming.is_some()

@@ -9,8 +9,9 @@
 //! ([`State::rests`](super::state::State::rests)). Whoever looks at the connection from outside sees no
 //! difference.
 //!
-//! To come back costs a microsecond or two, so that few connections wait long before they are parked, and
-//! many a short time ([`patience`]): memory that all of a crowd has had at once stays with the process.
+//! To come back takes the buffers again, so that a few connections are at rest for long before they are
+//! parked; and many for a short time ([`patience`]), as what all of a crowd have had at once stays with the
+//! process.
 
 use std::cell::Cell;
 use std::mem;
@@ -79,7 +80,7 @@ pub(super) struct Parkable<I, H: Handler> {
 
 enum Place<I, H: Handler> {
     Working(Box<Working<I, H>>, AtWork),
-    Parked(Parked<I, H>),
+    Parked(Box<Parked<I, H>>),
     /// Between the two; left before anybody can look.
     Moving,
 }
@@ -101,7 +102,7 @@ where
         options: &ServerOptions,
     ) -> Self {
         let mut this = Self {
-            place: Place::Parked(Parked { io, service }),
+            place: Place::Parked(Box::new(Parked { io, service })),
             state,
             half_close: options.half_close,
             keep_case: options.keep_case,
@@ -113,7 +114,8 @@ where
     /// Makes the library's connection, where there is none.
     fn work(&mut self) {
         self.place = match mem::replace(&mut self.place, Place::Moving) {
-            Place::Parked(Parked { io, service }) => {
+            Place::Parked(parked) => {
+                let Parked { io, service } = *parked;
                 Place::Working(Box::new(self.connection(io, service)), AtWork::new())
             }
             working => working,
@@ -183,10 +185,10 @@ where
         this.place = match mem::replace(&mut this.place, Place::Moving) {
             Place::Working(connection, _) => match connection.into_parts() {
                 // What the library has read is nothing, or it would not be at rest.
-                Some(parts) => Place::Parked(Parked {
+                Some(parts) => Place::Parked(Box::new(Parked {
                     io: parts.io.into_inner(),
                     service: parts.service,
-                }),
+                })),
                 // It has left HTTP, and this part of it is over.
                 None => Place::Moving,
             },

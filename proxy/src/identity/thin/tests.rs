@@ -71,7 +71,7 @@ async fn bytes_arrive_whole_however_they_are_cut() {
                 }
             };
             let read_above = from_server.read_to_end(&mut above);
-            let (_, _, read, ()) = tokio::join!(up, down, read_above, read_below);
+            let ((), (), read, ()) = tokio::join!(up, down, read_above, read_below);
             read.unwrap();
         };
         timeout(PATIENCE, all).await.unwrap();
