@@ -68,6 +68,8 @@ pub(super) async fn after_start(mesh: &Mesh, program: Option<&Path>) -> anyhow::
     }));
     mesh.start_sidecar(STARTER).await?;
     let ready = asked.await.context("whoever asks has ended")??;
+    // Its address is free for the next round only when it has ended.
+    relay.shutdown().await;
     let certificate = heard.lock().certificate;
     let certificate = certificate.context("the sidecar was ready without a certificate")?;
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
