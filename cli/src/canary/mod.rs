@@ -42,6 +42,9 @@ const REFUSED: u8 = 1;
 const NO_ANSWER: u8 = 2;
 /// Exit code where it was changed, and not every sidecar is known to have it.
 const NOT_EVERYWHERE: u8 = 3;
+/// How often somebody else may be faster. The control plane is one: it writes how a policy fares into it, and
+/// most of all just after a change.
+const MAX_LOST: usize = 4;
 
 const CODES: &str = "\
 Without -f, the TrafficPolicy of the cluster is meant that targets the service; with -f, that in files,
@@ -247,13 +250,13 @@ impl Of {
     async fn change_object(&self, wanted: &Wanted, how: &How) -> Result<Changed, Trouble> {
         let cluster = object::Cluster::of(&self.cluster, &self.namespace).await?;
         let mut told = Told::new();
-        // Somebody who was faster is looked at, once.
-        let mut may_lose = true;
+        let mut lost = 0;
         loop {
             let found = cluster.find(self).await?;
             let plan = Plan::of(&found.canary, wanted, how.force).map_err(Trouble::Refused)?;
             let Some(generation) = cluster.write(&found, &plan).await? else {
-                if std::mem::take(&mut may_lose) {
+                lost += 1;
+                if lost <= MAX_LOST {
                     told.line("somebody else has just changed the policy: it is looked at again");
                     continue;
                 }
