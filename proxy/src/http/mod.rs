@@ -10,6 +10,7 @@
 //! * [`upgrade`]: what follows a `101` or a CONNECT.
 //! * [`answer`]: responses that a sidecar makes itself.
 //! * [`headers`]: hop-by-hop headers, authorities, request ids, streaming detection.
+//! * `chunked`: bodies in chunks.
 //! * [`forwarded`]: what applications are told of their clients' addresses.
 //! * `kept`: heads that can be sent once more.
 //! * [`replay`]: request bodies that can be sent once more.
@@ -23,6 +24,7 @@
 
 pub mod answer;
 pub mod body;
+mod chunked;
 pub mod client;
 mod cork;
 pub mod cuts;

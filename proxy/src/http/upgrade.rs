@@ -1,19 +1,22 @@
 //! What follows a `101` or a CONNECT: bytes both ways.
 //!
-//! A stack takes `hyper::upgrade::on(&mut request)` before it hands the request on and
-//! `hyper::upgrade::on(&mut response)` before it answers with the response, and spawns
-//! [`bridge_upgrade`] with both. Each side may end its half on its own.
+//! A stack takes [`Wanted`] of a request before it hands the request on and [`Upstream`] of the response
+//! before it answers with that, and spawns [`bridge_upgrade`] with both. Each side may end its half on
+//! its own.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use ::http::header::CONTENT_LENGTH;
 use ::http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional_with_sizes;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 
+use super::client::Tunnel;
 use super::deadline::before;
 use super::headers;
 use crate::net::closing::{Closing, Phase};
@@ -59,6 +62,40 @@ impl Wanted {
     /// The client's side.
     pub fn into_downstream(self) -> OnUpgrade {
         self.downstream
+    }
+}
+
+/// The upstream's side of what follows a response.
+#[derive(Debug)]
+pub enum Upstream {
+    /// The library has it, or will.
+    Library(OnUpgrade),
+    /// It is here.
+    Tunnel(Tunnel),
+}
+
+impl Upstream {
+    /// Takes it from a response that grants a wish.
+    pub fn take<B>(response: &mut Response<B>) -> Self {
+        let switched = response.extensions_mut().remove::<Switched>();
+        match switched.and_then(Switched::take) {
+            Some(tunnel) => Self::Tunnel(tunnel),
+            None => Self::Library(hyper::upgrade::on(response)),
+        }
+    }
+}
+
+/// In a response's extensions: a connection that has left HTTP. Closed where nobody takes it.
+#[derive(Clone, Debug)]
+pub(super) struct Switched(Arc<Mutex<Option<Tunnel>>>);
+
+impl Switched {
+    pub(super) fn new(tunnel: Tunnel) -> Self {
+        Self(Arc::new(Mutex::new(Some(tunnel))))
+    }
+
+    fn take(self) -> Option<Tunnel> {
+        self.0.lock().take()
     }
 }
 
@@ -110,7 +147,7 @@ pub fn unasked() -> Failure {
 /// when the response is on its way: neither side changes over before.
 pub async fn bridge_upgrade(
     downstream: OnUpgrade,
-    upstream: OnUpgrade,
+    upstream: Upstream,
     mut closing: Closing,
     deadline: Deadline,
 ) -> Bridged {
@@ -129,10 +166,20 @@ pub async fn bridge_upgrade(
     .await
 }
 
-async fn copy(downstream: OnUpgrade, upstream: OnUpgrade) -> Result<(u64, u64), ()> {
-    let downstream = downstream.await.map_err(drop)?;
-    let upstream = upstream.await.map_err(drop)?;
-    let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
+async fn copy(downstream: OnUpgrade, upstream: Upstream) -> Result<(u64, u64), ()> {
+    let downstream = TokioIo::new(downstream.await.map_err(drop)?);
+    match upstream {
+        Upstream::Library(upstream) => {
+            copy_both(downstream, TokioIo::new(upstream.await.map_err(drop)?)).await
+        }
+        Upstream::Tunnel(upstream) => copy_both(downstream, upstream).await,
+    }
+}
+
+async fn copy_both(
+    mut downstream: impl AsyncRead + AsyncWrite + Unpin,
+    mut upstream: impl AsyncRead + AsyncWrite + Unpin,
+) -> Result<(u64, u64), ()> {
     copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER)
         .await
         .map_err(drop)

@@ -217,7 +217,7 @@ impl Requests {
 
         if let Some((granted, asked)) = granted {
             upgrade::without_length(&mut response);
-            let upstream = hyper::upgrade::on(&mut response);
+            let upstream = upgrade::Upstream::take(&mut response);
             let downstream = granted.into_downstream();
             let closing = self.closing.clone();
             let bridge = upgrade::bridge_upgrade(downstream, upstream, closing, Deadline::NONE);

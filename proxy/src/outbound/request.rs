@@ -319,7 +319,7 @@ impl Requests {
         };
         if let Some(granted) = granted {
             upgrade::without_length(&mut response);
-            let upstream = hyper::upgrade::on(&mut response);
+            let upstream = upgrade::Upstream::take(&mut response);
             let downstream = granted.into_downstream();
             let bridge = upgrade::bridge_upgrade(downstream, upstream, self.closing.clone(), until);
             let bridging = async move {

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::BodyError;
-use crate::http::client::Lease;
+use crate::http::client::{Lease, LineBody};
 use crate::http::cuts::Cuttable;
 use crate::http::deadline::Alarm;
 use crate::outcome::Outcome;
@@ -91,12 +91,58 @@ impl Default for Progress {
     }
 }
 
+/// Who reads a body.
+enum Received {
+    /// The HTTP library.
+    Library(Incoming),
+    /// The exchange, from its HTTP/1 connection.
+    Line(LineBody),
+}
+
+impl Received {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Library(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Self::Line(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Library(body) => body.is_end_stream(),
+            Self::Line(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Library(body) => body.size_hint(),
+            Self::Line(body) => body.size_hint(),
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Self::Line(body) = self {
+            body.give_back();
+        }
+    }
+
+    fn abandon(&mut self) {
+        if let Self::Line(body) = self {
+            body.abandon();
+        }
+    }
+}
+
 /// The response body as it comes from upstream. When it has ended its connection goes back to the
 /// pool and its observer is told.
 pub struct UpstreamBody {
-    inner: Incoming,
+    inner: Received,
     /// A frame that was read before its turn.
-    ahead: Option<Box<Result<Frame<Bytes>, hyper::Error>>>,
+    ahead: Option<Box<Result<Frame<Bytes>, BodyError>>>,
     lease: Lease,
     http2: bool,
     observer: Option<Box<dyn ExchangeObserver>>,
@@ -118,6 +164,15 @@ impl UpstreamBody {
         lease: Lease,
         progress: Option<Arc<Progress>>,
     ) -> Self {
+        Self::received(Received::Library(inner), lease, progress)
+    }
+
+    /// One that its exchange reads.
+    pub(in crate::http) fn of_line(inner: LineBody, progress: Option<Arc<Progress>>) -> Self {
+        Self::received(Received::Line(inner), Lease::None, progress)
+    }
+
+    fn received(inner: Received, lease: Lease, progress: Option<Arc<Progress>>) -> Self {
         let mut body = Self {
             inner,
             ahead: None,
@@ -135,6 +190,7 @@ impl UpstreamBody {
             cut: None,
         };
         if body.inner.is_end_stream() {
+            body.inner.give_back();
             body.lease.give_back();
         }
         body
@@ -166,7 +222,7 @@ impl UpstreamBody {
     /// comes. To be called before the body is read.
     pub async fn trailers_ahead(&mut self) -> Option<&HeaderMap> {
         if self.ahead.is_none() && !self.inner.is_end_stream() {
-            let ahead = poll_fn(|cx| Pin::new(&mut self.inner).poll_frame(cx)).await;
+            let ahead = poll_fn(|cx| self.inner.poll_frame(cx)).await;
             self.ahead = ahead.map(Box::new);
         }
         let frame = self.ahead.as_ref()?.as_ref().as_ref().ok()?;
@@ -211,8 +267,10 @@ impl UpstreamBody {
         self.cut = None;
         self.alarm.disarm();
         if ending == Ending::Complete {
+            self.inner.give_back();
             self.lease.give_back();
         } else {
+            self.inner.abandon();
             self.lease.abandon();
         }
         if let Some(observer) = self.observer.take() {
@@ -255,7 +313,7 @@ impl Body for UpstreamBody {
         }
         let polled = match this.ahead.take() {
             Some(ahead) => Poll::Ready(Some(*ahead)),
-            None => Pin::new(&mut this.inner).poll_frame(cx),
+            None => this.inner.poll_frame(cx),
         };
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -268,7 +326,7 @@ impl Body for UpstreamBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 this.finish(Ending::Failed(Outcome::Reset));
-                Poll::Ready(Some(Err(error.into())))
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) if this.http2 && !this.inner.is_end_stream() => {
                 this.finish(Ending::Failed(Outcome::Reset));

@@ -8,7 +8,7 @@ use super::h2::H2Lease;
 pub(in crate::http) enum Lease {
     /// Nothing any more.
     None,
-    /// A connection of its own.
+    /// A connection of its own, which the library drives.
     H1(H1Lease),
     /// One of several streams; counted until dropped.
     H2(H2Lease),

@@ -31,6 +31,8 @@ use crate::net::age::AgeCap;
 use crate::outcome::{Failure, Outcome, Processed};
 
 pub use h1::H1Pool;
+pub(super) use h1::LineBody;
+pub use h1::Tunnel;
 pub use h2::H2Pool;
 pub(super) use lease::Lease;
 use sent::SentBody;

@@ -1,10 +1,12 @@
 //! Whether a request that got no response may have been processed.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
 use super::super::body::{BodyError, h2_error};
-use crate::outcome::{Failure, Outcome, Processed};
+use super::h1::Broken;
+use crate::outcome::{Failure, Outcome};
 
 /// What the connection knows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,33 +20,65 @@ pub(super) struct Evidence {
 /// Makes the failure of an exchange that ended with `error` before its response. Where hyper gave the
 /// request back `whole`, it was never begun.
 pub(super) fn failure(error: hyper::Error, whole: bool, evidence: Evidence) -> Failure {
-    let never = whole || evidence.wrote_nothing || evidence.closed_cleanly || peer_refused(&error);
+    let never = whole || evidence.is_proof() || peer_refused(&error);
+    let said = if error.is_parse() {
+        Some("the answer was not HTTP".into())
+    } else if error.is_timeout() {
+        Some("the connection answers no ping".into())
+    } else {
+        None
+    };
+    judge(error, said, never)
+}
+
+/// The same, of a connection that its exchange drove.
+pub(super) fn of_line(broken: Broken, evidence: Evidence) -> Failure {
+    let never = matches!(broken, Broken::BeforeRequest) || evidence.is_proof();
+    let said = match &broken {
+        Broken::Malformed(malformed) => Some(malformed.to_string().into()),
+        _ => None,
+    };
+    judge(broken, said, never)
+}
+
+/// `said`: what is to be said of it, where that is known.
+fn judge(
+    error: impl Error + Send + Sync + 'static,
+    said: Option<Cow<'static, str>>,
+    never: bool,
+) -> Failure {
     let (outcome, detail) = if broke_the_protocol(&error) {
         (
             Outcome::BadRequest,
-            "the body of the request breaks its framing",
+            "the body of the request breaks its framing".into(),
         )
     } else if request_broke(&error) {
-        (Outcome::ClientGone, "the request broke off")
-    } else if error.is_parse() {
-        (Outcome::Reset, "the answer was not HTTP")
-    } else if error.is_timeout() {
-        (Outcome::Reset, "the connection answers no ping")
+        (Outcome::ClientGone, "the request broke off".into())
+    } else if let Some(said) = said {
+        (Outcome::Reset, said)
     } else if never {
-        (Outcome::Reset, "the connection closed before the request")
+        (
+            Outcome::Reset,
+            "the connection closed before the request".into(),
+        )
     } else {
-        (Outcome::Reset, "the connection broke before the answer")
+        (
+            Outcome::Reset,
+            "the connection broke before the answer".into(),
+        )
     };
-    let processed = if never {
-        Processed::Never
+    let failure = if never {
+        Failure::never(outcome, detail)
     } else {
-        Processed::Maybe
-    };
-    let failure = match processed {
-        Processed::Never => Failure::never(outcome, detail),
-        Processed::Maybe => Failure::maybe(outcome, detail),
+        Failure::maybe(outcome, detail)
     };
     failure.because(error)
+}
+
+impl Evidence {
+    fn is_proof(self) -> bool {
+        self.wrote_nothing || self.closed_cleanly
+    }
 }
 
 /// REFUSED_STREAM, or a graceful GOAWAY that left this stream out (RFC 9113, 6.8 and 8.7).
@@ -69,7 +103,7 @@ pub(super) fn connection_is_ending(error: &hyper::Error) -> bool {
 
 /// The body that should have gone upstream is none: that is how its connection's framing, and the
 /// guard before it, say so.
-fn broke_the_protocol(error: &hyper::Error) -> bool {
+fn broke_the_protocol(error: &(dyn Error + 'static)) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     let mut is_request = false;
     while let Some(error) = cause {
@@ -84,7 +118,7 @@ fn broke_the_protocol(error: &hyper::Error) -> bool {
 }
 
 /// The body that should have gone upstream failed.
-fn request_broke(error: &hyper::Error) -> bool {
+fn request_broke(error: &(dyn Error + 'static)) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if error.is::<BodyError>() {

@@ -18,11 +18,10 @@
 //! What is refused and how is in [`Violation`]; the transport that acts on it is
 //! `server::guarded`.
 
-use self::chunked::{Chunks, Framed};
 use self::head::{Body, Found, Head};
 pub(crate) use self::violation::Violation;
+use super::chunked::{Chunks, Framed};
 
-mod chunked;
 mod head;
 mod violation;
 

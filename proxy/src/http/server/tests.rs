@@ -259,7 +259,7 @@ async fn hop() -> (Peer, crate::http::testing::Accepted) {
             let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             strip_hop_by_hop(response.headers_mut(), upgraded);
             if upgraded {
-                let upstream = hyper::upgrade::on(&mut response);
+                let upstream = crate::http::upgrade::Upstream::take(&mut response);
                 let (sender, closing) = crate::net::closing::channel();
                 tokio::spawn(async move {
                     let bridged =

@@ -1,30 +1,51 @@
 //! The HTTP/1 pool: connections that carry one exchange at a time.
+//!
+//! A connection is driven by its exchange ([`line`]), which [`encode`] writes and [`decode`] reads; what
+//! comes behind a response's head is [`body`]'s. Idle connections are watched by one task of the pool,
+//! which wakes only when the peer of one has left. Where names of headers are to be written as they were
+//! spelled, connections are the HTTP library's ([`library`]).
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
-use http_body::Body;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use http_body::{Body, Frame};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
-use super::io::{Link, Meter, Probe};
+pub(in crate::http) use self::body::LineBody;
+use self::decode::{Framing, Head, Malformed};
+pub(in crate::http) use self::library::H1Lease;
+use self::library::{Library, Unanswered};
+pub(in crate::http::client) use self::line::Broken;
+use self::line::Line;
+use self::transport::Over;
+pub use self::transport::Tunnel;
 use super::lease::Lease;
-use super::sent::SentBody;
 use super::{
     Connect, Full, MAX_REPLACEMENTS, Outgoing, PoolOptions, PoolStats, Room, SendOptions, Token,
-    TryError, UPLOAD_GRACE, Unconnected, bounded, proof, take_room,
+    TryError, Unconnected, bounded, proof, take_room,
 };
-use crate::bounds::Bounds;
-use crate::http::body::{RequestBody, UpstreamBody};
-use crate::http::{headers, settings};
+use crate::bounds::{Bounds, DialPlace};
+use crate::http::body::{Progress, RequestBody, UpstreamBody};
+use crate::http::headers;
+use crate::http::upgrade::Switched;
 use crate::outcome::{Failure, Outcome};
+
+mod body;
+mod decode;
+mod encode;
+mod library;
+mod line;
+mod transport;
 
 /// A peer that announces a longer keep-alive is not believed beyond this.
 const MAX_ANNOUNCED_IDLE: Duration = Duration::from_secs(60);
@@ -46,6 +67,7 @@ impl<C: Connect> H1Pool<C> {
                 options,
                 bounds: connect.bounds(),
                 room: connect.room(),
+                is_watched: AtomicBool::new(false),
                 state: Mutex::new(State::default()),
             }),
             connect: Arc::new(connect),
@@ -68,7 +90,9 @@ impl<C: Connect> H1Pool<C> {
         request: &mut Outgoing,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
-        frame(request.as_mut());
+        if self.shared.options.keep_case {
+            frame(request.as_mut());
+        }
         let mut replaced = 0;
         loop {
             let reuse = replaced < MAX_REPLACEMENTS;
@@ -112,7 +136,7 @@ impl<C: Connect> H1Pool<C> {
         let state = self.shared.state.lock();
         PoolStats {
             connections: state.open,
-            idle: state.idle.iter().filter(|c| !c.sender.is_closed()).count(),
+            idle: state.idle.iter().filter(|idle| idle.is_open()).count(),
             pending: state.waiting.len(),
             streams: 0,
         }
@@ -123,9 +147,7 @@ impl<C: Connect> H1Pool<C> {
         let now = Instant::now();
         let fits = |idle: &Connection| {
             let age = now.duration_since(idle.used);
-            idle.usable(now)
-                && idle.sender.is_ready()
-                && options.max_idle_age.is_none_or(|max| age <= max)
+            idle.usable(now) && idle.is_ready() && options.max_idle_age.is_none_or(|max| age <= max)
         };
         self.shared.state.lock().idle.iter().any(|idle| fits(idle))
     }
@@ -137,7 +159,7 @@ impl<C: Connect> H1Pool<C> {
         let mut closes = false;
         while !closes && !state.idle.is_empty() {
             let oldest = state.idle.remove(0);
-            closes = !oldest.sender.is_closed();
+            closes = oldest.is_open();
             dropped.push(oldest);
         }
         // Closing a connection may come back to this pool.
@@ -175,33 +197,17 @@ impl<C: Connect> H1Pool<C> {
 
     async fn make(&self, slot: (Slot, Option<Token>)) -> Result<Box<Connection>, Failure> {
         let Bounds { limits, dials, .. } = &*self.shared.bounds;
-        let slot = (dials.place().await?, slot);
+        let held = (dials.place().await?, slot);
         let io = self.connect.connect().await?;
         let ends_at = C::ends_at(&io);
-        let link = Arc::new(Link::new());
-        let (meter, probe) = if self.connect.check_before_reuse() {
-            let (meter, probe) = Meter::with_probe(io, Arc::clone(&link), slot, C::peer_has_closed);
-            (meter, Some(probe))
+        let carrier = if self.shared.options.keep_case {
+            let probe = (self.connect.check_before_reuse())
+                .then_some(C::peer_has_closed as fn(&C::Io) -> bool);
+            Carrier::Library(Library::new(io, held, limits, probe).await?)
         } else {
-            (Meter::new(io, Arc::clone(&link), slot), None)
+            self.shared.watch();
+            Carrier::Line(Line::new(Box::new(Over::<C>::new(io)), *limits), held)
         };
-        let mut builder = http1::Builder::new();
-        if limits.headers > settings::LIBRARY_HEADERS {
-            builder.max_headers(limits.headers.into());
-        }
-        let (sender, driver) = builder
-            .max_buf_size(settings::max_buffer(limits.header_bytes))
-            .max_header_size(limits.header_bytes)
-            .preserve_header_case(self.shared.options.keep_case)
-            .handshake::<_, SentBody>(TokioIo::new(meter))
-            .await
-            .map_err(|error| {
-                Failure::never(Outcome::Reset, "no HTTP/1 connection").because(error)
-            })?;
-        let task = tokio::spawn(async move {
-            // Whoever waits for a response is told; nobody else wants to know.
-            let _ = driver.with_upgrades().await;
-        });
         let now = Instant::now();
         let PoolOptions {
             idle_limit,
@@ -209,10 +215,9 @@ impl<C: Connect> H1Pool<C> {
             ..
         } = self.shared.options;
         Ok(Box::new(Connection {
-            sender,
-            link,
-            probe,
-            task: task.abort_handle(),
+            carrier,
+            pool: Arc::downgrade(&self.shared),
+            checks_before_reuse: self.connect.check_before_reuse(),
             used: now,
             used_before: false,
             idle_limit,
@@ -226,47 +231,85 @@ impl<C: Connect> H1Pool<C> {
         request: &mut Outgoing,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
-        let mark = connection.link.mark();
-        let reused = connection.used_before;
-        connection.used_before = true;
-        let sent = |body| SentBody::new(body, options.progress.clone());
-        let sending = connection.sender.try_send_request(request.take().map(sent));
-        match sending.await {
-            Ok(mut response) => {
-                if !headers::frame_once(response.headers_mut()) {
-                    return Err(TryError {
-                        failure: Failure::maybe(
-                            Outcome::Reset,
-                            "the answer could be read in two ways: its length and its transfer-encoding",
-                        ),
-                        request: None,
-                        reused,
-                        full: None,
-                    });
-                }
-                let response = bounded(response, &self.shared.bounds, reused)?;
-                if let Some(announced) = announced_idle(response.headers()) {
-                    connection.idle_limit = announced;
-                }
-                let lease = Lease::H1(H1Lease {
-                    pool: Arc::downgrade(&self.shared),
-                    connection,
-                });
-                let progress = options.progress.clone();
-                Ok(response.map(|body| UpstreamBody::new(body, lease, progress)))
+        let reused = std::mem::replace(&mut connection.used_before, true);
+        let line = match &mut connection.carrier {
+            Carrier::Line(line, _) => line,
+            Carrier::Library(_) => {
+                return Box::pin(self.exchange_by_library(connection, request, options, reused))
+                    .await;
             }
-            Err(error) => {
+        };
+        let before = line.count();
+        let progress = options.progress.as_ref();
+        let exchange = |cx: &mut Context<'_>| line.poll_exchange(cx, request.as_mut(), progress);
+        match poll_fn(exchange).await {
+            Ok(head) => Ok(connection.response(head, request, progress)),
+            Err(broken) => {
+                let now = line.count();
+                let evidence = proof::Evidence {
+                    wrote_nothing: now.written == before.written,
+                    closed_cleanly: self.connect.clean_close_is_proof()
+                        && now.ended
+                        && now.read == before.read,
+                };
+                Err(self.unanswered(broken, evidence, request, reused))
+            }
+        }
+    }
+
+    fn unanswered(
+        &self,
+        broken: Broken,
+        evidence: proof::Evidence,
+        request: &mut Outgoing,
+        reused: bool,
+    ) -> TryError {
+        if let Broken::Malformed(Malformed::Bytes | Malformed::Fields) = broken {
+            self.shared.bounds.hits.response_head.increment(1);
+        }
+        let is_whole = matches!(broken, Broken::BeforeRequest);
+        TryError {
+            failure: proof::of_line(broken, evidence),
+            reused,
+            request: is_whole.then(|| Box::new(request.take())),
+            full: None,
+        }
+    }
+
+    async fn exchange_by_library(
+        &self,
+        mut connection: Box<Connection>,
+        request: &mut Outgoing,
+        options: &SendOptions,
+        reused: bool,
+    ) -> Result<Response<UpstreamBody>, TryError> {
+        let proof = self.connect.clean_close_is_proof();
+        let Some(library) = connection.library() else {
+            return Err(Failure::never(Outcome::Reset, "no connection of the library's").into());
+        };
+        let mut response = match library.exchange(request.take(), options, proof).await {
+            Ok(response) => response,
+            Err(Unanswered { error, evidence }) => {
                 if error.error().is_parse_too_large() {
                     self.shared.bounds.hits.response_head.increment(1);
                 }
-                let evidence = proof::Evidence {
-                    wrote_nothing: connection.link.wrote_nothing_since(mark),
-                    closed_cleanly: self.connect.clean_close_is_proof()
-                        && connection.link.closed_cleanly_without_a_byte_since(mark),
-                };
-                Err(TryError::unanswered(error, reused, evidence))
+                return Err(TryError::unanswered(error, reused, evidence));
             }
+        };
+        if !headers::frame_once(response.headers_mut()) {
+            let failure = Failure::maybe(Outcome::Reset, Malformed::TwoReadings.to_string());
+            return Err(TryError {
+                reused,
+                ..failure.into()
+            });
         }
+        let response = bounded(response, &self.shared.bounds, reused)?;
+        if let Some(announced) = announced_idle(response.headers()) {
+            connection.idle_limit = announced;
+        }
+        let lease = Lease::H1(H1Lease::new(connection));
+        let progress = options.progress.clone();
+        Ok(response.map(|body| UpstreamBody::new(body, lease, progress)))
     }
 }
 
@@ -285,50 +328,17 @@ impl<C> std::fmt::Debug for H1Pool<C> {
     }
 }
 
-/// A connection whose response body has not ended.
-#[derive(Debug)]
-pub(in crate::http) struct H1Lease {
-    pool: Weak<Shared>,
-    connection: Box<Connection>,
-}
-
-impl H1Lease {
-    /// The response has ended. Where the request has not, it gets a short grace: a connection that
-    /// waits for the rest of a request that nobody answers any more would stay for ever.
-    pub(super) fn give_back(self) {
-        let Self {
-            pool,
-            mut connection,
-        } = self;
-        if connection.sender.is_closed() {
-            return;
-        }
-        if connection.sender.is_ready() {
-            if let Some(pool) = pool.upgrade() {
-                pool.check_in(connection);
-            }
-            return;
-        }
-        tokio::spawn(async move {
-            let settled = tokio::time::timeout(UPLOAD_GRACE, connection.sender.ready()).await;
-            match (settled, pool.upgrade()) {
-                (Ok(Ok(())), Some(pool)) => pool.check_in(connection),
-                (Ok(_), _) => {}
-                (Err(_), _) => connection.task.abort(),
-            }
-        });
-    }
-}
-
 /// Each in a box, which goes with the response's body and comes back.
 type Connections = Vec<Box<Connection>>;
 
-/// The sender's side of a connection.
+/// What a connection holds for as long as it is open.
+type Held = (DialPlace, (Slot, Option<Token>));
+
+/// A connection of the pool.
 struct Connection {
-    sender: SendRequest<SentBody>,
-    link: Arc<Link>,
-    probe: Option<Probe>,
-    task: AbortHandle,
+    carrier: Carrier,
+    pool: Weak<Shared>,
+    checks_before_reuse: bool,
     used: Instant,
     /// It has carried an exchange.
     used_before: bool,
@@ -337,11 +347,131 @@ struct Connection {
     replace_at: Option<Instant>,
 }
 
+/// Who drives a connection.
+#[derive(Debug)]
+enum Carrier {
+    /// Its exchange.
+    Line(Line, Held),
+    /// A task of the library's.
+    Library(Library),
+}
+
 impl Connection {
+    /// The response that begins with `head`, whose body reads on from this connection.
+    fn response(
+        mut self: Box<Self>,
+        head: Head,
+        request: &mut Outgoing,
+        progress: Option<&Arc<Progress>>,
+    ) -> Response<UpstreamBody> {
+        let Head {
+            mut response,
+            framing,
+            switches,
+            is_last: _,
+        } = head;
+        let request = request.take();
+        let progress = progress.map(Arc::clone);
+        if switches {
+            if let Some(tunnel) = self.into_tunnel() {
+                response.extensions_mut().insert(Switched::new(tunnel));
+            }
+            return response.map(|()| UpstreamBody::of_line(LineBody::none(), progress));
+        }
+        if let Some(announced) = announced_idle(response.headers()) {
+            self.idle_limit = announced;
+        }
+        let body = if self.is_uploaded() {
+            LineBody::new(self, framing)
+        } else {
+            LineBody::beside(request, progress.clone(), self, framing)
+        };
+        response.map(|()| UpstreamBody::of_line(body, progress))
+    }
+
+    /// What is left when both sides have left HTTP.
+    fn into_tunnel(self) -> Option<Tunnel> {
+        let Carrier::Line(mut line, held) = self.carrier else {
+            return None;
+        };
+        let (read, io) = line.take();
+        Some(Tunnel::new(read, io, held))
+    }
+
+    /// Goes on with the request; see [`Line::poll_upload`].
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &mut Request<RequestBody>,
+        progress: Option<&Arc<Progress>>,
+    ) -> Poll<Result<(), Broken>> {
+        match &mut self.carrier {
+            Carrier::Line(line, _) => line.poll_upload(cx, request, progress),
+            Carrier::Library(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// The next frame of the response's body; see [`Line::poll_body`].
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        framing: &mut Framing,
+    ) -> Poll<Result<Option<Frame<Bytes>>, Broken>> {
+        match &mut self.carrier {
+            Carrier::Line(line, _) => line.poll_body(cx, framing),
+            Carrier::Library(_) => Poll::Ready(Err(Broken::Closed)),
+        }
+    }
+
+    fn is_uploaded(&self) -> bool {
+        match &self.carrier {
+            Carrier::Line(line, _) => line.is_uploaded(),
+            Carrier::Library(_) => true,
+        }
+    }
+
+    fn library(&mut self) -> Option<&mut Library> {
+        match &mut self.carrier {
+            Carrier::Line(..) => None,
+            Carrier::Library(library) => Some(library),
+        }
+    }
+
     fn usable(&self, now: Instant) -> bool {
-        !self.sender.is_closed()
-            && now.duration_since(self.used) < self.idle_limit
-            && !self.is_old(now)
+        self.is_open() && now.duration_since(self.used) < self.idle_limit && !self.is_old(now)
+    }
+
+    /// Not known to have ended.
+    fn is_open(&self) -> bool {
+        match &self.carrier {
+            Carrier::Line(..) => true,
+            Carrier::Library(library) => !library.is_closed(),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match &self.carrier {
+            Carrier::Line(..) => true,
+            Carrier::Library(library) => library.is_ready(),
+        }
+    }
+
+    /// Ready once an idle connection can take no request.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.carrier {
+            Carrier::Line(line, _) => line.poll_idle(cx),
+            Carrier::Library(library) if library.is_closed() => Poll::Ready(()),
+            Carrier::Library(_) => Poll::Pending,
+        }
+    }
+
+    /// Asks the kernel whether the peer of an idle connection has closed it, where that is to be asked.
+    fn peer_has_closed(&self) -> bool {
+        self.checks_before_reuse
+            && match &self.carrier {
+                Carrier::Line(line, _) => line.peer_has_closed(),
+                Carrier::Library(library) => library.peer_has_closed(),
+            }
     }
 
     fn is_old(&self, now: Instant) -> bool {
@@ -352,7 +482,7 @@ impl Connection {
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
-            .field("link", &self.link)
+            .field("carrier", &self.carrier)
             .finish_non_exhaustive()
     }
 }
@@ -362,6 +492,8 @@ struct Shared {
     options: PoolOptions,
     bounds: Arc<Bounds>,
     room: Option<Arc<dyn Room>>,
+    /// Idle connections are watched.
+    is_watched: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -372,6 +504,8 @@ struct State {
     /// Slots given out.
     open: usize,
     waiting: VecDeque<oneshot::Sender<Grant>>,
+    /// Of the task that watches idle connections.
+    watch: Option<Waker>,
 }
 
 enum CheckOut {
@@ -429,12 +563,58 @@ impl Shared {
                 Ok(()) | Err(Grant::Slot(_)) => return,
             }
         }
+        if let Some(watch) = &state.watch
+            && connection
+                .poll_left(&mut Context::from_waker(watch))
+                .is_ready()
+        {
+            // Closing a connection may come back to this pool.
+            drop(state);
+            return;
+        }
         state.idle.push(connection);
         let oldest = (!state.idle[0].usable(now)).then(|| state.idle.remove(0));
         drop(state);
         drop(oldest);
         if let Some(room) = &self.room {
             room.eased();
+        }
+    }
+}
+
+impl Shared {
+    /// Has idle connections dropped as soon as their peers leave, from now on.
+    fn watch(self: &Arc<Self>) {
+        if self.is_watched.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shared = Arc::downgrade(self);
+        let watching = poll_fn(move |cx| match shared.upgrade() {
+            Some(shared) => shared.drop_left(cx),
+            None => Poll::Ready(()),
+        });
+        // It looks at all of them at once: the runtime's budget would have it begin anew for ever.
+        tokio::spawn(unconstrained(watching));
+    }
+
+    fn drop_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        state.watch = Some(cx.waker().clone());
+        let left: Connections = state
+            .idle
+            .extract_if(.., |idle| idle.poll_left(cx).is_ready())
+            .collect();
+        drop(state);
+        drop(left);
+        Poll::Pending
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The watching task finds that there is nothing to be watched any more.
+        if let Some(watch) = self.state.get_mut().watch.take() {
+            watch.wake();
         }
     }
 }
@@ -459,13 +639,11 @@ impl State {
                 // Those below are older still.
                 return None;
             }
-            if !idle.sender.is_ready() {
+            if !idle.is_ready() {
                 continue;
             }
             let connection = self.idle.remove(index);
-            let probe = connection.probe.as_ref();
-            if options.probe_before_write && probe.is_some_and(|peer_has_closed| peer_has_closed())
-            {
+            if options.probe_before_write && connection.peer_has_closed() {
                 dropped.push(connection);
                 continue;
             }
@@ -495,6 +673,23 @@ impl Drop for Slot {
             return;
         }
         state.open -= 1;
+    }
+}
+
+/// A connection whose exchange has ended goes back to its pool, where it may take another one.
+fn give_back(mut connection: Box<Connection>) {
+    if let Carrier::Line(line, _) = &mut connection.carrier {
+        if !line.is_reusable() {
+            return;
+        }
+        line.rest();
+    }
+    check_in(connection);
+}
+
+fn check_in(connection: Box<Connection>) {
+    if let Some(pool) = connection.pool.upgrade() {
+        pool.check_in(connection);
     }
 }
 

@@ -1,8 +1,9 @@
-//! A body in chunks (RFC 9112, 7.1).
+//! A body in chunks (RFC 9112, 7.1), read strictly.
 //!
 //! Bodies stream: what came before a violation was handed on, and the body ends there, broken.
+//! [`Chunks`] says which bytes are what; who uses it bounds how many may not be data.
 
-use super::Violation;
+use super::guard::Violation;
 
 /// Where in a chunked body the next byte stands.
 #[derive(Debug, Default)]
@@ -48,24 +49,57 @@ impl Chunks {
     pub(super) fn scan(&mut self, bytes: &[u8]) -> (usize, Framed) {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
-            if self.place == Place::Data {
-                let left = bytes.len() - at;
-                let len = usize::try_from(self.size).map_or(left, |size| size.min(left));
-                at += len;
-                self.size -= len as u64;
-                if self.size == 0 {
-                    self.place = Place::DataCr;
-                }
+            if self.data_left() > 0 {
+                at += self.take_data(bytes.len() - at);
                 continue;
             }
-            match self.step(*byte) {
-                Ok(Some(place)) => self.place = place,
-                Ok(None) => return (at + 1, Framed::End),
+            match self.frame(*byte) {
+                Ok(false) => {}
+                Ok(true) => return (at + 1, Framed::End),
                 Err(violation) => return (at, Framed::Broken(violation)),
             }
             at += 1;
         }
         (at, Framed::More)
+    }
+
+    /// How many of the next bytes are data; none where the next one is framing.
+    pub(super) fn data_left(&self) -> u64 {
+        if self.place == Place::Data {
+            self.size
+        } else {
+            0
+        }
+    }
+
+    /// Takes up to `available` bytes of data, and says how many.
+    pub(super) fn take_data(&mut self, available: usize) -> usize {
+        let left = self.data_left();
+        let len = usize::try_from(left).map_or(available, |left| left.min(available));
+        self.size -= len as u64;
+        if len > 0 && self.size == 0 {
+            self.place = Place::DataCr;
+        }
+        len
+    }
+
+    /// Takes a byte that is no data; true where it was the body's last one.
+    pub(super) fn frame(&mut self, byte: u8) -> Result<bool, Violation> {
+        match self.step(byte)? {
+            Some(place) => {
+                self.place = place;
+                Ok(false)
+            }
+            None => Ok(true),
+        }
+    }
+
+    /// Whether the next byte is one of the trailer section, or of the empty line behind it.
+    pub(super) fn is_in_trailers(&self) -> bool {
+        matches!(
+            self.place,
+            Place::Line | Place::Trailer | Place::TrailerLf | Place::EndLf
+        )
     }
 
     /// Where the byte after `byte` stands; none behind the end.
