@@ -89,6 +89,9 @@ pub(crate) struct Search {
     pub(crate) full: SmallVec<[Arc<Endpoint>; 2]>,
     /// Only these have a connection to spare; empty: any endpoint will do.
     pub(crate) among: Vec<Arc<Endpoint>>,
+    /// An idle connection was closed so that this one may have one more: to look elsewhere would close
+    /// connections in a circle.
+    room_for: Option<Arc<Endpoint>>,
     /// There is somewhere else to look before anything is waited for.
     looks_on: bool,
 }
@@ -134,6 +137,11 @@ impl Search {
             let others = endpoints.iter().filter(|one| !spares(one));
             return others.chain(tried).cloned().collect();
         }
+        if let Some(chosen) = &self.room_for {
+            let endpoints = backend.known_endpoints();
+            let others = endpoints.iter().filter(|one| !Arc::ptr_eq(one, chosen));
+            return others.chain(tried).cloned().collect();
+        }
         if self.full.is_empty() {
             return tried.into();
         }
@@ -156,6 +164,7 @@ impl Search {
         version: Version,
     ) -> Result<(), Failure> {
         let narrowed = !std::mem::take(&mut self.among).is_empty();
+        self.room_for = None;
         if full == Full::Pool {
             if self.full.iter().any(|one| Arc::ptr_eq(one, endpoint)) {
                 return Err(overflow("the pools of all endpoints are full"));
@@ -178,10 +187,12 @@ impl Search {
             }
         }
         if self.waiting.turn.is_some() {
-            self.waiting.make_room(backend)
+            self.waiting.make_room(backend)?;
         } else {
-            self.waiting.line_up(backend)
+            self.waiting.line_up(backend)?;
         }
+        self.room_for = self.waiting.evicted.then(|| Arc::clone(endpoint));
+        Ok(())
     }
 }
 
