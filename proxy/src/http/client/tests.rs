@@ -7,6 +7,7 @@ mod floods;
 mod goaway;
 mod h1;
 mod h2;
+mod line;
 mod publisher;
 mod writes;
 

@@ -67,11 +67,13 @@ pub(super) enum Found {
     Head(Head),
 }
 
-/// Reads a head from the beginning of `bytes`, and takes it away. `method` is the request's.
+/// Reads a head from the beginning of `bytes`, and takes it away. `method` is the request's; `spare` is
+/// an empty map, whose room the head takes.
 pub(super) fn head(
     bytes: &mut BytesMut,
     method: &Method,
     limits: &ProcessLimits,
+    spare: &mut HeaderMap,
 ) -> Result<Found, Malformed> {
     const FEW: usize = settings::LIBRARY_HEADERS as usize;
     let most = usize::from(limits.headers);
@@ -100,7 +102,8 @@ pub(super) fn head(
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = head.version;
-    *response.headers_mut() = fields(&text, &head.fields)?;
+    *response.headers_mut() = std::mem::take(spare);
+    fields(&text, &head.fields, response.headers_mut())?;
     if let Some(said) = reason(&text, &head, status) {
         response.extensions_mut().insert(said);
     }
@@ -184,16 +187,19 @@ fn part(text: &Bytes, (from, to): Range) -> Bytes {
     text.slice(from as usize..to as usize)
 }
 
-fn fields(text: &Bytes, places: &[(Range, Range)]) -> Result<HeaderMap, Malformed> {
-    let mut headers = HeaderMap::with_capacity(places.len());
+fn fields(
+    text: &Bytes,
+    places: &[(Range, Range)],
+    headers: &mut HeaderMap,
+) -> Result<(), Malformed> {
+    headers.reserve(places.len());
     for (name, value) in places {
         let name = &text[name.0 as usize..name.1 as usize];
         let name = HeaderName::from_bytes(name).map_err(|_| Malformed::Syntax)?;
-        let value =
-            HeaderValue::from_maybe_shared(part(text, *value)).map_err(|_| Malformed::Syntax)?;
-        headers.append(name, value);
+        let value = HeaderValue::from_maybe_shared(part(text, *value));
+        headers.append(name, value.map_err(|_| Malformed::Syntax)?);
     }
-    Ok(headers)
+    Ok(())
 }
 
 /// What stands for the status, where it is not the usual.

@@ -35,6 +35,8 @@ use crate::http::body::{BodyError, Progress, RequestBody};
 const FIRST_READ: usize = 8 * 1024;
 /// The same, where reads are filled.
 const MAX_READ: usize = 64 * 1024;
+/// Fields that a response's map has room for, kept from one response to the next.
+const MAX_SPARE: usize = 64;
 /// Answers that say that another follows, for one request.
 const MAX_INTERIM: u32 = 1_000;
 
@@ -51,6 +53,8 @@ pub(super) struct Line {
     /// It takes no request after this one.
     is_last: bool,
     interim: u32,
+    /// Room for the next response's fields: that of a request's, which were written.
+    spare: HeaderMap,
     count: Count,
 }
 
@@ -107,6 +111,7 @@ impl Line {
             is_busy: false,
             is_last: false,
             interim: 0,
+            spare: HeaderMap::new(),
             count: Count::default(),
         }
     }
@@ -241,6 +246,14 @@ impl Line {
         }
     }
 
+    /// Keeps the room of `fields`, which nobody needs any more.
+    pub(super) fn reuse(&mut self, mut fields: HeaderMap) {
+        if fields.capacity() <= MAX_SPARE {
+            fields.clear();
+            self.spare = fields;
+        }
+    }
+
     /// What follows is not HTTP: what was read already, and the rest.
     pub(super) fn take(&mut self) -> (Bytes, Box<dyn Transport>) {
         let read = std::mem::take(&mut self.incoming).freeze();
@@ -316,7 +329,7 @@ impl Line {
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Head, Broken>> {
         loop {
             while !self.incoming.is_empty() {
-                match decode::head(&mut self.incoming, method, &self.limits)? {
+                match decode::head(&mut self.incoming, method, &self.limits, &mut self.spare)? {
                     Found::More => break,
                     Found::Interim if self.interim < MAX_INTERIM => self.interim += 1,
                     Found::Interim => return Poll::Ready(Err(Malformed::Syntax.into())),

@@ -370,7 +370,7 @@ impl Connection {
             switches,
             is_last: _,
         } = head;
-        let request = request.take();
+        let mut request = request.take();
         let progress = progress.map(Arc::clone);
         if switches {
             if let Some(tunnel) = self.into_tunnel() {
@@ -382,6 +382,9 @@ impl Connection {
             self.idle_limit = announced;
         }
         let body = if self.is_uploaded() {
+            if let Carrier::Line(line, _) = &mut self.carrier {
+                line.reuse(std::mem::take(request.headers_mut()));
+            }
             LineBody::new(self, framing)
         } else {
             LineBody::beside(request, progress.clone(), self, framing)
