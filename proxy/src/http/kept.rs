@@ -5,6 +5,7 @@
 //! as cheaply as can be: its fields side by side, without the index that a map of them needs. That
 //! halves what a clone costs; the map is built anew where it is needed.
 
+use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 /// What a request without its body is made of.
@@ -19,17 +20,17 @@ pub(crate) struct KeptHead {
 }
 
 impl KeptHead {
-    /// Keeps the head of `request`, which may go.
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        let headers = request.headers().iter();
+    /// Keeps `head`, which may go.
+    pub(crate) fn of(head: &Parts) -> Self {
+        let headers = head.headers.iter();
         Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
             headers: headers
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
-            extensions: request.extensions().clone(),
+            extensions: head.extensions.clone(),
         }
     }
 

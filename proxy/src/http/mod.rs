@@ -20,6 +20,7 @@
 //! * `cork`: what an HTTP/2 connection writes while it is polled leaves at once.
 //! * `together`: an HTTP/2 connection and its exchanges, in one task.
 //! * `settings`: the library's settings at both ends.
+//! * `spare`: room for fields, used again.
 //! * [`floods`]: ends what floods an HTTP/2 connection.
 
 pub mod answer;
@@ -37,6 +38,7 @@ pub(crate) mod kept;
 pub mod replay;
 pub mod server;
 mod settings;
+pub(crate) mod spare;
 #[cfg(test)]
 mod testing;
 mod together;

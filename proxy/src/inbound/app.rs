@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use ::http::{Method, Response};
 use futures_util::future::Either;
-use http_body::Body as _;
 use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -109,11 +108,11 @@ impl Apps {
         &self,
         address: SocketAddr,
         version: Version,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let pool = self.pool(address, version);
-        let has_body = !request.as_mut().body().is_end_stream();
-        if has_body || version == Version::Http2 || !is_idempotent(request.as_mut().method()) {
+        let has_body = request.has_body();
+        if has_body || version == Version::Http2 || !is_idempotent(&request.head().method) {
             let options = SendOptions {
                 max_idle_age: Some(FRESH_ENOUGH),
                 probe_before_write: true,
@@ -124,14 +123,19 @@ impl Apps {
             }
             return send_until_taken(&pool, request, &options).await;
         }
-        let kept = KeptHead::of(request.as_mut());
+        let kept = pool.takes_heads().then(|| KeptHead::of(request.head()));
         match pool.send(request, &SendOptions::default()).await {
             Err(TryError {
                 reused: true,
                 failure,
+                request: whole,
                 ..
             }) if failure.outcome == Outcome::Reset => {
-                *request = Outgoing::new(kept.request(RequestBody::Empty));
+                let again = kept.map(|kept| kept.request(RequestBody::Empty));
+                // Else it is still there.
+                if let Some(again) = again.or(whole.map(|whole| *whole)) {
+                    *request = Outgoing::new(again);
+                }
                 let fresh = SendOptions {
                     max_idle_age: Some(Duration::ZERO),
                     ..SendOptions::default()
@@ -181,10 +185,10 @@ fn close_idle(pools: &Pools) -> bool {
 /// Sends a request without a body, more than once only while it is [left out](TryError::left_out).
 async fn send_until_taken(
     pool: &AppPool,
-    request: &mut Outgoing,
+    request: &mut Outgoing<'_>,
     options: &SendOptions,
 ) -> Result<Response<UpstreamBody>, TryError> {
-    let kept = KeptHead::of(request.as_mut());
+    let kept = KeptHead::of(request.head());
     let mut replaced = 0;
     loop {
         match pool.send(request, options).await {
@@ -198,6 +202,14 @@ async fn send_until_taken(
 }
 
 impl AppPool {
+    /// Whether a request's head is gone once it was sent.
+    fn takes_heads(&self) -> bool {
+        match self {
+            Self::Http1(pool) => pool.takes_heads(),
+            Self::Http2(_) => true,
+        }
+    }
+
     fn close_idle(&self) -> bool {
         match self {
             Self::Http1(pool) => pool.close_idle(),
@@ -207,9 +219,9 @@ impl AppPool {
 
     fn send<'a>(
         &'a self,
-        request: &'a mut Outgoing,
+        request: &'a mut Outgoing<'_>,
         options: &'a SendOptions,
-    ) -> impl Future<Output = Result<Response<UpstreamBody>, TryError>> + Send + 'a {
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, TryError>> + Send {
         match self {
             Self::Http1(pool) => Either::Left(pool.send_from(request, options)),
             Self::Http2(pool) => Either::Right(pool.send_from(request, options)),

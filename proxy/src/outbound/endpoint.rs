@@ -152,9 +152,9 @@ impl Endpoint {
     pub(crate) fn send<'a>(
         &'a self,
         version: Version,
-        request: &'a mut Outgoing,
+        request: &'a mut Outgoing<'_>,
         options: &'a SendOptions,
-    ) -> impl Future<Output = Result<Response<UpstreamBody>, TryError>> + Send + 'a {
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, TryError>> + Send {
         match version {
             Version::Http1 => Either::Left(self.http1.here().send_from(request, options)),
             Version::Http2 => Either::Right(self.http2.here().send_from(request, options)),
@@ -166,7 +166,7 @@ impl Endpoint {
     pub(crate) async fn send_from_anywhere(
         &self,
         version: Version,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         match version {

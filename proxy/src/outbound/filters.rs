@@ -28,6 +28,14 @@ pub(crate) struct Edits<'a> {
 }
 
 impl Edits<'_> {
+    /// Whether nothing is changed.
+    pub(crate) fn are_none(&self) -> bool {
+        let changes = |filters: &&RouteFilters| {
+            filters.rewrite.is_some() || filters.request_headers.is_some()
+        };
+        self.side.is_none() && self.route.as_ref().is_none_or(|route| !changes(route))
+    }
+
     /// Changes a request on its way out.
     pub(crate) fn apply(&self, uri: &mut Uri, headers: &mut HeaderMap) {
         if let Some(filters) = self.route {

@@ -22,7 +22,7 @@ use crate::http::client::BoxFuture;
 use crate::http::deadline::before;
 use crate::http::server::{Excess, Handler};
 use crate::http::upgrade::{self, Wanted};
-use crate::http::{Version, answer, headers};
+use crate::http::{Version, answer, headers, spare};
 use crate::inbound::UNKNOWN;
 use crate::net::closing::Closing;
 use crate::outcome::{Failure, Origin, Outcome};
@@ -189,6 +189,7 @@ impl Requests {
                 Box::pin(fallback.stand_in(answered, exchange, &head, &mut course)).await?
             }
         };
+        spare::give_fields(head.headers);
         if Wanted::is_unasked(wanted.as_ref(), &answered.reply.response) {
             return Err(upgrade::unasked().into());
         }

@@ -240,7 +240,7 @@ impl Tries<'_> {
             .body
             .take()
             .expect("a try is made only with a body at hand");
-        let mut request = Outgoing::new(self.dress(head, body, endpoint, course.attempt, started));
+        let mut request = self.dress(head, body, endpoint, course.attempt, started);
         let options = self.options(course, endpoint, search.queued());
         let per_try = self.service.target.routes[self.route].timeouts.per_try;
         let (deadline, bound) = self.deadline.for_try(started.into_std(), per_try);
@@ -302,33 +302,36 @@ impl Tries<'_> {
     }
 
     /// The request of one try.
-    fn dress(
+    fn dress<'h>(
         &self,
-        head: &Parts,
+        head: &'h Parts,
         body: RequestBody,
         endpoint: &Endpoint,
         attempt: u32,
         started: Instant,
-    ) -> Request<RequestBody> {
-        let mut head = head.clone();
-        self.edits.apply(&mut head.uri, &mut head.headers);
-        let mut request = Request::from_parts(head, body);
+    ) -> Outgoing<'h> {
+        let mut request = if self.edits.are_none() {
+            Outgoing::lent(head, body)
+        } else {
+            let mut head = head.clone();
+            self.edits.apply(&mut head.uri, &mut head.headers);
+            Outgoing::new(Request::from_parts(head, body))
+        };
         let now = started.into_std();
         // A client's own limit is passed on less the time that is gone.
         if let Some(left) = self.own_deadline.grpc_timeout(now)
             && let Ok(left) = HeaderValue::try_from(left)
         {
-            request.headers_mut().insert(GRPC_TIMEOUT, left);
+            request.set(GRPC_TIMEOUT, left);
         }
         if endpoint.tls() != Tls::Mutual {
             return request;
         }
         if attempt > 1 {
-            request.headers_mut().insert(ATTEMPT, attempt.into());
+            request.set(ATTEMPT, attempt.into());
         }
         if let Some(millis) = self.deadline.header_ms(now) {
-            let millis = headers::number(millis);
-            request.headers_mut().insert(DEADLINE_MS, millis);
+            request.set(DEADLINE_MS, headers::number(millis));
         }
         request
     }

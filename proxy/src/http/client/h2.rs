@@ -81,7 +81,7 @@ impl<C: Connect> H2Pool<C> {
     /// The same, of a request that stays where it is until a connection takes it.
     pub(crate) async fn send_from(
         &self,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mut replaced = 0;
@@ -185,12 +185,12 @@ impl<C: Connect> H2Pool<C> {
     async fn exchange(
         &self,
         mut stream: Stream,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let mark = stream.lease.0.link.mark();
         let reused = stream.lease.0.answered.load(Ordering::Relaxed);
-        if request.as_mut().extensions().get::<Protocol>().is_some()
+        if request.head().extensions.get::<Protocol>().is_some()
             && !stream.takes_extended_connect().await
         {
             let failure =

@@ -19,13 +19,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request};
+use http_body::Body;
 use hyper::client::conn::TrySendError;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::body::{Progress, RequestBody, h2_error};
 use super::floods::FloodBounds;
+use super::spare;
 use crate::bounds::{Bounds, HeadExcess, ProcessLimits};
 use crate::net::age::AgeCap;
 use crate::outcome::{Failure, Outcome, Processed};
@@ -181,22 +185,103 @@ pub struct SendOptions {
 
 /// A request on its way to a connection. It stays where it is until one takes it: each future between
 /// would have room for it, and a future moves as a whole.
+///
+/// Its head may be lent. HTTP/1 writes that as it is, with `extra` instead of its own fields of those
+/// names: a request that may be sent again costs no copy of its head.
 #[derive(Debug)]
-pub(crate) struct Outgoing(Option<Request<RequestBody>>);
+pub(crate) struct Outgoing<'h> {
+    head: Head<'h>,
+    extra: Extra,
+    body: RequestBody,
+}
 
-impl Outgoing {
+#[derive(Debug)]
+enum Head<'h> {
+    Own(Parts),
+    Lent(&'h Parts),
+    Taken,
+}
+
+/// Fields of one try.
+type Extra = SmallVec<[(HeaderName, HeaderValue); 2]>;
+
+impl<'h> Outgoing<'h> {
     /// It is whole.
     pub(crate) fn new(request: Request<RequestBody>) -> Self {
-        Self(Some(request))
+        let (head, body) = request.into_parts();
+        Self {
+            head: Head::Own(head),
+            extra: Extra::new(),
+            body,
+        }
     }
 
-    /// What has not been taken.
-    pub(crate) fn as_mut(&mut self) -> &mut Request<RequestBody> {
-        self.0.as_mut().expect("a request is sent once")
+    /// One whose head stays somebody else's.
+    pub(crate) fn lent(head: &'h Parts, body: RequestBody) -> Self {
+        Self {
+            head: Head::Lent(head),
+            extra: Extra::new(),
+            body,
+        }
+    }
+
+    /// Has `value` sent, and no other of that name. To be said once of each name.
+    pub(crate) fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        match &mut self.head {
+            Head::Own(head) => {
+                head.headers.insert(name, value);
+            }
+            Head::Lent(_) | Head::Taken => self.extra.push((name, value)),
+        }
+    }
+
+    /// Its head, without what was [set](Self::set) of one that is lent.
+    pub(crate) fn head(&self) -> &Parts {
+        self.parts().0
+    }
+
+    pub(crate) fn has_body(&self) -> bool {
+        !self.body.is_end_stream()
+    }
+
+    /// What is written of it.
+    fn parts(&self) -> (&Parts, &Extra) {
+        let head = match &self.head {
+            Head::Own(head) => head,
+            Head::Lent(head) => head,
+            Head::Taken => unreachable!("a request is sent once"),
+        };
+        (head, &self.extra)
+    }
+
+    /// The same, and what is still to be read of it.
+    fn split(&mut self) -> ((&Parts, &Extra), &mut RequestBody) {
+        let head = match &self.head {
+            Head::Own(head) => head,
+            Head::Lent(head) => head,
+            Head::Taken => unreachable!("a request is sent once"),
+        };
+        ((head, &self.extra), &mut self.body)
+    }
+
+    /// It was written: nobody needs it any more.
+    fn let_go(&mut self) {
+        if let Head::Own(head) = std::mem::replace(&mut self.head, Head::Taken) {
+            spare::give_fields(head.headers);
+        }
+        self.body = RequestBody::Empty;
     }
 
     fn take(&mut self) -> Request<RequestBody> {
-        self.0.take().expect("a request is sent once")
+        let mut head = match std::mem::replace(&mut self.head, Head::Taken) {
+            Head::Own(head) => head,
+            Head::Lent(head) => head.clone(),
+            Head::Taken => unreachable!("a request is sent once"),
+        };
+        for (name, value) in self.extra.drain(..) {
+            head.headers.insert(name, value);
+        }
+        Request::from_parts(head, std::mem::replace(&mut self.body, RequestBody::Empty))
     }
 }
 

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::bounds::ProcessLimits;
 use crate::http::chunked::Chunks;
-use crate::http::{headers, settings};
+use crate::http::{headers, settings, spare};
 
 /// Bytes of a line that says a chunk's size, with its extensions.
 const MAX_CHUNK_LINE: usize = 4 * 1024;
@@ -67,13 +67,11 @@ pub(super) enum Found {
     Head(Head),
 }
 
-/// Reads a head from the beginning of `bytes`, and takes it away. `method` is the request's; `spare` is
-/// an empty map, whose room the head takes.
+/// Reads a head from the beginning of `bytes`, and takes it away. `method` is the request's.
 pub(super) fn head(
     bytes: &mut BytesMut,
     method: &Method,
     limits: &ProcessLimits,
-    spare: &mut HeaderMap,
 ) -> Result<Found, Malformed> {
     const FEW: usize = settings::LIBRARY_HEADERS as usize;
     let most = usize::from(limits.headers);
@@ -102,7 +100,7 @@ pub(super) fn head(
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = head.version;
-    *response.headers_mut() = std::mem::take(spare);
+    *response.headers_mut() = spare::fields();
     fields(&text, &head.fields, response.headers_mut())?;
     if let Some(said) = reason(&text, &head, status) {
         response.extensions_mut().insert(said);

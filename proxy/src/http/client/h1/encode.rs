@@ -10,10 +10,12 @@ use std::io::{self, ErrorKind, Write};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Uri};
 use http_body::Body;
 
-use crate::http::body::{BodyError, RequestBody};
+use super::super::Outgoing;
+use crate::http::body::BodyError;
+use crate::http::spare;
 
 /// Bytes of data that are copied behind the head, or behind the chunk before, to leave with it.
 const SHORT: usize = 4 * 1024;
@@ -65,15 +67,16 @@ pub(super) struct Out {
 }
 
 /// Writes the head of `request`.
-pub(super) fn head(request: &Request<RequestBody>, out: &mut Out) -> Result<Written, BodyError> {
+pub(super) fn head(request: &Outgoing<'_>, out: &mut Out) -> Result<Written, BodyError> {
     let out = &mut out.short;
-    let headers = request.headers();
-    out.extend_from_slice(request.method().as_str().as_bytes());
+    let (head, extra) = request.parts();
+    let headers = &head.headers;
+    out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    target(request, out);
+    target(&head.uri, out);
     out.extend_from_slice(b" HTTP/1.1\r\n");
 
-    let has_body = !request.body().is_end_stream();
+    let has_body = request.has_body();
     let is_chunked = has_body && headers.contains_key(header::TRANSFER_ENCODING);
     let mut ends_in_chunked = false;
     let mut length = None;
@@ -95,7 +98,12 @@ pub(super) fn head(request: &Request<RequestBody>, out: &mut Out) -> Result<Writ
             length = Some(number(value)?);
         } else if *name == header::CONNECTION {
             is_last |= is_last_token(value, b"close");
+        } else if extra.iter().any(|(set, _)| set == name) {
+            continue;
         }
+        field(name, value, out);
+    }
+    for (name, value) in extra {
         field(name, value, out);
     }
     let framing = if is_chunked {
@@ -107,10 +115,10 @@ pub(super) fn head(request: &Request<RequestBody>, out: &mut Out) -> Result<Writ
         Framing::Length(length)
     } else if !has_body {
         Framing::Length(0)
-    } else if let Some(length) = request.body().size_hint().exact() {
+    } else if let Some(length) = request.body.size_hint().exact() {
         let _ = write!(out, "content-length: {length}\r\n");
         Framing::Length(length)
-    } else if *request.method() == Method::CONNECT {
+    } else if head.method == Method::CONNECT {
         Framing::Length(0)
     } else {
         chunked(out);
@@ -167,6 +175,14 @@ impl Framing {
 }
 
 impl Out {
+    /// Nothing yet.
+    pub(super) fn new() -> Self {
+        Self {
+            short: spare::to_write(),
+            ..Self::default()
+        }
+    }
+
     /// Whether all is written.
     pub(super) fn is_empty(&self) -> bool {
         self.at == self.short.len() && self.long.is_empty()
@@ -202,11 +218,9 @@ impl Out {
         }
     }
 
-    /// Gives back the room that it does not need while nothing is written.
-    pub(super) fn shrink(&mut self) {
-        self.short.clear();
-        self.at = 0;
-        self.short.shrink_to(SHORT);
+    /// All of it is written.
+    pub(super) fn let_go(self) {
+        spare::give_written(self.short);
     }
 
     fn push(&mut self, data: Bytes, ends_chunk: bool) {
@@ -223,8 +237,7 @@ impl Out {
 }
 
 /// The request's target: in origin form but for CONNECT, and where the client used another.
-fn target(request: &Request<RequestBody>, out: &mut Vec<u8>) {
-    let uri = request.uri();
+fn target(uri: &Uri, out: &mut Vec<u8>) {
     if uri.authority().is_none() {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         out.extend_from_slice(path.as_bytes());

@@ -21,22 +21,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::super::Outgoing;
 use super::decode::{self, Found, Framing, Head, Malformed, Piece};
 use super::encode::{self, Out};
 use super::transport::Transport;
 use crate::bounds::ProcessLimits;
 use crate::http::body::{BodyError, Progress, RequestBody};
+use crate::http::spare;
 
 /// Bytes that a read has room for, at first and while nothing is in hand.
 const FIRST_READ: usize = 8 * 1024;
 /// The same, where reads are filled.
 const MAX_READ: usize = 64 * 1024;
-/// Fields that a response's map has room for, kept from one response to the next.
-const MAX_SPARE: usize = 64;
 /// Answers that say that another follows, for one request.
 const MAX_INTERIM: u32 = 1_000;
 
@@ -53,8 +53,6 @@ pub(super) struct Line {
     /// It takes no request after this one.
     is_last: bool,
     interim: u32,
-    /// Room for the next response's fields: that of a request's, which were written.
-    spare: HeaderMap,
     count: Count,
 }
 
@@ -111,7 +109,6 @@ impl Line {
             is_busy: false,
             is_last: false,
             interim: 0,
-            spare: HeaderMap::new(),
             count: Count::default(),
         }
     }
@@ -140,27 +137,31 @@ impl Line {
     pub(super) fn poll_exchange(
         &mut self,
         cx: &mut Context<'_>,
-        request: &mut Request<RequestBody>,
+        request: &mut Outgoing<'_>,
         progress: Option<&Arc<Progress>>,
     ) -> Poll<Result<Head, Broken>> {
-        if !self.is_busy {
+        let begins = !self.is_busy;
+        if begins {
             if self.poll_idle(cx).is_ready() {
                 return Poll::Ready(Err(Broken::BeforeRequest));
             }
             self.begin(request)?;
-            let _ = self.poll_upload(cx, request, progress)?;
+        }
+        let ((head, _), body) = request.split();
+        let _ = self.poll_upload(cx, &head.headers, body, progress)?;
+        if begins {
             // Nothing had come a moment ago, and what comes wakes this task.
             return Poll::Pending;
         }
-        let _ = self.poll_upload(cx, request, progress)?;
-        self.poll_head(cx, request.method())
+        self.poll_head(cx, &head.method)
     }
 
     /// Writes what there is of the request; ready once all of it is written, or cannot be any more.
     pub(super) fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
-        request: &mut Request<RequestBody>,
+        headers: &HeaderMap,
+        body: &mut RequestBody,
         progress: Option<&Arc<Progress>>,
     ) -> Poll<Result<(), Broken>> {
         loop {
@@ -168,14 +169,17 @@ impl Line {
                 Upload::Done | Upload::Broken(_) => return Poll::Ready(Ok(())),
                 Upload::Body(_) | Upload::Flush => {}
             }
-            self.gather(cx, request, progress)?;
+            self.gather(cx, headers, body, progress)?;
             let polled = if self.out.is_empty() {
                 let flushed = ready!(Pin::new(&mut self.io).poll_flush(cx));
                 if let (Ok(()), Upload::Body(_)) = (&flushed, &self.upload) {
                     // It waits for its body.
                     return Poll::Pending;
                 }
-                flushed.map(|()| self.upload = Upload::Done)
+                flushed.map(|()| {
+                    self.upload = Upload::Done;
+                    std::mem::take(&mut self.out).let_go();
+                })
             } else {
                 ready!(self.poll_write(cx))
             };
@@ -239,18 +243,14 @@ impl Line {
     pub(super) fn rest(&mut self) {
         self.is_busy = false;
         self.interim = 0;
-        self.out.shrink();
-        if self.next_read > FIRST_READ {
-            self.next_read = FIRST_READ;
-            self.incoming = BytesMut::new();
-        }
+        self.next_read = FIRST_READ;
+        self.let_go_of_room();
     }
 
-    /// Keeps the room of `fields`, which nobody needs any more.
-    pub(super) fn reuse(&mut self, mut fields: HeaderMap) {
-        if fields.capacity() <= MAX_SPARE {
-            fields.clear();
-            self.spare = fields;
+    /// What is read next takes whatever room is warm then.
+    fn let_go_of_room(&mut self) {
+        if self.incoming.is_empty() {
+            spare::give_read(std::mem::take(&mut self.incoming));
         }
     }
 
@@ -264,7 +264,8 @@ impl Line {
         )
     }
 
-    fn begin(&mut self, request: &Request<RequestBody>) -> Result<(), Broken> {
+    fn begin(&mut self, request: &Outgoing<'_>) -> Result<(), Broken> {
+        self.out = Out::new();
         let head = encode::head(request, &mut self.out).map_err(Broken::Request)?;
         self.is_busy = true;
         self.is_last = head.is_last;
@@ -276,13 +277,13 @@ impl Line {
     fn gather(
         &mut self,
         cx: &mut Context<'_>,
-        request: &mut Request<RequestBody>,
+        headers: &HeaderMap,
+        body: &mut RequestBody,
         progress: Option<&Arc<Progress>>,
     ) -> Result<(), Broken> {
         while let Upload::Body(framing) = &mut self.upload
             && self.out.is_short()
         {
-            let body = request.body_mut();
             let mut trailers = None;
             let mut has_ended = body.is_end_stream() || *framing == encode::Framing::Length(0);
             if !has_ended {
@@ -308,7 +309,7 @@ impl Line {
             }
             if has_ended {
                 let framing = *framing;
-                self.end(framing, request.headers(), trailers.as_ref())?;
+                self.end(framing, headers, trailers.as_ref())?;
             }
         }
         Ok(())
@@ -329,7 +330,7 @@ impl Line {
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Head, Broken>> {
         loop {
             while !self.incoming.is_empty() {
-                match decode::head(&mut self.incoming, method, &self.limits, &mut self.spare)? {
+                match decode::head(&mut self.incoming, method, &self.limits)? {
                     Found::More => break,
                     Found::Interim if self.interim < MAX_INTERIM => self.interim += 1,
                     Found::Interim => return Poll::Ready(Err(Malformed::Syntax.into())),
@@ -354,12 +355,20 @@ impl Line {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.incoming.capacity() == 0 {
+            self.incoming = spare::to_read();
+        }
         self.incoming.reserve(self.next_read);
         let room = self.incoming.capacity() - self.incoming.len();
-        let read = {
+        let polled = {
             let reading = pin!(self.io.read_buf(&mut self.incoming));
-            ready!(reading.poll(cx))?
+            reading.poll(cx)
         };
+        let Poll::Ready(read) = polled else {
+            self.let_go_of_room();
+            return Poll::Pending;
+        };
+        let read = read?;
         self.count.read += read as u64;
         self.count.ended |= read == 0;
         if read == room {

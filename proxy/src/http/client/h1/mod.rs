@@ -87,12 +87,9 @@ impl<C: Connect> H1Pool<C> {
     /// The same, of a request that stays where it is until a connection takes it.
     pub(crate) async fn send_from(
         &self,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
-        if self.shared.options.keep_case {
-            frame(request.as_mut());
-        }
         let mut replaced = 0;
         loop {
             let reuse = replaced < MAX_REPLACEMENTS;
@@ -115,6 +112,11 @@ impl<C: Connect> H1Pool<C> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether the head of a request is gone once it was sent.
+    pub(crate) fn takes_heads(&self) -> bool {
+        self.shared.options.keep_case
     }
 
     /// Drops connections that are closed or idle for too long. Traffic does it by the way; without
@@ -228,7 +230,7 @@ impl<C: Connect> H1Pool<C> {
     async fn exchange(
         &self,
         mut connection: Box<Connection>,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
         options: &SendOptions,
     ) -> Result<Response<UpstreamBody>, TryError> {
         let reused = std::mem::replace(&mut connection.used_before, true);
@@ -241,8 +243,7 @@ impl<C: Connect> H1Pool<C> {
         };
         let before = line.count();
         let progress = options.progress.as_ref();
-        let exchange = |cx: &mut Context<'_>| line.poll_exchange(cx, request.as_mut(), progress);
-        match poll_fn(exchange).await {
+        match poll_fn(|cx| line.poll_exchange(cx, request, progress)).await {
             Ok(head) => Ok(connection.response(head, request, progress)),
             Err(broken) => {
                 let now = line.count();
@@ -261,7 +262,7 @@ impl<C: Connect> H1Pool<C> {
         &self,
         broken: Broken,
         evidence: proof::Evidence,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
         reused: bool,
     ) -> TryError {
         if let Broken::Malformed(Malformed::Bytes | Malformed::Fields) = broken {
@@ -279,7 +280,7 @@ impl<C: Connect> H1Pool<C> {
     async fn exchange_by_library(
         &self,
         mut connection: Box<Connection>,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
         options: &SendOptions,
         reused: bool,
     ) -> Result<Response<UpstreamBody>, TryError> {
@@ -287,7 +288,9 @@ impl<C: Connect> H1Pool<C> {
         let Some(library) = connection.library() else {
             return Err(Failure::never(Outcome::Reset, "no connection of the library's").into());
         };
-        let mut response = match library.exchange(request.take(), options, proof).await {
+        let mut request = request.take();
+        frame(&mut request);
+        let mut response = match library.exchange(request, options, proof).await {
             Ok(response) => response,
             Err(Unanswered { error, evidence }) => {
                 if error.error().is_parse_too_large() {
@@ -361,7 +364,7 @@ impl Connection {
     fn response(
         mut self: Box<Self>,
         head: Head,
-        request: &mut Outgoing,
+        request: &mut Outgoing<'_>,
         progress: Option<&Arc<Progress>>,
     ) -> Response<UpstreamBody> {
         let Head {
@@ -370,7 +373,6 @@ impl Connection {
             switches,
             is_last: _,
         } = head;
-        let mut request = request.take();
         let progress = progress.map(Arc::clone);
         if switches {
             if let Some(tunnel) = self.into_tunnel() {
@@ -382,12 +384,10 @@ impl Connection {
             self.idle_limit = announced;
         }
         let body = if self.is_uploaded() {
-            if let Carrier::Line(line, _) = &mut self.carrier {
-                line.reuse(std::mem::take(request.headers_mut()));
-            }
+            request.let_go();
             LineBody::new(self, framing)
         } else {
-            LineBody::beside(request, progress.clone(), self, framing)
+            LineBody::beside(request.take(), progress.clone(), self, framing)
         };
         response.map(|()| UpstreamBody::of_line(body, progress))
     }
@@ -409,7 +409,13 @@ impl Connection {
         progress: Option<&Arc<Progress>>,
     ) -> Poll<Result<(), Broken>> {
         match &mut self.carrier {
-            Carrier::Line(line, _) => line.poll_upload(cx, request, progress),
+            Carrier::Line(line, _) => {
+                // Its headers stay as they are; the borrow checker cannot know.
+                let headers = std::mem::take(request.headers_mut());
+                let polled = line.poll_upload(cx, &headers, request.body_mut(), progress);
+                *request.headers_mut() = headers;
+                polled
+            }
             Carrier::Library(_) => Poll::Ready(Ok(())),
         }
     }

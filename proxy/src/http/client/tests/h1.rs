@@ -260,7 +260,7 @@ async fn what_the_peer_announces_is_believed() {
         Version::Http1,
         answers(|_| async {
             let mut response = http::Response::new(ResponseBody::Empty);
-            let value = http::HeaderValue::from_static("timeout=5, max=100");
+            let value = HeaderValue::from_static("timeout=5, max=100");
             response.headers_mut().insert("keep-alive", value);
             response
         }),
@@ -481,7 +481,7 @@ async fn many_wait_for_few_connections_and_none_is_forgotten() {
         answers(|request| async move {
             let mut response = http::Response::new(ResponseBody::full("ok"));
             if request.uri().path() == "/last" {
-                let close = http::HeaderValue::from_static("close");
+                let close = HeaderValue::from_static("close");
                 response.headers_mut().insert("connection", close);
             }
             response

@@ -193,7 +193,7 @@ async fn reset_codes_pass_both_ways_and_so_do_trailers() {
             .unwrap();
         if count == 0 {
             let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", http::HeaderValue::from_static("14"));
+            trailers.insert("grpc-status", HeaderValue::from_static("14"));
             stream.send_trailers(trailers).unwrap();
         } else if count == 1 {
             tokio::spawn(async move {

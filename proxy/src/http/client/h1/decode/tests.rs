@@ -11,12 +11,7 @@ const LIMITS: ProcessLimits = ProcessLimits {
 };
 
 fn found(text: &str, method: &Method) -> Result<Found, Malformed> {
-    head(
-        &mut BytesMut::from(text),
-        method,
-        &LIMITS,
-        &mut HeaderMap::new(),
-    )
+    head(&mut BytesMut::from(text), method, &LIMITS)
 }
 
 /// The head of an answer to GET, which is whole.
@@ -48,8 +43,7 @@ fn a_head_is_read_and_taken_away() {
     let mut bytes = BytesMut::from(
         "HTTP/1.1 200 Fine\r\nContent-Length: 3\r\nX-A: one\r\nx-a:  two \r\nx-empty:\r\n\r\nabcd",
     );
-    let Found::Head(head) = head(&mut bytes, &Method::GET, &LIMITS, &mut HeaderMap::new()).unwrap()
-    else {
+    let Found::Head(head) = head(&mut bytes, &Method::GET, &LIMITS).unwrap() else {
         panic!("no head");
     };
     assert_eq!(bytes, "abcd");
@@ -169,9 +163,9 @@ fn http_1_0_is_not_kept_and_knows_no_chunks() {
 fn interim_answers_are_passed_over() {
     let text = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
     let mut bytes = BytesMut::from(text);
-    let first = head(&mut bytes, &Method::GET, &LIMITS, &mut HeaderMap::new()).unwrap();
+    let first = head(&mut bytes, &Method::GET, &LIMITS).unwrap();
     assert!(matches!(first, Found::Interim));
-    let second = head(&mut bytes, &Method::GET, &LIMITS, &mut HeaderMap::new()).unwrap();
+    let second = head(&mut bytes, &Method::GET, &LIMITS).unwrap();
     assert!(matches!(second, Found::Head(head) if head.response.status() == 200));
 }
 
@@ -200,7 +194,7 @@ fn heads_are_bounded() {
         ..LIMITS
     };
     let mut bytes = BytesMut::from(&*format!("HTTP/1.1 200 OK\r\n{}\r\n", fields(300)));
-    let found = head(&mut bytes, &Method::GET, &many, &mut HeaderMap::new()).unwrap();
+    let found = head(&mut bytes, &Method::GET, &many).unwrap();
     assert!(matches!(found, Found::Head(head) if head.response.headers().len() == 300));
 }
 

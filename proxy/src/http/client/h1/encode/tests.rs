@@ -1,6 +1,9 @@
 use http_body_util::BodyExt;
 
+use http::Request;
+
 use super::*;
+use crate::http::body::RequestBody;
 
 fn request(
     method: &str,
@@ -16,12 +19,14 @@ fn request(
 }
 
 /// All that is written of a request whose body is at hand.
-fn written(mut request: Request<RequestBody>) -> Result<String, BodyError> {
+fn written(request: Request<RequestBody>) -> Result<String, BodyError> {
+    let mut request = Outgoing::new(request);
     let mut out = Out::default();
     let mut framing = head(&request, &mut out)?.framing;
+    let ((head, _), body) = request.split();
     let (parts, body) = (
-        request.headers().clone(),
-        std::mem::replace(request.body_mut(), RequestBody::Empty),
+        head.headers.clone(),
+        std::mem::replace(body, RequestBody::Empty),
     );
     let data = futures_util::FutureExt::now_or_never(body.collect())
         .unwrap()?
@@ -163,7 +168,26 @@ fn trailers_are_sent_where_the_head_announced_them() {
 fn a_request_that_says_close_is_the_last_one() {
     for (value, is_last) in [("close", true), ("a, CLOSE", true), ("upgrade", false)] {
         let request = request("GET", "/", &[("connection", value)], RequestBody::Empty);
-        let written = head(&request, &mut Out::default()).unwrap();
+        let written = head(&Outgoing::new(request), &mut Out::default()).unwrap();
         assert_eq!(written.is_last, is_last);
     }
+}
+
+#[test]
+fn fields_of_one_try_stand_for_the_heads_own() {
+    let (parts, body) = request(
+        "GET",
+        "/",
+        &[("a", "1"), ("b", "2"), ("a", "3")],
+        RequestBody::Empty,
+    )
+    .into_parts();
+    let mut lent = Outgoing::lent(&parts, body);
+    lent.set(HeaderName::from_static("a"), HeaderValue::from_static("4"));
+    let mut out = Out::default();
+    head(&lent, &mut out).unwrap();
+    assert_eq!(&*out.pieces()[0], b"GET / HTTP/1.1\r\nb: 2\r\na: 4\r\n\r\n");
+    let taken = lent.take();
+    let all: Vec<_> = taken.headers().get_all("a").iter().collect();
+    assert_eq!(all, ["4"]);
 }
