@@ -196,6 +196,10 @@ pub(crate) struct Outgoing<'h> {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost each request that is sent once an allocation"
+)]
 enum Head<'h> {
     Own(Parts),
     Lent(&'h Parts),

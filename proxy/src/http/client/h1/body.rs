@@ -206,8 +206,8 @@ impl Shared {
         let connection = state.connection.take();
         let reading = state.reading.take();
         drop(state);
-        if given_back {
-            connection.map(give_back);
+        if let Some(connection) = connection.filter(|_| given_back) {
+            give_back(connection);
         }
         if let Some(reading) = reading {
             reading.wake();
@@ -243,8 +243,8 @@ impl Shared {
         };
         let uploading = state.uploading.take();
         drop(state);
-        if ended == Ended::Whole {
-            connection.map(give_back);
+        if let Some(connection) = connection.filter(|_| ended == Ended::Whole) {
+            give_back(connection);
         }
         if let Some(uploading) = uploading {
             uploading.wake();

@@ -67,6 +67,16 @@ pub(super) enum Found {
     Head(Head),
 }
 
+/// Whether a head may end in `bytes`, of which the first `tried` are known to have no end of one.
+pub(super) fn may_be_whole(bytes: &[u8], tried: usize) -> bool {
+    if tried == 0 {
+        return !bytes.is_empty();
+    }
+    // The empty line may have begun before.
+    let rest = &bytes[tried.saturating_sub(3).min(bytes.len())..];
+    rest.windows(2).any(|two| two == b"\n\n") || rest.windows(3).any(|three| three == b"\n\r\n")
+}
+
 /// Reads a head from the beginning of `bytes`, and takes it away. `method` is the request's.
 pub(super) fn head(
     bytes: &mut BytesMut,
@@ -82,9 +92,6 @@ pub(super) fn head(
         read(bytes, &mut vec![MaybeUninit::uninit(); most])
     };
     let Some(head) = read? else {
-        if bytes.len() > limits.header_bytes {
-            return Err(Malformed::Bytes);
-        }
         return Ok(Found::More);
     };
     let text = bytes.split_to(head.len).freeze();

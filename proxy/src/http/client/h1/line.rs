@@ -29,7 +29,7 @@ use super::super::Outgoing;
 use super::decode::{self, Found, Framing, Head, Malformed, Piece};
 use super::encode::{self, Out};
 use super::transport::Transport;
-use crate::bounds::ProcessLimits;
+use crate::bounds::Bounds;
 use crate::http::body::{BodyError, Progress, RequestBody};
 use crate::http::spare;
 
@@ -43,7 +43,7 @@ const MAX_INTERIM: u32 = 1_000;
 /// One connection.
 pub(super) struct Line {
     io: Box<dyn Transport>,
-    limits: ProcessLimits,
+    bounds: Arc<Bounds>,
     incoming: BytesMut,
     next_read: usize,
     out: Out,
@@ -53,6 +53,8 @@ pub(super) struct Line {
     /// It takes no request after this one.
     is_last: bool,
     interim: u32,
+    /// Bytes of a head that is not whole.
+    tried: usize,
     count: Count,
 }
 
@@ -98,10 +100,10 @@ pub(in crate::http::client) enum Broken {
 
 impl Line {
     /// Over a fresh connection.
-    pub(super) fn new(io: Box<dyn Transport>, limits: ProcessLimits) -> Self {
+    pub(super) fn new(io: Box<dyn Transport>, bounds: Arc<Bounds>) -> Self {
         Self {
             io,
-            limits,
+            bounds,
             incoming: BytesMut::new(),
             next_read: FIRST_READ,
             out: Out::default(),
@@ -109,6 +111,7 @@ impl Line {
             is_busy: false,
             is_last: false,
             interim: 0,
+            tried: 0,
             count: Count::default(),
         }
     }
@@ -208,7 +211,9 @@ impl Line {
                 Framing::Close if !self.incoming.is_empty() => {
                     Piece::Data(self.incoming.split().freeze())
                 }
-                Framing::Chunked(chunked) => chunked.read(&mut self.incoming, &self.limits)?,
+                Framing::Chunked(chunked) => {
+                    chunked.read(&mut self.incoming, &self.bounds.limits)?
+                }
                 Framing::Length(_) | Framing::Close => Piece::More,
             };
             match found {
@@ -297,7 +302,7 @@ impl Line {
                         }
                         match frame.into_data() {
                             Ok(data) => {
-                                framing.data(data, &mut self.out).map_err(Broken::Request)?
+                                framing.data(data, &mut self.out).map_err(Broken::Request)?;
                             }
                             Err(frame) => {
                                 trailers = frame.into_trailers().ok();
@@ -329,16 +334,23 @@ impl Line {
 
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Head, Broken>> {
         loop {
-            while !self.incoming.is_empty() {
-                match decode::head(&mut self.incoming, method, &self.limits)? {
+            // A head that comes byte by byte is not read anew with each byte.
+            while decode::may_be_whole(&self.incoming, self.tried) {
+                match decode::head(&mut self.incoming, method, &self.bounds.limits)? {
                     Found::More => break,
                     Found::Interim if self.interim < MAX_INTERIM => self.interim += 1,
                     Found::Interim => return Poll::Ready(Err(Malformed::Syntax.into())),
                     Found::Head(head) => {
                         self.is_last |= head.is_last;
+                        self.tried = 0;
                         return Poll::Ready(Ok(head));
                     }
                 }
+                self.tried = 0;
+            }
+            self.tried = self.incoming.len();
+            if self.tried > self.bounds.limits.header_bytes {
+                return Poll::Ready(Err(Malformed::Bytes.into()));
             }
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(Err(self.closed()));

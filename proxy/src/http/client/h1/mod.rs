@@ -208,7 +208,13 @@ impl<C: Connect> H1Pool<C> {
             Carrier::Library(Library::new(io, held, limits, probe).await?)
         } else {
             self.shared.watch();
-            Carrier::Line(Line::new(Box::new(Over::<C>::new(io)), *limits), held)
+            Carrier::Line(
+                Line::new(
+                    Box::new(Over::<C>::new(io)),
+                    Arc::clone(&self.shared.bounds),
+                ),
+                held,
+            )
         };
         let now = Instant::now();
         let PoolOptions {

@@ -317,3 +317,34 @@ async fn names_are_written_as_they_were_spelled_where_that_is_asked_for() {
         assert!(answer.contains("\r\nX-AnswerSo: 1\r\n"), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn a_head_without_an_end_is_given_up() {
+    let (pool, mut peers) = h1(false, PoolOptions::MESH);
+    let sent = send(&pool, get("/"));
+    let mut peer = peers.next().await;
+    peer.read_head().await;
+    peer.write("HTTP/1.1 200 OK\r\na: ").await;
+    let endless = "b".repeat(ProcessLimits::DEFAULT.header_bytes);
+    peer.write(&endless).await;
+    let error = tokio::time::timeout(SOON, sent)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.failure.outcome, Outcome::Reset);
+    assert!(error.failure.to_string().contains("more bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_head_may_come_byte_by_byte() {
+    let (pool, mut peers) = h1(false, PoolOptions::MESH);
+    let sent = send(&pool, get("/"));
+    let mut peer = peers.next().await;
+    peer.read_head().await;
+    for byte in format!("HTTP/1.1 103 Early Hints\r\n\r\n{OK}").chars() {
+        peer.write(&byte.to_string()).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(whole(sent.await.unwrap().unwrap()).await, "ok");
+}
