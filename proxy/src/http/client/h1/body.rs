@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use tokio::time::{Sleep, sleep};
 
 use super::super::UPLOAD_GRACE;
+use super::connection::{Connection, give_back};
 use super::decode::Framing;
 use super::line::Broken;
-use super::{Connection, give_back};
 use crate::http::body::{BodyError, Progress, RequestBody};
 
 /// The body of a response.

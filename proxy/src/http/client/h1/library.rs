@@ -15,7 +15,7 @@ use super::super::io::{Link, Meter, Probe};
 use super::super::proof::Evidence;
 use super::super::sent::SentBody;
 use super::super::{SendOptions, UPLOAD_GRACE};
-use super::{Connection, Held, check_in};
+use super::connection::{Connection, Held, check_in};
 use crate::bounds::ProcessLimits;
 use crate::http::body::RequestBody;
 use crate::http::settings;

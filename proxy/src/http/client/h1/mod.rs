@@ -1,7 +1,7 @@
 //! The HTTP/1 pool: connections that carry one exchange at a time.
 //!
 //! A connection is driven by its exchange ([`line`]), which [`encode`] writes and [`decode`] reads; what
-//! comes behind a response's head is [`body`]'s. Idle connections are watched by one task of the pool,
+//! comes behind a response's head is [`body`]'s, and [`connection`] is what the pool keeps. Idle connections are watched by one task of the pool,
 //! which wakes only when the peer of one has left. Where names of headers are to be written as they were
 //! spelled, connections are the HTTP library's ([`library`]).
 
@@ -10,19 +10,18 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response};
-use http_body::{Body, Frame};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response};
+use http_body::Body;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 pub(in crate::http) use self::body::LineBody;
-use self::decode::{Framing, Head, Malformed};
+use self::connection::{Carrier, Connection, announced_idle};
+use self::decode::Malformed;
 pub(in crate::http) use self::library::H1Lease;
 use self::library::{Library, Unanswered};
 pub(in crate::http::client) use self::line::Broken;
@@ -34,24 +33,18 @@ use super::{
     Connect, Full, MAX_REPLACEMENTS, Outgoing, PoolOptions, PoolStats, Room, SendOptions, Token,
     TryError, Unconnected, bounded, proof, take_room,
 };
-use crate::bounds::{Bounds, DialPlace};
-use crate::http::body::{Progress, RequestBody, UpstreamBody};
+use crate::bounds::Bounds;
+use crate::http::body::{RequestBody, UpstreamBody};
 use crate::http::headers;
-use crate::http::upgrade::Switched;
 use crate::outcome::{Failure, Outcome};
 
 mod body;
+mod connection;
 mod decode;
 mod encode;
 mod library;
 mod line;
 mod transport;
-
-/// A peer that announces a longer keep-alive is not believed beyond this.
-const MAX_ANNOUNCED_IDLE: Duration = Duration::from_secs(60);
-/// How far below its announced end a connection is left alone.
-const ANNOUNCED_MARGIN: Duration = Duration::from_secs(1);
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Connections of one endpoint that carry one exchange at a time. Cheap to clone.
 pub struct H1Pool<C> {
@@ -340,168 +333,6 @@ impl<C> std::fmt::Debug for H1Pool<C> {
 /// Each in a box, which goes with the response's body and comes back.
 type Connections = Vec<Box<Connection>>;
 
-/// What a connection holds for as long as it is open.
-type Held = (DialPlace, (Slot, Option<Token>));
-
-/// A connection of the pool.
-struct Connection {
-    carrier: Carrier,
-    pool: Weak<Shared>,
-    checks_before_reuse: bool,
-    used: Instant,
-    /// It has carried an exchange.
-    used_before: bool,
-    idle_limit: Duration,
-    /// It has become so old that no more requests go over it.
-    replace_at: Option<Instant>,
-}
-
-/// Who drives a connection.
-#[derive(Debug)]
-enum Carrier {
-    /// Its exchange.
-    Line(Line, Held),
-    /// A task of the library's.
-    Library(Library),
-}
-
-impl Connection {
-    /// The response that begins with `head`, whose body reads on from this connection.
-    fn response(
-        mut self: Box<Self>,
-        head: Head,
-        request: &mut Outgoing<'_>,
-        progress: Option<&Arc<Progress>>,
-    ) -> Response<UpstreamBody> {
-        let Head {
-            mut response,
-            framing,
-            switches,
-            is_last: _,
-        } = head;
-        let progress = progress.map(Arc::clone);
-        if switches {
-            if let Some(tunnel) = self.into_tunnel() {
-                response.extensions_mut().insert(Switched::new(tunnel));
-            }
-            return response.map(|()| UpstreamBody::of_line(LineBody::none(), progress));
-        }
-        if let Some(announced) = announced_idle(response.headers()) {
-            self.idle_limit = announced;
-        }
-        let body = if self.is_uploaded() {
-            request.let_go();
-            LineBody::new(self, framing)
-        } else {
-            LineBody::beside(request.take(), progress.clone(), self, framing)
-        };
-        response.map(|()| UpstreamBody::of_line(body, progress))
-    }
-
-    /// What is left when both sides have left HTTP.
-    fn into_tunnel(self) -> Option<Tunnel> {
-        let Carrier::Line(mut line, held) = self.carrier else {
-            return None;
-        };
-        let (read, io) = line.take();
-        Some(Tunnel::new(read, io, held))
-    }
-
-    /// Goes on with the request; see [`Line::poll_upload`].
-    fn poll_upload(
-        &mut self,
-        cx: &mut Context<'_>,
-        request: &mut Request<RequestBody>,
-        progress: Option<&Arc<Progress>>,
-    ) -> Poll<Result<(), Broken>> {
-        match &mut self.carrier {
-            Carrier::Line(line, _) => {
-                // Its headers stay as they are; the borrow checker cannot know.
-                let headers = std::mem::take(request.headers_mut());
-                let polled = line.poll_upload(cx, &headers, request.body_mut(), progress);
-                *request.headers_mut() = headers;
-                polled
-            }
-            Carrier::Library(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    /// The next frame of the response's body; see [`Line::poll_body`].
-    fn poll_body(
-        &mut self,
-        cx: &mut Context<'_>,
-        framing: &mut Framing,
-    ) -> Poll<Result<Option<Frame<Bytes>>, Broken>> {
-        match &mut self.carrier {
-            Carrier::Line(line, _) => line.poll_body(cx, framing),
-            Carrier::Library(_) => Poll::Ready(Err(Broken::Closed)),
-        }
-    }
-
-    fn is_uploaded(&self) -> bool {
-        match &self.carrier {
-            Carrier::Line(line, _) => line.is_uploaded(),
-            Carrier::Library(_) => true,
-        }
-    }
-
-    fn library(&mut self) -> Option<&mut Library> {
-        match &mut self.carrier {
-            Carrier::Line(..) => None,
-            Carrier::Library(library) => Some(library),
-        }
-    }
-
-    fn usable(&self, now: Instant) -> bool {
-        self.is_open() && now.duration_since(self.used) < self.idle_limit && !self.is_old(now)
-    }
-
-    /// Not known to have ended.
-    fn is_open(&self) -> bool {
-        match &self.carrier {
-            Carrier::Line(..) => true,
-            Carrier::Library(library) => !library.is_closed(),
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        match &self.carrier {
-            Carrier::Line(..) => true,
-            Carrier::Library(library) => library.is_ready(),
-        }
-    }
-
-    /// Ready once an idle connection can take no request.
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.carrier {
-            Carrier::Line(line, _) => line.poll_idle(cx),
-            Carrier::Library(library) if library.is_closed() => Poll::Ready(()),
-            Carrier::Library(_) => Poll::Pending,
-        }
-    }
-
-    /// Asks the kernel whether the peer of an idle connection has closed it, where that is to be asked.
-    fn peer_has_closed(&self) -> bool {
-        self.checks_before_reuse
-            && match &self.carrier {
-                Carrier::Line(line, _) => line.peer_has_closed(),
-                Carrier::Library(library) => library.peer_has_closed(),
-            }
-    }
-
-    fn is_old(&self, now: Instant) -> bool {
-        self.replace_at.is_some_and(|at| now >= at)
-    }
-}
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection")
-            .field("carrier", &self.carrier)
-            .finish_non_exhaustive()
-    }
-}
-
 #[derive(Debug)]
 struct Shared {
     options: PoolOptions,
@@ -691,23 +522,6 @@ impl Drop for Slot {
     }
 }
 
-/// A connection whose exchange has ended goes back to its pool, where it may take another one.
-fn give_back(mut connection: Box<Connection>) {
-    if let Carrier::Line(line, _) = &mut connection.carrier {
-        if !line.is_reusable() {
-            return;
-        }
-        line.rest();
-    }
-    check_in(connection);
-}
-
-fn check_in(connection: Box<Connection>) {
-    if let Some(pool) = connection.pool.upgrade() {
-        pool.check_in(connection);
-    }
-}
-
 /// hyper sends no body of unknown length with these methods unless told so.
 fn frame(request: &mut Request<RequestBody>) {
     let bodiless = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -717,22 +531,4 @@ fn frame(request: &mut Request<RequestBody>) {
             HeaderValue::from_static("chunked"),
         );
     }
-}
-
-/// `Keep-Alive: timeout=N`, less a margin.
-fn announced_idle(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
-    let seconds = value.split(',').find_map(|part| {
-        let (name, seconds) = part.trim().split_once('=')?;
-        if !name.trim().eq_ignore_ascii_case("timeout") {
-            return None;
-        }
-        seconds.trim().trim_matches('"').parse().ok()
-    })?;
-    let announced = Duration::from_secs(seconds);
-    Some(
-        announced
-            .saturating_sub(ANNOUNCED_MARGIN)
-            .min(MAX_ANNOUNCED_IDLE),
-    )
 }

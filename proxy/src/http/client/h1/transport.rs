@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::Connect;
-use super::Held;
+use super::connection::Held;
 use crate::net::io::Rewind;
 
 /// What a connection is over.
