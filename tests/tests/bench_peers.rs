@@ -61,8 +61,8 @@ fn carries_requests(peer: &str) -> Completion {
     let said = String::from_utf8_lossy(&output.stderr);
     // The line, and not where in the program it was said.
     let absent = ABSENT.iter().find_map(|words| {
-        let mut lines = said.lines();
-        lines.find(|line| line.contains(words))
+        let line = said.lines().find(|line| line.contains(words))?;
+        Some(line.trim_start_matches("Error: "))
     });
     if let Some(absent) = absent
         && std::env::var_os("CI").is_none_or(|it| it != "true")
