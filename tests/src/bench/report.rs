@@ -24,7 +24,7 @@ pub(super) fn text(options: &Options, points: &[(usize, Point)], values: &Values
          x: the median of the ratios to {} in the same round.\n!: rounds that others disturbed, however \
          often it was tried: they used more than {:.0} % of the cores, or more than {:.1} % of a rate's \
          requests were sent late.\nSuch rounds are left out, and where `direct` was disturbed what is added \
-         to it; where they are more than half, all count. again: how often it was measured again.\n",
+         to it; where none is left, all count. again: how often it was measured again.\n",
         options.rounds,
         options.time.as_secs_f64(),
         base.name(),
@@ -58,17 +58,18 @@ fn heads(columns: &[Column]) -> Vec<String> {
     heads
 }
 
-/// Which rounds tell something: those that nobody disturbed, or all where there are too few of these.
+/// Which rounds tell something: those that nobody disturbed, or all where there is none of these.
 fn counted(rounds: &[Value], column: &Column, direct: &[Value]) -> Vec<bool> {
     let calm = |(at, value): (usize, &Value)| {
         let added_to = direct.get(at).filter(|_| column.is_added());
         !value.disturbed() && !added_to.is_some_and(Value::disturbed)
     };
     let calm: Vec<bool> = rounds.iter().enumerate().map(calm).collect();
-    if 2 * calm.iter().filter(|it| **it).count() < rounds.len() {
-        return vec![true; rounds.len()];
+    if calm.contains(&true) {
+        calm
+    } else {
+        vec![true; rounds.len()]
     }
-    calm
 }
 
 fn row(

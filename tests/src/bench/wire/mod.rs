@@ -143,9 +143,9 @@ impl Counter {
         }
     }
 
-    /// A request that was sent so much too late.
-    fn sent(&self, late: Duration, now: Instant) {
-        if late > LATE && self.counts(now) {
+    /// A request that is sent [`LATE`].
+    fn late(&self, now: Instant) {
+        if self.counts(now) {
             self.late.set(self.late.get() + 1);
         }
     }
@@ -315,11 +315,17 @@ impl Client {
     async fn run(mut self, pace: Option<Pace>, counter: Counter) -> anyhow::Result<u64> {
         let alarm = Alarm::new()?;
         let mut due = Instant::now() + pace.map_or(Duration::ZERO, |pace| pace.first);
-        let mut counted = 0;
+        let (mut counted, mut late) = (0, false);
         loop {
             if pace.is_some() {
-                let late = alarm.at(due).await?;
-                counter.sent(late, Instant::now());
+                late = match alarm.at(due).await? {
+                    Some(after) => after > LATE,
+                    // The one before took so long, which is the peer's doing, unless it was late itself.
+                    None => late && due.elapsed() > LATE,
+                };
+                if late {
+                    counter.late(Instant::now());
+                }
             } else {
                 due = Instant::now();
             }
