@@ -109,6 +109,12 @@ fn each_kind_of_point_is_sane(sandbox: &Sandbox) -> anyhow::Result<()> {
         "weft",
         &["clientIdleMiB", "serverIdleMiB", "clientMiBPer1000Tcp"],
     );
+    assert_eq!(value(&report, "tcp-connect", "weft", "failed"), Some(0.0));
+    // What it was disturbed by is told, and with no repeats nothing was measured again.
+    let told = |key| value(&report, "http1-1k-1000rps", "direct", key);
+    let late = told("lateShare");
+    assert!(late.is_some_and(|it| (0.0..=1.0).contains(&it)), "{late:?}");
+    assert_eq!(told("measuredAgain"), Some(0.0));
     // As many as are due, and no more: a client that is behind makes up for it.
     let paced = value(&report, "http1-1k-1000rps", "direct", "perSecond");
     assert!(paced.is_some_and(|rate| rate < 2_000.0), "{paced:?}");

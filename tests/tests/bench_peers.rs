@@ -3,11 +3,12 @@
 //!
 //! They are the machine's `haproxy` and the Envoy of `tests/bench/requirements.txt` in the Python
 //! environment that `WEFT_BENCH_PYTHON` names, else `target/python`. Where one is missing, or network
-//! namespaces or cores are, the test says so, and fails where `CI=true`.
+//! namespaces or cores are, its test is shown as ignored, with what is missing, and fails where `CI=true`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
+use libtest_mimic::{Arguments, Completion, Trial};
 use serde_json::Value;
 
 /// Names the directory of a Python environment.
@@ -23,17 +24,21 @@ const POINTS: [&str; 4] = ["http1-1k-c8", "http2-1k-c8", "grpc-1k-c8", "tcp-up"]
 /// How what a sidecar used is called there.
 const USED: [&str; 2] = ["cpuMicros", "cpuSecondsPerGigabyte"];
 
-#[test]
-fn haproxy() {
-    carries_requests("haproxy");
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each wants both cores for itself.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        Trial::ignorable_test("haproxy", || Ok(carries_requests("haproxy"))),
+        Trial::ignorable_test("envoy", || Ok(carries_requests("envoy"))),
+        Trial::test("a_peer_that_is_not_here_is_named_with_what_to_do", || {
+            a_peer_that_is_not_here_is_named_with_what_to_do();
+            Ok(())
+        }),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-#[test]
-fn envoy() {
-    carries_requests("envoy");
-}
-
-#[test]
 fn a_peer_that_is_not_here_is_named_with_what_to_do() {
     let output = bench()
         .args(["--peers", "direct,haproxy", "--haproxy", "nowhere/haproxy"])
@@ -44,7 +49,7 @@ fn a_peer_that_is_not_here_is_named_with_what_to_do() {
     assert!(said.contains("haproxy is not installed: apt-get"), "{said}");
 }
 
-fn carries_requests(peer: &str) {
+fn carries_requests(peer: &str) -> Completion {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("values.json");
     let output = bench()
@@ -54,10 +59,15 @@ fn carries_requests(peer: &str) {
         .output()
         .expect("starts");
     let said = String::from_utf8_lossy(&output.stderr);
-    let absent = ABSENT.iter().any(|words| said.contains(words));
-    if absent && std::env::var_os("CI").is_none_or(|it| it != "true") {
-        println!("not tested: {said}");
-        return;
+    // The line, and not where in the program it was said.
+    let absent = ABSENT.iter().find_map(|words| {
+        let line = said.lines().find(|line| line.contains(words))?;
+        Some(line.trim_start_matches("Error: "))
+    });
+    if let Some(absent) = absent
+        && std::env::var_os("CI").is_none_or(|it| it != "true")
+    {
+        return Completion::ignored_with(format!("NOT TESTED: {absent}"));
     }
     assert!(output.status.success(), "{said}");
     let text = std::fs::read_to_string(&file).expect("was written");
@@ -73,6 +83,7 @@ fn carries_requests(peer: &str) {
         let used = USED.iter().find_map(|key| round[key].as_f64());
         assert!(used.expect("processor time") > 0.0, "{point:#}");
     }
+    Completion::Completed
 }
 
 fn bench() -> Command {

@@ -30,6 +30,11 @@ use identity::Identities;
 
 const COLLECTOR: &str = "collector";
 const COLLECTOR_PORT: u16 = 4317;
+/// Lets a pod's new connections have the port of one to the same place that is over, once that is a second old.
+/// Without it, whichever sidecar closes the connections between sidecars first has the port of each wait a
+/// minute for what may still be under way, and after 28,000 within it a client's has none left: Envoy's
+/// closes first, Weft's does not. From the half of that on, looking for one costs more than the connection.
+const PORTS_AGAIN: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 /// How long a service may be unknown.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a mesh would have: every stanza that costs something per request, and what stands in its place
@@ -176,6 +181,7 @@ impl Pairs {
             at: server.v4().into(),
             sidecars: Vec::new(),
         };
+        has_ports(&pair.client)?;
         self.serve(&server);
         pair.until_answered().await?;
         // What is refused elsewhere would be taken.
@@ -190,6 +196,7 @@ impl Pairs {
         let name = peer.name();
         let client = self.mesh.stranger(&format!("client-{name}"))?;
         let server = self.mesh.stranger(&format!("server-{name}"))?;
+        has_ports(&client)?;
         let dir = self.mesh.dir().join(name);
         let identities = Identities::new(&dir)?;
         let setup = match peer {
@@ -269,6 +276,7 @@ impl Pairs {
             at: mesh.cluster_ip(&service).into(),
             sidecars,
         };
+        has_ports(&pair.client)?;
         let server = mesh.pod(&server);
         self.serve(&server);
         // Before nobody asked, its sidecar knows of no service.
@@ -313,6 +321,12 @@ impl Pairs {
             });
         }
     }
+}
+
+/// Sees to it that a client's pod does not run out of ports: [`PORTS_AGAIN`].
+fn has_ports(client: &Pod) -> anyhow::Result<()> {
+    let set = client.run(|| std::fs::write(PORTS_AGAIN, "1"));
+    set.context(PORTS_AGAIN)
 }
 
 /// The policy that `peer` has for a service.

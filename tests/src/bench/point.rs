@@ -149,8 +149,9 @@ const STREAM: [Column; 5] = [
     RSS[1],
 ];
 
-const CONNECTIONS: [Column; 7] = [
+const CONNECTIONS: [Column; 8] = [
     compared("perSecond", "connections/s", 0),
+    shown("failed", "failed", 0),
     compared("cpuMicros", "CPU us/connection", 0),
     OWN,
     shown("p50Micros", "p50 us", 0),
@@ -187,6 +188,13 @@ pub(super) const ADDED: [(&str, &str); 4] = [
     ("addedP99Micros", "p99Micros"),
     ("addedP999Micros", "p999Micros"),
 ];
+
+impl Column {
+    /// Whether `direct`'s value of the same round is in it.
+    pub(super) fn is_added(&self) -> bool {
+        ADDED.iter().any(|(added, _)| *added == self.key)
+    }
+}
 
 impl What {
     /// Whether it is measured in every round.

@@ -6,35 +6,39 @@ use serde_json::{Map, Value as Json, json};
 
 use super::options::{Options, Peer};
 use super::point::{Column, Point};
-use super::run::{MAX_FOREIGN, Values};
-use super::slice::Value;
+use super::run::Values;
+use super::slice::{MAX_FOREIGN, MAX_LATE, Value};
 
 /// Where there is no number.
 const NONE: &str = "-";
 /// How many columns a line of progress has.
 const IN_A_LINE: usize = 2;
 
-/// For people. Ratios are medians of ratios within a round.
+/// For people. Ratios are medians of ratios within a round. Rounds that others disturbed are told of and left
+/// out.
 pub(super) fn text(options: &Options, points: &[(usize, Point)], values: &Values) -> String {
     let base = base(options);
     let mut text = format!(
         "\nMedians of {} rounds of {:.1} s; in brackets the least and the most. Processor time is both \
          sidecars'; own CPU the client's and the server's.\nLatency counts from when a request was due. \
-         x: the median of the ratios to {} in the same round.\n!: rounds in which others used more than \
-         {:.0} % of the cores, however often it was tried.\n",
+         x: the median of the ratios to {} in the same round.\n!: rounds that others disturbed, however \
+         often it was tried: they used more than {:.0} % of the cores, or more than {:.1} % of a rate's \
+         requests were sent late.\nSuch rounds are left out, and where `direct` was disturbed what is added \
+         to it; where none is left, all count. again: how often it was measured again.\n",
         options.rounds,
         options.time.as_secs_f64(),
         base.name(),
         MAX_FOREIGN * 100.0,
+        MAX_LATE * 100.0,
     );
     for (at, point) in points {
         let columns = point.what.columns();
         let _ = writeln!(text, "\n{}", point.name);
         let mut rows = vec![heads(columns)];
+        let of = |peer| values.get(&(*at, peer)).map_or(&[][..], Vec::as_slice);
         for peer in &options.peers {
-            if let Some(rounds) = values.get(&(*at, *peer)) {
-                let others = values.get(&(*at, base)).map_or(&[][..], Vec::as_slice);
-                rows.push(row(*peer, columns, rounds, others));
+            if !of(*peer).is_empty() {
+                rows.push(row(*peer, columns, of(*peer), of(base), of(Peer::Direct)));
             }
         }
         aligned(&mut text, &rows);
@@ -50,32 +54,59 @@ fn heads(columns: &[Column]) -> Vec<String> {
             heads.push("x".to_owned());
         }
     }
-    heads.push("!".to_owned());
+    heads.extend(["again".to_owned(), "!".to_owned()]);
     heads
 }
 
-fn row(peer: Peer, columns: &[Column], rounds: &[Value], others: &[Value]) -> Vec<String> {
+/// Which rounds tell something: those that nobody disturbed, or all where there is none of these.
+fn counted(rounds: &[Value], column: &Column, direct: &[Value]) -> Vec<bool> {
+    let calm = |(at, value): (usize, &Value)| {
+        let added_to = direct.get(at).filter(|_| column.is_added());
+        !value.disturbed() && !added_to.is_some_and(Value::disturbed)
+    };
+    let calm: Vec<bool> = rounds.iter().enumerate().map(calm).collect();
+    if calm.contains(&true) {
+        calm
+    } else {
+        vec![true; rounds.len()]
+    }
+}
+
+fn row(
+    peer: Peer,
+    columns: &[Column],
+    rounds: &[Value],
+    others: &[Value],
+    direct: &[Value],
+) -> Vec<String> {
     let mut cells = vec![peer.name().to_owned()];
     for column in columns {
-        let spread = Spread::of(rounds.iter().map(|it| it.get(column.key)));
+        let counts = counted(rounds, column, direct);
+        let of_round = rounds.iter().zip(&counts);
+        let counted_values = of_round.filter(|(_, counts)| **counts);
+        let spread = Spread::of(counted_values.map(|(it, _)| it.get(column.key)));
         if !column.compared {
             cells.push(number(spread.median, column.digits));
             continue;
         }
         cells.push(spread.show(column.digits));
         // What is added by less than can be told apart from nothing is no base.
+        let both = counts.iter().zip(counted(others, column, direct));
+        let both = both.map(|(one, other)| *one && other);
         let pairs = rounds
             .iter()
             .zip(others)
-            .filter(|(_, other)| other.get(column.key) > 0.0);
-        let ratios = pairs.map(|(one, other)| one.get(column.key) / other.get(column.key));
+            .zip(both)
+            .filter(|((_, other), both)| *both && other.get(column.key) > 0.0);
+        let ratios = pairs.map(|((one, other), _)| one.get(column.key) / other.get(column.key));
         cells.push(number(Spread::of(ratios).median, 2));
     }
-    let disturbed = rounds.iter().filter(|it| it.foreign > MAX_FOREIGN).count();
-    cells.push(match disturbed {
+    let again = rounds.iter().map(|it| usize::from(it.again)).sum();
+    let disturbed = rounds.iter().filter(|it| it.disturbed()).count();
+    cells.extend([again, disturbed].map(|count: usize| match count {
         0 => String::new(),
         some => some.to_string(),
-    });
+    }));
     cells
 }
 
@@ -108,8 +139,17 @@ pub(super) fn line(point: Point, value: &Value) -> String {
         let shown = number(value.get(column.key), column.digits);
         let _ = write!(line, " {shown:>9} {}", column.title);
     }
+    if value.again > 0 {
+        let _ = write!(line, "  (again: {})", value.again);
+    }
     if value.foreign > MAX_FOREIGN {
         let _ = write!(line, "  (others {:.0} %)", value.foreign * 100.0);
+    }
+    if value.late > MAX_LATE {
+        let _ = write!(line, "  (late {:.1} %)", value.late * 100.0);
+    }
+    if value.get("failed") > 0.0 {
+        let _ = write!(line, "  (failed: {})", value.get("failed"));
     }
     line
 }
@@ -138,6 +178,9 @@ fn of_round(value: &Value) -> Json {
         .map(|(key, it)| ((*key).to_owned(), json!(it)));
     let mut of: Map<String, Json> = of.collect();
     of.insert("foreignCpuShare".to_owned(), json!(value.foreign));
+    of.insert("lateShare".to_owned(), json!(value.late));
+    of.insert("measuredAgain".to_owned(), json!(value.again));
+    of.insert("disturbed".to_owned(), json!(value.disturbed()));
     Json::Object(of)
 }
 

@@ -14,8 +14,6 @@ use super::{gate, ready, report, standing, usage};
 
 /// Cores that the pods need.
 const CORES: usize = 2;
-/// What others may use of the machine's cores while something is measured.
-pub(super) const MAX_FOREIGN: f64 = 0.06;
 
 /// By point, in the order of [`POINTS`], and peer: one value per round.
 pub(super) type Values = BTreeMap<(usize, Peer), Vec<Value>>;
@@ -151,16 +149,15 @@ async fn rounds(
 /// Measures until others leave the machine alone, a few times at most; of these the least disturbed.
 async fn undisturbed(options: &Options, pair: &Pair, load: Load) -> anyhow::Result<Value> {
     let mut best = slice::measure(pair, load, options.time).await?;
-    for _ in 0..options.repeats {
-        if best.foreign <= MAX_FOREIGN {
-            break;
-        }
-        let again = slice::measure(pair, load, options.time).await?;
-        if again.foreign < best.foreign {
-            best = again;
+    let mut again = 0;
+    while best.disturbed() && again < options.repeats {
+        again += 1;
+        let next = slice::measure(pair, load, options.time).await?;
+        if next.disturbance() < best.disturbance() {
+            best = next;
         }
     }
-    Ok(best)
+    Ok(Value { again, ..best })
 }
 
 /// How much longer latencies were in the last round than without anything between.

@@ -16,6 +16,10 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// How long a service may be unknown to the client's sidecar, which learns of it when it is asked for.
 const PATIENCE: Duration = Duration::from_secs(20);
 const GIGA: f64 = 1e9;
+/// What others may use of the machine's cores while something is measured.
+pub(super) const MAX_FOREIGN: f64 = 0.06;
+/// How many of a rate's requests may be sent [late](wire::LATE): half of what a p99 could be made of.
+pub(super) const MAX_LATE: f64 = 0.005;
 
 /// One measurement.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +28,10 @@ pub(super) struct Value {
     pub(super) of: BTreeMap<&'static str, f64>,
     /// The share of the machine's cores that others used meanwhile.
     pub(super) foreign: f64,
+    /// The share of a rate's requests that were sent late, though nothing that was asked was waited for.
+    pub(super) late: f64,
+    /// How often it was measured again, since it was disturbed.
+    pub(super) again: u16,
 }
 
 /// Clocks of processors at one time.
@@ -52,6 +60,16 @@ impl Value {
     /// No number where there is none.
     pub(super) fn get(&self, key: &str) -> f64 {
         self.of.get(key).copied().unwrap_or(f64::NAN)
+    }
+
+    /// How much was beside it, as a multiple of what may be.
+    pub(super) fn disturbance(&self) -> f64 {
+        (self.foreign / MAX_FOREIGN).max(self.late / MAX_LATE)
+    }
+
+    /// Whether it tells of others as much as of what was measured.
+    pub(super) fn disturbed(&self) -> bool {
+        self.disturbance() > 1.0
     }
 }
 
@@ -84,6 +102,8 @@ pub(super) async fn measure(pair: &Pair, load: Load, time: Duration) -> anyhow::
     let mut value = Value {
         of: values(load, &measured, &used),
         foreign: used.foreign,
+        late: measured.late as f64 / measured.done as f64,
+        again: 0,
     };
     if pair.sidecars.is_empty() {
         // Nothing, and not something that uses nothing.
@@ -108,7 +128,7 @@ fn values(load: Load, measured: &Measured, used: &Used) -> BTreeMap<&'static str
         ]);
     }
     let latency = |quantile| measured.latency.value_at_quantile(quantile) as f64;
-    BTreeMap::from([
+    let mut values = BTreeMap::from([
         ("perSecond", done / seconds),
         ("cpuMicros", used.sidecars * 1e6 / done),
         ("ownCpu", used.own * 1e6 / done),
@@ -116,7 +136,11 @@ fn values(load: Load, measured: &Measured, used: &Used) -> BTreeMap<&'static str
         ("p90Micros", latency(0.9)),
         ("p99Micros", latency(0.99)),
         ("p999Micros", latency(0.999)),
-    ])
+    ]);
+    if let Load::Connections(_) = load {
+        values.insert("failed", measured.failed as f64);
+    }
+    values
 }
 
 impl Clocks {
@@ -135,11 +159,12 @@ impl Clocks {
 impl Mark {
     fn since(&self, begin: &Self) -> Used {
         let seconds = |of: fn(&Self) -> Duration| of(self).saturating_sub(of(begin)).as_secs_f64();
-        let foreign = seconds(|it| it.machine.busy) - seconds(|it| it.ours);
+        let (busy, whole) = self.machine.busy_since(&begin.machine);
+        let foreign = busy.as_secs_f64() - seconds(|it| it.ours);
         Used {
             sidecars: seconds(|it| it.sidecars),
             own: seconds(|it| it.own),
-            foreign: (foreign / seconds(|it| it.machine.whole)).max(0.0),
+            foreign: (foreign / whole.as_secs_f64()).max(0.0),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -106,32 +106,42 @@ pub(super) fn processor_time(processes: &[Process]) -> io::Result<Duration> {
 }
 
 /// The time of all cores of the machine together.
+///
+/// What they had to do is what is left of the time without that in which they had nothing, which the kernel
+/// takes with a clock. What it tells as busy it does not: where it looks, at every 4 ms or so, it adds as
+/// much to whoever runs. Whoever wakes at the same beat, as a thousand requests a second do, is seen
+/// at every look or at none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MachineTime {
-    /// What they have done for processes, whoever's, and what a hypervisor took from them. What the kernel
-    /// does for nobody in particular, as when packets come, is not in it.
-    pub(super) busy: Duration,
-    /// All of it.
-    pub(super) whole: Duration,
+    at: Instant,
+    cores: u32,
+    /// Of all cores.
+    idle: Duration,
 }
 
 impl MachineTime {
     /// Since the machine's start.
     pub(super) fn now() -> io::Result<Self> {
         let stat = std::fs::read_to_string("/proc/stat")?;
-        let fields = stat.lines().next().and_then(|it| it.strip_prefix("cpu "));
+        let at = Instant::now();
+        let lines = stat.lines().take_while(|line| line.starts_with("cpu"));
+        let cores = lines.filter(|line| !line.starts_with("cpu ")).count() as u32;
+        let fields = stat.strip_prefix("cpu ");
         let fields = fields.ok_or_else(|| invalid("no times of the machine"))?;
-        // user, nice, system, idle, iowait, irq, softirq, steal; guests' are in user's and nice's.
-        let mut ticks = [0_u64; 8];
-        for (ticks, field) in ticks.iter_mut().zip(fields.split_ascii_whitespace()) {
-            *ticks = field.parse().map_err(|_| invalid("no times"))?;
-        }
-        let of = |ticks: u64| Duration::from_millis(ticks * 1_000 / TICKS);
-        let [user, nice, system, .., steal] = ticks;
-        Ok(Self {
-            busy: of(user + nice + system + steal),
-            whole: of(ticks.iter().sum()),
-        })
+        // user, nice, system, and then idle, iowait.
+        let mut ticks = fields.split_ascii_whitespace().skip(3);
+        let mut ticks = || ticks.next().and_then(|field| field.parse::<u64>().ok());
+        let idle = ticks().zip(ticks()).ok_or_else(|| invalid("no times"))?;
+        let idle = Duration::from_millis((idle.0 + idle.1) * 1_000 / TICKS);
+        Ok(Self { at, cores, idle })
+    }
+
+    /// How long the cores were busy since `begin`, whoever with, and how long that was for all together. What a
+    /// hypervisor took from a busy one is in it, and what the kernel did when packets came.
+    pub(super) fn busy_since(&self, begin: &Self) -> (Duration, Duration) {
+        let whole = (self.at - begin.at) * self.cores;
+        let idle = self.idle.saturating_sub(begin.idle);
+        (whole.saturating_sub(idle), whole)
     }
 }
 

@@ -23,12 +23,12 @@ impl Alarm {
         Ok(Self(AsyncFd::new(timer)?))
     }
 
-    /// Until `due`, which may be over.
-    pub(super) async fn at(&self, due: Instant) -> anyhow::Result<()> {
+    /// Until `due`; how much later it rang. `None` if that was over before, and so nothing was waited for.
+    pub(super) async fn at(&self, due: Instant) -> anyhow::Result<Option<Duration>> {
         let left = due.saturating_duration_since(Instant::now());
         // Zero would be never.
         if left.is_zero() {
-            return Ok(());
+            return Ok(None);
         }
         let once = Itimerspec {
             it_interval: Timespec::try_from(Duration::ZERO)?,
@@ -44,7 +44,7 @@ impl Alarm {
             // Otherwise it was no more than a guess.
             if let Ok(read) = read {
                 read?;
-                return Ok(());
+                return Ok(Some(due.elapsed()));
             }
         }
     }

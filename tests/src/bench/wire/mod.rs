@@ -16,7 +16,7 @@ mod http2;
 mod idle;
 mod tcp;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::protocol::Protocol;
 
@@ -43,6 +43,13 @@ const SIZES: [usize; 2] = [1 << 10, 64 << 10];
 /// One try of the first exchange, and the time between two.
 const FIRST_TRY: Duration = Duration::from_secs(1);
 const FIRST_GAP: Duration = Duration::from_millis(50);
+/// A request of a rate that is sent so much after it is due is late. The client does nothing that takes as
+/// long: another program has its core, or a hypervisor has, or its sidecar does not leave it.
+const LATE: Duration = Duration::from_millis(1);
+/// How much longer than its time a load may take to come to its end.
+const OVERTIME: Duration = Duration::from_secs(20);
+/// How many connections of all may fail.
+const MOST_FAILED: f64 = 0.01;
 
 /// What a client does.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +98,10 @@ pub(super) struct Measured {
     pub(super) seconds: f64,
     /// Of a request or a connection, in microseconds.
     pub(super) latency: Histogram<u64>,
+    /// Connections that did not do what they were made for; in [`Self::done`] are only those that did.
+    pub(super) failed: u64,
+    /// Requests of a rate that were sent [`LATE`].
+    pub(super) late: u64,
 }
 
 /// When what is done counts, and the count.
@@ -99,6 +110,16 @@ struct Counter {
     begin: Instant,
     end: Instant,
     latency: Rc<RefCell<Histogram<u64>>>,
+    failures: Rc<RefCell<Failures>>,
+    late: Rc<Cell<u64>>,
+}
+
+/// What went wrong and may, now and then.
+#[derive(Default)]
+struct Failures {
+    count: u64,
+    /// The first.
+    cause: Option<anyhow::Error>,
 }
 
 impl Counter {
@@ -111,6 +132,22 @@ impl Counter {
             latency.record(micros.min(MAX_MICROS))?;
         }
         Ok(counts)
+    }
+
+    /// A failure, if `now` is in the time that counts.
+    fn fail(&self, now: Instant, error: anyhow::Error) {
+        if self.counts(now) {
+            let mut failures = self.failures.borrow_mut();
+            failures.count += 1;
+            failures.cause.get_or_insert(error);
+        }
+    }
+
+    /// A request that is sent [`LATE`].
+    fn late(&self, now: Instant) {
+        if self.counts(now) {
+            self.late.set(self.late.get() + 1);
+        }
     }
 
     fn counts(&self, now: Instant) -> bool {
@@ -138,6 +175,8 @@ pub(super) async fn load(
         begin,
         end: begin + time,
         latency: Rc::new(RefCell::new(Histogram::new_with_max(MAX_MICROS, 3)?)),
+        failures: Rc::default(),
+        late: Rc::default(),
     };
     let mut clients = JoinSet::new();
     match load {
@@ -163,8 +202,22 @@ pub(super) async fn load(
     mark();
     let seconds = begun.elapsed().as_secs_f64();
     let mut done = 0;
-    while let Some(client) = clients.join_next().await {
-        done += client??;
+    let ending = async {
+        while let Some(client) = clients.join_next().await {
+            done += client??;
+        }
+        anyhow::Ok(())
+    };
+    let ended = timeout_at(counter.end + OVERTIME, ending).await;
+    ended.with_context(|| format!("not over {OVERTIME:?} after its end"))??;
+    let Failures {
+        count: failed,
+        cause,
+    } = counter.failures.take();
+    if let Some(cause) = cause
+        && failed as f64 > MOST_FAILED * (done + failed) as f64
+    {
+        return Err(cause.context(format!("{failed} of {} failed; the first", done + failed)));
     }
     anyhow::ensure!(done > 0, "nothing came to its end");
     let latency = counter.latency.borrow().clone();
@@ -172,6 +225,8 @@ pub(super) async fn load(
         done,
         seconds,
         latency,
+        failed,
+        late: counter.late.get(),
     })
 }
 
@@ -260,10 +315,17 @@ impl Client {
     async fn run(mut self, pace: Option<Pace>, counter: Counter) -> anyhow::Result<u64> {
         let alarm = Alarm::new()?;
         let mut due = Instant::now() + pace.map_or(Duration::ZERO, |pace| pace.first);
-        let mut counted = 0;
+        let (mut counted, mut late) = (0, false);
         loop {
             if pace.is_some() {
-                alarm.at(due).await?;
+                late = match alarm.at(due).await? {
+                    Some(after) => after > LATE,
+                    // The one before took so long, which is the peer's doing, unless it was late itself.
+                    None => late && due.elapsed() > LATE,
+                };
+                if late {
+                    counter.late(Instant::now());
+                }
             } else {
                 due = Instant::now();
             }

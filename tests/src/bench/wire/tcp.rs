@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Counter, Direction, connect};
 
@@ -24,6 +25,9 @@ const GIVE: u8 = 2;
 const RETURN: u8 = 3;
 /// The server returns [`ECHO`] bytes and leaves it at that.
 const STAY: u8 = 4;
+
+/// After a connection that failed: who has no room for more is not helped by the next.
+const AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 /// Serves until it is dropped.
 pub(in crate::bench) async fn serve(listener: TcpListener) {
@@ -131,14 +135,20 @@ async fn take(stream: &mut TcpStream, counter: &Counter) -> anyhow::Result<u64> 
     }
 }
 
-/// One connection after the other until the end; how many count.
+/// One connection after the other until the end; how many count. One that fails is counted as such.
 pub(super) async fn connections(to: SocketAddr, counter: Counter) -> anyhow::Result<u64> {
     let mut counted = 0;
     loop {
         let due = Instant::now();
-        echo(to).await?;
+        let came = echo(to).await;
         let now = Instant::now();
-        counted += u64::from(counter.record(due, now)?);
+        match came {
+            Ok(()) => counted += u64::from(counter.record(due, now)?),
+            Err(error) => {
+                counter.fail(now, error);
+                sleep(AFTER_FAILURE).await;
+            }
+        }
         if now >= counter.end {
             return Ok(counted);
         }
