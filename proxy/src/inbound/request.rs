@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use ::http::request::Parts;
 use ::http::uri::PathAndQuery;
@@ -36,6 +37,12 @@ use crate::telemetry::{self, PeerScopes, access};
 const DEADLINE_MS: HeaderName = HeaderName::from_static(names::DEADLINE_MS);
 const MIRROR: HeaderName = HeaderName::from_static(names::MIRROR);
 const TRUE: HeaderValue = HeaderValue::from_static("true");
+/// What is in flight may go on for this much longer than its caller's sidecar said that it waits. That one
+/// answers its client at its deadline and cuts off what it asked for here, which is `client_gone` and no error
+/// of this workload. The cut comes milliseconds after the deadline, more where the machine is busy: without a
+/// margin many requests that are too slow would end as 504 here too. The deadline is for a caller whose cut
+/// does not come. A container that has used up its share of the processor stands still for most of 100 ms.
+pub(super) const CUT_MARGIN: Duration = Duration::from_millis(100);
 
 /// The requests of one connection that was made to the application.
 pub(crate) struct Requests {
@@ -155,6 +162,7 @@ impl Requests {
                 "the caller waits no longer",
             ));
         }
+        let deadline = deadline.later(CUT_MARGIN);
 
         // Headers that concern one connection only, or that only a sidecar may say.
         headers::one_authority(&head)?;

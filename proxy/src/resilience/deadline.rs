@@ -49,6 +49,11 @@ impl Deadline {
         }
     }
 
+    /// The same, that much later; no bound beyond what an `Instant` can say.
+    pub fn later(self, by: Duration) -> Self {
+        Self(self.0.and_then(|at| at.checked_add(by)))
+    }
+
     /// When it is.
     pub fn instant(self) -> Option<Instant> {
         self.0

@@ -97,6 +97,10 @@ async fn sleeping(cx: Cx) -> anyhow::Result<()> {
         let labels = [("direction", "outbound"), ("outcome", "request_timeout")];
         let counted = metrics(mesh, "client").await?;
         assert_eq!(counted.sum("weft_requests_total", &labels), 2.0);
+        // To the server's sidecar its callers have left, also the one whose whole time was over.
+        let labels = [("direction", "inbound"), ("outcome", "client_gone")];
+        let counted = metrics(mesh, "api-1").await?;
+        assert_eq!(counted.sum("weft_requests_total", &labels), 6.0);
         Ok(())
     })
     .await

@@ -66,7 +66,7 @@ const CHECKS: &[Name] = &[
     (WELL, "requests to the platform over mutual TLS"),
     (WELL, "/health, /ready, /live, /metrics in plaintext"),
     (WELL, "anything else in plaintext refused"),
-    (WELL, "calls of a workload that is not named refused"),
+    (WELL, "calls of a service that is not named refused"),
     (WELL, "of these seen by the platform"),
     (WELL, "of one tenant, seen by the replicas"),
     (WELL, "under its name in their sidecars' metrics"),

@@ -1,5 +1,9 @@
 //! Acts that every platform has, and what they are made of.
 
+mod callers;
+mod killed;
+mod waited;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,6 +16,20 @@ use crate::demo::check::{Expected, Unit};
 use crate::demo::stage::Stage;
 use crate::demo::world::World;
 
+pub(super) use self::callers::{check_lines, check_refused};
+pub(super) use self::killed::{Killed, REQUESTS};
+pub(super) use self::waited::{Waited, check_waited};
+
+/// What a machine with other things to do may take on top of a bound.
+pub(super) const MOST_LATE: Duration = Duration::from_millis(250);
+/// The same for what takes several steps.
+pub(super) const MOST_STEPS: Duration = Duration::from_secs(2);
+/// How long a sidecar may take to end, where the guide does not say.
+pub(super) const DRAIN: Duration = Duration::from_secs(5);
+/// Calls of which each is looked at.
+pub(super) const CALLS: u64 = 10;
+/// How long is waited for a pod that should serve at once.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The first requests find out who is where and make the connections.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// How long everything is well, and how long the control plane is away.
@@ -24,7 +42,19 @@ const MOST_RETURN: Duration = Duration::from_secs(10);
 const HEALTH: &str = "/health";
 
 /// Nothing happens but traffic: no request fails, at the rate that is wanted, over mutual TLS.
-pub(super) async fn all_well(stage: &mut Stage, words: &str) -> anyhow::Result<()> {
+pub(super) async fn all_well(stage: &mut Stage, words: &str) {
+    steady(stage, words).await;
+    let percent = stage.mtls_percent();
+    stage.check(
+        "over mutual TLS, as the callers' sidecars count",
+        percent,
+        Unit::Percent,
+        Expected::exactly(100),
+    );
+}
+
+/// The same where not all that is called is in the mesh.
+pub(super) async fn steady(stage: &mut Stage, words: &str) {
     stage.begin("All is well", words).await;
     stage.watch(WARM_UP).await;
     stage.cut();
@@ -41,14 +71,6 @@ pub(super) async fn all_well(stage: &mut Stage, words: &str) -> anyhow::Result<(
         Unit::Count,
         Expected::at_least(least),
     );
-    let percent = stage.mtls_percent();
-    stage.check(
-        "over mutual TLS, as the callers' sidecars count",
-        percent,
-        Unit::Percent,
-        Expected::exactly(100),
-    );
-    Ok(())
 }
 
 /// Probes without an identity are answered by these workloads' ports, and nothing else that comes
@@ -116,6 +138,24 @@ pub(super) async fn control_plane_gone(stage: &mut Stage, words: &str) -> anyhow
     Ok(())
 }
 
+/// The same as the last act: every alert has ended.
+pub(super) async fn gone(stage: &mut Stage, words: &str) -> anyhow::Result<()> {
+    control_plane_gone(stage, words).await?;
+    stage.check_silence().await;
+    Ok(())
+}
+
+/// A pod that was started again gets traffic of a target again: part of an act.
+pub(super) async fn serves_again(stage: &mut Stage, target: usize, pod: &str) {
+    stage.cut();
+    let took = stage
+        .until(PATIENCE, async |world| {
+            world.look(target, |report| report.served_by.contains_key(pod))
+        })
+        .await;
+    stage.check_time("from running again to serving", took, MOST_STEPS);
+}
+
 /// Tells applications what to do from now on.
 pub(super) async fn behave(
     world: &World,
@@ -141,6 +181,16 @@ pub(super) async fn seen(world: &World, workloads: &[&str]) -> anyhow::Result<u6
     let mut requests = 0;
     for workload in workloads {
         requests += world.mesh.app(workload).stats().await?.requests;
+    }
+    Ok(requests)
+}
+
+/// Those of one method and path.
+pub(super) async fn seen_at(world: &World, workloads: &[&str], route: &str) -> anyhow::Result<u64> {
+    let mut requests = 0;
+    for workload in workloads {
+        let stats = world.mesh.app(workload).stats().await?;
+        requests += stats.routes.get(route).copied().unwrap_or(0);
     }
     Ok(requests)
 }

@@ -7,7 +7,7 @@
 //!    name is that of its folder in `examples`.
 //! 2. Its mesh is [`cast`] from `examples/NAME/mesh.yaml`: name the workloads that the story needs, few,
 //!    because each is two processes. Its policies are the files of `examples/NAME/policies`, embedded
-//!    with `include_str!` and given to [`Story::policies`] under the names of the files.
+//!    with `example!` and given to [`Story::policies`] under the names of the files.
 //! 3. Each act is a function of its own that begins with [`Stage::begin`] and speaks of time only as
 //!    the guide does, through [`Stage::time`]: then `--real-time` needs no word. What a caller suffers
 //!    without a policy is played by [`Stage::before_and_after`]. [`common`] has the acts that
@@ -28,6 +28,13 @@
 //! [`Story::watched`]: super::story::Story::watched
 //! [`Stage::check_alerts`]: super::stage::Stage::check_alerts
 
+/// The text of a file in `examples`.
+macro_rules! example {
+    ($path:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/", $path))
+    };
+}
+
 mod common;
 mod dotmac;
 mod ecommerce;
@@ -38,10 +45,11 @@ mod venta;
 use std::fmt::Write as _;
 
 use weft_control_plane::source::mesh_file::{MeshFile, WorkloadEntry};
+use weft_sandbox::load::{Protocol, Shot};
 use weft_sandbox::mesh::{Builder, Endpoint};
 use weft_sandbox::{AppSpec, Mesh, Programs, Service, Workload};
 
-use super::story::Story;
+use super::story::{Policy, Story, Target};
 
 /// All of them, by name.
 static STORIES: &[&Story] = &[
@@ -74,6 +82,33 @@ pub(super) fn list() -> String {
         let _ = writeln!(text, "{name:<14}  {}", story.about);
     }
     text
+}
+
+/// A policy of an example, under the name of its file.
+const fn policy(name: &'static str, yaml: &'static str) -> Policy {
+    Policy { name, yaml }
+}
+
+/// A service that is called over HTTP/1, twenty times a second.
+const fn target(
+    service: &'static str,
+    port: u16,
+    backends: &'static [&'static str],
+    caller: &'static str,
+    shots: fn(&Mesh) -> Vec<Shot>,
+) -> Target {
+    Target {
+        service,
+        port,
+        backends,
+        caller,
+        rate: 20.0,
+        // Callers that hang for 20 s each, at the rate above and in real time, are four hundred.
+        clients: 500,
+        protocol: Protocol::Http1,
+        versions: None,
+        shots,
+    }
 }
 
 /// The mesh of an example: its services, and of its workloads those that are named here, as

@@ -1,14 +1,19 @@
 //! Callers who proved who they are.
 
+use std::time::Duration;
+
 use http::Method;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
 
 use super::*;
+use crate::inbound::request::CUT_MARGIN;
 use crate::outcome::Outcome;
 use crate::policy::{AllowEntry, AllowList, MtlsMode, Principal, Protocol};
-use crate::testing::clients::request;
+use crate::testing::clients::{Answer, request};
 use crate::testing::policies::inbound;
 use crate::testing::servers::{Act, Refusing};
+use crate::testing::{settle, stop_clock, until};
 
 /// Allows `web` to GET below `/cart`.
 fn only_web_gets_the_cart() -> InboundPolicy {
@@ -90,7 +95,7 @@ async fn clients_addresses_are_told_where_that_is_asked_for() {
 #[tokio::test]
 async fn only_connections_of_sidecars_become_too_old() {
     let app = app().await;
-    let at_once = AgeCap::about(std::time::Duration::from_micros(1));
+    let at_once = AgeCap::about(Duration::from_micros(1));
     let sidecar = Sidecar::with(app.address, at_once, ForwardedFor::default());
     let mut policy = only_web_gets_the_cart();
     policy.mtls = MtlsMode::Permissive;
@@ -168,14 +173,89 @@ async fn what_nobody_waits_for_any_more_is_dropped() {
     assert_eq!(seen[0].headers.get("x-weft-deadline-ms"), None);
 }
 
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// What the caller's sidecar says that it waits.
+const CALLERS_TIME: Duration = Duration::from_millis(250);
+/// Over HTTP/2 or not, and what is called.
+const CALLS: [(bool, &str); 4] = [
+    (false, "/held"),
+    (true, "/held"),
+    (false, "/begun"),
+    (true, "/begun"),
+];
+
+/// Never answers `/held`, and begins an answer of `/begun` that it never ends.
+async fn stuck() -> Server {
+    Server::plain(|_, seen| match &*seen.path {
+        "/begun" => Act::slow(&[], CALLERS_TIME * 1_000),
+        _ => Act::Hang,
+    })
+    .await
+}
+
+/// A caller of `app` over either version, under way; the clock stands still.
+async fn calling(
+    sidecar: &Sidecar,
+    app: &Server,
+    http2: bool,
+    path: &str,
+) -> JoinHandle<hyper::Result<Answer>> {
+    let (mut client, origin) = if http2 {
+        (sidecar.http2_as("web").await, "http://api")
+    } else {
+        (sidecar.http1_as("web").await, "")
+    };
+    let left = CALLERS_TIME.as_millis().to_string();
+    let said = [("x-weft-deadline-ms", &*left)];
+    let call = request(Method::GET, &format!("{origin}{path}"), &said, "");
+    let before = app.requests();
+    let call = tokio::spawn(async move { client.try_send(call).await });
+    until("the request", || app.requests() > before).await;
+    settle().await;
+    call
+}
+
+/// The caller's sidecar answers its client; to this one it is a caller who has gone.
 #[tokio::test]
-async fn the_callers_deadline_ends_what_is_in_flight() {
-    let app = Server::plain(|_, _| Act::Hang).await;
+async fn a_caller_who_cuts_at_its_deadline_makes_no_error_here() {
+    let app = stuck().await;
     let sidecar = Sidecar::before(&app, inbound(MtlsMode::Strict));
-    let mut client = sidecar.http1_as("web").await;
-    let call = request(Method::GET, "/", &[("x-weft-deadline-ms", "100")], "");
-    let answer = client.send(call).await;
-    answer.assert_made_by("inbound", Outcome::RequestTimeout);
+    let _clock = stop_clock();
+    let mut gone = 0;
+    for (http2, path) in CALLS {
+        let call = calling(&sidecar, &app, http2, path).await;
+        tokio::time::advance(CALLERS_TIME + CUT_MARGIN.saturating_sub(MILLISECOND)).await;
+        settle().await;
+        call.abort();
+        gone += 1;
+        let counted = || sidecar.requests(&[("outcome", "client_gone")]) == gone;
+        until("the cut", counted).await;
+    }
+    assert_eq!(sidecar.requests(&[]), gone, "and nothing else");
+}
+
+#[tokio::test]
+async fn the_callers_deadline_ends_what_nobody_cuts() {
+    let app = stuck().await;
+    let sidecar = Sidecar::before(&app, inbound(MtlsMode::Strict));
+    let _clock = stop_clock();
+    let mut ended = 0;
+    for (http2, path) in CALLS {
+        let call = calling(&sidecar, &app, http2, path).await;
+        // Timers go by milliseconds.
+        tokio::time::advance(CALLERS_TIME + CUT_MARGIN + MILLISECOND).await;
+        let answer = soon(call).await.unwrap();
+        match path {
+            "/held" => answer
+                .unwrap()
+                .assert_made_by("inbound", Outcome::RequestTimeout),
+            _ => assert!(answer.is_err(), "{answer:?}"),
+        }
+        ended += 1;
+        let counted = || sidecar.requests(&[("outcome", "request_timeout")]) == ended;
+        until("the end", counted).await;
+    }
+    assert_eq!(sidecar.requests(&[]), ended, "and nothing else");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use ::bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::advance;
 
 use super::gated::Gated;
 use super::*;
@@ -22,7 +23,7 @@ use crate::telemetry::Exposition;
 use crate::testing::clients::Answer;
 use crate::testing::policies::{breaker, endpoint, retries, target};
 use crate::testing::servers::{Act, Refusing};
-use crate::testing::soon;
+use crate::testing::{hold_clock, settle, soon, until};
 
 /// Long enough for everything that does not wait to have happened.
 const MOMENT: Duration = Duration::from_millis(50);
@@ -78,24 +79,20 @@ impl Sidecar {
     }
 
     async fn waits(&self, limit: Limit, waiting: usize) {
-        soon(async {
-            while self.held(limit).1 != waiting {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        until("the line", || self.held(limit).1 == waiting).await;
     }
 
     async fn nothing_is_held(&self) {
-        soon(async {
-            while self.held(Limit::Requests) != (0, 0) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        until("the end", || self.held(Limit::Requests) == (0, 0)).await;
         let backend = &self.outbound.destinations().backends().all()[0];
         assert_eq!(backend.group.limits().pending().1, 0);
     }
+}
+
+/// What came of a request, without letting time pass.
+async fn ended(request: JoinHandle<Answer>) -> Answer {
+    until("the answer", || request.is_finished()).await;
+    request.await.unwrap()
 }
 
 #[tokio::test]
@@ -167,36 +164,47 @@ async fn who_leaves_the_line_leaves_nothing_behind() {
     sidecar.nothing_is_held().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_counts_for_the_request_and_not_for_the_try() {
+    let _held = hold_clock();
     let server = Gated::start().await;
     let mut policy = limited(requests(1, 8));
     policy.routes[0].timeouts.request = Some(MOMENT * 6);
     policy.routes[0].timeouts.per_try = Some(MOMENT * 5);
     let sidecar = Sidecar::knowing(policy.clone(), vec![server.endpoint()]);
+    let works_on = |path| server.now() == 1 && server.paths().last().is_some_and(|it| it == path);
     let hangs = sidecar.getting("/1").await;
-    server.working_on(1).await;
-    tokio::time::sleep(MOMENT * 3).await;
+    until("the first try", || works_on("/1")).await;
+    advance(MOMENT * 3).await;
     let second = sidecar.getting("/2").await;
     sidecar.waits(Limit::Requests, 1).await;
     // The first one's try ends; the second has waited, and its try begins only now.
-    let answer = soon(hangs).await.unwrap();
+    advance(MOMENT * 2).await;
+    let answer = ended(hangs).await;
     answer.assert_made_by("outbound", Outcome::TryTimeout);
-    server.working_on(1).await;
+    until("the second's try", || works_on("/2")).await;
+    // It has been there for longer than a try may take.
+    advance(MOMENT * 7 / 2).await;
+    settle().await;
+    assert!(works_on("/2") && !second.is_finished());
     server.let_through(1);
-    soon(second).await.unwrap().assert_ok("fine");
+    ended(second).await.assert_ok("fine");
 
     policy.routes[0].timeouts.per_try = None;
     policy.routes[0].timeouts.request = Some(MOMENT * 4);
     sidecar.tell(policy.clone());
     let hangs = sidecar.getting("/3").await;
-    server.working_on(1).await;
+    until("the third try", || works_on("/3")).await;
     policy.routes[0].timeouts.request = Some(MOMENT);
     sidecar.tell(policy);
     let late = sidecar.getting("/4").await;
-    let late = soon(late).await.unwrap();
+    sidecar.waits(Limit::Requests, 1).await;
+    advance(MOMENT).await;
+    let late = ended(late).await;
     late.assert_made_by("outbound", Outcome::RequestTimeout);
-    let answer = soon(hangs).await.unwrap();
+    assert!(!hangs.is_finished());
+    advance(MOMENT * 3).await;
+    let answer = ended(hangs).await;
     answer.assert_made_by("outbound", Outcome::RequestTimeout);
     assert_eq!(server.paths(), ["/1", "/2", "/3"]);
     sidecar.nothing_is_held().await;

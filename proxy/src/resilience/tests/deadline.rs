@@ -58,6 +58,9 @@ fn a_try_ends_by_the_earlier_bound() {
     assert!(request.is_over(now + second * 3));
     assert!(!Deadline::NONE.is_over(now));
     assert_eq!(Deadline::after(now, Some(Duration::MAX)), Deadline::NONE);
+    assert_eq!(request.later(second), after(4));
+    assert_eq!(request.later(Duration::MAX), Deadline::NONE);
+    assert_eq!(Deadline::NONE.later(second), Deadline::NONE);
     assert_eq!(request.header_ms(now + second * 4), Some(0));
     assert_eq!(Deadline::NONE.header_ms(now), None);
     assert_eq!(Deadline::NONE.grpc_timeout(now), None);

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use weft_sandbox::app::Behavior;
 use weft_sandbox::load::Running;
 
-use super::super::common::behave;
-use super::{CALLERS, DRAIN, INGRESS, MOST_STEPS, PLATFORM, REPLICAS, SERVICE};
-use crate::demo::check::{Expected, Unit};
-use crate::demo::compare::BeforeAfter;
+use super::super::common::{Killed, behave, serves_again};
+use super::{CALLERS, DRAIN, INGRESS, PLATFORM, REPLICAS, SERVICE};
+use crate::demo::check::Expected;
 use crate::demo::stage::Stage;
 
 /// Whose end it is.
@@ -19,8 +18,6 @@ const OTHERS: [&str; 2] = [REPLICAS[0], REPLICAS[1]];
 const LONG: Duration = Duration::from_secs(15);
 /// The deployment's `pre-stop-sleep`: from being taken out of the service to SIGTERM.
 const PRE_STOP: Duration = Duration::from_secs(2);
-/// What an answer takes where a replica is killed.
-const BUSY: Duration = Duration::from_millis(200);
 /// Requests per second, beside the story's own.
 const RATE: f64 = 30.0;
 const CLIENTS: usize = 800;
@@ -29,12 +26,6 @@ const BEGIN: Duration = Duration::from_secs(1);
 /// And how long they flow on after SIGTERM, and how many of the first of these may have been there already.
 const GO_ON: Duration = Duration::from_secs(1);
 const ON_THEIR_WAY: u64 = 10;
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Requests around a kill.
-const REQUESTS: u64 = 120;
-const KILL_RATE: f64 = 60.0;
-/// A whole second has passed by then, of which the budget of retries counts its share.
-const KILLED_AFTER: Duration = Duration::from_millis(1_200);
 
 /// The end that a rolling update or a smaller scale brings.
 pub(super) async fn drained(stage: &mut Stage) -> anyhow::Result<()> {
@@ -97,7 +88,7 @@ pub(super) async fn drained(stage: &mut Stage) -> anyhow::Result<()> {
     world.mesh.set_draining(ENDS, false)?;
     world.mesh.set_endpoints(SERVICE, REPLICAS)?;
     behave(&world, &REPLICAS, &Behavior::default()).await?;
-    serves_again(stage).await;
+    serves_again(stage, CALLERS, ENDS).await;
     stage.check_no_failure_of("failed of all that the platform was asked", &[CALLERS]);
     // Requests of 15 s are slow, but they are not failures.
     stage
@@ -120,56 +111,11 @@ pub(super) async fn killed(stage: &mut Stage) -> anyhow::Result<()> {
             "One of three, under load: application and sidecar at once, with all they work on.",
         )
         .await;
-    let world = Rc::clone(&stage.world);
-    behave(&world, &REPLICAS, &Behavior::latency(BUSY)).await?;
-    let failed = stage
-        .before_and_after(INGRESS, &[PLATFORM], async |stage| kill(stage).await)
-        .await?;
-    stage.check_both(
-        "not answered with 200, of 120 requests",
-        failed,
-        Unit::Count,
-        BeforeAfter {
-            before: Expected::at_least(1),
-            after: Expected::exactly(0),
-        },
-    );
-    behave(&world, &REPLICAS, &Behavior::default()).await?;
-    serves_again(stage).await;
+    let replica = Killed {
+        target: CALLERS,
+        pods: &REPLICAS,
+        policy: PLATFORM,
+    };
+    replica.play(stage).await?;
     Ok(())
-}
-
-/// Kills the replica under load and starts it again; how many requests failed.
-async fn kill(stage: &mut Stage) -> anyhow::Result<f64> {
-    let world = Rc::clone(&stage.world);
-    let load = world
-        .load(CALLERS, "killed")
-        .requests(REQUESTS)
-        .rate(KILL_RATE)
-        .clients(CLIENTS)
-        .on_demand()
-        .start(&world.mesh.pod(INGRESS));
-    stage.watch(KILLED_AFTER).await;
-    world.mesh.kill_workload(ENDS).await?;
-    // A cluster's controller takes it out of its services a moment later.
-    world.mesh.set_endpoints(SERVICE, OTHERS)?;
-    let report = stage.during(load.ended()).await;
-    stage.during(world.mesh.start_workload(ENDS)).await?;
-    behave(&world, &[ENDS], &Behavior::latency(BUSY)).await?;
-    world.mesh.set_endpoints(SERVICE, REPLICAS)?;
-    if report.not_ok() > 0 {
-        let (outcomes, failures) = (&report.outcomes, &report.failures);
-        stage.say(&format!("Those that failed: {outcomes:?} {failures:?}"));
-    }
-    Ok(report.not_ok() as f64)
-}
-
-async fn serves_again(stage: &mut Stage) {
-    stage.cut();
-    let took = stage
-        .until(PATIENCE, async |world| {
-            world.look(CALLERS, |report| report.served_by.contains_key(ENDS))
-        })
-        .await;
-    stage.check_time("from running again to serving", took, MOST_STEPS);
 }

@@ -16,24 +16,24 @@ mod well;
 use std::time::Duration;
 
 use weft_proto::names::env;
-use weft_sandbox::load::{Protocol, Shot};
+use weft_sandbox::load::Shot;
 use weft_sandbox::mesh::Builder;
 
-use super::{cast, common};
+use super::common::{MOST_LATE, MOST_STEPS};
+use super::{cast, common, policy, target};
 use crate::demo::alerts::Watched;
 use crate::demo::pace::Pace;
-use crate::demo::stage::Stage;
-use crate::demo::story::{Door, Policy, Story, Target};
+use crate::demo::story::{Door, Story, Target};
 
 const NAME: &str = "dotmac";
 const NAMESPACE: &str = "dotmac-production";
-const MESH: &str = include_str!("../../../../../examples/dotmac/mesh.yaml");
+const MESH: &str = example!("dotmac/mesh.yaml");
 /// The policies that acts are played without and with: of calls to the outside, and of the platform's
 /// callers.
 const EXTERNAL: &str = "external";
-const EXTERNAL_POLICY: &str = include_str!("../../../../../examples/dotmac/policies/external.yaml");
+const EXTERNAL_POLICY: &str = example!("dotmac/policies/external.yaml");
 const PLATFORM: &str = "platform";
-const PLATFORM_POLICY: &str = include_str!("../../../../../examples/dotmac/policies/platform.yaml");
+const PLATFORM_POLICY: &str = example!("dotmac/policies/platform.yaml");
 
 /// Failures in a row that open a breaker.
 const FAILURES: u64 = 5;
@@ -51,10 +51,6 @@ const MOST_JITTER: f64 = 1.1;
 const TENANT_LABEL: &str = "tenant=x-tenant-id";
 const TENANT_VALUES: &str = "200";
 const TENANT: http::HeaderName = http::HeaderName::from_static("x-tenant-id");
-/// What a machine with other things to do may take on top of a bound.
-const MOST_LATE: Duration = Duration::from_millis(250);
-/// The same for what takes several steps.
-const MOST_STEPS: Duration = Duration::from_secs(2);
 
 const INGRESS: &str = "dotmac-ingress/ingress-1";
 const REPLICAS: [&str; 3] = [
@@ -84,26 +80,14 @@ pub(super) static STORY: Story = Story {
     targets: &TARGETS,
     mesh,
     policies: &[
-        Policy {
-            name: EXTERNAL,
-            yaml: EXTERNAL_POLICY,
-        },
-        Policy {
-            name: PLATFORM,
-            yaml: PLATFORM_POLICY,
-        },
-        Policy {
-            name: "namespace",
-            yaml: include_str!("../../../../../examples/dotmac/policies/namespace.yaml"),
-        },
-        Policy {
-            name: "data",
-            yaml: include_str!("../../../../../examples/dotmac/policies/data.yaml"),
-        },
+        policy(EXTERNAL, EXTERNAL_POLICY),
+        policy(PLATFORM, PLATFORM_POLICY),
+        policy("namespace", example!("dotmac/policies/namespace.yaml")),
+        policy("data", example!("dotmac/policies/data.yaml")),
     ],
     watched: Some(Watched {
-        rules: include_str!("../../../../../examples/dotmac/prometheus/rules.yaml"),
-        queries: include_str!("../../../../../examples/dotmac/prometheus/queries.yaml"),
+        rules: example!("dotmac/prometheus/rules.yaml"),
+        queries: example!("dotmac/prometheus/queries.yaml"),
     }),
     props: Some(|mesh, _| Box::pin(servers::start(mesh))),
     acts: &[
@@ -115,7 +99,12 @@ pub(super) static STORY: Story = Story {
         |stage| Box::pin(ended::killed(stage)),
         |stage| Box::pin(data::play(stage)),
         |stage| Box::pin(down::play(stage)),
-        |stage| Box::pin(gone(stage)),
+        |stage| {
+            Box::pin(common::gone(
+                stage,
+                "It is killed; sidecars go on with what they know.",
+            ))
+        },
     ],
     doors: &[
         Door {
@@ -137,30 +126,19 @@ pub(super) static STORY: Story = Story {
 
 static TARGETS: [Target; 2] = [
     Target {
-        service: SERVICE,
-        port: PORT,
-        backends: &[SERVICE],
-        caller: INGRESS,
         rate: 30.0,
-        clients: 500,
-        protocol: Protocol::Http1,
-        versions: None,
-        shots: |_| {
+        ..target(SERVICE, PORT, &[SERVICE], INGRESS, |_| {
             ["acme", "globex", "initech"]
                 .map(|tenant| of_tenant(Shot::get("/api/v1/customers"), tenant))
                 .into()
-        },
+        })
     },
     Target {
-        service: SMS,
-        port: PROVIDER_PORT,
-        backends: &[SMS],
-        caller: REPLICAS[0],
         rate: 10.0,
         clients: 100,
-        protocol: Protocol::Http1,
-        versions: None,
-        shots: |_| vec![Shot::get("/messages")],
+        ..target(SMS, PROVIDER_PORT, &[SMS], REPLICAS[0], |_| {
+            vec![Shot::get("/messages")]
+        })
     },
 ];
 
@@ -191,13 +169,6 @@ fn mesh(pace: Pace) -> Builder {
     })
 }
 
-async fn gone(stage: &mut Stage) -> anyhow::Result<()> {
-    let words = "It is killed; sidecars go on with what they know.";
-    common::control_plane_gone(stage, words).await?;
-    stage.check_silence().await;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,7 +184,7 @@ mod tests {
         ] {
             assert!(EXTERNAL_POLICY.contains(&words), "{words}");
         }
-        let deployment = include_str!("../../../../../examples/dotmac/kubernetes/platform.yaml");
+        let deployment = example!("dotmac/kubernetes/platform.yaml");
         for words in [
             format!("drain-timeout: {}s", DRAIN.as_secs()),
             format!("metrics-header-label: {TENANT_LABEL}"),

@@ -1,56 +1,29 @@
 //! All is well: what is let in and what is not, and whose requests are counted as whose.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use http::Method;
 use weft_proxy::outcome::Outcome;
 use weft_sandbox::load::{Load, Shot};
 
-use super::super::common::calls;
+use super::super::common;
 use super::{CALLERS, INGRESS, MOST_STEPS, PORT, REPLICAS, of_tenant, servers};
 use crate::demo::check::{Expected, Unit};
 use crate::demo::stage::Stage;
 
-/// The first requests find out who is where and make the connections.
-const WARM_UP: Duration = Duration::from_secs(1);
-const TIME: Duration = Duration::from_secs(3);
-/// Share of the wanted rate that must come about: a busy machine is late now and then.
-const LEAST_RATE: f64 = 0.9;
 /// What the guide's probes and its Prometheus ask for, in plaintext.
 const OPEN: [&str; 4] = ["/health", "/ready", "/live", "/metrics"];
-/// Calls of which each is looked at.
-const CALLS: u64 = 10;
 /// Of a tenant that nobody else sends requests of.
 const ONE_TENANT: &str = "umbrella";
 const ITS_REQUESTS: u64 = 50;
 const ITS_ROUTE: &str = "/api/v1/umbrella";
 
 pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
-    stage
-        .begin(
-            "All is well",
-            "The ingress calls three replicas for three tenants; a replica calls a provider.",
-        )
-        .await;
-    stage.watch(WARM_UP).await;
-    stage.cut();
-    stage.watch(TIME).await;
-    stage.scrape().await;
-    stage.remember_steady_state();
-    stage.check_no_failure();
-    let answered = stage.tally_of_all().answered as f64 / (WARM_UP + TIME).as_secs_f64();
-    let rates = stage.world.story.targets.iter().map(|target| target.rate);
-    let least = (rates.sum::<f64>() * LEAST_RATE).floor();
-    stage.check(
-        "answers per second",
-        answered,
-        Unit::Count,
-        Expected::at_least(least),
-    );
+    let words = "The ingress calls three replicas for three tenants; a replica calls a provider.";
+    common::steady(stage, words).await;
     check_mutual(stage);
     check_open_paths(stage).await?;
-    check_callers(stage).await?;
+    common::check_refused(stage, servers::CACHE, CALLERS, &REPLICAS, "the platform").await?;
     check_tenants(stage).await?;
     stage.check_alerts(&[], &[]).await
 }
@@ -115,30 +88,6 @@ async fn check_open_paths(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A caller that the policy does not name is refused, and does not get to the application.
-async fn check_callers(stage: &mut Stage) -> anyhow::Result<()> {
-    const PATH: &str = "/not-allowed";
-    let world = Rc::clone(&stage.world);
-    let (pod, to) = (world.mesh.pod(servers::CACHE), world.addr(CALLERS));
-    let (answers, _) = stage.during(calls(&pod, to, PATH, CALLS)).await?;
-    let denied = answers.iter().filter(|answer| answer.status == 403).count();
-    let of = (CALLS, "calls");
-    stage.check_count(
-        "calls of a workload that is not named refused",
-        of,
-        denied as u64,
-        Expected::exactly(CALLS as f64),
-    );
-    let seen = route(stage, &format!("GET {PATH}")).await?;
-    stage.check_count(
-        "of these seen by the platform",
-        of,
-        seen,
-        Expected::exactly(0),
-    );
-    Ok(())
-}
-
 /// Requests of a tenant stand under its name, as many as the replicas have seen.
 async fn check_tenants(stage: &mut Stage) -> anyhow::Result<()> {
     let world = Rc::clone(&stage.world);
@@ -147,7 +96,7 @@ async fn check_tenants(stage: &mut Stage) -> anyhow::Result<()> {
         .shot(of_tenant(Shot::get(ITS_ROUTE), ONE_TENANT))
         .requests(ITS_REQUESTS);
     stage.during(load.run(&world.mesh.pod(INGRESS))).await;
-    let seen = route(stage, &format!("GET {ITS_ROUTE}")).await?;
+    let seen = common::seen_at(&world, &REPLICAS, &format!("GET {ITS_ROUTE}")).await?;
     let of = (ITS_REQUESTS, "requests");
     let all = Expected::exactly(ITS_REQUESTS as f64);
     stage.check_count("of one tenant, seen by the replicas", of, seen, all);
@@ -166,14 +115,4 @@ async fn check_tenants(stage: &mut Stage) -> anyhow::Result<()> {
     let what = "under its name in their sidecars' metrics";
     stage.check_count(what, of, counted as u64, all);
     Ok(())
-}
-
-/// How often the replicas have seen a method and path.
-async fn route(stage: &mut Stage, route: &str) -> anyhow::Result<u64> {
-    let mut seen = 0;
-    for replica in REPLICAS {
-        let stats = stage.world.mesh.app(replica).stats().await?;
-        seen += stats.routes.get(route).copied().unwrap_or(0);
-    }
-    Ok(seen)
 }

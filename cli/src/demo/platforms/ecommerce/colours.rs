@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use weft_sandbox::app::Behavior;
 use weft_sandbox::load::Shot;
 
-use super::super::common::{behave, forget, seen};
+use super::super::common::{behave, forget, seen, seen_at};
 use super::splits::{OF_PRODUCTS, last_request};
 use super::{BLUE, COLOURS, GATEWAY, GREEN, MOST_DELAY, PRODUCTS};
 use crate::demo::check::{Expected, Unit};
@@ -88,7 +88,5 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
 
 /// How many of the tester's requests an application has seen.
 async fn tests_of(stage: &Stage, pod: &str) -> anyhow::Result<u64> {
-    let stats = stage.world.mesh.app(pod).stats().await?;
-    let route = format!("GET {TESTED}");
-    Ok(stats.routes.get(&route).copied().unwrap_or(0))
+    seen_at(&stage.world, &[pod], &format!("GET {TESTED}")).await
 }

@@ -10,7 +10,7 @@ use http::Request;
 use weft_sandbox::Pod;
 use weft_sandbox::client::{Answer, Http1};
 
-use super::super::common::calls;
+use super::super::common::{calls, seen_at};
 use super::{
     BLUE, CALLS, CARTS, CLIENT, FRONT, GATEWAY, INGRESS, NEW_POD, OLD_PODS, ORDERS, PRODUCTS, SHOP,
     USERS,
@@ -152,7 +152,5 @@ async fn greedy(pod: &Pod, to: SocketAddr) -> anyhow::Result<Vec<Answer>> {
 
 /// Requests for a path that an application has seen.
 async fn seen_of(stage: &Stage, pod: &str, path: &str) -> anyhow::Result<u64> {
-    let stats = stage.world.mesh.app(pod).stats().await?;
-    let route = format!("GET {path}");
-    Ok(stats.routes.get(&route).copied().unwrap_or(0))
+    seen_at(&stage.world, &[pod], &format!("GET {path}")).await
 }

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use weft_sandbox::app::Behavior;
 
-use super::super::common::behave;
-use super::{
-    CARTS, GATEWAY, MOST_STEPS, NEW_POD, OLD_PODS, ORDERS, PRODUCTS, SERVICES, SHOP, USERS,
-};
+use super::super::common::{behave, serves_again};
+use super::{CARTS, GATEWAY, NEW_POD, OLD_PODS, ORDERS, PRODUCTS, SERVICES, SHOP, USERS};
 use crate::demo::check::Expected;
 use crate::demo::stage::Stage;
 
@@ -17,7 +15,6 @@ const BUSY: Duration = Duration::from_millis(150);
 /// When it is killed, and how long is counted from then on.
 const BEFORE: Duration = Duration::from_secs(1);
 const AFTERWARDS: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(20);
 const PODS: [&str; 3] = [OLD_PODS[0], OLD_PODS[1], NEW_POD];
 
 /// What callers saw.
@@ -54,13 +51,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
         stage.check_count(what, (saw.ended, "requests"), saw.failed, expected);
     }
     behave(&world, &PODS, &Behavior::default()).await?;
-    stage.cut();
-    let took = stage
-        .until(PATIENCE, async |world| {
-            world.look(USERS, |report| report.served_by.contains_key(OLD_PODS[1]))
-        })
-        .await;
-    stage.check_time("from running again to serving", took, MOST_STEPS);
+    serves_again(stage, USERS, OLD_PODS[1]).await;
     stage.check_no_failure_of(
         "failed of what others were asked",
         &[PRODUCTS, CARTS, ORDERS, SHOP],

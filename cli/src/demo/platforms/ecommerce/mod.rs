@@ -13,40 +13,35 @@ mod servers;
 mod slow;
 mod splits;
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use weft_sandbox::load::{Protocol, Shot};
+use weft_sandbox::load::Shot;
 use weft_sandbox::mesh::Builder;
-use weft_sandbox::{AppSpec, Mesh, Workload};
+use weft_sandbox::{AppSpec, Workload};
 
-use super::{cast, common};
+use super::common::{CALLS, DRAIN, MOST_LATE, MOST_STEPS};
+use super::{cast, common, policy, target};
 use crate::demo::alerts::Watched;
-use crate::demo::check::Expected;
 use crate::demo::pace::Pace;
 use crate::demo::stage::Stage;
-use crate::demo::story::{Door, Policy, Story, Target};
+use crate::demo::story::{Door, Story, Target};
 
 /// The name of the example, and the namespace of its services.
 const NAME: &str = "ecommerce";
 const NAMESPACE: &str = "ecommerce-prod";
-const MESH: &str = include_str!("../../../../../examples/ecommerce/mesh.yaml");
+const MESH: &str = example!("ecommerce/mesh.yaml");
 /// Policies that acts are played without and with, or change.
 const SERVICES: &str = "services";
-const SERVICES_POLICY: &str =
-    include_str!("../../../../../examples/ecommerce/policies/services.yaml");
+const SERVICES_POLICY: &str = example!("ecommerce/policies/services.yaml");
 const CANARY: &str = "user-service";
-const CANARY_POLICY: &str =
-    include_str!("../../../../../examples/ecommerce/policies/user-service.yaml");
+const CANARY_POLICY: &str = example!("ecommerce/policies/user-service.yaml");
 const COLOURS: &str = "product-service";
-const COLOURS_POLICY: &str =
-    include_str!("../../../../../examples/ecommerce/policies/product-service.yaml");
+const COLOURS_POLICY: &str = example!("ecommerce/policies/product-service.yaml");
 const INGRESS: &str = "ingress";
-const INGRESS_POLICY: &str =
-    include_str!("../../../../../examples/ecommerce/policies/ingress.yaml");
+const INGRESS_POLICY: &str = example!("ecommerce/policies/ingress.yaml");
 const POOL: &str = "pool";
-const POOL_POLICY: &str = include_str!("../../../../../examples/ecommerce/policies/pool.yaml");
+const POOL_POLICY: &str = example!("ecommerce/policies/pool.yaml");
 
 /// The guide's canary, old and new.
 const SHARES: [u32; 2] = [90, 10];
@@ -54,17 +49,9 @@ const SHARES: [u32; 2] = [90, 10];
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The guide's time until a connection to the database is there.
 const CONNECT: Duration = Duration::from_secs(2);
-/// What a machine with other things to do may take on top of a bound.
-const MOST_LATE: Duration = Duration::from_millis(250);
-/// The same for what takes several steps.
-const MOST_STEPS: Duration = Duration::from_secs(2);
 /// From a policy on disk to live traffic.
 const MOST_DELAY: Duration = Duration::from_secs(1);
-/// How long a sidecar may take to end.
-const DRAIN: Duration = Duration::from_secs(5);
 
-/// Calls of which each is looked at.
-const CALLS: u64 = 10;
 /// Says who a client of the ingress is.
 const CLIENT: HeaderName = HeaderName::from_static("x-real-ip");
 /// Whom the ingress asks the gateway for all along.
@@ -108,22 +95,16 @@ pub(super) static STORY: Story = Story {
         policy(COLOURS, COLOURS_POLICY),
         policy(INGRESS, INGRESS_POLICY),
         policy(POOL, POOL_POLICY),
-        policy(
-            "data",
-            include_str!("../../../../../examples/ecommerce/policies/data.yaml"),
-        ),
-        policy(
-            "namespace",
-            include_str!("../../../../../examples/ecommerce/policies/namespace.yaml"),
-        ),
+        policy("data", example!("ecommerce/policies/data.yaml")),
+        policy("namespace", example!("ecommerce/policies/namespace.yaml")),
         policy(
             "authorization",
-            include_str!("../../../../../examples/ecommerce/policies/authorization.yaml"),
+            example!("ecommerce/policies/authorization.yaml"),
         ),
     ],
     watched: Some(Watched {
-        rules: include_str!("../../../../../examples/ecommerce/prometheus/rules.yaml"),
-        queries: include_str!("../../../../../examples/ecommerce/prometheus/queries.yaml"),
+        rules: example!("ecommerce/prometheus/rules.yaml"),
+        queries: example!("ecommerce/prometheus/queries.yaml"),
     }),
     props: Some(|mesh, _| Box::pin(servers::start(mesh))),
     acts: &[
@@ -136,7 +117,11 @@ pub(super) static STORY: Story = Story {
         |stage| Box::pin(killed::play(stage)),
         |stage| Box::pin(pool::play(stage)),
         |stage| Box::pin(database::play(stage)),
-        |stage| Box::pin(gone(stage)),
+        |stage| {
+            let words =
+                "It is killed; sidecars go on with what they know, the canary's shares too.";
+            Box::pin(common::gone(stage, words))
+        },
     ],
     doors: &[
         Door {
@@ -161,6 +146,7 @@ static TARGETS: [Target; 5] = [
             "user-service",
             3001,
             &["user-service-v1", "user-service-v2"],
+            GATEWAY,
             |_| vec![Shot::get("/api/users/42")],
         )
     },
@@ -171,47 +157,20 @@ static TARGETS: [Target; 5] = [
             "product-service",
             3002,
             &["product-service-blue", "product-service-green"],
+            GATEWAY,
             |_| vec![Shot::get("/api/products/7")],
         )
     },
-    target("cart-service", 3003, &["cart-service"], |_| {
+    target("cart-service", 3003, &["cart-service"], GATEWAY, |_| {
         vec![Shot::get("/carts/42"), Shot::post("/carts/42", 256)]
     }),
-    target("order-service", 3004, &["order-service"], |_| {
+    target("order-service", 3004, &["order-service"], GATEWAY, |_| {
         vec![Shot::get("/orders/42")]
     }),
-    Target {
-        caller: FRONT,
-        ..target("api-gateway", 8000, &["api-gateway"], |_| {
-            vec![Shot::get("/").header(CLIENT, CUSTOMER)]
-        })
-    },
+    target("api-gateway", 8000, &["api-gateway"], FRONT, |_| {
+        vec![Shot::get("/").header(CLIENT, CUSTOMER)]
+    }),
 ];
-
-const fn policy(name: &'static str, yaml: &'static str) -> Policy {
-    Policy { name, yaml }
-}
-
-/// Called by the gateway.
-const fn target(
-    service: &'static str,
-    port: u16,
-    backends: &'static [&'static str],
-    shots: fn(&Mesh) -> Vec<Shot>,
-) -> Target {
-    Target {
-        service,
-        port,
-        backends,
-        caller: GATEWAY,
-        rate: 20.0,
-        // Callers that hang for 20 s each, at the rate above and in real time, are four hundred.
-        clients: 500,
-        protocol: Protocol::Http1,
-        versions: None,
-        shots,
-    }
-}
 
 fn mesh(_: Pace) -> Builder {
     let workloads = [
@@ -247,39 +206,11 @@ async fn well(stage: &mut Stage) -> anyhow::Result<()> {
     stage.want_split(USERS, SHARES);
     let words =
         "The ingress calls the gateway; the gateway calls users, products, carts and orders.";
-    common::all_well(stage, words).await?;
+    common::all_well(stage, words).await;
     common::check_probes(stage, &PROBED).await?;
-    check_callers(stage).await?;
+    let users = [OLD_PODS[0], OLD_PODS[1], NEW_POD];
+    common::check_refused(stage, CART, USERS, &users, "user-service").await?;
     stage.check_alerts(&[], &[]).await
-}
-
-/// A service that the policy does not name is refused, and does not get to the application.
-async fn check_callers(stage: &mut Stage) -> anyhow::Result<()> {
-    let world = Rc::clone(&stage.world);
-    let (pod, to) = (world.mesh.pod(CART), world.addr(USERS));
-    let (answers, _) = stage
-        .during(common::calls(&pod, to, "/not-allowed", CALLS))
-        .await?;
-    let denied = answers.iter().filter(|answer| answer.status == 403);
-    let denied = denied.count() as u64;
-    let mut seen = 0;
-    for pod in [OLD_PODS[0], OLD_PODS[1], NEW_POD] {
-        let stats = world.mesh.app(pod).stats().await?;
-        seen += stats.routes.get("GET /not-allowed").copied().unwrap_or(0);
-    }
-    let (of, all) = ((CALLS, "calls"), Expected::exactly(CALLS as f64));
-    let what = "calls of a service that is not named refused";
-    stage.check_count(what, of, denied, all);
-    let what = "of these seen by user-service";
-    stage.check_count(what, of, seen, Expected::exactly(0));
-    Ok(())
-}
-
-async fn gone(stage: &mut Stage) -> anyhow::Result<()> {
-    let words = "It is killed; sidecars go on with what they know, the canary's shares too.";
-    common::control_plane_gone(stage, words).await?;
-    stage.check_silence().await;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,34 +14,33 @@ mod servers;
 use std::rc::Rc;
 use std::time::Duration;
 
-use weft_sandbox::load::{Protocol, Shot};
+use weft_sandbox::load::Shot;
 use weft_sandbox::mesh::Builder;
 use weft_sandbox::programs::kafka::Brokers;
 use weft_sandbox::programs::steady::Steady;
 use weft_sandbox::{AppSpec, Pod};
 
-use super::{cast, common};
+use super::common::{DRAIN, MOST_LATE, MOST_STEPS};
+use super::{cast, common, policy, target};
 use crate::demo::alerts::Watched;
 use crate::demo::check::{Expected, Unit};
 use crate::demo::pace::Pace;
 use crate::demo::stage::Stage;
-use crate::demo::story::{Door, Policy, Story, Target};
+use crate::demo::story::{Door, Story, Target};
 use crate::demo::world::World;
 use records::Anew;
 use servers::Servers;
 
 const NAME: &str = "kafka-gateway";
 const NAMESPACE: &str = "microservices";
-const MESH: &str = include_str!("../../../../../examples/kafka-gateway/mesh.yaml");
+const MESH: &str = example!("kafka-gateway/mesh.yaml");
 /// Policies that acts are played without and with, by the names of their files.
 const GATEWAY_FILE: &str = "gateway";
-const GATEWAY_POLICY: &str =
-    include_str!("../../../../../examples/kafka-gateway/policies/gateway.yaml");
+const GATEWAY_POLICY: &str = example!("kafka-gateway/policies/gateway.yaml");
 const KAFKA_FILE: &str = "kafka";
-const KAFKA_POLICY: &str =
-    include_str!("../../../../../examples/kafka-gateway/policies/kafka.yaml");
+const KAFKA_POLICY: &str = example!("kafka-gateway/policies/kafka.yaml");
 const DATA_FILE: &str = "data";
-const DATA_POLICY: &str = include_str!("../../../../../examples/kafka-gateway/policies/data.yaml");
+const DATA_POLICY: &str = example!("kafka-gateway/policies/data.yaml");
 
 /// The longest that a call of the gateway may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,12 +50,6 @@ const BROKER_OPEN: Duration = Duration::from_secs(10);
 const DATA_OPEN: Duration = Duration::from_secs(5);
 /// Connections that user-service may have to PostgreSQL.
 const POOL: u64 = 20;
-/// What a machine with other things to do may take on top of a bound.
-const MOST_LATE: Duration = Duration::from_millis(250);
-/// The same for what takes several steps.
-const MOST_STEPS: Duration = Duration::from_secs(2);
-/// How long a sidecar may take to end.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How long is waited for what should have come long ago.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a client does that was refused: it waits so long, and connects again.
@@ -85,26 +78,17 @@ pub(super) static STORY: Story = Story {
     targets: &TARGETS,
     mesh,
     policies: &[
-        Policy {
-            name: GATEWAY_FILE,
-            yaml: GATEWAY_POLICY,
-        },
-        Policy {
-            name: KAFKA_FILE,
-            yaml: KAFKA_POLICY,
-        },
-        Policy {
-            name: DATA_FILE,
-            yaml: DATA_POLICY,
-        },
-        Policy {
-            name: "namespace",
-            yaml: include_str!("../../../../../examples/kafka-gateway/policies/namespace.yaml"),
-        },
+        policy(GATEWAY_FILE, GATEWAY_POLICY),
+        policy(KAFKA_FILE, KAFKA_POLICY),
+        policy(DATA_FILE, DATA_POLICY),
+        policy(
+            "namespace",
+            example!("kafka-gateway/policies/namespace.yaml"),
+        ),
     ],
     watched: Some(Watched {
-        rules: include_str!("../../../../../examples/kafka-gateway/prometheus/rules.yaml"),
-        queries: include_str!("../../../../../examples/kafka-gateway/prometheus/queries.yaml"),
+        rules: example!("kafka-gateway/prometheus/rules.yaml"),
+        queries: example!("kafka-gateway/prometheus/queries.yaml"),
     }),
     props: Some(|mesh, _| Box::pin(servers::start(mesh))),
     acts: &[
@@ -128,16 +112,12 @@ pub(super) static STORY: Story = Story {
 };
 
 static TARGETS: [Target; 1] = [Target {
-    service: "gateway",
-    port: 3000,
-    backends: &["gateway"],
-    caller: INGRESS,
     rate: 40.0,
     // Callers that hang for 20 s each, at the rate above and in real time, are eight hundred.
     clients: 1000,
-    protocol: Protocol::Http1,
-    versions: None,
-    shots: |_| vec![Shot::get("/users/42")],
+    ..target("gateway", 3000, &["gateway"], INGRESS, |_| {
+        vec![Shot::get("/users/42")]
+    })
 }];
 
 fn mesh(_: Pace) -> Builder {
@@ -159,7 +139,7 @@ fn mesh(_: Pace) -> Builder {
 
 async fn well(stage: &mut Stage) -> anyhow::Result<()> {
     let words = "The ingress calls the gateway, which produces; users and notifications consume.";
-    common::all_well(stage, words).await?;
+    common::all_well(stage, words).await;
     let probed = GATEWAY_PODS.map(|pod| (pod, 3000));
     common::check_probes(stage, &probed).await?;
     check_records(stage).await;

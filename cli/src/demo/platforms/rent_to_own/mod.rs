@@ -9,28 +9,23 @@ mod messages;
 mod servers;
 mod slow;
 
-use std::rc::Rc;
 use std::time::Duration;
 
-use weft_proto::names::headers::REQUEST_ID;
-use weft_sandbox::Mesh;
-use weft_sandbox::app::http::Seen;
-use weft_sandbox::load::{Protocol, Shot};
+use weft_sandbox::load::Shot;
 use weft_sandbox::mesh::Builder;
 
-use super::{cast, common};
+use super::common::{DRAIN, MOST_LATE, MOST_STEPS};
+use super::{cast, common, policy, target};
 use crate::demo::alerts::Watched;
-use crate::demo::check::Expected;
 use crate::demo::pace::Pace;
 use crate::demo::stage::Stage;
-use crate::demo::story::{Door, Policy, Story, Target};
+use crate::demo::story::{Door, Story, Target};
 
 const NAMESPACE: &str = "rent-to-own";
-const MESH: &str = include_str!("../../../../../examples/rent-to-own/mesh.yaml");
+const MESH: &str = example!("rent-to-own/mesh.yaml");
 /// The policy that acts are played without and with.
 const SERVICES: &str = "services";
-const SERVICES_POLICY: &str =
-    include_str!("../../../../../examples/rent-to-own/policies/services.yaml");
+const SERVICES_POLICY: &str = example!("rent-to-own/policies/services.yaml");
 
 /// The guide's limit for a call.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,15 +35,7 @@ const RESET: Duration = Duration::from_secs(30);
 const WINDOW: Duration = Duration::from_secs(10);
 /// The guide's answer where a service cannot.
 const FALLBACK: &str = r#"{"success":false,"error":"Service temporarily unavailable"}"#;
-/// What a machine with other things to do may take on top of a bound.
-const MOST_LATE: Duration = Duration::from_millis(250);
-/// The same for what takes several steps.
-const MOST_STEPS: Duration = Duration::from_secs(2);
-/// How long a sidecar may take to end.
-const DRAIN: Duration = Duration::from_secs(5);
 
-/// Calls of which each is looked at.
-const CALLS: u64 = 10;
 const GATEWAY: &str = "api-gateway-1";
 const CREDIT_PODS: [&str; 2] = ["credit-service-1", "credit-service-2"];
 /// Which serve probes, and where.
@@ -73,30 +60,18 @@ pub(super) static STORY: Story = Story {
     targets: &TARGETS,
     mesh,
     policies: &[
-        Policy {
-            name: SERVICES,
-            yaml: SERVICES_POLICY,
-        },
-        Policy {
-            name: "namespace",
-            yaml: include_str!("../../../../../examples/rent-to-own/policies/namespace.yaml"),
-        },
-        Policy {
-            name: "authorization",
-            yaml: include_str!("../../../../../examples/rent-to-own/policies/authorization.yaml"),
-        },
-        Policy {
-            name: "rabbitmq",
-            yaml: include_str!("../../../../../examples/rent-to-own/policies/rabbitmq.yaml"),
-        },
-        Policy {
-            name: "databases",
-            yaml: include_str!("../../../../../examples/rent-to-own/policies/databases.yaml"),
-        },
+        policy(SERVICES, SERVICES_POLICY),
+        policy("namespace", example!("rent-to-own/policies/namespace.yaml")),
+        policy(
+            "authorization",
+            example!("rent-to-own/policies/authorization.yaml"),
+        ),
+        policy("rabbitmq", example!("rent-to-own/policies/rabbitmq.yaml")),
+        policy("databases", example!("rent-to-own/policies/databases.yaml")),
     ],
     watched: Some(Watched {
-        rules: include_str!("../../../../../examples/rent-to-own/prometheus/rules.yaml"),
-        queries: include_str!("../../../../../examples/rent-to-own/prometheus/queries.yaml"),
+        rules: example!("rent-to-own/prometheus/rules.yaml"),
+        queries: example!("rent-to-own/prometheus/queries.yaml"),
     }),
     props: Some(|mesh, _| Box::pin(servers::start(mesh))),
     acts: &[
@@ -106,7 +81,12 @@ pub(super) static STORY: Story = Story {
         |stage| Box::pin(killed::play(stage)),
         |stage| Box::pin(database::play(stage)),
         |stage| Box::pin(messages::play(stage)),
-        |stage| Box::pin(gone(stage)),
+        |stage| {
+            Box::pin(common::gone(
+                stage,
+                "It is killed; sidecars go on with what they know.",
+            ))
+        },
     ],
     doors: &[
         Door {
@@ -146,27 +126,6 @@ static TARGETS: [Target; 4] = [
     ),
 ];
 
-const fn target(
-    service: &'static str,
-    port: u16,
-    backends: &'static [&'static str],
-    caller: &'static str,
-    shots: fn(&Mesh) -> Vec<Shot>,
-) -> Target {
-    Target {
-        service,
-        port,
-        backends,
-        caller,
-        rate: 20.0,
-        // Callers that hang for 20 s each, at the rate above and in real time, are four hundred.
-        clients: 500,
-        protocol: Protocol::Http1,
-        versions: None,
-        shots,
-    }
-}
-
 fn mesh(_: Pace) -> Builder {
     let workloads = [
         "ingress-nginx/ingress-1",
@@ -185,91 +144,18 @@ fn mesh(_: Pace) -> Builder {
 
 async fn well(stage: &mut Stage) -> anyhow::Result<()> {
     let words = "The ingress calls the gateway, the gateway calls users, vehicles and credit.";
-    common::all_well(stage, words).await?;
+    common::all_well(stage, words).await;
     common::check_probes(stage, &PROBED).await?;
-    check_callers(stage).await?;
-    check_lines(stage).await?;
+    common::check_refused(
+        stage,
+        "user-service-1",
+        CREDIT,
+        &CREDIT_PODS,
+        "credit-service",
+    )
+    .await?;
+    common::check_lines(stage, CREDIT, "/credit/7", &CREDIT_PODS).await?;
     stage.check_alerts(&[], &[]).await
-}
-
-/// A service that the policy does not name is refused, and does not get to the application.
-async fn check_callers(stage: &mut Stage) -> anyhow::Result<()> {
-    let world = Rc::clone(&stage.world);
-    let (pod, to) = (world.mesh.pod("user-service-1"), world.addr(CREDIT));
-    let (answers, _) = stage
-        .during(common::calls(&pod, to, "/not-allowed", CALLS))
-        .await?;
-    let denied = answers.iter().filter(|answer| answer.status == 403);
-    let denied = denied.count() as u64;
-    let mut seen = 0;
-    for pod in CREDIT_PODS {
-        let stats = world.mesh.app(pod).stats().await?;
-        seen += stats.routes.get("GET /not-allowed").copied().unwrap_or(0);
-    }
-    let all = Expected::exactly(CALLS as f64);
-    let of = (CALLS, "calls");
-    stage.check_count(
-        "calls of a service that is not named refused",
-        of,
-        denied,
-        all,
-    );
-    let what = "of these seen by credit-service";
-    stage.check_count(what, of, seen, Expected::exactly(0));
-    Ok(())
-}
-
-/// Each request has one id, which the sidecars of both sides write in their lines, in JSON.
-async fn check_lines(stage: &mut Stage) -> anyhow::Result<()> {
-    let world = Rc::clone(&stage.world);
-    let (pod, to) = (world.mesh.pod(GATEWAY), world.addr(CREDIT));
-    let (answers, _) = stage
-        .during(common::calls(&pod, to, "/credit/7", CALLS))
-        .await?;
-    let mut ids = Vec::new();
-    for answer in &answers {
-        let seen: Seen = serde_json::from_slice(&answer.body)?;
-        let mut headers = seen.headers.into_iter();
-        ids.extend(
-            headers
-                .find(|(name, _)| name == REQUEST_ID)
-                .map(|(_, id)| id),
-        );
-    }
-    let sides = [&[GATEWAY][..], &CREDIT_PODS];
-    let mut both = 0;
-    stage
-        .until(MOST_STEPS, async |world| {
-            let logs = sides.map(|side| side.iter().map(|it| world.mesh.sidecar_log(it)));
-            let logs = logs.map(Iterator::collect::<String>);
-            let has = |log: &String, id: &String| {
-                let mut lines = log.lines().filter_map(|line| {
-                    let line: serde_json::Value = serde_json::from_str(line).ok()?;
-                    Some(line["requestId"] == id.as_str())
-                });
-                lines.any(|it| it)
-            };
-            both = ids
-                .iter()
-                .filter(|id| logs.iter().all(|log| has(log, id)))
-                .count() as u64;
-            both == CALLS
-        })
-        .await;
-    stage.check_count(
-        "request ids in the lines of both sidecars",
-        (CALLS, "calls"),
-        both,
-        Expected::exactly(CALLS as f64),
-    );
-    Ok(())
-}
-
-async fn gone(stage: &mut Stage) -> anyhow::Result<()> {
-    let words = "It is killed; sidecars go on with what they know.";
-    common::control_plane_gone(stage, words).await?;
-    stage.check_silence().await;
-    Ok(())
 }
 
 #[cfg(test)]

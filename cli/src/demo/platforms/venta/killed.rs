@@ -1,28 +1,8 @@
 //! One of the gateway's two pods is killed with everything that it works on.
 
-use std::rc::Rc;
-use std::time::Duration;
-
-use weft_sandbox::app::Behavior;
-
-use super::super::common::behave;
-use super::{BEHIND, FRONT, GATEWAY_PODS, INGRESS, MOST_STEPS, SERVICES};
-use crate::demo::check::{Expected, Unit};
-use crate::demo::compare::BeforeAfter;
+use super::super::common::Killed;
+use super::{BEHIND, FRONT, GATEWAY_PODS, SERVICES};
 use crate::demo::stage::Stage;
-
-/// What an answer takes, so that some requests are always being worked on.
-const BUSY: Duration = Duration::from_millis(200);
-/// Requests of one time, and how many per second: a dozen are under way when the pod is killed, half of
-/// them there.
-const REQUESTS: u64 = 100;
-const RATE: f64 = 60.0;
-const CLIENTS: usize = 100;
-/// When it is killed.
-const KILLED_AFTER: Duration = Duration::from_millis(700);
-const PATIENCE: Duration = Duration::from_secs(20);
-/// The other one is the caller of most of the traffic.
-const KILLED: &str = GATEWAY_PODS[1];
 
 pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     stage
@@ -31,50 +11,13 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
             "One of the two that the guide has: application and sidecar at once, under load.",
         )
         .await;
-    let world = Rc::clone(&stage.world);
-    behave(&world, &GATEWAY_PODS, &Behavior::latency(BUSY)).await?;
-    let failed = stage
-        .before_and_after(INGRESS, &[SERVICES], async |stage| kill(stage).await)
-        .await?;
-    stage.check_both(
-        "not answered with 200, of 100 requests",
-        failed,
-        Unit::Count,
-        BeforeAfter {
-            before: Expected::at_least(1),
-            after: Expected::exactly(0),
-        },
-    );
-    behave(&world, &GATEWAY_PODS, &Behavior::default()).await?;
-    stage.cut();
-    let took = stage
-        .until(PATIENCE, async |world| {
-            world.look(FRONT, |report| report.served_by.contains_key(KILLED))
-        })
-        .await;
-    stage.check_time("from running again to serving", took, MOST_STEPS);
+    // The other one is the caller of most of the traffic.
+    let pod = Killed {
+        target: FRONT,
+        pods: &GATEWAY_PODS,
+        policy: SERVICES,
+    };
+    pod.play(stage).await?;
     stage.check_no_failure_of("failed of what others were asked", &BEHIND);
     Ok(())
-}
-
-/// Kills the pod under load and starts it again; how many requests failed.
-async fn kill(stage: &mut Stage) -> anyhow::Result<f64> {
-    let world = Rc::clone(&stage.world);
-    let load = world
-        .load(FRONT, "killed")
-        .requests(REQUESTS)
-        .rate(RATE)
-        .clients(CLIENTS)
-        .on_demand()
-        .start(&world.mesh.pod(INGRESS));
-    stage.watch(KILLED_AFTER).await;
-    world.mesh.kill_workload(KILLED).await?;
-    // A cluster's controller takes it out of its services a moment later.
-    let service = "api-gateway";
-    world.mesh.set_endpoints(service, [GATEWAY_PODS[0]])?;
-    let report = stage.during(load.ended()).await;
-    stage.during(world.mesh.start_workload(KILLED)).await?;
-    behave(&world, &[KILLED], &Behavior::latency(BUSY)).await?;
-    world.mesh.set_endpoints(service, GATEWAY_PODS)?;
-    Ok(report.not_ok() as f64)
 }

@@ -16,27 +16,25 @@ mod version;
 use std::rc::Rc;
 use std::time::Duration;
 
-use weft_proto::names::headers::REQUEST_ID;
-use weft_sandbox::app::http::Seen;
-use weft_sandbox::load::{Protocol, Shot};
+use weft_sandbox::load::Shot;
 use weft_sandbox::mesh::Builder;
-use weft_sandbox::{AppSpec, Mesh, Workload};
+use weft_sandbox::{AppSpec, Workload};
 
 use self::servers::{SOCKETS, Servers};
-use super::{cast, common};
+use super::common::{DRAIN, MOST_LATE, MOST_STEPS};
+use super::{cast, common, policy, target};
 use crate::demo::alerts::Watched;
 use crate::demo::check::{Expected, Unit};
 use crate::demo::pace::Pace;
 use crate::demo::stage::Stage;
-use crate::demo::story::{Door, Policy, Story, Target};
+use crate::demo::story::{Door, Story, Target};
 
 const NAMESPACE: &str = "venta";
-const MESH: &str = include_str!("../../../../../examples/venta/mesh.yaml");
+const MESH: &str = example!("venta/mesh.yaml");
 /// The policy that acts are played without and with.
 const SERVICES: &str = "services";
-const SERVICES_POLICY: &str = include_str!("../../../../../examples/venta/policies/services.yaml");
-const VENDOR_POLICY: &str =
-    include_str!("../../../../../examples/venta/policies/vendor-management.yaml");
+const SERVICES_POLICY: &str = example!("venta/policies/services.yaml");
+const VENDOR_POLICY: &str = example!("venta/policies/vendor-management.yaml");
 
 /// The port of every service and of every application.
 const PORT: u16 = 3000;
@@ -46,14 +44,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_RETRY_TIME: Duration = Duration::from_secs(10);
 /// The time that real-time's pods give their clients to leave.
 const REAL_TIME_DRAIN: Duration = Duration::from_secs(30);
-/// How long other sidecars may take to end.
-const DRAIN: Duration = Duration::from_secs(5);
-/// What a machine with other things to do may take on top of a bound.
-const MOST_LATE: Duration = Duration::from_millis(250);
-/// The same for what takes several steps.
-const MOST_STEPS: Duration = Duration::from_secs(2);
-/// Calls of which each is looked at.
-const CALLS: u64 = 10;
 /// How long clients may take until all have a WebSocket.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -95,34 +85,19 @@ pub(super) static STORY: Story = Story {
     targets: &TARGETS,
     mesh,
     policies: &[
-        Policy {
-            name: SERVICES,
-            yaml: SERVICES_POLICY,
-        },
-        Policy {
-            name: "vendor-management",
-            yaml: VENDOR_POLICY,
-        },
-        Policy {
-            name: "namespace",
-            yaml: include_str!("../../../../../examples/venta/policies/namespace.yaml"),
-        },
-        Policy {
-            name: "authorization",
-            yaml: include_str!("../../../../../examples/venta/policies/authorization.yaml"),
-        },
-        Policy {
-            name: "real-time",
-            yaml: include_str!("../../../../../examples/venta/policies/real-time.yaml"),
-        },
-        Policy {
-            name: "data",
-            yaml: include_str!("../../../../../examples/venta/policies/data.yaml"),
-        },
+        policy(SERVICES, SERVICES_POLICY),
+        policy("vendor-management", VENDOR_POLICY),
+        policy("namespace", example!("venta/policies/namespace.yaml")),
+        policy(
+            "authorization",
+            example!("venta/policies/authorization.yaml"),
+        ),
+        policy("real-time", example!("venta/policies/real-time.yaml")),
+        policy("data", example!("venta/policies/data.yaml")),
     ],
     watched: Some(Watched {
-        rules: include_str!("../../../../../examples/venta/prometheus/rules.yaml"),
-        queries: include_str!("../../../../../examples/venta/prometheus/queries.yaml"),
+        rules: example!("venta/prometheus/rules.yaml"),
+        queries: example!("venta/prometheus/queries.yaml"),
     }),
     props: Some(|mesh, pace| Box::pin(servers::start(mesh, pace))),
     acts: &[
@@ -156,42 +131,31 @@ pub(super) static STORY: Story = Story {
 };
 
 static TARGETS: [Target; 4] = [
-    target("location-service", &["location-service"], GATEWAY, |_| {
-        vec![Shot::get("/locations/42")]
-    }),
+    target(
+        "location-service",
+        PORT,
+        &["location-service"],
+        GATEWAY,
+        |_| vec![Shot::get("/locations/42")],
+    ),
     target(
         "vendor-management",
+        PORT,
         &["vendor-management-stable", "vendor-management-canary"],
         GATEWAY,
         |_| vec![Shot::get("/vendors/42")],
     ),
-    target("user-management", &["user-management"], GATEWAY, |_| {
-        vec![Shot::get("/users/42"), Shot::post("/users", 256)]
-    }),
-    target("api-gateway", &["api-gateway"], INGRESS, |_| {
+    target(
+        "user-management",
+        PORT,
+        &["user-management"],
+        GATEWAY,
+        |_| vec![Shot::get("/users/42"), Shot::post("/users", 256)],
+    ),
+    target("api-gateway", PORT, &["api-gateway"], INGRESS, |_| {
         vec![Shot::get("/")]
     }),
 ];
-
-const fn target(
-    service: &'static str,
-    backends: &'static [&'static str],
-    caller: &'static str,
-    shots: fn(&Mesh) -> Vec<Shot>,
-) -> Target {
-    Target {
-        service,
-        port: PORT,
-        backends,
-        caller,
-        rate: 20.0,
-        // Callers that hang for 20 s each, at the rate above and in real time, are four hundred.
-        clients: 500,
-        protocol: Protocol::Http1,
-        versions: None,
-        shots,
-    }
-}
 
 fn mesh(pace: Pace) -> Builder {
     let workloads = [
@@ -228,10 +192,11 @@ fn mesh(pace: Pace) -> Builder {
 
 async fn well(stage: &mut Stage) -> anyhow::Result<()> {
     let words = "The ingress calls the gateway, the gateway calls locations, vendors and users.";
-    common::all_well(stage, words).await?;
+    common::all_well(stage, words).await;
     common::check_probes(stage, &PROBED).await?;
-    check_callers(stage).await?;
-    check_lines(stage).await?;
+    let pods = [VENDOR_POD, CANARY_POD];
+    common::check_refused(stage, USER_PODS[0], VENDOR, &pods, "vendor-management").await?;
+    common::check_lines(stage, VENDOR, "/vendors/7", &pods).await?;
     let world = Rc::clone(&stage.world);
     let sockets = world.props::<Servers>().map_or(&[][..], |it| &it.sockets);
     let open = || sockets.iter().filter(|it| it.now().is_some()).count() as u64;
@@ -243,78 +208,6 @@ async fn well(stage: &mut Stage) -> anyhow::Result<()> {
         Expected::exactly(SOCKETS as f64),
     );
     stage.check_alerts(&[], &[]).await
-}
-
-/// A service that the policy does not name is refused, and does not get to the application.
-async fn check_callers(stage: &mut Stage) -> anyhow::Result<()> {
-    let world = Rc::clone(&stage.world);
-    let (pod, to) = (world.mesh.pod(USER_PODS[0]), world.addr(VENDOR));
-    let calls = common::calls(&pod, to, "/not-allowed", CALLS);
-    let (answers, _) = stage.during(calls).await?;
-    let denied = answers.iter().filter(|answer| answer.status == 403);
-    let denied = denied.count() as u64;
-    let mut seen = 0;
-    for pod in [VENDOR_POD, CANARY_POD] {
-        let stats = world.mesh.app(pod).stats().await?;
-        seen += stats.routes.get("GET /not-allowed").copied().unwrap_or(0);
-    }
-    let of = (CALLS, "calls");
-    stage.check_count(
-        "calls of a service that is not named refused",
-        of,
-        denied,
-        Expected::exactly(CALLS as f64),
-    );
-    let what = "of these seen by vendor-management";
-    stage.check_count(what, of, seen, Expected::exactly(0));
-    Ok(())
-}
-
-/// Each request has one id, which the sidecars of both sides write in their lines, in JSON.
-async fn check_lines(stage: &mut Stage) -> anyhow::Result<()> {
-    let world = Rc::clone(&stage.world);
-    let (pod, to) = (world.mesh.pod(GATEWAY), world.addr(VENDOR));
-    let calls = common::calls(&pod, to, "/vendors/7", CALLS);
-    let (answers, _) = stage.during(calls).await?;
-    let mut ids = Vec::new();
-    for answer in &answers {
-        let seen: Seen = serde_json::from_slice(&answer.body)?;
-        let headers = seen.headers.into_iter();
-        ids.extend(
-            headers
-                .filter(|(name, _)| name == REQUEST_ID)
-                .map(|it| it.1),
-        );
-    }
-    let sides = [&[GATEWAY][..], &[VENDOR_POD, CANARY_POD]];
-    let mut both = 0;
-    stage
-        .until(MOST_STEPS, async |world| {
-            let logs = sides.map(|side| side.iter().map(|it| world.mesh.sidecar_log(it)));
-            let logs = logs.map(|logs| ids_of(&logs.collect::<String>()));
-            let all = ids
-                .iter()
-                .filter(|id| logs.iter().all(|log| log.contains(*id)));
-            both = all.count() as u64;
-            both == CALLS
-        })
-        .await;
-    stage.check_count(
-        "request ids in the lines of both sidecars",
-        (CALLS, "calls"),
-        both,
-        Expected::exactly(CALLS as f64),
-    );
-    Ok(())
-}
-
-/// Those that the lines of a log have.
-fn ids_of(log: &str) -> Vec<String> {
-    let lines = log.lines().filter_map(|line| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(line["requestId"].as_str()?.to_owned())
-    });
-    lines.collect()
 }
 
 async fn gone(stage: &mut Stage) -> anyhow::Result<()> {
@@ -368,7 +261,7 @@ mod tests {
             assert!(SERVICES_POLICY.contains(words), "{words}");
         }
         let drain = format!("drain-timeout: {}s", REAL_TIME_DRAIN.as_secs());
-        let pods = include_str!("../../../../../examples/venta/kubernetes/services.yaml");
+        let pods = example!("venta/kubernetes/services.yaml");
         assert!(pods.contains(&drain));
     }
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::common::millis;
+use super::super::common::{Waited, check_waited, millis};
 use super::servers::Servers;
 use super::{GATEWAY, LOCATION, MOST_LATE, MOST_STEPS, OTHERS, SERVICES, TIMEOUT};
 use crate::demo::check::{Expected, Unit};
@@ -22,8 +22,7 @@ const MOST_WAITING: f64 = 0.7;
 /// What callers and the service saw.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    longest: f64,
-    median: f64,
+    waited: Waited,
     /// The most requests that waited in its pods at once, as these count.
     waiting: f64,
     /// From answering as before to a caller's 200.
@@ -44,25 +43,14 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
             slow(stage, !is_limited).await
         })
         .await?;
-    let (hung, limit) = (millis(stage.time(SLOW)), millis(stage.time(TIMEOUT)));
+    let limit = millis(stage.time(TIMEOUT));
     let late = millis(MOST_LATE);
-    stage.check_both(
-        "the longest that a caller waited",
-        saw.map(|it| it.longest),
-        Unit::Milliseconds,
-        BeforeAfter {
-            before: Expected::at_least(hung),
-            after: Expected::between(limit, limit + late),
-        },
-    );
-    stage.check_both(
-        "the median of what callers waited",
-        saw.map(|it| it.median),
-        Unit::Milliseconds,
-        BeforeAfter {
-            before: Expected::at_least(hung),
-            after: Expected::at_most(limit + late),
-        },
+    check_waited(
+        stage,
+        saw.map(|it| it.waited),
+        stage.time(SLOW),
+        Expected::between(limit, limit + late),
+        Expected::at_most(limit + late),
     );
     stage.check_both(
         "the most that waited in its pods at once",
@@ -113,12 +101,9 @@ async fn slow(stage: &mut Stage, is_limited: bool) -> anyhow::Result<Seen> {
     let settled = stage.time(hangs) + MOST_LATE;
     stage.watch(settled).await;
     let report = stage.cut().swap_remove(LOCATION);
-    let hung = { report.records.iter() }.map(|record| record.took);
-    let mut hung: Vec<Duration> = hung.filter(|took| *took > MOST_LATE).collect();
-    hung.sort_unstable();
     Ok(Seen {
-        longest: millis(hung.last().copied().unwrap_or_default()),
-        median: millis(hung.get(hung.len() / 2).copied().unwrap_or_default()),
+        // Most were served at once, before and after.
+        waited: Waited::longer_than(MOST_LATE, &report),
         waiting,
         back: back.map(|it| it.as_secs_f64()),
     })
