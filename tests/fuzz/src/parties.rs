@@ -129,7 +129,7 @@ impl Core {
             return Ok(response.map(ResponseBody::from));
         };
         upgrade::without_length(&mut response);
-        let upstream = hyper::upgrade::on(&mut response);
+        let upstream = upgrade::Upstream::take(&mut response);
         let closing = self.closing.clone();
         let downstream = granted.into_downstream();
         let bridge = upgrade::bridge_upgrade(downstream, upstream, closing, Deadline::NONE);
