@@ -189,7 +189,7 @@ impl ControlPlane {
         let dial_failed = |source| ConnectError::Dial { address, source };
         let tcp = dial.dial(address).await.map_err(dial_failed)?;
         tcp.set_nodelay(true).map_err(dial_failed)?;
-        let stream = tls::connect(Arc::clone(config), tcp, id, ALPN)
+        let stream = tls::connect_by_library(Arc::clone(config), tcp, id, ALPN)
             .await
             .map_err(|refusal: Refusal| ConnectError::Tls {
                 address,

@@ -2,8 +2,8 @@
 //!
 //! * [`certify`]: gets the certificate from the control plane, and a new one at half its life.
 //! * [`control_plane`]: the connection to the control plane, for [`certify`] and for discovery.
-//! * [`tls`]: handshakes between sidecars.
-//! * [`thin`]: mesh TLS for bytes, without buffers of its own.
+//! * [`tls`]: who is believed in handshakes between sidecars.
+//! * [`thin`]: the handshakes themselves, and the records that follow.
 //! * [`hello`]: tells mesh TLS from other TLS before anything is answered.
 //! * [`verify`]: whose certificate is believed.
 //!
@@ -120,52 +120,22 @@ impl Identity {
         io: S,
         expected: &SpiffeId,
         alpn: Alpn,
-    ) -> Result<Certified<tokio_rustls::client::TlsStream<S>>, Failure>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let credentials = self.for_handshake()?;
-        let stream = credentials.connect(io, expected, alpn).await?;
-        let ends_at = credentials.ends_at(stream.get_ref().1.peer_certificates());
-        Ok(Certified::new(stream, ends_at, self.0.lapse.clone()))
-    }
-
-    /// [`Self::connect`] for bytes: a connection that holds no buffer while it is idle.
-    pub async fn connect_bytes<S>(
-        &self,
-        io: S,
-        expected: &SpiffeId,
     ) -> Result<Certified<Thin<S>>, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let credentials = self.for_handshake()?;
-        let config = credentials.tls.client(Alpn::Tcp);
-        let stream = tls::connect_thin(config, io, expected, Alpn::Tcp.id())
-            .await
-            .map_err(tls::Refusal::into_failure)?;
-        let ends_at = credentials.ends_at(stream.session().peer_certificates());
+        let (stream, ends_at) = credentials.connect(io, expected, alpn).await?;
         Ok(Certified::new(stream, ends_at, self.0.lapse.clone()))
     }
 
     /// Mesh TLS as the server; see [`Credentials::accept`]. `tls_failed` without a valid certificate.
-    pub async fn accept<S>(
-        &self,
-        io: S,
-    ) -> Result<
-        (
-            Certified<tokio_rustls::server::TlsStream<S>>,
-            SpiffeId,
-            Alpn,
-        ),
-        Failure,
-    >
+    pub async fn accept<S>(&self, io: S) -> Result<(Certified<Thin<S>>, SpiffeId, Alpn), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let credentials = self.for_handshake()?;
-        let (stream, peer, alpn) = credentials.accept(io).await?;
-        let ends_at = credentials.ends_at(stream.get_ref().1.peer_certificates());
+        let (stream, ends_at, peer, alpn) = credentials.accept(io).await?;
         let stream = Certified::new(stream, ends_at, self.0.lapse.clone());
         Ok((stream, peer, alpn))
     }
@@ -319,35 +289,34 @@ impl Credentials {
         self.key.cert.get(1)
     }
 
-    /// Mesh TLS as the client. Returns before a byte of the caller's has been sent, and only when
-    /// the server proved to be `expected` and agreed to `alpn`; all failures are `tls_failed`, never
-    /// processed. The caller bounds the time.
+    /// Mesh TLS as the client, and when the first of the two certificates ends. Returns before a byte of
+    /// the caller's has been sent, and only when the server proved to be `expected` and agreed to `alpn`;
+    /// all failures are `tls_failed`, never processed. The caller bounds the time.
     pub async fn connect<S>(
         &self,
         io: S,
         expected: &SpiffeId,
         alpn: Alpn,
-    ) -> Result<tokio_rustls::client::TlsStream<S>, Failure>
+    ) -> Result<(Thin<S>, Instant), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        tls::connect(self.tls.client(alpn), io, expected, alpn.id())
+        let (stream, leaf) = tls::connect(self.tls.client(alpn), io, expected, alpn.id())
             .await
-            .map_err(tls::Refusal::into_failure)
+            .map_err(tls::Refusal::into_failure)?;
+        Ok((stream, self.ends_at(leaf.as_ref())))
     }
 
-    /// Mesh TLS as the server: the client must prove to be a workload of the mesh and speak one of
-    /// its protocols. The caller bounds the time.
-    pub async fn accept<S>(
-        &self,
-        io: S,
-    ) -> Result<(tokio_rustls::server::TlsStream<S>, SpiffeId, Alpn), Failure>
+    /// Mesh TLS as the server, and when the first of the two certificates ends: the client must prove to
+    /// be a workload of the mesh and speak one of its protocols. The caller bounds the time.
+    pub async fn accept<S>(&self, io: S) -> Result<(Thin<S>, Instant, SpiffeId, Alpn), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        tls::accept(self.tls.server(), io)
+        let (stream, leaf, peer, alpn) = tls::accept(self.tls.server(), io)
             .await
-            .map_err(tls::Refusal::into_failure)
+            .map_err(tls::Refusal::into_failure)?;
+        Ok((stream, self.ends_at(leaf.as_ref()), peer, alpn))
     }
 
     pub(crate) fn trust_roots(&self) -> &TrustRoots {
@@ -370,9 +339,8 @@ impl Credentials {
     }
 
     /// When the first of the two certificates ends of a connection that was made with these
-    /// credentials to a peer with this chain.
-    fn ends_at(&self, peer: Option<&[CertificateDer<'_>]>) -> Instant {
-        let leaf = peer.and_then(<[_]>::first);
+    /// credentials to a peer with this certificate.
+    fn ends_at(&self, leaf: Option<&CertificateDer<'_>>) -> Instant {
         let theirs = leaf.and_then(|leaf| x509::Leaf::read(leaf).ok());
         let end = theirs.map_or(self.not_after, |leaf| leaf.not_after.min(self.not_after));
         let left = end.duration_since(SystemTime::now()).unwrap_or_default();

@@ -43,8 +43,22 @@ async fn mesh_tls_both_ways() {
         let mut read = [0; 4];
         server.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"ping");
+    }
+}
 
-        let (_, connection) = client.inner().get_ref();
+#[tokio::test]
+async fn what_is_settled() {
+    let ca = Ca::new();
+    let (web, cart) = (ca.identity(&spiffe("web")), ca.identity(&spiffe("cart")));
+    let web = web.current().unwrap();
+    for alpn in Alpn::ALL {
+        let (near, far) = duplex(64 * 1024);
+        let id = spiffe("cart");
+        let client = tls::connect_by_library(web.tls.client(alpn), near, &id, alpn.id());
+        let (client, server) = tokio::join!(client, cart.accept(far));
+        let (client, (_, _, spoken)) = (client.unwrap(), server.unwrap());
+        assert_eq!(spoken, alpn);
+        let (_, connection) = client.get_ref();
         assert_eq!(
             connection.protocol_version(),
             Some(rustls::ProtocolVersion::TLSv1_3)
@@ -105,7 +119,7 @@ async fn another_authority_is_refused_both_ways() {
     let cart = ca.identity(&spiffe("cart"));
     let mut config = tls::client_config(&roots, "cluster.local", Some(&key)).unwrap();
     config.alpn_protocols = vec![Alpn::Http2.id().to_vec()];
-    let client = tls::connect(Arc::new(config), near, &id, Alpn::Http2.id());
+    let client = tls::connect_by_library(Arc::new(config), near, &id, Alpn::Http2.id());
     let (_, server) = tokio::join!(client, cart.accept(far));
     assert_eq!(server.map(drop).unwrap_err().outcome, Outcome::TlsFailed);
 }
@@ -119,7 +133,7 @@ async fn a_client_without_certificate_is_refused() {
     config.alpn_protocols = vec![Alpn::Http2.id().to_vec()];
     let (near, far) = duplex(64 * 1024);
     let id = spiffe("cart");
-    let client = tls::connect(Arc::new(config), near, &id, Alpn::Http2.id());
+    let client = tls::connect_by_library(Arc::new(config), near, &id, Alpn::Http2.id());
     let (_, server) = tokio::join!(client, cart.accept(far));
     assert_eq!(server.map(drop).unwrap_err().outcome, Outcome::TlsFailed);
 }
@@ -174,7 +188,7 @@ async fn leaves_that_break_the_rules_are_refused_both_ways() {
         config.alpn_protocols = vec![Alpn::Tcp.id().to_vec()];
         let (near, far) = duplex(64 * 1024);
         let id = spiffe("web");
-        let client = tls::connect(Arc::new(config), near, &id, Alpn::Tcp.id());
+        let client = tls::connect_by_library(Arc::new(config), near, &id, Alpn::Tcp.id());
         let (_, server) = tokio::join!(client, web.accept(far));
         assert!(server.is_err(), "{what}: as the client");
 
@@ -215,7 +229,7 @@ async fn garbage_and_strange_protocols_are_refused() {
             tls::client_config(credentials.trust_roots(), "cluster.local", Some(key)).unwrap();
         config.alpn_protocols = alpn;
         let (near, far) = duplex(64 * 1024);
-        let client = tls::connect(Arc::new(config), near, &id, b"h2");
+        let client = tls::connect_by_library(Arc::new(config), near, &id, b"h2");
         let (client, server) = tokio::join!(client, cart.accept(far));
         assert!(client.is_err());
         assert!(server.is_err());

@@ -1,253 +1,309 @@
-//! Mesh TLS for bytes, as the client: a connection that is idle holds no buffer.
+//! Mesh TLS: a connection that is idle holds no buffer, and one that is not copies nothing.
 //!
-//! The TLS library's ordinary connection keeps 4 KiB to read into for as long as it lives, which is most of
-//! what an idle one costs. Here the library only says what is to be done (its unbuffered API), and the
-//! buffers are lent, as the relay's are: from when bytes are in hand until they are handed on.
+//! The TLS library shakes hands ([`handshake`]); what it would do then for each record, allocate it and copy
+//! it twice, is done here without ([`record`]). Buffers are lent, as the relay's are: from when bytes are in
+//! hand until they are handed on.
 //!
-//! * What [`connect`] returns has seen the handshake to its end; who the peer is, its caller must look at.
+//! * What [`connect`] and [`accept`] return has seen the handshake to its end; who the peer is, their
+//!   caller has looked at.
 //! * An end of the transport without a close_notify is an error, and so never looks like a clean end.
-//! * After an error nothing is read any more. The peer is told why where it takes it at once.
+//! * After an error nothing is read any more, and nothing is written. The peer is told why where it takes
+//!   it at once.
 //! * At most one lent buffer is held for each direction, which is more than the longest record.
+//! * New keys are taken from the peer when it says so, and made when the own ones are worn. What is not
+//!   the application's is borne for so long only ([`MAX_FRUITLESS`]).
+
+mod buffers;
+mod handshake;
+mod record;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::io;
-use std::mem;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
-use rustls::ClientConfig;
-use rustls::client::UnbufferedClientConnection;
-use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-use rustls_pki_types::ServerName;
+use bytes::{Buf, Bytes};
+use rustls::{AlertDescription, ContentType, Error, HandshakeType, PeerMisbehaved};
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::tcp::{BUFFER_LEN, give_back, lend};
+use crate::tcp::BUFFER_LEN;
+use buffers::InHand;
+use handshake::NextSecrets;
+use record::{HEADER, MAX_CONTENT, Opener, Sealer, TRAILER};
+
+pub(super) use handshake::{accept, connect};
+
+/// Records in a row that have nothing for the application: alerts that mean nothing, new keys, nothing.
+const MAX_FRUITLESS: u8 = 32;
+
+/// Alert levels (RFC 8446, section 6).
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
 
 /// A connection; `S` is what it runs over.
 pub struct Thin<S> {
     io: S,
-    tls: Box<UnbufferedClientConnection>,
-    /// Read and not yet decrypted.
-    incoming: Option<InHand>,
-    /// Encrypted and not yet written.
-    outgoing: Option<InHand>,
-    /// Decrypted, for lack of room with the reader; empty but for moments.
-    plain: BytesMut,
+    sealer: Sealer,
+    opener: Opener,
+    next: Box<dyn NextSecrets>,
+    /// Of the application's, opened already: what came with the handshake's last bytes.
+    early: Bytes,
+    /// Read, and not yet handed on.
+    incoming: InHand,
+    /// How many bytes of [`Self::incoming`] are opened, for lack of room with the reader, and how many
+    /// of the record that they were in follow.
+    opened: (usize, usize),
+    /// Sealed and not yet written.
+    outgoing: InHand,
     /// Why nothing can be read any more, told once all before it is.
     failed: Option<io::Error>,
+    fruitless: u8,
+    /// The peer wants us to have new keys before anything else is said.
+    owes_new_keys: bool,
     is_broken: bool,
     peer_has_ended: bool,
     has_ended: bool,
 }
 
-/// Bytes in a lent buffer.
-#[derive(Debug)]
-struct InHand {
-    buffer: Box<[u8]>,
-    begin: usize,
-    end: usize,
-}
-
-/// What is to be done as soon as the library lets it be done.
-enum Wanted<'a, 'b> {
-    /// The handshake's next step.
-    Step,
-    Read(&'a mut ReadBuf<'b>),
-    Write(&'a [u8]),
-    End,
-}
-
-/// How far the library got.
-#[derive(PartialEq)]
-enum Reached {
-    /// Application data may be sent; what was wanted is done, as far as there were bytes for it.
-    Open,
-    /// Nothing happens without more bytes from the peer.
-    Blocked,
-}
-
-/// Shakes hands.
-pub(super) async fn connect<S>(
-    config: Arc<ClientConfig>,
-    name: ServerName<'static>,
-    io: S,
-) -> io::Result<Thin<S>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let tls = UnbufferedClientConnection::new(config, name).map_err(broken)?;
-    let mut thin = Thin {
-        io,
-        tls: Box::new(tls),
-        incoming: None,
-        outgoing: None,
-        plain: BytesMut::new(),
-        failed: None,
-        is_broken: false,
-        peer_has_ended: false,
-        has_ended: false,
-    };
-    std::future::poll_fn(|cx| thin.poll_handshake(cx)).await?;
-    Ok(thin)
-}
-
 impl<S> Thin<S> {
-    /// What the handshake found out.
-    pub fn session(&self) -> &rustls::CommonState {
-        &self.tls
+    fn new(
+        io: S,
+        sealer: Sealer,
+        opener: Opener,
+        next: Box<dyn NextSecrets>,
+        incoming: InHand,
+        early: Bytes,
+        peer_has_ended: bool,
+    ) -> Self {
+        Self {
+            io,
+            sealer,
+            opener,
+            next,
+            early,
+            incoming,
+            opened: (0, 0),
+            outgoing: InHand::default(),
+            failed: None,
+            fruitless: 0,
+            owes_new_keys: false,
+            is_broken: false,
+            peer_has_ended,
+            has_ended: false,
+        }
     }
 
-    /// Lets the library go on until it wants something, and does what is wanted when it may.
-    fn advance(&mut self, mut wanted: Wanted<'_, '_>) -> io::Result<Reached> {
-        if self.is_broken {
+    /// Hands on what is opened.
+    fn take_opened(&mut self, buf: &mut ReadBuf<'_>) {
+        if !self.early.is_empty() {
+            let len = self.early.len().min(buf.remaining());
+            buf.put_slice(&self.early[..len]);
+            self.early.advance(len);
+            if self.early.is_empty() {
+                self.early = Bytes::new();
+            }
+        }
+        let (opened, rest) = &mut self.opened;
+        let len = (*opened).min(buf.remaining());
+        if len > 0 {
+            buf.put_slice(&self.incoming.bytes()[..len]);
+            *opened -= len;
+            let mut done = len;
+            if *opened == 0 {
+                done += std::mem::take(rest);
+            }
+            self.incoming.discard(done);
+        }
+    }
+
+    /// Opens records that are whole while there is room for more.
+    fn open_records(&mut self, buf: &mut ReadBuf<'_>) -> Result<(), Error> {
+        while buf.remaining() > 0
+            && self.opened.0 == 0
+            && !self.peer_has_ended
+            && let Some(whole) = record::whole(self.incoming.bytes())?
+        {
+            let room = record::room_for(whole);
+            if room <= buf.remaining() {
+                let record = &self.incoming.bytes()[..whole];
+                let room = buf.initialize_unfilled_to(room);
+                let content = self.opener.open(record, room)?;
+                self.incoming.discard(whole);
+                if content.kind == ContentType::ApplicationData {
+                    self.bear(content.len == 0)?;
+                    buf.advance(content.len);
+                } else {
+                    self.heed(content.kind, &room[..content.len])?;
+                }
+            } else {
+                self.open_where_it_lies(whole)?;
+                self.take_opened(buf);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a record that is longer than the reader has room for.
+    fn open_where_it_lies(&mut self, whole: usize) -> Result<(), Error> {
+        let record = &mut self.incoming.bytes_mut()[..whole];
+        let content = self.opener.open_in_place(record)?;
+        let rest = whole - HEADER - content.len;
+        if content.kind == ContentType::ApplicationData && content.len > 0 {
+            self.bear(false)?;
+            self.incoming.discard(HEADER);
+            self.opened = (content.len, rest);
+            return Ok(());
+        }
+        let said = SmallVec::<[u8; 32]>::from_slice(&record[HEADER..][..content.len]);
+        self.incoming.discard(whole);
+        if content.kind == ContentType::ApplicationData {
+            self.bear(true)
+        } else {
+            self.heed(content.kind, &said)
+        }
+    }
+
+    /// Counts what has nothing for the application.
+    fn bear(&mut self, fruitless: bool) -> Result<(), Error> {
+        if !fruitless {
+            self.fruitless = 0;
+        } else if self.fruitless == MAX_FRUITLESS {
+            return Err(PeerMisbehaved::TooManyEmptyFragments.into());
+        } else {
+            self.fruitless += 1;
+        }
+        Ok(())
+    }
+
+    /// What the peer's library says to ours.
+    fn heed(&mut self, kind: ContentType, said: &[u8]) -> Result<(), Error> {
+        self.bear(true)?;
+        match kind {
+            ContentType::Alert => {
+                let [_, alert] = *said else {
+                    return Err(record::unexpected(kind));
+                };
+                match AlertDescription::from(alert) {
+                    AlertDescription::CloseNotify => self.peer_has_ended = true,
+                    // It closes next (RFC 8446, section 6.1).
+                    AlertDescription::UserCanceled => {}
+                    alert => return Err(Error::AlertReceived(alert)),
+                }
+                Ok(())
+            }
+            ContentType::Handshake => self.heed_messages(said),
+            kind => Err(record::unexpected(kind)),
+        }
+    }
+
+    /// Messages that may follow the handshake, in records of their own: new keys, and tickets that nobody
+    /// asked for (RFC 8446, section 4.6).
+    fn heed_messages(&mut self, mut said: &[u8]) -> Result<(), Error> {
+        const KEY_UPDATE: usize = 1;
+        while !said.is_empty() {
+            let &[kind, a, b, c, ref rest @ ..] = said else {
+                return Err(record::unexpected(ContentType::Handshake));
+            };
+            let len = u32::from_be_bytes([0, a, b, c]) as usize;
+            let Some((message, rest)) = rest.split_at_checked(len) else {
+                return Err(record::unexpected(ContentType::Handshake));
+            };
+            match HandshakeType::from(kind) {
+                HandshakeType::NewSessionTicket => {}
+                // The last word under the old keys: nothing may follow in its record.
+                HandshakeType::KeyUpdate if len == KEY_UPDATE && rest.is_empty() => {
+                    self.opener = Opener::new(self.next.receiving()?)?;
+                    self.owes_new_keys |= message[0] == 1;
+                }
+                _ => return Err(record::unexpected(ContentType::Handshake)),
+            }
+            said = rest;
+        }
+        Ok(())
+    }
+
+    /// Seals what there is room for; how much.
+    fn seal(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.is_broken || self.has_ended {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        loop {
-            let incoming = match &mut self.incoming {
-                Some(held) => &mut held.buffer[held.begin..held.end],
-                None => &mut [],
-            };
-            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(incoming);
-            let mut reached = None;
-            match state {
-                Ok(ConnectionState::ReadTraffic(mut records)) => {
-                    while let Some(record) = records.next_record() {
-                        let record = record.map_err(broken)?;
-                        discard += record.discard;
-                        let mut payload = record.payload;
-                        if let Wanted::Read(buf) = &mut wanted {
-                            let (now, later) = payload.split_at(payload.len().min(buf.remaining()));
-                            buf.put_slice(now);
-                            payload = later;
-                        }
-                        self.plain.extend_from_slice(payload);
-                    }
-                    // What is left is decrypted when there is room again.
-                    if let Wanted::Read(buf) = &wanted
-                        && buf.remaining() == 0
-                    {
-                        reached = Some(Reached::Open);
-                    }
-                }
-                Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                    InHand::add(&mut self.outgoing, |room| message.encode(room))?;
-                }
-                // It is in hand, and leaves before all that follows.
-                Ok(ConnectionState::TransmitTlsData(message)) => message.done(),
-                Ok(ConnectionState::PeerClosed) => self.peer_has_ended = true,
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let out = &mut self.outgoing;
-                    match wanted {
-                        Wanted::Write(data) => {
-                            InHand::add(out, |room| traffic.encrypt(data, room))?;
-                        }
-                        Wanted::End => InHand::add(out, |room| traffic.queue_close_notify(room))?,
-                        Wanted::Step | Wanted::Read(_) => {}
-                    }
-                    reached = Some(Reached::Open);
-                }
-                // Closed, or the handshake goes on with the peer's next word.
-                Ok(_) => reached = Some(Reached::Blocked),
-                Err(error) => {
-                    self.is_broken = true;
-                    self.incoming = None;
-                    self.alert();
-                    return Err(broken(error));
-                }
-            }
-            self.discard(discard);
-            if let Some(reached) = reached {
-                return Ok(reached);
-            }
+        if self.owes_new_keys || self.sealer.is_worn() {
+            self.take_new_keys()?;
         }
+        let mut pieces = Pieces { bufs, taken: 0 };
+        let mut sealed = 0;
+        while sealed < BUFFER_LEN
+            && let Some(first) = pieces.first()
+        {
+            let most = MAX_CONTENT.min(BUFFER_LEN - sealed);
+            let sealer = &mut self.sealer;
+            let mut len = first.len().min(most);
+            if len == most || pieces.is_last() {
+                self.outgoing
+                    .add(|room| sealer.seal(ContentType::ApplicationData, &first[..len], room))?;
+                pieces.take(len);
+            } else {
+                // Short ones share a record.
+                self.outgoing.add(|room| {
+                    let place = room.get_mut(HEADER..HEADER + most);
+                    len = pieces.copy_to(place.ok_or(io::ErrorKind::InvalidInput)?);
+                    sealer.seal_in_place(len, room)
+                })?;
+            }
+            sealed += len;
+        }
+        Ok(sealed)
     }
 
-    /// Takes the alert in hand that says why the connection is broken. What broke it is not shown to the
-    /// library again: it would be the same error, and the library says each once.
-    fn alert(&mut self) {
-        while self.tls.wants_write() {
-            let encoded = match self.tls.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                    InHand::add(&mut self.outgoing, |room| message.encode(room))
-                }
-                _ => return,
-            };
-            if encoded.is_err() {
-                return;
-            }
-        }
+    /// Tells the peer of new keys, with the old ones, and takes them.
+    fn take_new_keys(&mut self) -> io::Result<()> {
+        let message = [HandshakeType::KeyUpdate.into(), 0, 0, 1, 0];
+        self.say(ContentType::Handshake, &message)?;
+        let secrets = self.next.sending().map_err(broken)?;
+        self.sealer = Sealer::new(secrets).map_err(broken)?;
+        self.owes_new_keys = false;
+        Ok(())
     }
 
-    fn discard(&mut self, len: usize) {
-        if let Some(held) = &mut self.incoming {
-            held.begin += len;
-            if held.is_empty() {
-                self.incoming = None;
-            }
+    fn say(&mut self, kind: ContentType, content: &[u8]) -> io::Result<()> {
+        let sealer = &mut self.sealer;
+        self.outgoing.add(|room| sealer.seal(kind, content, room))
+    }
+
+    /// Nothing comes any more, and nothing goes but why.
+    fn fail(&mut self, error: Error) {
+        self.is_broken = true;
+        self.incoming = InHand::default();
+        self.opened = (0, 0);
+        if let Some(alert) = record::alert_for(&error) {
+            // Whoever does not hear it sees the connection break.
+            let _ = self.say(ContentType::Alert, &[FATAL, alert.into()]);
         }
+        self.failed = Some(broken(error));
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Thin<S> {
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            if let Err(error) = self.advance(Wanted::Step) {
-                let _ = self.poll_out(cx);
-                return Poll::Ready(Err(error));
-            }
-            // The peer may be writing too, and read nothing until that is read: this is not waited for.
-            let mut flushed = self.poll_out(cx)?;
-            if flushed.is_ready() {
-                flushed = Pin::new(&mut self.io).poll_flush(cx)?;
-            }
-            if !self.tls.is_handshaking() {
-                return flushed.map(Ok);
-            }
-            if ready!(self.poll_fill(cx))? == 0 {
-                let eof = "the peer left while shaking hands";
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, eof)));
-            }
-        }
-    }
-
-    /// Reads into a lent buffer; gives it back at once when there is nothing to read.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let held = InHand::room(&mut self.incoming);
-        if held.begin > 0 {
-            held.buffer.copy_within(held.begin..held.end, 0);
-            held.end -= held.begin;
-            held.begin = 0;
-        }
-        let mut read = ReadBuf::new(&mut held.buffer[held.end..]);
-        if read.remaining() == 0 {
-            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-        }
-        let polled = Pin::new(&mut self.io).poll_read(cx, &mut read);
-        let len = read.filled().len();
-        held.end += len;
-        if held.is_empty() {
-            self.incoming = None;
-        }
-        ready!(polled)?;
-        Poll::Ready(Ok(len))
-    }
-
+impl<S: AsyncWrite + Unpin> Thin<S> {
     /// Writes what is in hand.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(held) = &mut self.outgoing {
-            while !held.is_empty() {
-                let bytes = &held.buffer[held.begin..held.end];
-                let len = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-                if len == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                }
-                held.begin += len;
-            }
-            self.outgoing = None;
+        self.outgoing.poll_write(&mut self.io, cx)
+    }
+
+    fn poll_write_pieces(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // One lot at a time.
+        ready!(self.poll_out(cx))?;
+        let sealed = self.seal(bufs)?;
+        if let Poll::Ready(Err(error)) = self.poll_out(cx) {
+            return Poll::Ready(Err(error));
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(sealed))
     }
 }
 
@@ -260,13 +316,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Thin<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         loop {
-            if !this.plain.is_empty() {
-                let len = this.plain.len().min(buf.remaining());
-                buf.put_slice(&this.plain[..len]);
-                this.plain.advance(len);
-                if this.plain.is_empty() {
-                    this.plain = BytesMut::new();
-                }
+            this.take_opened(buf);
+            if this.failed.is_none()
+                && let Err(error) = this.open_records(buf)
+            {
+                this.fail(error);
+                let _ = this.poll_out(cx);
+            }
+            if buf.filled().len() > before || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
             if let Some(error) = &this.failed {
@@ -275,22 +332,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Thin<S> {
                 let error = this.failed.replace(kind.into());
                 return Poll::Ready(Err(error.unwrap_or_else(|| kind.into())));
             }
-            if this.incoming.is_some()
-                && let Err(error) = this.advance(Wanted::Read(buf))
-            {
-                this.failed = Some(error);
-                let _ = this.poll_out(cx);
-            }
-            if buf.filled().len() > before {
+            if this.peer_has_ended {
+                // Whatever follows means nothing (RFC 8446, section 6.1).
+                this.incoming = InHand::default();
                 return Poll::Ready(Ok(()));
             }
-            if this.failed.is_some() || !this.plain.is_empty() {
-                continue;
-            }
-            if this.peer_has_ended || buf.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            if ready!(this.poll_fill(cx))? == 0 {
+            if ready!(this.incoming.poll_read(&mut this.io, cx))? == 0 {
                 let eof = "the peer left without saying so";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, eof)));
             }
@@ -304,17 +351,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Thin<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        // One lot at a time.
-        ready!(this.poll_out(cx))?;
-        let taken = &buf[..buf.len().min(BUFFER_LEN)];
-        if this.advance(Wanted::Write(taken))? != Reached::Open {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        if let Poll::Ready(Err(error)) = this.poll_out(cx) {
-            return Poll::Ready(Err(error));
-        }
-        Poll::Ready(Ok(taken.len()))
+        self.get_mut().poll_write_pieces(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_pieces(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -326,46 +375,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Thin<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.has_ended && !this.is_broken {
-            this.advance(Wanted::End)?;
+            let close_notify = [WARNING, AlertDescription::CloseNotify.into()];
+            this.say(ContentType::Alert, &close_notify)?;
             this.has_ended = true;
         }
         ready!(this.poll_out(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
-    }
-}
-
-impl InHand {
-    /// Adds what `fill` writes behind what is held, and says the length of.
-    fn add<E>(
-        held: &mut Option<Self>,
-        fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-    ) -> io::Result<()>
-    where
-        E: std::error::Error + Send + Sync + 'static,
-    {
-        let held = Self::room(held);
-        let len = fill(&mut held.buffer[held.end..]).map_err(io::Error::other)?;
-        held.end += len;
-        Ok(())
-    }
-
-    /// What is held there, or an empty buffer.
-    fn room(held: &mut Option<Self>) -> &mut Self {
-        held.get_or_insert_with(|| Self {
-            buffer: lend(),
-            begin: 0,
-            end: 0,
-        })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.begin == self.end
-    }
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        give_back(mem::take(&mut self.buffer));
     }
 }
 
@@ -377,10 +392,56 @@ impl<S: fmt::Debug> fmt::Debug for Thin<S> {
     }
 }
 
-/// As the library's own streams report what breaks a connection.
-fn broken(error: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+/// What is to be sealed, as far as it is not.
+struct Pieces<'a> {
+    bufs: &'a [IoSlice<'a>],
+    /// Of the first one.
+    taken: usize,
 }
 
-#[cfg(test)]
-mod tests;
+impl<'a> Pieces<'a> {
+    /// The first that is not empty.
+    fn first(&mut self) -> Option<&'a [u8]> {
+        while let Some(first) = self.bufs.first() {
+            if self.taken < first.len() {
+                return Some(&first[self.taken..]);
+            }
+            self.taken = 0;
+            self.bufs = &self.bufs[1..];
+        }
+        None
+    }
+
+    fn is_last(&self) -> bool {
+        self.bufs.len() <= 1
+    }
+
+    fn take(&mut self, len: usize) {
+        self.taken += len;
+    }
+
+    /// Takes what fits into `room`; how much.
+    fn copy_to(&mut self, room: &mut [u8]) -> usize {
+        let mut copied = 0;
+        while copied < room.len()
+            && let Some(first) = self.first()
+        {
+            let len = first.len().min(room.len() - copied);
+            room[copied..copied + len].copy_from_slice(&first[..len]);
+            self.take(len);
+            copied += len;
+        }
+        copied
+    }
+}
+
+/// The room that `BUFFER_LEN` bytes take in records, with new keys and an alert.
+const _: () = assert!(
+    BUFFER_LEN.div_ceil(MAX_CONTENT) * 2 * (HEADER + TRAILER) + 2 * (HEADER + 8 + TRAILER)
+        <= crate::tcp::RECORD_ROOM
+);
+
+/// As the library's own streams report what breaks a connection.
+fn broken(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

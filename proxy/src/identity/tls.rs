@@ -1,4 +1,4 @@
-//! Handshakes between sidecars.
+//! Who is believed in handshakes, and what they settle.
 //!
 //! TLS 1.3 only, both sides show a certificate, nothing is ever resumed: a resumed session would
 //! carry an authentication on that the verifiers never saw (RFC 8446, section 2.2). The ALPN id says
@@ -14,7 +14,8 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, CommonState, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use weft_proto::names::alpn;
 use weft_proto::spiffe::SpiffeId;
 
@@ -51,6 +52,9 @@ impl Alpn {
         Self::ALL.into_iter().find(|alpn| alpn.id() == id)
     }
 }
+
+/// The peer's own certificate.
+type Leaf = Option<CertificateDer<'static>>;
 
 /// Why a handshake came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,8 @@ impl Configs {
             clients: Alpn::ALL.map(|alpn| {
                 let mut config = client.clone();
                 config.alpn_protocols = vec![alpn.id().to_vec()];
+                // Records are protected without the library.
+                config.enable_secret_extraction = true;
                 Arc::new(config)
             }),
         })
@@ -183,6 +189,7 @@ fn server_config(
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
     config.alpn_protocols = Alpn::ALL.map(|alpn| alpn.id().to_vec()).to_vec();
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
@@ -193,7 +200,24 @@ pub(super) async fn connect<S>(
     io: S,
     expected: &SpiffeId,
     alpn: &[u8],
-) -> Result<client::TlsStream<S>, Refusal>
+) -> Result<(Thin<S>, Leaf), Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    thin::connect(config, name(), io, |session| {
+        meant(session, expected, alpn)?;
+        Ok(leaf(session))
+    })
+    .await
+}
+
+/// [`connect`] to who is no sidecar: the library speaks, with all that the other side may say.
+pub(super) async fn connect_by_library<S>(
+    config: Arc<ClientConfig>,
+    io: S,
+    expected: &SpiffeId,
+    alpn: &[u8],
+) -> Result<TlsStream<S>, Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -202,22 +226,7 @@ where
     Ok(stream)
 }
 
-/// [`connect`], for bytes.
-pub(super) async fn connect_thin<S>(
-    config: Arc<ClientConfig>,
-    io: S,
-    expected: &SpiffeId,
-    alpn: &[u8],
-) -> Result<Thin<S>, Refusal>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let stream = thin::connect(config, name(), io).await?;
-    meant(stream.session(), expected, alpn)?;
-    Ok(stream)
-}
-
-fn name() -> ServerName<'static> {
+pub(super) fn name() -> ServerName<'static> {
     ServerName::try_from("weft").expect("a valid host name, never sent")
 }
 
@@ -240,18 +249,26 @@ fn meant(session: &CommonState, expected: &SpiffeId, alpn: &[u8]) -> Result<(), 
 pub(super) async fn accept<S>(
     config: Arc<ServerConfig>,
     io: S,
-) -> Result<(server::TlsStream<S>, SpiffeId, Alpn), Refusal>
+) -> Result<(Thin<S>, Leaf, SpiffeId, Alpn), Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = TlsAcceptor::from(config).accept(io).await?;
-    let (_, connection) = stream.get_ref();
-    let id = peer(connection.peer_certificates())?;
-    let alpn = connection
-        .alpn_protocol()
-        .and_then(Alpn::from_id)
-        .ok_or(Refusal::Alpn)?;
-    Ok((stream, id, alpn))
+    let (stream, (leaf, id, alpn)) = thin::accept(config, io, |session| {
+        let id = peer(session.peer_certificates())?;
+        let alpn = session
+            .alpn_protocol()
+            .and_then(Alpn::from_id)
+            .ok_or(Refusal::Alpn)?;
+        Ok::<_, Refusal>((leaf(session), id, alpn))
+    })
+    .await?;
+    Ok((stream, leaf, id, alpn))
+}
+
+/// The peer's certificate, for what it says besides its name.
+fn leaf(session: &CommonState) -> Leaf {
+    let leaf = session.peer_certificates().and_then(<[_]>::first);
+    leaf.map(|leaf| leaf.clone().into_owned())
 }
 
 fn peer(chain: Option<&[CertificateDer<'_>]>) -> Result<SpiffeId, IdentityError> {

@@ -381,7 +381,7 @@ impl Inbound {
                 .tls_handshake_failed(Origin::Inbound, fault_of(failure)),
         }
         let (tls, id, alpn) = accepted?;
-        Ok((Stream::TlsServer(Box::new(tls)), Peer::verified(id), alpn))
+        Ok((Stream::Tls(Box::new(tls)), Peer::verified(id), alpn))
     }
 
     /// Bytes both ways between the client and the application.

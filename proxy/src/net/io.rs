@@ -127,12 +127,8 @@ pub enum Stream {
     Memory(tokio::io::DuplexStream),
     /// TCP in the clear; bytes may have been read ahead to find out what they are.
     Tcp(Rewind<TcpStream>),
-    /// Mesh TLS, dialled by this sidecar.
-    TlsClient(Box<Certified<tokio_rustls::client::TlsStream<Rewind<TcpStream>>>>),
-    /// The same, for bytes.
-    TlsBytes(Box<Certified<Thin<Rewind<TcpStream>>>>),
-    /// Mesh TLS, accepted by this sidecar.
-    TlsServer(Box<Certified<tokio_rustls::server::TlsStream<Rewind<TcpStream>>>>),
+    /// Mesh TLS.
+    Tls(Box<Certified<Thin<Rewind<TcpStream>>>>),
 }
 
 impl Io {
@@ -151,9 +147,7 @@ impl Stream {
     pub fn ends_at(&self) -> Option<Instant> {
         match self {
             Self::Memory(_) | Self::Tcp(_) => None,
-            Self::TlsClient(tls) => Some(tls.ends_at()),
-            Self::TlsBytes(tls) => Some(tls.ends_at()),
-            Self::TlsServer(tls) => Some(tls.ends_at()),
+            Self::Tls(tls) => Some(tls.ends_at()),
         }
     }
 }
@@ -170,9 +164,7 @@ macro_rules! each {
         match $stream {
             Stream::Memory($inner) => $body,
             Stream::Tcp($inner) => $body,
-            Stream::TlsClient($inner) => $body,
-            Stream::TlsBytes($inner) => $body,
-            Stream::TlsServer($inner) => $body,
+            Stream::Tls($inner) => $body,
         }
     };
 }

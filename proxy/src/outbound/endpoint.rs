@@ -268,22 +268,13 @@ impl Link {
             return Ok(tcp.into());
         };
         let (identity, tcp) = (&self.shared.identity, Rewind::new(tcp));
-        let connected = match alpn {
-            Alpn::Tcp => {
-                let connected = identity.connect_bytes(tcp, expected).await;
-                connected.map(|tls| Stream::TlsBytes(Box::new(tls)))
-            }
-            Alpn::Http1 | Alpn::Http2 => {
-                let connected = identity.connect(tcp, expected, alpn).await;
-                connected.map(|tls| Stream::TlsClient(Box::new(tls)))
-            }
-        };
+        let connected = identity.connect(tcp, expected, alpn).await;
         let telemetry = &self.shared.telemetry;
         match &connected {
             Ok(_) => telemetry.tls_handshake(Origin::Outbound),
             Err(failure) => telemetry.tls_handshake_failed(Origin::Outbound, fault_of(failure)),
         }
-        Ok(Io::new(connected?))
+        Ok(Io::new(Stream::Tls(Box::new(connected?))))
     }
 }
 

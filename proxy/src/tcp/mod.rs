@@ -25,7 +25,7 @@ use crate::outcome::Outcome;
 pub(crate) const BUFFER_LEN: usize = 64 * 1024;
 /// What a lent buffer has besides, so that [`BUFFER_LEN`] bytes fit in records of TLS too, with an alert or
 /// two: 22 bytes for each 16 KiB.
-const RECORD_ROOM: usize = 1024;
+pub(crate) const RECORD_ROOM: usize = 1024;
 /// Buffers that a thread keeps for lending; more are freed.
 const MAX_SPARE_BUFFERS: usize = 16;
 

@@ -12,9 +12,9 @@ use crate::testing::costs::{
 use crate::testing::policies::inbound;
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
-const MAX_ALLOCATIONS: f64 = 9.05;
+const MAX_ALLOCATIONS: f64 = 7.05;
 /// Of a gRPC call, nearly all of them the HTTP/2 library's: what is measured, so that it does not grow.
-const MAX_ALLOCATIONS_OF_CALL: f64 = 33.05;
+const MAX_ALLOCATIONS_OF_CALL: f64 = 31.05;
 
 async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
     let closing = sidecar.closing.subscribe();

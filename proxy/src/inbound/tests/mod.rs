@@ -33,7 +33,7 @@ use crate::testing::clients::{Http, Link};
 use crate::testing::servers::Server;
 use crate::testing::{count, soon, tcp_pair, telemetry};
 
-type Tls = crate::net::certified::Certified<tokio_rustls::client::TlsStream<TcpStream>>;
+type Tls = crate::net::certified::Certified<crate::identity::Thin<TcpStream>>;
 
 /// A server's sidecar, as `api`.
 struct Sidecar {

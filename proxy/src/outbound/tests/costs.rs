@@ -14,12 +14,12 @@ use crate::testing::costs::{
 use crate::testing::policies::{breaker, endpoint, retries, target};
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
-const MAX_ALLOCATIONS: f64 = 7.05;
+const MAX_ALLOCATIONS: f64 = 5.05;
 /// Of a gRPC call, nearly all of them the HTTP/2 library's: what is measured, so that it does not grow.
-const MAX_ALLOCATIONS_OF_CALL: f64 = 39.05;
+const MAX_ALLOCATIONS_OF_CALL: f64 = 37.05;
 
 /// What an idle connection may keep of the heap, which resident memory is some more than.
-const MAX_IDLE_BYTES: f64 = 5_900.0;
+const MAX_IDLE_BYTES: f64 = 4_600.0;
 const MAX_IDLE_HTTP1: f64 = 2_800.0;
 
 async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {

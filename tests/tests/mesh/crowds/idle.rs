@@ -14,10 +14,10 @@ use crate::common::{APP_PORT, Cx, PORT, mesh, stats};
 const TCP_PORT: u16 = 9000;
 /// What one idle connection may take, in KiB: HTTP/1 at the client's sidecar, plaintext HTTP/1 at the
 /// server's, bytes at both.
-const HTTP_CLIENT: f64 = 20.0;
-const HTTP_SERVER: f64 = 22.0;
-const TCP_CLIENT: f64 = 15.0;
-const TCP_SERVER: f64 = 14.0;
+const HTTP_CLIENT: f64 = 8.0;
+const HTTP_SERVER: f64 = 14.0;
+const TCP_CLIENT: f64 = 10.0;
+const TCP_SERVER: f64 = 12.0;
 
 pub(super) fn register(suite: &mut Suite) {
     suite.add("crowds::idle_connections", idle);
