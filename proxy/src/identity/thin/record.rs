@@ -70,6 +70,12 @@ impl Sealer {
         self.0.number
     }
 
+    /// As if so many had been sealed.
+    #[cfg(test)]
+    pub(super) fn pretend(&mut self, sealed: u64) {
+        self.0.number = sealed;
+    }
+
     /// Seals `content` into a record at the beginning of `room`; how long it is.
     ///
     /// # Errors
@@ -110,6 +116,12 @@ impl Opener {
     /// Where the suite is none of TLS 1.3's.
     pub(super) fn new(secrets: Secrets) -> Result<Self, Error> {
         Keys::new(secrets).map(Self)
+    }
+
+    /// As if so many had been opened.
+    #[cfg(test)]
+    pub(super) fn pretend(&mut self, opened: u64) {
+        self.0.number = opened;
     }
 
     /// Opens a [`whole`] record into `room`, which is [`room_for`] it.

@@ -270,6 +270,21 @@ async fn new_keys_that_the_peer_wants_are_made_before_the_next_word() {
 }
 
 #[tokio::test]
+async fn worn_keys_are_replaced_before_another_word_is_sealed() {
+    let (mut client, mut server) = connected(WIDE).await;
+    let last = (1 << 24) - 1;
+    client.inner_mut().sealer.pretend(last);
+    server.inner_mut().opener.pretend(last);
+    ping_pong(&mut client, &mut server).await;
+    assert_eq!(client.inner().sealer.sealed(), last + 1, "the last one");
+    // Now with new ones, which the other side has taken.
+    for sealed in 1..3 {
+        ping_pong(&mut client, &mut server).await;
+        assert_eq!(client.inner().sealer.sealed(), sealed);
+    }
+}
+
+#[tokio::test]
 async fn tickets_that_nobody_asked_for_mean_nothing() {
     let ca = Ca::new();
     let (web, cart) = (ca.identity(&spiffe("web")), ca.identity(&spiffe("cart")));
