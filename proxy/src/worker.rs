@@ -4,20 +4,59 @@
 //! so its locks are never waited for. Threads that are no worker (tests, the control thread) share
 //! the first worker's values.
 
-use std::cell::Cell;
+mod seat;
+
+use std::cell::{Cell, OnceCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use seat::{Seat, Settling};
 
 thread_local! {
     static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
+    static LEAVERS: OnceCell<Arc<Leavers>> = const { OnceCell::new() };
 }
 
-/// Declares this thread to be worker `index`, counted from 0.
-pub fn enter(index: usize) {
+/// Declares this thread to be worker `index`, counted from 0, which is told by `leavers` how many of its
+/// connections are to go elsewhere. To be called once.
+pub fn enter(index: usize, leavers: Arc<Leavers>) {
     CURRENT.set(Some(index));
+    LEAVERS.with(|own| {
+        let _ = own.set(leavers);
+    });
 }
 
 /// This thread's worker; `None` where the thread is none.
 pub fn current() -> Option<usize> {
     CURRENT.get()
+}
+
+/// Whether the client of the connection that asks is told to make another, as this worker has more than
+/// it can do. Each `true` is one of its [`Leavers`].
+pub fn sends_away() -> bool {
+    LEAVERS.with(|own| own.get().is_some_and(|leavers| leavers.take_one()))
+}
+
+/// How many HTTP connections of one worker are to be made anew, to be another's.
+#[derive(Debug, Default)]
+pub struct Leavers(AtomicUsize);
+
+impl Leavers {
+    /// So many from now on; who of the last ones has not been found yet may stay.
+    pub fn set(&self, count: usize) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
+    fn take_one(&self) -> bool {
+        let left = &self.0;
+        // Read first: almost always there is none.
+        left.load(Ordering::Relaxed) > 0
+            && left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                    count.checked_sub(1)
+                })
+                .is_ok()
+    }
 }
 
 /// A value for each worker.

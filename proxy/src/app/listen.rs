@@ -1,5 +1,5 @@
 //! Accept loops: every worker has one per listener, and a connection goes to the worker with the
-//! fewest.
+//! fewest; whether it stays there is decided when it is known what it is ([`super::threads`]).
 //!
 //! A listener stops in the phase that it is told to. First the kernel begins no more connections, then
 //! what it has completed is taken over, then the listener closes: no client sees a connection reset that
@@ -16,10 +16,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
+use super::threads::moving::Life;
 use super::threads::{ConnectionCount, WorkerHandle, Workers};
 use crate::http::client::BoxFuture;
 use crate::net::closing::{Closing, Phase};
 use crate::net::socket::{begin_no_more, tune};
+use crate::worker::Seat;
 
 /// After an error of accepting (no descriptor left, say) the next try waits this long.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
@@ -30,7 +32,7 @@ const ERROR_REPEAT: Duration = Duration::from_secs(10);
 const COMPLETED_WITHIN: Duration = Duration::from_millis(50);
 
 /// What becomes of an accepted connection.
-pub type Serve = Arc<dyn Fn(TcpStream) -> BoxFuture<()> + Send + Sync>;
+pub type Serve = Arc<dyn Fn(TcpStream, Seat) -> BoxFuture<()> + Send + Sync>;
 
 /// One listener and what it is for.
 pub struct Listener {
@@ -141,14 +143,8 @@ impl Accepting {
     }
 
     fn spawn(&self, worker: &WorkerHandle, count: ConnectionCount, connection: TcpStream) {
-        let serving = (self.serve)(connection);
-        worker.spawn(
-            self.name,
-            self.connections.track_future(async move {
-                serving.await;
-                drop(count);
-            }),
-        );
+        let life = self.life(count, |seat| (self.serve)(connection, seat));
+        worker.spawn(self.name, life);
     }
 
     /// Another worker has fewer: the connection is registered with its runtime.
@@ -158,15 +154,18 @@ impl Accepting {
             Err(error) => return tracing::debug!(%error, "connection gone before it was served"),
         };
         let serve = Arc::clone(&self.serve);
-        worker.spawn(
-            self.name,
-            self.connections.track_future(async move {
+        let life = self.life(count, |seat| {
+            Box::pin(async move {
                 match TcpStream::from_std(connection) {
-                    Ok(connection) => serve(connection).await,
+                    Ok(connection) => serve(connection, seat).await,
                     Err(error) => tracing::debug!(%error, "connection gone before it was served"),
                 }
-                drop(count);
-            }),
-        );
+            })
+        });
+        worker.spawn(self.name, life);
+    }
+
+    fn life(&self, count: ConnectionCount, serve: impl FnOnce(Seat) -> BoxFuture<()>) -> Life {
+        Life::new(self.name, &self.workers, count, &self.connections, serve)
     }
 }

@@ -26,6 +26,7 @@ use super::listen::{self, Listener, Serve};
 use super::readiness::Readiness;
 use super::settings::{Interception, ListenAddr, Settings, SidecarMode};
 use super::state::State;
+use super::threads::placement::TOGETHER;
 use super::threads::{Threads, default_workers};
 use crate::admin::AdminServer;
 use crate::discovery::{Discovery, Introduction, Watched};
@@ -85,7 +86,9 @@ pub fn run(settings: Settings, log: LogControl) -> Result<(), Error> {
         namespace: settings.namespace.as_str().into(),
     });
     let workers = settings.workers.unwrap_or_else(default_workers);
-    let threads = Threads::start(workers, &telemetry)?;
+    // Where a worker may have fewer connections to an endpoint, it gets no more from the application.
+    let together = TOGETHER.min(settings.limits.endpoint_connections_of(workers));
+    let threads = Threads::start(workers, together, &telemetry)?;
     let (told, ended) = oneshot::channel();
     let sidecar = Sidecar::start(settings, log, telemetry, &threads)?;
     threads.control().spawn("life cycle", async move {
@@ -256,6 +259,7 @@ impl Sidecar {
         let control = threads.control();
         control.spawn("certificates", certifier.run());
         control.spawn("discovery", stream.run());
+        control.spawn("balance", workers.clone().balance());
         control.spawn(
             "interception proof",
             Arc::clone(&readiness).prove_interception(),
@@ -437,9 +441,12 @@ fn serve_inbound(
     closing: Closing,
 ) -> Serve {
     let inbound = Arc::clone(inbound);
-    Arc::new(move |connection| {
+    Arc::new(move |connection, seat| {
         let (inbound, closing) = (Arc::clone(&inbound), closing.clone());
-        Box::pin(async move { inbound.connection(connection, &original, closing).await })
+        Box::pin(async move {
+            let served = inbound.connection(connection, &original, &seat, closing);
+            served.await;
+        })
     })
 }
 
@@ -450,9 +457,12 @@ pub(super) fn serve_outbound(
     closing: Closing,
 ) -> Serve {
     let outbound = Arc::clone(outbound);
-    Arc::new(move |connection| {
+    Arc::new(move |connection, seat| {
         let (outbound, closing) = (Arc::clone(&outbound), closing.clone());
-        Box::pin(async move { outbound.connection(connection, &original, closing).await })
+        Box::pin(async move {
+            let served = outbound.connection(connection, &original, &seat, closing);
+            served.await;
+        })
     })
 }
 

@@ -26,7 +26,7 @@ fn requests_of_several_workers() {
         for worker in 0..4 {
             let requests = &requests;
             scope.spawn(move || {
-                crate::worker::enter(worker);
+                crate::worker::enter(worker, Arc::default());
                 assert!(requests.enter());
             });
         }

@@ -48,6 +48,7 @@ use super::{Version, settings};
 use crate::bounds::{Bounds, HeadExcess};
 use crate::net::closing::{Closing, Phase};
 use crate::outcome::{Failure, Outcome};
+use crate::worker;
 
 mod farewell;
 mod guarded;
@@ -355,6 +356,11 @@ impl Driver {
             if self.state.may_let_go() {
                 continue;
             }
+            if self.is_sent_away() {
+                self.options.replace_at = None;
+                self.shut_down(connection.as_mut());
+                continue;
+            }
             if self.ends_after_first && self.state.requests() > 0 {
                 self.ends_after_first = false;
                 self.linger_until = None;
@@ -473,6 +479,16 @@ impl Driver {
         let parked = parked.map(|rest| (rest + parked::patience(), End::Parked));
         let ends = idle.into_iter().chain(linger).chain(replaced).chain(parked);
         ends.min_by_key(|(at, _)| *at)
+    }
+
+    /// Whether an HTTP/2 peer that is busy is told to come over another connection, so that another worker
+    /// has it. HTTP/1 says it in a response.
+    fn is_sent_away(&self) -> bool {
+        self.version == Version::Http2
+            && self.state.in_flight() > 0
+            && !self.state.is_leaving()
+            && self.shut_down.is_none()
+            && worker::sends_away()
     }
 
     /// When an HTTP/2 peer is told to leave for the connection's age. HTTP/1 says it in a response: to

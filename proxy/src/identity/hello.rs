@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use weft_proto::names::alpn;
+
 /// ALPN ids of every version of ours that this parser knows begin so.
 const MESH_PREFIX: &[u8] = b"weft/1/";
 /// Bytes after which an unfinished hello is taken for somebody else's.
@@ -29,7 +31,10 @@ pub enum HelloVerdict {
         sni: Option<String>,
     },
     /// A sidecar's.
-    Mesh,
+    Mesh {
+        /// It means to carry requests: the first of our ids that it has says so. Nothing is proved yet.
+        http: bool,
+    },
     /// Cannot be said yet.
     NeedMore,
     /// No TLS.
@@ -126,24 +131,25 @@ fn handshake(mut bytes: &[u8]) -> Step<Cow<'_, [u8]>> {
 /// Judges a whole ClientHello.
 fn hello(message: &[u8]) -> HelloVerdict {
     let mut sni = None;
-    let mut found = |kind, content: &[u8]| match kind {
-        ALPN => alpn_is_ours(content).unwrap_or(false),
-        SERVER_NAME => {
-            sni = sni.take().or_else(|| host_name(content));
-            false
+    let mut ours = None;
+    let mut found = |kind, content: &[u8]| {
+        match kind {
+            ALPN => ours = our_id(content).map(|id| id == alpn::HTTP1 || id == alpn::HTTP2),
+            SERVER_NAME => sni = sni.take().or_else(|| host_name(content)),
+            _ => {}
         }
-        _ => false,
+        ours.is_some()
     };
     // Where the hello breaks off, what was found before stands.
-    if extensions(message, &mut found) == Some(true) {
-        HelloVerdict::Mesh
-    } else {
-        HelloVerdict::Foreign { sni }
+    extensions(message, &mut found);
+    match ours {
+        Some(http) => HelloVerdict::Mesh { http },
+        None => HelloVerdict::Foreign { sni },
     }
 }
 
 /// Walks over the extensions until `found` says that it has what it wanted.
-fn extensions(message: &[u8], found: &mut impl FnMut(u16, &[u8]) -> bool) -> Option<bool> {
+fn extensions(message: &[u8], found: &mut impl FnMut(u16, &[u8]) -> bool) -> Option<()> {
     const VERSION_AND_RANDOM: usize = 2 + 32;
     let mut hello = Cursor(message.get(VERSION_AND_RANDOM..)?);
     let _session_id = hello.block_u8()?;
@@ -154,20 +160,22 @@ fn extensions(message: &[u8], found: &mut impl FnMut(u16, &[u8]) -> bool) -> Opt
         let kind = list.u16()?;
         let content = list.block_u16()?;
         if found(kind, content) {
-            return Some(true);
+            break;
         }
     }
-    Some(false)
+    Some(())
 }
 
-fn alpn_is_ours(content: &[u8]) -> Option<bool> {
+/// The first id of ours in a list of application protocols.
+fn our_id(content: &[u8]) -> Option<&[u8]> {
     let mut ids = Cursor(Cursor(content).block_u16()?);
     while !ids.0.is_empty() {
-        if ids.block_u8()?.starts_with(MESH_PREFIX) {
-            return Some(true);
+        let id = ids.block_u8()?;
+        if id.starts_with(MESH_PREFIX) {
+            return Some(id);
         }
     }
-    Some(false)
+    None
 }
 
 fn host_name(content: &[u8]) -> Option<String> {
@@ -257,8 +265,19 @@ mod tests {
     #[test]
     fn real_hellos() {
         let mesh = first_flight(&[b"h2", b"weft/1/tcp"], "a.b");
-        assert_eq!(is_mesh_client_hello(&mesh), HelloVerdict::Mesh);
-        assert_eq!(is_mesh_client_hello(&cut(&mesh, 7)), HelloVerdict::Mesh);
+        let bytes = HelloVerdict::Mesh { http: false };
+        assert_eq!(is_mesh_client_hello(&mesh), bytes);
+        assert_eq!(is_mesh_client_hello(&cut(&mesh, 7)), bytes);
+        for (ids, http) in [
+            (&[&b"weft/1/h1"[..]][..], true),
+            (&[b"h2", b"weft/1/h1", b"weft/1/h2"], true),
+            (&[b"weft/1/h2", b"weft/1/tcp"], true),
+            (&[b"weft/1/tcp", b"weft/1/h2"], false),
+            (&[b"weft/1/h11"], false),
+        ] {
+            let hello = first_flight(ids, "a.b");
+            assert_eq!(is_mesh_client_hello(&hello), HelloVerdict::Mesh { http });
+        }
 
         let other = first_flight(&[b"h2", b"http/1.1"], "Shop.Example");
         let sni = Some("shop.example".to_owned());

@@ -49,6 +49,7 @@ use crate::policy::{InboundPolicy, MtlsMode, Protocol, ServiceRef};
 use crate::tcp::{self, Progress};
 use crate::telemetry::edges::{Caller, EdgeTls, Visit};
 use crate::telemetry::{TcpConnection, TcpLabels, Telemetry, Tls};
+use crate::worker::Seat;
 use app::Apps;
 use authorize::{Admission, Decision, Wish, admit, authorize, has_request_rules};
 
@@ -208,6 +209,7 @@ impl Inbound {
         self: Arc<Self>,
         tcp: TcpStream,
         original: &dyn OriginalDestination,
+        seat: &Seat,
         closing: Closing,
     ) {
         // Without a redirect behind it, a connection was made to this listener itself.
@@ -238,7 +240,7 @@ impl Inbound {
         // One that has gone again needs no address.
         let client = tcp.peer_addr().ok().map(|peer| peer.ip());
         let opened = tokio::select! {
-            opened = Box::pin(self.open(tcp, &port)) => opened,
+            opened = Box::pin(self.open(tcp, &port, seat)) => opened,
             () = closing.clone().ends_silence() => return,
         };
         let opened = match opened {
@@ -311,8 +313,9 @@ impl Inbound {
     }
 
     /// Finds out what the client speaks and who it is. A client that may not have what it wants is
-    /// refused here, unless HTTP can tell it so.
-    async fn open(&self, mut tcp: TcpStream, port: &Port) -> Result<Opened, Failure> {
+    /// refused here, unless HTTP can tell it so. Where it carries requests, it is settled which worker
+    /// serves them.
+    async fn open(&self, mut tcp: TcpStream, port: &Port, seat: &Seat) -> Result<Opened, Failure> {
         let mut buffer = BytesMut::new();
         if let Some(app) = self.first_words(&mut tcp, &mut buffer, port).await? {
             return Ok(Opened::Greeted(tcp.into(), app));
@@ -324,7 +327,10 @@ impl Inbound {
         let mut own_tls = OwnTls::No;
         if verdict == Verdict::Tls {
             match in_time(read_hello(&mut tcp, &mut buffer)).await? {
-                HelloVerdict::Mesh => {
+                HelloVerdict::Mesh { http } => {
+                    if http {
+                        tcp = seat.settle(tcp).await.map_err(client_broke)?;
+                    }
                     let (stream, peer, alpn) = self.accept(tcp, buffer).await?;
                     return open_mesh(stream, peer, alpn, port).await;
                 }
@@ -333,8 +339,16 @@ impl Inbound {
                 HelloVerdict::NotTls => {}
             }
         }
+        let version = open_plain(verdict, port)?;
+        if version.is_some() {
+            tcp = seat.settle(tcp).await.map_err(client_broke)?;
+        }
         let io = Io::new(Stream::Tcp(Rewind::with_prefix(buffer, tcp)));
-        open_plain(io, verdict, own_tls, port)
+        let peer = Peer::unknown();
+        Ok(match version {
+            Some(version) => Opened::Http(io, version, peer, Client::Application),
+            None => Opened::Bytes(io, peer, own_tls),
+        })
     }
 
     /// Waits for the client's first bytes, into `heard`; none where it left without a word.
@@ -640,8 +654,8 @@ async fn open_mesh(
     })
 }
 
-/// Plaintext, or TLS of the application's own.
-fn open_plain(io: Io, verdict: Verdict, own_tls: OwnTls, port: &Port) -> Result<Opened, Failure> {
+/// Plaintext, or TLS of the application's own: the version of its requests, or none where it is bytes.
+fn open_plain(verdict: Verdict, port: &Port) -> Result<Option<Version>, Failure> {
     let policy = port.policy.load();
     let strict = policy
         .as_ref()
@@ -650,30 +664,15 @@ fn open_plain(io: Io, verdict: Verdict, own_tls: OwnTls, port: &Port) -> Result<
     let opaque = protocol == Protocol::Opaque;
     match verdict {
         // What is said to be HTTP is refused as HTTP where it is not.
-        Verdict::Opaque if !strict && protocol == Protocol::Http1 => Ok(Opened::Http(
-            io,
-            Version::Http1,
-            Peer::unknown(),
-            Client::Application,
-        )),
+        Verdict::Opaque if !strict && protocol == Protocol::Http1 => Ok(Some(Version::Http1)),
         // Under Strict, HTTP clients are told so, and probes pass: per request.
-        Verdict::Http1 if strict || !opaque => Ok(Opened::Http(
-            io,
-            Version::Http1,
-            Peer::unknown(),
-            Client::Application,
-        )),
-        Verdict::Http2 if strict || !opaque => Ok(Opened::Http(
-            io,
-            Version::Http2,
-            Peer::unknown(),
-            Client::Application,
-        )),
+        Verdict::Http1 if strict || !opaque => Ok(Some(Version::Http1)),
+        Verdict::Http2 if strict || !opaque => Ok(Some(Version::Http2)),
         _ if strict => {
             let refusal = "plaintext to a port that takes mesh TLS";
             Err(Failure::never(Outcome::MtlsRequired, refusal))
         }
-        _ => Ok(Opened::Bytes(io, Peer::unknown(), own_tls)),
+        _ => Ok(None),
     }
 }
 

@@ -53,6 +53,7 @@ use crate::net::{Dialer, Io, OriginalDestination, OwnAddresses, Rewind, Stream};
 use crate::outcome::{Failure, Origin, Outcome};
 use crate::policy::Protocol;
 use crate::telemetry::Telemetry;
+use crate::worker::Seat;
 use bytes::Upstream;
 use destination::{Destination, Destinations, Service, Target};
 
@@ -195,6 +196,7 @@ impl Outbound {
         self: Arc<Self>,
         mut tcp: TcpStream,
         original: &dyn OriginalDestination,
+        seat: &Seat,
         closing: Closing,
     ) {
         // Without a redirect behind it, a connection was made to this listener itself.
@@ -222,7 +224,7 @@ impl Outbound {
             }
         };
         let opened = tokio::select! {
-            opened = Box::pin(self.open(tcp, address, &destination, &service)) => opened,
+            opened = Box::pin(self.open(tcp, address, (&destination, &service), seat)) => opened,
             () = Box::pin(closing.clone().ends_silence()) => return,
         };
         match opened {
@@ -255,8 +257,8 @@ impl Outbound {
         &self,
         mut tcp: TcpStream,
         address: SocketAddr,
-        destination: &Destination,
-        service: &Service,
+        (destination, service): (&Destination, &Service),
+        seat: &Seat,
     ) -> Opened {
         if service.target.protocol == Protocol::Opaque
             || destination.server_speaks_first()
@@ -296,13 +298,13 @@ impl Outbound {
             }
         }
         match timeout(UNDECIDED_LIMIT, verdict(&mut tcp, &mut heard)).await {
-            Ok(Verdict::Http1) => Opened::Http(rewound(heard, tcp), Version::Http1),
-            Ok(Verdict::Http2) => Opened::Http(rewound(heard, tcp), Version::Http2),
+            Ok(Verdict::Http1) => requests(heard, tcp, Version::Http1, seat).await,
+            Ok(Verdict::Http2) => requests(heard, tcp, Version::Http2, seat).await,
             // What is said to be HTTP is refused as HTTP where it is not, or never is a whole head.
             Ok(Verdict::Opaque) | Err(_)
                 if service.target.protocol == Protocol::Http1 && !heard.is_empty() =>
             {
-                Opened::Http(rewound(heard, tcp), Version::Http1)
+                requests(heard, tcp, Version::Http1, seat).await
             }
             Ok(Verdict::Tls) => {
                 // One that breaks off in its first words is passed on as it is.
@@ -446,11 +448,22 @@ async fn server_name(tcp: &mut TcpStream, heard: &mut BytesMut) -> Option<Arc<st
     loop {
         match is_mesh_client_hello(heard) {
             HelloVerdict::Foreign { sni } => return sni.map(Arc::from),
-            HelloVerdict::Mesh | HelloVerdict::NotTls => return None,
+            HelloVerdict::Mesh { .. } | HelloVerdict::NotTls => return None,
             HelloVerdict::NeedMore => {}
         }
         if detect::read_more(tcp, heard).await.ok()? == 0 {
             return None;
+        }
+    }
+}
+
+/// Requests: which worker serves them is settled now.
+async fn requests(heard: BytesMut, tcp: TcpStream, version: Version, seat: &Seat) -> Opened {
+    match seat.settle(tcp).await {
+        Ok(tcp) => Opened::Http(rewound(heard, tcp), version),
+        Err(error) => {
+            tracing::debug!(%error, "connection gone before it was served");
+            Opened::Nothing
         }
     }
 }

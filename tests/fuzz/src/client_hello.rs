@@ -25,9 +25,9 @@ pub fn target(data: &[u8]) {
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
             assert!((1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain));
         }
-        HelloVerdict::Mesh => {
+        HelloVerdict::Mesh { http } => {
             assert_eq!(classify(data), Verdict::Tls);
-            let last = b"weft/1/";
+            let last: &[u8] = if http { b"weft/1/h" } else { b"weft/1/" };
             // The name may be spread over records: its letters are there in this order.
             let mut rest = data.iter();
             assert!(last.iter().all(|byte| rest.any(|other| other == byte)));

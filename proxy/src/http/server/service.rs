@@ -20,6 +20,7 @@ use super::{Excess, Handler};
 use crate::bounds::Bounds;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::client::BoxFuture;
+use crate::worker;
 
 /// The service that hyper sees.
 pub(super) struct Serving<H> {
@@ -90,6 +91,7 @@ impl Future for Answering {
                 in_flight.state().upgraded();
             } else if in_flight.state().closing_is_announced()
                 || self.replace_at.is_some_and(|at| Instant::now() >= at)
+                || worker::sends_away()
             {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);

@@ -14,6 +14,7 @@ use crate::http::upgrade::{Bridged, bridge_upgrade};
 use crate::resilience::deadline::Deadline;
 
 mod bounds;
+mod sent_away;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const SECOND: Duration = Duration::from_secs(1);

@@ -10,6 +10,7 @@ use crate::testing::costs::{
     assert_same_instructions_among_others, assert_two_reads_and_two_writes, others,
 };
 use crate::testing::policies::inbound;
+use crate::worker::Seat;
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
 const MAX_ALLOCATIONS: f64 = 7.05;
@@ -19,7 +20,9 @@ const MAX_ALLOCATIONS_OF_CALL: f64 = 31.05;
 async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
     let closing = sidecar.closing.subscribe();
     let (inbound, original) = (Arc::clone(&sidecar.inbound), Fixed(sidecar.app));
-    inbound.connection(accepted, &original, closing).await;
+    inbound
+        .connection(accepted, &original, &Seat::only(), closing)
+        .await;
 }
 
 /// Only `web` may call, by a rule with methods and paths.

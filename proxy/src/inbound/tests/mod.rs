@@ -32,6 +32,7 @@ use crate::telemetry::Telemetry;
 use crate::testing::clients::{Http, Link};
 use crate::testing::servers::Server;
 use crate::testing::{count, soon, tcp_pair, telemetry};
+use crate::worker::Seat;
 
 type Tls = crate::net::certified::Certified<crate::identity::Thin<TcpStream>>;
 
@@ -120,7 +121,9 @@ impl Sidecar {
         let (tcp, accepted) = tcp_pair().await;
         let (inbound, closing) = (Arc::clone(&self.inbound), self.closing.subscribe());
         let served = tokio::spawn(async move {
-            inbound.connection(accepted, &original, closing).await;
+            inbound
+                .connection(accepted, &original, &Seat::only(), closing)
+                .await;
         });
         Link { tcp, served }
     }

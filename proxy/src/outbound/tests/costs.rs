@@ -12,6 +12,7 @@ use crate::testing::costs::{
     assert_two_reads_and_two_writes, others,
 };
 use crate::testing::policies::{breaker, endpoint, retries, target};
+use crate::worker::Seat;
 
 /// The budget of one side, and what the runtime may add now and then, which is not per request.
 const MAX_ALLOCATIONS: f64 = 5.05;
@@ -25,7 +26,9 @@ const MAX_IDLE_HTTP1: f64 = 2_800.0;
 async fn serve(sidecar: Arc<Sidecar>, accepted: TcpStream) {
     let closing = sidecar.closing.subscribe();
     let outbound = Arc::clone(&sidecar.outbound);
-    outbound.connection(accepted, &Fixed(api()), closing).await;
+    outbound
+        .connection(accepted, &Fixed(api()), &Seat::only(), closing)
+        .await;
 }
 
 /// Timeouts, retries and a breaker.

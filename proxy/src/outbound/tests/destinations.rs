@@ -8,6 +8,7 @@ use crate::policy::{EndpointTarget, Protocol};
 use crate::testing::policies::{endpoint, target};
 use crate::testing::servers::Act;
 use crate::testing::soon;
+use crate::worker::Seat;
 
 /// A workload's own address, as clients dial it.
 const POD: &str = "10.1.0.7:8080";
@@ -66,7 +67,7 @@ async fn a_connection_without_a_redirect_is_closed() {
     let closing = sidecar.closing.subscribe();
     let original = crate::net::Redirected;
     let outbound = Arc::clone(&sidecar.outbound);
-    soon(outbound.connection(accepted, &original, closing)).await;
+    soon(outbound.connection(accepted, &original, &Seat::only(), closing)).await;
     assert_eq!(soon(tcp.read(&mut [0])).await.unwrap(), 0);
 }
 

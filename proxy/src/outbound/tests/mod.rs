@@ -45,6 +45,7 @@ use crate::testing::clients::{Http, Link};
 use crate::testing::policies::{mesh, service};
 use crate::testing::servers::Server;
 use crate::testing::{count, tcp_pair, telemetry};
+use crate::worker::Seat;
 
 /// The service that clients dial.
 const API: &str = "10.96.0.1:80";
@@ -126,7 +127,9 @@ impl Sidecar {
         let (outbound, closing) = (Arc::clone(&self.outbound), self.closing.subscribe());
         let served = tokio::spawn(async move {
             let original = Fixed(destination);
-            outbound.connection(accepted, &original, closing).await;
+            outbound
+                .connection(accepted, &original, &Seat::only(), closing)
+                .await;
         });
         Link { tcp, served }
     }
