@@ -10,6 +10,8 @@ use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use metrics::Counter;
+
 pub use seat::{Seat, Settling};
 
 thread_local! {
@@ -38,24 +40,42 @@ pub fn sends_away() -> bool {
 }
 
 /// How many HTTP connections of one worker are to be made anew, to be another's.
-#[derive(Debug, Default)]
-pub struct Leavers(AtomicUsize);
+pub struct Leavers {
+    left: AtomicUsize,
+    found: Counter,
+}
 
 impl Leavers {
+    /// None yet; those that are told to leave are counted in `found`.
+    pub fn new(found: Counter) -> Self {
+        let left = AtomicUsize::new(0);
+        Self { left, found }
+    }
+
     /// So many from now on; who of the last ones has not been found yet may stay.
     pub fn set(&self, count: usize) {
-        self.0.store(count, Ordering::Relaxed);
+        self.left.store(count, Ordering::Relaxed);
     }
 
     fn take_one(&self) -> bool {
-        let left = &self.0;
         // Read first: almost always there is none.
-        left.load(Ordering::Relaxed) > 0
-            && left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                    count.checked_sub(1)
-                })
-                .is_ok()
+        if self.left.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let less = |count: usize| count.checked_sub(1);
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if taken.is_ok() {
+            self.found.increment(1);
+        }
+        taken.is_ok()
+    }
+}
+
+impl Default for Leavers {
+    fn default() -> Self {
+        Self::new(Counter::noop())
     }
 }
 

@@ -74,6 +74,7 @@ families! { HANDLED:
     PLAINTEXT_EXEMPT = Counter "weft_plaintext_exempt_total" [] "Plaintext requests that passed a strict port because they are declared probes or paths.";
     AUDITED = Counter "weft_authorization_audited_total" ["direction" "workload" "namespace" "service" "peer"] "Requests and opaque connections that an authorization would have denied if it enforced.";
     TRACE_SPANS = Counter "weft_trace_spans_total" ["result"] "Spans of sampled requests by what became of them; only where traces are exported.";
+    SENT_AWAY = Counter "weft_connections_sent_away_total" [] "HTTP connections whose clients were told to make another, as the data thread that served them could not keep up and others had time.";
     PANICS = Counter "weft_panics_total" [] "Tasks of this process that panicked; each is a bug.";
     LIMIT_HITS = Counter "weft_limit_hits_total" ["limit"] "Times that a bound of this process was hit, by its name.";
 }

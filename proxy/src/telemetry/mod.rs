@@ -103,6 +103,7 @@ pub struct Telemetry {
     /// Series of requests that were asked for.
     request_series: AtomicUsize,
     panics: Counter,
+    sent_away: Counter,
     plaintext_exempt: Counter,
     mirrored_received: Counter,
     handshakes: [HandshakeCounters; 2],
@@ -152,6 +153,7 @@ impl Telemetry {
         Arc::new(Self {
             process,
             panics: recorder.counter(&families::PANICS, &[]),
+            sent_away: recorder.counter(&families::SENT_AWAY, &[]),
             plaintext_exempt: recorder.counter(&families::PLAINTEXT_EXEMPT, &[]),
             mirrored_received: recorder.counter(&families::MIRRORED_RECEIVED, &[]),
             handshakes,
@@ -372,6 +374,11 @@ impl Telemetry {
     /// Who called this workload and whom it called.
     pub fn edges(&self) -> &Arc<Edges> {
         self.edges.get_or_init(|| Edges::new(self.limit("edges")))
+    }
+
+    /// The counter of connections whose clients were told to make another.
+    pub fn sent_away(&self) -> &Counter {
+        &self.sent_away
     }
 
     /// The counter of panicked tasks.

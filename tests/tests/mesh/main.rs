@@ -61,6 +61,7 @@ mod tenants;
 mod traces;
 mod transparent;
 mod triggers;
+mod two_workers;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -106,6 +107,7 @@ fn main() -> anyhow::Result<ExitCode> {
     tap::register(&mut suite);
     numbers::register(&mut suite);
     triggers::register(&mut suite);
+    two_workers::register(&mut suite);
     rates::register(&mut suite);
     targets::register(&mut suite);
     tenants::register(&mut suite);

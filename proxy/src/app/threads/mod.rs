@@ -29,6 +29,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use metrics::Counter;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
@@ -70,7 +71,6 @@ pub struct WorkerHandle {
 }
 
 /// What one worker has to do.
-#[derive(Default)]
 struct Duty {
     connections: AtomicUsize,
     /// Those of HTTP that were placed.
@@ -121,7 +121,7 @@ impl Threads {
         let mut running = Vec::new();
         let mut handles = Vec::new();
         let started = (0..workers.max(1)).try_for_each(|id| {
-            let duty = Arc::new(Duty::default());
+            let duty = Arc::new(Duty::new(telemetry.sent_away()));
             let own = Arc::clone(&duty);
             let enter = move || own.enter(id);
             let (runtime, thread) = start_thread(format!("weft-worker-{id}"), enter, telemetry)?;
@@ -281,6 +281,16 @@ impl WorkerHandle {
 }
 
 impl Duty {
+    fn new(sent_away: &Counter) -> Self {
+        Self {
+            connections: AtomicUsize::new(0),
+            http: AtomicUsize::new(0),
+            share: Share::default(),
+            leavers: Arc::new(Leavers::new(sent_away.clone())),
+            clock: OnceLock::new(),
+        }
+    }
+
     /// To be called first on the worker's thread.
     fn enter(&self, id: usize) {
         crate::worker::enter(id, Arc::clone(&self.leavers));

@@ -287,7 +287,8 @@ fn one_worker_moves_nothing() {
 
 #[test]
 fn the_busiest_worker_sends_clients_away() {
-    let threads = Threads::start(2, 8, &telemetry()).unwrap();
+    let telemetry = telemetry();
+    let threads = Threads::start(2, 8, &telemetry).unwrap();
     let workers = threads.workers();
     let sent_away = |worker: &WorkerHandle| {
         let (tell, told) = channel();
@@ -314,6 +315,8 @@ fn the_busiest_worker_sends_clients_away() {
     all[0].duty.share.set(Some(0.4));
     workers.relieve();
     assert_eq!(sent_away(all[0]), 0);
+    let rendered = telemetry.render();
+    assert!(rendered.contains("\nweft_connections_sent_away_total 3\n"));
     drop(counts);
     assert_eq!(duties(&threads), [(0, 0), (0, 0)]);
     assert_eq!(threads.join(SOON), Ok(()));
