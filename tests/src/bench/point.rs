@@ -26,9 +26,10 @@ pub(super) enum What {
 }
 
 /// All, in the order in which they are shown.
-pub(super) const POINTS: [Point; 21] = [
+pub(super) const POINTS: [Point; 22] = [
     http1("http1-1k-c1", 1, 1 << 10, None),
     http1("http1-1k-c8", 8, 1 << 10, None),
+    http1("http1-1k-c16", 16, 1 << 10, None),
     http1("http1-1k-c64", 64, 1 << 10, None),
     http1("http1-64k-c8", 8, 64 << 10, None),
     http1("http1-1k-1000rps", 8, 1 << 10, Some(1_000)),

@@ -11,8 +11,15 @@ use crate::common::{
     Cx, PORT, assert_all_served_once, assert_no_failure, http_app, mesh, metrics, policy, service,
 };
 
-/// For one thread, and for both.
-const CLIENTS: [usize; 2] = [6, 20];
+/// As many clients as one thread gets, and as many as both do.
+const LOADS: [(Protocol, usize); 4] = [
+    (Protocol::Http1, 6),
+    (Protocol::Http1, 20),
+    (Protocol::Http2, 6),
+    (Protocol::Http2, 20),
+];
+/// Each of them.
+const LASTING: Duration = Duration::from_secs(3);
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("two_workers::no_request_is_lost", no_request_is_lost);
@@ -29,25 +36,20 @@ async fn no_request_is_lost(cx: Cx) -> anyhow::Result<()> {
     cx.on(builder, async |mesh| {
         let app = mesh.app("api-1");
         let pod = mesh.pod("client");
-        let lasting = cx.pick(Duration::from_secs(3), Duration::from_secs(20));
-        for protocol in [Protocol::Http1, Protocol::Http2] {
-            for clients in CLIENTS {
-                app.reset_stats().await?;
-                let report = Load::new(mesh.addr("api", PORT))
-                    .protocol(protocol)
-                    .clients(clients)
-                    .duration(lasting)
-                    .shot(Shot::post("/orders", 100))
-                    .id_prefix(&format!("{protocol:?}-{clients}"))
-                    .run(&pod)
-                    .await;
-                assert_no_failure(&report);
-                assert_all_served_once(&report, &app.stats().await?);
-                cx.measured(format!(
-                    "{protocol:?}, {clients} clients: {} served",
-                    report.status(200)
-                ));
-            }
+        for (protocol, clients) in LOADS.repeat(cx.pick(1, 6)) {
+            app.reset_stats().await?;
+            let report = Load::new(mesh.addr("api", PORT))
+                .protocol(protocol)
+                .clients(clients)
+                .duration(LASTING)
+                .shot(Shot::post("/orders", 100))
+                .id_prefix(&format!("{protocol:?}-{clients}"))
+                .run(&pod)
+                .await;
+            assert_no_failure(&report);
+            assert_all_served_once(&report, &app.stats().await?);
+            let served = report.status(200);
+            cx.measured(format!("{protocol:?}, {clients} clients: {served} served"));
         }
         for of in ["client", "api-1"] {
             let counted = metrics(mesh, of).await?;
