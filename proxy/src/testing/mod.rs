@@ -6,6 +6,7 @@ pub(crate) mod costs;
 pub(crate) mod policies;
 pub(crate) mod servers;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -14,12 +15,37 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::telemetry::{ProcessLabels, Telemetry};
+use crate::worker::{Seat, Settling};
 
 /// Nothing in these tests takes as long; what does, hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Turns of the runtime after which what is ready has gone on.
 const SETTLING: usize = 100;
+
+/// Seats in which connections stay, and how often one was to be settled.
+#[derive(Default)]
+pub(crate) struct Seats(Arc<Asked>);
+
+#[derive(Default)]
+struct Asked(AtomicUsize);
+
+impl Seats {
+    pub(crate) fn seat(&self) -> Seat {
+        Seat::new(Arc::clone(&self.0) as _)
+    }
+
+    pub(crate) fn settled(&self) -> usize {
+        self.0.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Settling for Asked {
+    fn settle(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+}
 
 /// Two ends of a TCP connection: the one that dialled, the one that was accepted.
 pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {

@@ -24,7 +24,7 @@ pub struct Life {
     /// Gone when another life goes on with it.
     serving: Option<BoxFuture<()>>,
     /// At the worker that runs it.
-    _count: ConnectionCount,
+    count: Option<ConnectionCount>,
     tracked: Option<TaskTrackerToken>,
     errand: Option<Arc<Errand>>,
 }
@@ -55,7 +55,7 @@ impl Life {
         Self {
             name,
             serving: Some(serve(seat)),
-            _count: count,
+            count: Some(count),
             tracked: Some(tracker.token()),
             errand,
         }
@@ -79,10 +79,12 @@ impl Future for Life {
         let Some(worker) = errand.wanted() else {
             return Poll::Pending;
         };
+        // Before the other worker can begin: nobody sees it twice.
+        drop(this.count.take());
         let next = Self {
             name: this.name,
             serving: this.serving.take(),
-            _count: worker.count_connection(),
+            count: Some(worker.count_connection()),
             tracked: this.tracked.take(),
             errand: this.errand.clone(),
         };

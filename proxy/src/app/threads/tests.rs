@@ -213,9 +213,23 @@ fn duties(threads: &Threads) -> Vec<(usize, usize)> {
         .collect()
 }
 
+/// Workers that have begun know how busy they are.
+fn begun(workers: usize, together: usize, telemetry: &Arc<Telemetry>) -> Threads {
+    let threads = Threads::start(workers, together, telemetry).unwrap();
+    let (tell, told) = channel();
+    for worker in threads.workers().iter() {
+        let tell = tell.clone();
+        worker.spawn("test", async move { tell.send(()).unwrap() });
+    }
+    for _ in 0..workers {
+        told.recv_timeout(SOON).unwrap();
+    }
+    threads
+}
+
 #[test]
 fn connections_go_on_where_they_are_placed() {
-    let threads = Threads::start(2, 2, &telemetry()).unwrap();
+    let threads = begun(2, 2, &telemetry());
     let workers: Vec<_> = threads.workers().iter().collect();
     let tracker = TaskTracker::new();
     let (tell, told) = channel();
@@ -288,7 +302,7 @@ fn one_worker_moves_nothing() {
 #[test]
 fn the_busiest_worker_sends_clients_away() {
     let telemetry = telemetry();
-    let threads = Threads::start(2, 8, &telemetry).unwrap();
+    let threads = begun(2, 8, &telemetry);
     let workers = threads.workers();
     let sent_away = |worker: &WorkerHandle| {
         let (tell, told) = channel();
@@ -300,7 +314,6 @@ fn the_busiest_worker_sends_clients_away() {
         told.recv_timeout(SOON).unwrap()
     };
     let all: Vec<_> = workers.iter().collect();
-    // When they have been asked they have begun, and know how busy they are.
     assert_eq!((sent_away(all[0]), sent_away(all[1])), (0, 0));
     let counts: Vec<_> = (0..6).map(|_| workers.place()).collect();
     assert_eq!(duties(&threads), [(0, 6), (0, 0)]);

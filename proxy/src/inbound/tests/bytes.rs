@@ -41,6 +41,7 @@ async fn bytes_pass_where_plaintext_does() {
     soon(link.served).await.unwrap();
     let labels = [("outcome", "ok"), ("tls", "none"), ("peer", "unknown")];
     assert_eq!(sidecar.connections(&labels), 1);
+    assert_eq!(sidecar.seats.settled(), 0);
 }
 
 #[tokio::test]
@@ -54,6 +55,7 @@ async fn tls_of_the_applications_own_passes_unless_strict() {
     drop((app, link.tcp));
     soon(link.served).await.unwrap();
     assert_eq!(sidecar.connections(&[("sni", "db.example")]), 1);
+    assert_eq!(sidecar.seats.settled(), 0);
 
     sidecar.tell(inbound(MtlsMode::Strict));
     let mut link = sidecar.dial().await;
@@ -116,6 +118,7 @@ async fn opaque_ports_are_not_looked_into() {
     link.tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let (mut app, _) = soon(listener.accept()).await.unwrap();
     hear(&mut app, b"GET / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(sidecar.seats.settled(), 0);
 }
 
 #[tokio::test]

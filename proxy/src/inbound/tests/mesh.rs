@@ -55,6 +55,7 @@ async fn requests_of_both_versions_arrive() {
     let handshakes = [("direction", "inbound"), ("result", "ok")];
     let handshakes = count(&sidecar.telemetry, "weft_tls_handshakes_total", &handshakes);
     assert_eq!(handshakes, 2);
+    assert_eq!(sidecar.seats.settled(), 2);
 }
 
 #[tokio::test]
@@ -322,6 +323,7 @@ async fn bytes_arrive_where_no_rule_looks_into_requests() {
         ("outcome", "ok"),
     ];
     assert_eq!(sidecar.connections(&labels), 1);
+    assert_eq!(sidecar.seats.settled(), 0);
 }
 
 #[tokio::test]

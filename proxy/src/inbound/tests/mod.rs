@@ -31,8 +31,7 @@ use crate::policy::InboundPolicy;
 use crate::telemetry::Telemetry;
 use crate::testing::clients::{Http, Link};
 use crate::testing::servers::Server;
-use crate::testing::{count, soon, tcp_pair, telemetry};
-use crate::worker::Seat;
+use crate::testing::{Seats, count, soon, tcp_pair, telemetry};
 
 type Tls = crate::net::certified::Certified<crate::identity::Thin<TcpStream>>;
 
@@ -43,6 +42,7 @@ struct Sidecar {
     ca: Ca,
     inbound: Arc<Inbound>,
     closing: ClosingSender,
+    seats: Seats,
     /// Where the application listens.
     app: SocketAddr,
 }
@@ -93,6 +93,7 @@ impl Sidecar {
             ca,
             inbound,
             closing,
+            seats: Seats::default(),
             app,
         }
     }
@@ -120,10 +121,10 @@ impl Sidecar {
     async fn dial_to(&self, original: impl OriginalDestination) -> Link {
         let (tcp, accepted) = tcp_pair().await;
         let (inbound, closing) = (Arc::clone(&self.inbound), self.closing.subscribe());
+        let seat = self.seats.seat();
         let served = tokio::spawn(async move {
-            inbound
-                .connection(accepted, &original, &Seat::only(), closing)
-                .await;
+            let connection = inbound.connection(accepted, &original, &seat, closing);
+            connection.await;
         });
         Link { tcp, served }
     }

@@ -35,6 +35,7 @@ async fn strict_tells_http_clients_so() {
         ("status", "403"),
     ];
     assert_eq!(sidecar.requests(&labels), 1);
+    assert_eq!(sidecar.seats.settled(), 2);
 }
 
 #[tokio::test]

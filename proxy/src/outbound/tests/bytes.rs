@@ -62,6 +62,7 @@ async fn opaque_bytes_go_both_ways_with_half_close() {
         count(&sidecar.telemetry, "weft_tcp_write_bytes_total", &[]),
         10
     );
+    assert_eq!(sidecar.seats.settled(), 0);
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ async fn a_request_goes_to_an_endpoint_of_its_service() {
         ("tls", "none"),
     ];
     assert_eq!(sidecar.requests(&labels), 4);
+    assert_eq!(sidecar.seats.settled(), 1);
 }
 
 #[tokio::test]
@@ -55,6 +56,7 @@ async fn http2_stays_http2() {
         sidecar.requests(&[("grpc_status", "0"), ("outcome", "ok")]),
         1
     );
+    assert_eq!(sidecar.seats.settled(), 1);
 }
 
 #[tokio::test]

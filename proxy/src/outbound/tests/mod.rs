@@ -44,8 +44,7 @@ use crate::telemetry::Telemetry;
 use crate::testing::clients::{Http, Link};
 use crate::testing::policies::{mesh, service};
 use crate::testing::servers::Server;
-use crate::testing::{count, tcp_pair, telemetry};
-use crate::worker::Seat;
+use crate::testing::{Seats, count, tcp_pair, telemetry};
 
 /// The service that clients dial.
 const API: &str = "10.96.0.1:80";
@@ -59,6 +58,7 @@ struct Sidecar {
     ca: Ca,
     outbound: Arc<Outbound>,
     closing: ClosingSender,
+    seats: Seats,
 }
 
 impl Sidecar {
@@ -94,6 +94,7 @@ impl Sidecar {
             ca,
             outbound,
             closing,
+            seats: Seats::default(),
         }
     }
 
@@ -125,11 +126,11 @@ impl Sidecar {
     async fn dial(&self, destination: SocketAddr) -> Link {
         let (tcp, accepted) = tcp_pair().await;
         let (outbound, closing) = (Arc::clone(&self.outbound), self.closing.subscribe());
+        let seat = self.seats.seat();
         let served = tokio::spawn(async move {
             let original = Fixed(destination);
-            outbound
-                .connection(accepted, &original, &Seat::only(), closing)
-                .await;
+            let connection = outbound.connection(accepted, &original, &seat, closing);
+            connection.await;
         });
         Link { tcp, served }
     }
